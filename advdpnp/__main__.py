@@ -1,0 +1,5 @@
+"""``python -m advdpnp``."""
+
+from advdpnp.cli import main
+
+main()

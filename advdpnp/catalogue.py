@@ -1,0 +1,35 @@
+"""What there is to choose from: the registries, as rows for ``advdpnp list``."""
+
+import difflib
+import importlib
+
+from advdpnp.errors import AdvdpnpError
+from advdpnp.recipe import read_yaml, recipe_files
+
+#: Kind to (module, registry). Modules are imported only when asked for.
+_REGISTRIES = {
+    "attacks": ("advdpnp.attacks", "ATTACKS"),
+    "corruptions": ("advdpnp.corruption", "CORRUPTIONS"),
+    "datasets": ("advdpnp.datasets", "DATASETS"),
+    "methods": ("advdpnp.methods", "METHODS"),
+    "models": ("advdpnp.models", "MODELS"),
+}
+
+
+def catalogue(kind: str) -> tuple[list[list[str]], list[str]]:
+    """Rows and column names of everything of one kind.
+
+    Raises:
+        AdvdpnpError: there is no such kind.
+    """
+    if kind == "recipes":
+        rows = [[name, str(read_yaml(path).get("description", ""))] for name, path in recipe_files().items()]
+        return rows, ["name", "what it is"]
+    if kind not in _REGISTRIES:
+        known = sorted([*_REGISTRIES, "recipes"])
+        close = difflib.get_close_matches(kind, known, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"choose one of {', '.join(known)}"
+        raise AdvdpnpError(f"there is no list of '{kind}'; {hint}")
+    module, registry = _REGISTRIES[kind]
+    entries = getattr(importlib.import_module(module), registry)
+    return [[entry.name, entry.description, entry.reference] for entry in entries], ["name", "what it is", "source"]

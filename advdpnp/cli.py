@@ -1,0 +1,239 @@
+"""The command line. It parses, calls the library and prints; nothing here decides anything.
+
+Importing this module must stay cheap (``advdpnp --help`` imports no torch), so every command imports what it needs.
+"""
+
+import errno
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.exceptions import Abort, Exit, TyperException
+
+from advdpnp import __version__
+from advdpnp.errors import AdvdpnpError
+
+app = typer.Typer(
+    name="advdpnp",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    help="Train robust image classifiers, attack any checkpoint with everything that counts, and write leaderboards "
+    "that can be believed.",
+    epilog="Begin with `advdpnp demo`: it trains four methods on real digits, attacks them, and shows the leaderboard.",
+)
+
+DataRoot = Annotated[
+    Path | None, typer.Option(help="Folder that holds the data sets.", envvar="ADVDPNP_DATA", show_default="./data")
+]
+Download = Annotated[bool, typer.Option("--download", help="Fetch the data set if it is not there.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"advdpnp {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command(epilog="Example: `advdpnp train --recipe adv-dpnp --dataset cifar10 --set method.beta=2 --name beta2`")
+def train(
+    recipe: Annotated[str, typer.Option(help="A recipe of `advdpnp list recipes`, or the path of a YAML file.")] = "adv-dpnp",
+    dataset: Annotated[str, typer.Option(help="A data set of `advdpnp list datasets`.")] = "cifar10",
+    name: Annotated[str | None, typer.Option(help="Name of the run.", show_default="DATASET-RECIPE-sSEED")] = None,
+    out: Annotated[Path, typer.Option(help="Folder that holds the runs.")] = Path("runs"),
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override any value of the recipe; repeatable.")
+    ] = None,
+    architecture: Annotated[str | None, typer.Option(help="Shorthand for --set model.architecture=...")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Shorthand for --set epochs=...")] = None,
+    norm: Annotated[str | None, typer.Option(help="Shorthand for --set attack.norm=...")] = None,
+    eps: Annotated[str | None, typer.Option(help="Shorthand for --set attack.eps=...")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Shorthand for --set seed=...")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue a run that was stopped.")] = False,
+    data_root: DataRoot = None,
+    download: Download = False,
+    device: Device = "auto",
+) -> None:
+    """Train a classifier by a recipe; leaves `best`, `last`, the metrics and the resolved recipe in OUT/NAME."""
+    from advdpnp.console import out as console
+    from advdpnp.console import training_bar
+    from advdpnp.datasets import load_dataset
+    from advdpnp.recipe import resolve_recipe
+    from advdpnp.trainer import train as run
+
+    overrides = {
+        "model.architecture": architecture, "epochs": epochs, "attack.norm": norm, "attack.eps": eps, "seed": seed,
+    }
+    resolved = resolve_recipe(recipe, dataset, overrides, settings)
+    data = load_dataset(dataset, data_root=data_root, download=download, validation=resolved.validation)
+    folder = out / (name or f"{data.label}-{Path(recipe).stem}-s{resolved.seed}")
+    with training_bar(folder.name) as report:
+        metrics = run(
+            resolved, data, folder, resume=resume, device=device, report=report, resume_command=_resume_command()
+        )
+    last = metrics.iloc[-1]
+    console.print(
+        f"{folder}: {len(metrics)} epochs, validation accuracy {100 * last['validation_clean']:.1f} % clean, "
+        f"{100 * last['validation_pgd']:.1f} % under PGD; evaluate with: advdpnp eval --attacks all {folder}"
+    )
+
+
+def _resume_command() -> str:
+    import shlex
+
+    arguments = sys.argv[1:]
+    return shlex.join(["advdpnp", *arguments, *([] if "--resume" in arguments else ["--resume"])])
+
+
+@app.command(
+    "eval",
+    epilog="Examples: `advdpnp eval --attacks all runs/my-run` and "
+    "`advdpnp eval --dataset cifar10 --model nets:resnet --weights nets.pth --attacks fgsm,pgd-20 --limit 500`"
+)
+def eval_(
+    checkpoints: Annotated[
+        list[Path] | None, typer.Argument(metavar="CHECKPOINT...", help="Run folders or .safetensors files.")
+    ] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(help="A net of your own, `package.module:factory`, or `robustbench:NAME`, `timm:NAME`; repeatable."),
+    ] = None,
+    weights: Annotated[
+        list[str] | None, typer.Option(help="Weights of the --model at the same place in the list; `-` for none.")
+    ] = None,
+    dataset: Annotated[str | None, typer.Option(help="Data set whose test images are used.", show_default="the checkpoint's")] = None,
+    attacks: Annotated[str, typer.Option(help="`all`, `none`, or names of `advdpnp list attacks` with commas.")] = "all",
+    corruptions: Annotated[str, typer.Option(help="`none`, `auto` or `cifar10-c`.", show_default="auto with --attacks all")] = "",
+    norm: Annotated[str | None, typer.Option(help="linf or l2.", show_default="the checkpoint's, or linf")] = None,
+    eps: Annotated[
+        list[str] | None,
+        typer.Option(help="Radius, a number or 8/255; several with commas.", show_default="the checkpoint's, or 8/255"),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Use only the first N test images.")] = None,
+    seed: Seed = 0,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Most images in work at once.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the results.", show_default="results/DATASET")] = None,
+    data_root: DataRoot = None,
+    download: Download = False,
+    device: Device = "auto",
+) -> None:
+    """Attack checkpoints and write verdicts, OUT/leaderboard.csv, OUT/leaderboard.md and figures."""
+    from advdpnp.eval.command import evaluate_command
+
+    evaluate_command(
+        checkpoints=checkpoints or [], models=model or [], weights=weights or [], dataset=dataset, attacks=attacks,
+        corruptions=corruptions, norm=norm, eps=eps or [], limit=limit, seed=seed, batch_size=batch_size, out=out,
+        data_root=data_root, download=download, device=device,
+    )
+
+
+@app.command(epilog="Example: `advdpnp leaderboard results/cifar10 --out table`")
+def leaderboard(
+    folders: Annotated[list[Path], typer.Argument(help="Folders with verdicts, searched to any depth.")],
+    out: Annotated[Path | None, typer.Option(help="Where the tables and figures go.", show_default="the first folder")] = None,
+) -> None:
+    """Make the leaderboard and the figures again from the verdicts of any number of evaluations."""
+    from advdpnp.eval.command import leaderboard_command
+
+    leaderboard_command(folders, out or folders[0])
+
+
+@app.command(epilog="Example: `advdpnp demo --out /tmp/demo`")
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the runs and the results.")] = Path("demo"),
+    seed: Seed = 0,
+    limit: Annotated[int, typer.Option(min=1, help="Number of test images to attack.")] = 200,
+    device: Device = "auto",
+) -> None:
+    """Train ce, dpnp, pgd-at and adv-dpnp on real digits, attack them with everything, show the leaderboard."""
+    from advdpnp.demo import run_demo
+
+    run_demo(out, seed=seed, limit=limit, device=device)
+
+
+@app.command("list", epilog="Example: `advdpnp list attacks`")
+def list_(
+    kind: Annotated[str, typer.Argument(help="attacks, corruptions, datasets, methods, models or recipes.")],
+) -> None:
+    """Print what there is of one kind: names, what they are, and where they come from."""
+    from advdpnp.catalogue import catalogue
+    from advdpnp.console import print_records
+
+    print_records(kind, *catalogue(kind))
+
+
+@app.command(epilog="Example: `advdpnp doctor`")
+def doctor(
+    mend: Annotated[bool, typer.Option("--mend", help="Run the commands that mend what is wrong.")] = False,
+) -> None:
+    """Check versions, devices and the reference packages, and print the command that mends each finding."""
+    from advdpnp.console import out as console
+    from advdpnp.doctor import diagnose
+    from advdpnp.doctor import mend as mend_all
+
+    checks = mend_all() if mend else diagnose()
+    for check in checks:
+        mark = "[green]ok[/]" if check.ok else "[red]!![/]"
+        console.print(f"{mark}  {check.name:<24} {check.value}")
+        if not check.ok:
+            console.print(f"      {check.finding}\n      mend with: {check.remedy}", markup=False)
+    if not all(check.ok for check in checks):
+        raise typer.Exit(2)
+
+
+def _fail(sentence: str) -> int:
+    print(f"advdpnp: {sentence}", file=sys.stderr)
+    return 2
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Run the command line and return its exit code: 0, or 2 with one sentence on standard error."""
+    try:
+        result: Any = app(arguments, standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except AdvdpnpError as error:
+        return _fail(str(error))
+    except (Abort, KeyboardInterrupt):
+        return _fail("stopped; what was finished is kept, the same command continues from there")
+    except TyperException as error:
+        return _fail(f"{error.format_message().rstrip('.')}; see `advdpnp --help` and `advdpnp COMMAND --help`")
+    except Exit as leave:
+        return leave.exit_code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more at its exit
+        return 2
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return _fail("the disk is full; free some space and run the same command again")
+        return _unexpected(error)
+    except MemoryError as error:
+        return _fail(f"out of memory ({error}); use a smaller --batch-size or a smaller net")
+    except Exception as error:
+        return _unexpected(error)
+
+
+def _unexpected(error: Exception) -> int:
+    """A bug. The user gets one sentence; whoever mends it sets ADVDPNP_DEBUG=1."""
+    if os.environ.get("ADVDPNP_DEBUG"):
+        traceback.print_exc()
+    sentence = " ".join(str(error).split())
+    return _fail(f"unexpected {type(error).__name__}: {sentence}; this is a bug, ADVDPNP_DEBUG=1 shows where")
+
+
+def main() -> None:
+    """Entry point of the ``advdpnp`` command."""
+    sys.exit(run())

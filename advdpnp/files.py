@@ -1,0 +1,75 @@
+"""Files that are whole or not there: atomic writes, and one lock per folder."""
+
+import errno
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from advdpnp.errors import AdvdpnpError
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``; on leaving without an error it takes ``path``'s place in one step.
+
+    A reader sees the old file or the new one, never half of one; a killed writer leaves the old one.
+
+    Raises:
+        AdvdpnpError: the folder cannot be written or the disk is full.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        os.close(handle)
+    except OSError as error:
+        raise _explain(error, path) from error
+    temporary = Path(name)
+    try:
+        yield temporary
+        with open(temporary, "rb") as stream:
+            os.fsync(stream.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)  # mkstemp makes private files; results are meant to be read by others
+        os.replace(temporary, path)
+    except OSError as error:
+        raise _explain(error, path) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write ``text`` to ``path`` atomically, as UTF-8."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def folder_lock(folder: Path) -> Iterator[None]:
+    """Hold the only writer's place in ``folder``; the operating system frees it when the process dies.
+
+    Raises:
+        AdvdpnpError: another process holds it, or the folder cannot be written.
+    """
+    lock = FileLock(folder / ".lock")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise AdvdpnpError(f"another process is writing to {folder}; wait for it to end or choose another folder") from None
+    except OSError as error:
+        raise _explain(error, folder) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _explain(error: OSError, path: Path) -> AdvdpnpError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return AdvdpnpError(f"the disk is full, {path} was not written; free some space and run the same command again")
+    return AdvdpnpError(f"cannot write {path}: {error.strerror or error}; check the path and its permissions")

@@ -1,0 +1,59 @@
+"""The prototype head: one vector per class that is both classifier weight and class centre."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+class PrototypeHead(nn.Module):
+    """Logits are inner products with the prototypes: <h(x), c_j> (DPNP, arXiv 2501.02477).
+
+    Args:
+        dim: length of a feature vector.
+        classes: number of classes.
+        radius: radius alpha of the sphere that ``renormalise`` puts the prototypes on.
+    """
+
+    def __init__(self, dim: int, classes: int, radius: float) -> None:
+        super().__init__()
+        self.radius = radius
+        self.prototypes = nn.Parameter(torch.randn(classes, dim))
+        self.renormalise()
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features (n, dim) to logits (n, classes)."""
+        return features @ self.prototypes.T
+
+    @torch.no_grad()
+    def renormalise(self) -> None:
+        """Put every prototype back on the sphere, keeping its direction."""
+        self.prototypes.copy_(nn.functional.normalize(self.prototypes, dim=1) * self.radius)
+
+    def extra_repr(self) -> str:
+        return f"{self.prototypes.shape[1]} -> {self.prototypes.shape[0]}, radius {self.radius:g}"
+
+
+def class_vectors(head: nn.Module) -> Tensor:
+    """What stands for each class in a head, (classes, dim): its prototypes, or the rows of a linear layer's weight."""
+    if isinstance(head, PrototypeHead):
+        return head.prototypes
+    if isinstance(head, nn.Linear):
+        return head.weight
+    raise TypeError(f"a {type(head).__name__} holds no vector per class")
+
+
+@torch.no_grad()
+def min_separation(vectors: Tensor) -> float:
+    """MinSep (DPNP, arXiv 2501.02477): the smallest angle between two of the vectors (classes, dim), in degrees."""
+    directions = nn.functional.normalize(vectors.double(), dim=1)
+    cosines = (directions @ directions.T).fill_diagonal_(-1)
+    return math.degrees(math.acos(min(1.0, max(-1.0, float(cosines.max())))))
+
+
+def simplex_bound(classes: int, dim: int) -> float:
+    """Largest MinSep that any arrangement can have, in degrees, where it is known: arccos(-1/(classes-1)).
+
+    The regular simplex needs dim >= classes - 1; in fewer dimensions this is an upper bound that cannot be reached.
+    """
+    return math.degrees(math.acos(-1 / (classes - 1)))

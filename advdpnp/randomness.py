@@ -1,0 +1,97 @@
+"""Stateless randomness: numbers are a function of a key and counters, never of what was drawn before.
+
+Every number is a hash of (seed, purpose, sample, counters), made with 64-bit integer arithmetic on tensors that wraps
+around alike on CPU and GPU. So what one sample draws never depends on its batch, its place in it, or on interruptions.
+The mixer is the finaliser of SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014).
+"""
+
+import hashlib
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+_GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed 64-bit integer
+_MIX_1 = -4658895280553007687  # 0xBF58476D1CE4E5B9
+_MIX_2 = -7723592293110705685  # 0x94D049BB133111EB
+
+
+def _shift(x: Tensor, bits: int) -> Tensor:
+    """Logical right shift of int64; torch's own keeps the sign."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def _mix(x: Tensor) -> Tensor:
+    x = (x ^ _shift(x, 30)) * _MIX_1
+    x = (x ^ _shift(x, 27)) * _MIX_2
+    return x ^ _shift(x, 31)
+
+
+def seed_of(*parts: object) -> int:
+    """A signed 64-bit integer from anything printable: the root key of one purpose of one run."""
+    digest = hashlib.sha256("\x1f".join(map(str, parts)).encode()).digest()
+    return int.from_bytes(digest[:8], "little", signed=True)
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One random stream per sample.
+
+    Attributes:
+        key: int64, shape (n,).
+    """
+
+    key: Tensor
+
+    @classmethod
+    def of(cls, seed: int, sample: Tensor) -> "Draw":
+        """Streams for the samples with these indices (int64, shape (n,)) under the root key ``seed``."""
+        return cls(_mix(_mix(sample * _GOLDEN + seed) + _GOLDEN))
+
+    def __getitem__(self, index: Tensor | slice) -> "Draw":
+        return Draw(self.key[index])
+
+    def bits(self, shape: tuple[int, ...], *counters: int | Tensor) -> Tensor:
+        """Random 63-bit non-negative integers, int64, shape (n, *shape).
+
+        Args:
+            shape: shape of one sample's numbers.
+            counters: what tells this draw from the others (restart, iteration...), each one number or one per sample.
+        """
+        key = self.key
+        for counter in counters:
+            key = _mix(key + _GOLDEN * (torch.as_tensor(counter, device=key.device) + 1))
+        place = torch.arange(math.prod(shape), device=key.device, dtype=torch.int64)
+        return _shift(_mix(key[:, None] + _GOLDEN * (place + 1)), 1).reshape(len(key), *shape)
+
+    def uniform(self, shape: tuple[int, ...], *counters: int | Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Uniform in [0, 1), shape (n, *shape): multiples of 2**-24, so exact in float32 and alike everywhere."""
+        return (self.bits(shape, *counters) >> 39).to(dtype) * 2.0**-24
+
+    def normal(self, shape: tuple[int, ...], *counters: int | Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Standard normal, shape (n, *shape), by the Box-Muller transform."""
+        radius = torch.sqrt(-2 * torch.log1p(-self.uniform(shape, 0, *counters, dtype=dtype)))
+        return radius * torch.cos(2 * math.pi * self.uniform(shape, 1, *counters, dtype=dtype))
+
+    def integers(self, shape: tuple[int, ...], high: int, *counters: int | Tensor) -> Tensor:
+        """Integers in [0, high), int64, shape (n, *shape); high must be far below 2**31."""
+        return (self.bits(shape, *counters) >> 31) * high >> 32
+
+
+@contextmanager
+def isolated_rng() -> Iterator[None]:
+    """Leave the caller's global generators (Python, NumPy, torch on every device) as they were found."""
+    import random
+
+    import numpy as np
+
+    python, numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng():
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
