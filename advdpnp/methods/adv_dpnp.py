@@ -1,0 +1,59 @@
+"""Adv-DPNP: the clean branch moves the prototypes, the feature extractor learns from both branches."""
+
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+
+from advdpnp.losses import CONSISTENCIES
+from advdpnp.methods.base import METHODS, Terms
+from advdpnp.methods.dpnp import PrototypeWeights, prototype_head
+
+
+@METHODS.register(
+    "adv-dpnp",
+    description="dual-branch adversarial training of DPNP: prototypes learn from clean images only, features from both",
+    reference="arXiv 2504.03782 (reconstruction)",
+)
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class AdvDPNP(PrototypeWeights):
+    """Adv-DPNP (arXiv 2504.03782), with sg = stop-gradient on the prototypes c:
+
+        (L_DPNP(x; c) + beta * [CE + pos + sample_neg](x_adv; sg(c))) / (1 + beta) + lambda_cons * D(x, x_adv; sg(c))
+
+    The division is this project's: a plain sum trains with a learning rate that grows with beta, until it collapses.
+
+    Attributes:
+        beta: weight of the adversarial branch beside the clean one.
+        lambda_cons: weight of the consistency term.
+        consistency: D, "kl" (from clean to adversarial) or "mse" (between the probabilities).
+        batchnorm: "joint": both branches pass as one batch and share its statistics, which are those the net will use
+            at test time; "separate": one pass each.
+    """
+
+    adversarial: ClassVar[bool] = True
+    head: ClassVar[str] = "prototype"
+    inner_objective: str = "ce"
+    beta: float = 1.0
+    lambda_cons: float = 1.0
+    consistency: Literal["kl", "mse"] = "kl"
+    batchnorm: Literal["joint", "separate"] = "joint"
+
+    def loss(self, model: nn.Module, x: Tensor, x_adv: Tensor | None, y: Tensor) -> tuple[Tensor, Terms]:
+        assert x_adv is not None
+        if self.batchnorm == "joint":
+            clean, adversarial = model.features(torch.cat([x, x_adv])).chunk(2)
+        else:
+            clean, adversarial = model.features(x), model.features(x_adv)
+        prototypes = prototype_head(model).prototypes
+        fixed = prototypes.detach()
+        clean_loss, terms = self.clean_loss(clean, prototypes, y)
+        adversarial_loss, adversarial_terms = self.sample_terms(adversarial, fixed, y, "_adv")
+        consistency = CONSISTENCIES[self.consistency](clean @ fixed.T, adversarial @ fixed.T)
+        loss = (clean_loss + self.beta * adversarial_loss) / (1 + self.beta) + self.lambda_cons * consistency
+        return loss, {**terms, **adversarial_terms, "consistency": consistency}
+
+    def start_epoch(self, model: nn.Module) -> None:
+        prototype_head(model).renormalise()

@@ -1,0 +1,149 @@
+"""The training loop: what it leaves, and that stopping it anywhere changes nothing."""
+
+import os
+import signal
+
+import pandas as pd
+import pytest
+import torch
+
+from advdpnp.checkpoint import load_checkpoint
+from advdpnp.errors import AdvdpnpError
+from advdpnp.recipe import resolve_recipe
+from advdpnp.trainer import attack_mode, build_method, train
+
+SMALL = {"epochs": 2, "batch_size": 32, "attack.steps": 2, "attack.eps": "0.1", "validation_steps": 2, "optimiser.lr": 0.05}
+
+
+def recipe(name: str = "adv-dpnp", **changes):
+    return resolve_recipe(name, "none", {**SMALL, **changes})
+
+
+def weights(path):
+    return load_checkpoint(path)[0].state_dict()
+
+
+def same(a, b) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+@pytest.mark.parametrize("name", ["ce", "pgd-at", "dpnp", "adv-dpnp"])
+def test_a_run_leaves_recipe_metrics_best_and_last(name, quadrants, tmp_path):
+    metrics = train(recipe(name), quadrants, tmp_path / "run")
+    saved = pd.read_csv(tmp_path / "run" / "metrics.csv")
+    assert len(saved) == len(metrics) == 2
+    assert {"epoch", "validation_clean", "validation_pgd", "min_separation", "loss"} <= set(saved)
+    for file in ("best", "last"):
+        model, header = load_checkpoint(tmp_path / "run" / f"{file}.safetensors")
+        assert header["method"] == name
+        assert header["recipe"]["epochs"] == 2
+        assert model(torch.rand(1, 1, 8, 8)).shape == (1, 4)
+    assert resolve_recipe(str(tmp_path / "run" / "recipe.yaml"), "none") == recipe(name)
+
+
+def test_training_learns(quadrants, tmp_path):
+    metrics = train(recipe("pgd-at", epochs=6), quadrants, tmp_path)
+    assert metrics["validation_clean"].iloc[-1] > 0.9
+    assert metrics["validation_pgd"].iloc[-1] > 0.6
+
+
+@pytest.mark.parametrize("stop_after", [1, 3, 4, 5])
+def test_resuming_gives_the_same_weights_bit_for_bit(stop_after, quadrants, tmp_path):
+    """Three steps per epoch: stops in the middle of an epoch, at its end, and in the second one."""
+    train(recipe(), quadrants, tmp_path / "straight")
+    seen = 0
+    original = torch.optim.SGD.step
+
+    def step(self, *arguments, **options):
+        nonlocal seen
+        seen += 1
+        if seen == stop_after:
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(self, *arguments, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.optim.SGD, "step", step)
+        with pytest.raises(AdvdpnpError, match="continue with: again"):
+            train(recipe(), quadrants, tmp_path / "stopped", resume_command="again")
+    train(recipe(), quadrants, tmp_path / "stopped", resume=True)
+    for file in ("best", "last"):
+        straight, stopped = (weights(tmp_path / run / f"{file}.safetensors") for run in ("straight", "stopped"))
+        assert same(straight, stopped)
+    tables = [pd.read_csv(tmp_path / run / "metrics.csv").drop(columns="seconds") for run in ("straight", "stopped")]
+    pd.testing.assert_frame_equal(*tables)
+
+
+def test_another_seed_gives_other_weights(quadrants, tmp_path):
+    for seed in (0, 1):
+        train(recipe(epochs=1, seed=seed), quadrants, tmp_path / str(seed))
+    assert not same(weights(tmp_path / "0" / "last.safetensors"), weights(tmp_path / "1" / "last.safetensors"))
+
+
+def test_training_does_not_touch_the_global_generators(quadrants, tmp_path):
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    train(recipe(epochs=1), quadrants, tmp_path)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_a_folder_with_a_run_is_not_overwritten(quadrants, tmp_path):
+    train(recipe(epochs=1), quadrants, tmp_path)
+    with pytest.raises(AdvdpnpError, match="add --resume"):
+        train(recipe(epochs=1), quadrants, tmp_path)
+    with pytest.raises(AdvdpnpError, match="another recipe.*seed: 0"):
+        train(recipe(epochs=1, seed=3), quadrants, tmp_path, resume=True)
+
+
+def test_a_damaged_state_is_one_sentence(quadrants, tmp_path):
+    train(recipe(epochs=1), quadrants, tmp_path)
+    state = (tmp_path / "training.pt").read_bytes()
+    (tmp_path / "training.pt").write_bytes(state[: len(state) // 2])
+    with pytest.raises(AdvdpnpError, match="damaged"):
+        train(recipe(epochs=1), quadrants, tmp_path, resume=True)
+
+
+def test_nan_stops_the_run_names_the_term_and_keeps_the_last_good_state(quadrants, tmp_path, monkeypatch):
+    train(recipe(epochs=1), quadrants, tmp_path / "one")
+    good = weights(tmp_path / "one" / "last.safetensors")
+    method = type(build_method({"name": "adv-dpnp"}))
+    original, calls = method.loss, 0
+
+    def loss(self, *arguments):
+        nonlocal calls
+        calls += 1
+        value, terms = original(self, *arguments)
+        if calls > 4:
+            terms["consistency"] = terms["consistency"] * float("nan")
+            value = value + terms["consistency"]
+        return value, terms
+
+    monkeypatch.setattr(method, "loss", loss)
+    with pytest.raises(AdvdpnpError, match="'consistency' is no longer finite in epoch 2"):
+        train(recipe(epochs=2, **{"optimiser.schedule": "constant"}), quadrants, tmp_path / "nan")
+    kept = weights(tmp_path / "nan" / "last.safetensors")
+    assert all(value.isfinite().all() for value in kept.values())
+    assert kept.keys() == good.keys()
+
+
+@pytest.mark.parametrize("mode", ["eval", "train"])
+def test_the_inner_attack_updates_no_batchnorm_statistics(mode):
+    net = torch.nn.Sequential(torch.nn.BatchNorm2d(2), torch.nn.Flatten(), torch.nn.Linear(8, 3))
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    with attack_mode(net, mode):
+        assert net.training == (mode == "train")
+        out = net(torch.rand(6, 2, 2, 2) * 9)
+    assert all(torch.equal(before[key], value) for key, value in net.state_dict().items())
+    with attack_mode(net, "train" if mode == "eval" else "eval"):
+        assert not torch.allclose(out, net(torch.rand(6, 2, 2, 2)))
+    net.train()
+    net(torch.rand(6, 2, 2, 2))
+    assert not torch.equal(before["0.running_mean"], net.state_dict()["0.running_mean"])  # tracking is back on
+
+
+def test_prototypes_have_their_own_optimiser_group(quadrants, tmp_path):
+    """With no learning of the prototypes' own, decay of the other weights must not reach them."""
+    values = {"optimiser.weight_decay": 0.1, "optimiser.lr": 1e-12, "epochs": 1}
+    train(recipe(**values), quadrants, tmp_path)
+    prototypes = weights(tmp_path / "last.safetensors")["head.prototypes"]
+    assert torch.allclose(prototypes.norm(dim=1), torch.ones(4), atol=1e-6)
