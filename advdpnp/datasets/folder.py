@@ -1,0 +1,161 @@
+"""Image files of the user's own: one folder per class."""
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+
+from advdpnp.datasets.base import DATASETS, Dataset, Request, Split, shuffled, stratified
+from advdpnp.errors import AdvdpnpError
+from advdpnp.randomness import seed_of
+
+SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm", ".pbm", ".tif", ".tiff", ".webp"))
+LARGEST_DEFAULT = 224
+GRAY_MODES = frozenset(("1", "L", "LA"))
+DEEP_MODES = frozenset(("I", "F"))  # and I;16 with its byte orders: PIL would clip them to white
+TEST_SHARE = 5  # one image in five
+NAMED = 3  # of many bad files, how many a message names
+UNREADABLE = "cannot be read as images; remove or replace them"
+
+Labelled = list[tuple[Path, int]]
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@DATASETS.register(
+    "folder:{path}",
+    description="image files: PATH/train/<class>/* and PATH/test/<class>/*, or PATH/<class>/* (a fifth is for testing)",
+)
+def folder(request: Request, path: str) -> Dataset:
+    """The image files under ``path``, RGB unless all of them are gray; class names are the folders' names, sorted.
+
+    Without train/ and test/, a fifth of each class is for testing, chosen by a fixed seed and the files' names alone.
+    Test images are shuffled once, so that the first N mix the classes. Images become one size: the one asked for, else
+    the size that most files have, at most 224 in height and width. An image of another size is resized (bilinear)
+    so that it just covers that size, then its centre is cut out.
+    """
+    root = Path(path).expanduser()
+    train_files, test_files, names = _find(root)
+    # Every header is read even for the test images alone: size and channels must not depend on what was asked for.
+    sizes, gray = _survey([file for file, _ in (*train_files, *test_files)])
+    size = request.image_size or _common_size(sizes[: len(train_files)])
+    test = _read(test_files, size, gray)
+    train = _read(train_files, size, gray) if request.train else None
+    return request.assemble(train, test, names, augmentation="crop")
+
+
+def _find(root: Path) -> tuple[Labelled, Labelled, list[str]]:
+    """Training files, test files (shuffled), class names."""
+    if not root.is_dir():
+        raise AdvdpnpError(f"there is no folder {root}; give one that holds one folder per class: folder:PATH")
+    inside = {child.name for child in _folders(root)}
+    if {"train", "test"} <= inside:
+        names = _classes(root / "train")
+        unknown = sorted(set(_classes(root / "test")) - set(names))
+        if unknown:
+            raise AdvdpnpError(
+                f"{root}: test has the class '{unknown[0]}', train has not; give both the same class folders"
+            )
+        train, test = _files(root / "train", names), _files(root / "test", names, may_miss=True)
+        if not test:
+            raise AdvdpnpError(f"there is no image in {root / 'test'}; put image files into its class folders")
+    elif "train" in inside:
+        others = ", ".join(sorted(inside - {"train"})) or "nothing"
+        raise AdvdpnpError(f"{root} holds train beside {others}, but no test; name the folder of test images 'test'")
+    else:
+        names = _classes(root)
+        files = _files(root, names)
+        labels = torch.tensor([label for _, label in files])
+        held_out, kept = stratified(labels, max(1, len(files) // TEST_SHARE), seed_of("folder", "test"))
+        return [files[i] for i in kept.tolist()], [files[i] for i in held_out.tolist()], names
+    return train, [test[i] for i in shuffled(len(test), seed_of("folder", "test")).tolist()], names
+
+
+def _folders(root: Path) -> list[Path]:
+    return sorted(child for child in root.iterdir() if child.is_dir() and not child.name.startswith("."))
+
+
+def _classes(root: Path) -> list[str]:
+    names = [child.name for child in _folders(root)]
+    if len(names) < 2:
+        raise AdvdpnpError(
+            f"class folders in {root}: {', '.join(names) or 'none'}; make one folder per class, at least 2"
+        )
+    return names
+
+
+def _files(root: Path, names: Sequence[str], may_miss: bool = False) -> Labelled:
+    files: Labelled = []
+    for label, name in enumerate(names):
+        found = [(file, label) for file in sorted((root / name).rglob("*")) if _is_image(file)]
+        if not found and not may_miss:
+            raise AdvdpnpError(f"there is no image in {root / name}; put image files into it or remove the folder")
+        files += found
+    return files
+
+
+def _is_image(file: Path) -> bool:
+    return file.suffix.lower() in SUFFIXES and not file.name.startswith(".") and file.is_file()
+
+
+def _survey(files: Sequence[Path]) -> tuple[list[tuple[int, int]], bool]:
+    """Height and width of each file by its header, and whether all are gray."""
+
+    def header(file: Path) -> tuple[tuple[int, int], str] | None:
+        try:
+            with Image.open(file) as image:
+                return (image.height, image.width), image.mode
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+            return None
+
+    headers = _in_threads(header, files)
+    _refuse(UNREADABLE, (f for f, h in zip(files, headers, strict=True) if h is None))
+    known = [h for h in headers if h is not None]
+    deep = (f for f, (_, mode) in zip(files, known, strict=True) if mode in DEEP_MODES or mode.startswith("I;"))
+    _refuse("hold more than 8 bits per channel; convert them to 8 bits", deep)
+    return [size for size, _ in known], all(mode in GRAY_MODES for _, mode in known)
+
+
+def _common_size(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    counts = Counter(sizes)
+    height, width = min(counts, key=lambda size: (-counts[size], size))
+    return min(height, LARGEST_DEFAULT), min(width, LARGEST_DEFAULT)
+
+
+def _read(files: Labelled, size: tuple[int, int], gray: bool) -> Split:
+    height, width = size
+    mode = "L" if gray else "RGB"
+
+    def pixels(item: tuple[Path, int]) -> np.ndarray | None:
+        try:
+            with Image.open(item[0]) as image:
+                whole = image.convert(mode)
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+            return None
+        if whole.size != (width, height):
+            whole = ImageOps.fit(whole, (width, height), Image.Resampling.BILINEAR)
+        return np.asarray(whole)
+
+    decoded = _in_threads(pixels, files)
+    _refuse(UNREADABLE, (f for (f, _), d in zip(files, decoded, strict=True) if d is None))
+    stack = torch.from_numpy(np.stack([d for d in decoded if d is not None])).reshape(len(files), height, width, -1)
+    return Split(stack.permute(0, 3, 1, 2).contiguous(), torch.tensor([label for _, label in files]))
+
+
+def _in_threads(work: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+    """Decoding leaves Python's lock, so threads help."""
+    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
+        return list(pool.map(work, items))
+
+
+def _refuse(what: str, files: Iterable[Path]) -> None:
+    bad = list(files)
+    if bad:
+        more = f" and {len(bad) - NAMED:,} more" if len(bad) > NAMED else ""
+        raise AdvdpnpError(f"{', '.join(map(str, bad[:NAMED]))}{more}: these files {what}")

@@ -1,0 +1,140 @@
+"""Arrays of the user's own: one ``.npz`` file with x_train, y_train, x_test, y_test."""
+
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from advdpnp.datasets.base import DATASETS, Dataset, Request, Split
+from advdpnp.errors import AdvdpnpError
+
+CHANNELS = (1, 3)
+
+
+@DATASETS.register(
+    "npz:{path}",
+    description="arrays x_train, y_train, x_test, y_test (uint8 NHWC, NCHW, NHW; labels from 0), optional class_names",
+)
+def npz(request: Request, path: str) -> Dataset:
+    """The arrays of the file at ``path``; test images stay in the order of the file.
+
+    Without training images asked for, x_train need not be there. Arrays of Python objects are refused: reading them
+    would run code that the file brings along.
+    """
+    request.refuse_image_size()
+    file = Path(path).expanduser()
+    parts = ("train", "test") if request.train else ("test",)
+    try:
+        opened = np.load(file, allow_pickle=False)
+        if not isinstance(opened, np.lib.npyio.NpzFile):
+            raise AdvdpnpError(f"{file} is a single array; save x_train, y_train, x_test, y_test with numpy.savez")
+        with opened as archive:
+            arrays = _Arrays(file, archive)
+            images = {part: arrays.images(f"x_{part}") for part in parts}
+            labels = {part: arrays.labels(f"y_{part}", len(images[part])) for part in parts}
+            known = [*labels.values()]
+            if not request.train and "y_train" in archive.files:
+                known.append(arrays.labels("y_train", None))  # so that the number of classes is the one of training
+            names = arrays.class_names(known)
+    except FileNotFoundError:
+        raise AdvdpnpError(f"there is no file {file}; give the path of an .npz file: npz:PATH") from None
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error, KeyError) as error:
+        raise _explain(file, error) from error
+
+    if request.train and images["train"].shape[1:] != images["test"].shape[1:]:
+        raise AdvdpnpError(
+            f"{file}: training images are {_size(images['train'])}, test images {_size(images['test'])} "
+            f"(channels x height x width); bring them to one size"
+        )
+    splits = {part: Split(images[part], labels[part]) for part in parts}
+    return request.assemble(splits.get("train"), splits["test"], names, augmentation="crop")
+
+
+class _Arrays:
+    """The arrays of one open file, checked one by one."""
+
+    def __init__(self, file: Path, archive: np.lib.npyio.NpzFile) -> None:
+        self.file = file
+        self.archive = archive
+
+    def _error(self, sentence: str) -> AdvdpnpError:
+        return AdvdpnpError(f"{self.file}: {sentence}")
+
+    def _array(self, key: str) -> np.ndarray:
+        if key not in self.archive.files:
+            held = ", ".join(sorted(self.archive.files)) or "nothing"
+            raise self._error(f"it has no array '{key}' (but {held}); it needs x_train, y_train, x_test and y_test")
+        array: np.ndarray = self.archive[key]
+        return array
+
+    def images(self, key: str) -> torch.Tensor:
+        """uint8, (n, c, h, w)."""
+        array = self._array(key)
+        if array.dtype.kind in "fc":
+            raise AdvdpnpError(
+                f"{self.file}: {key} holds {array.dtype} values, not uint8 from 0 to 255; if they lie in [0, 1] save "
+                f"numpy.round({key} * 255).astype('uint8')"
+            )
+        if array.dtype != np.uint8:
+            raise self._error(
+                f"{key} holds {array.dtype} values, not uint8; if they lie in 0..255 save {key}.astype('uint8')"
+            )
+        if array.ndim not in (3, 4) or not array.size:
+            raise self._error(f"{key} has shape {array.shape}; save images as NHWC, NCHW or NHW (gray)")
+        if array.ndim == 3:
+            return torch.from_numpy(np.ascontiguousarray(array)).unsqueeze(1)
+        first, last = array.shape[1] in CHANNELS, array.shape[3] in CHANNELS
+        if first == last:
+            what = "could be NCHW or NHWC" if first else "has neither 1 nor 3 channels"
+            raise self._error(f"{key} of shape {array.shape} {what}; save it as NCHW with 1 or 3 channels")
+        return torch.from_numpy(np.ascontiguousarray(array if first else array.transpose(0, 3, 1, 2)))
+
+    def labels(self, key: str, images: int | None) -> torch.Tensor:
+        """int64, (n,); as many as there are images, unless that is None."""
+        array = self._array(key)
+        if array.ndim != 1:
+            flat = array.ndim > 0 and array.size == len(array)
+            hint = f"save {key}.ravel()" if flat else f"if it is one-hot save {key}.argmax(1)"
+            raise self._error(f"{key} has shape {array.shape}, not one whole number per image; {hint}")
+        if array.dtype.kind not in "iu":
+            raise self._error(f"{key} holds {array.dtype} values; save labels as whole numbers (int64) from 0")
+        if images is not None and len(array) != images:
+            raise self._error(
+                f"x_{key[2:]} has {images} images, {key} has {len(array)} labels; save one label per image"
+            )
+        if len(array) and int(array.min()) < 0:
+            raise self._error(f"{key} holds the negative label {array.min()}; number the classes from 0")
+        return torch.from_numpy(array.astype(np.int64))
+
+    def class_names(self, labels: list[torch.Tensor]) -> list[str]:
+        """The file's own names, or the numbers of the classes."""
+        present = int(max(part.max() for part in labels if len(part)))
+        if "class_names" not in self.archive.files:
+            if present >= sum(len(part) for part in labels):
+                raise self._error(f"a label is {present}, more than there are images; number the classes from 0")
+            return [str(label) for label in range(max(present + 1, 2))]
+        array = self._array("class_names")
+        if array.ndim != 1 or array.dtype.kind not in "US":
+            raise self._error("class_names is no list of texts; save numpy.array([...], dtype=str)")
+        names = [name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name) for name in array.tolist()]
+        if present >= len(names):
+            raise self._error(f"class_names has {len(names)} names, but a label is {present}; give one per class")
+        return names
+
+
+def _size(images: torch.Tensor) -> str:
+    return "x".join(map(str, images.shape[1:]))
+
+
+def _explain(file: Path, error: Exception) -> AdvdpnpError:
+    text = " ".join(str(error).split())
+    if isinstance(error, PermissionError | IsADirectoryError):
+        return AdvdpnpError(f"cannot read {file}: {error.strerror}; give the path of an .npz file: npz:PATH")
+    if "pickle" in text.lower():
+        return AdvdpnpError(
+            f"{file} holds Python objects, which are not read because that would run code; "
+            f"save plain arrays of numbers with numpy.savez_compressed"
+        )
+    return AdvdpnpError(f"{file} is damaged or cut short ({text or type(error).__name__}); copy or make it again")
