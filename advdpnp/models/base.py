@@ -1,0 +1,48 @@
+"""The registry of backbones, and what every backbone promises."""
+
+from collections.abc import Iterable
+from typing import cast
+
+from torch import Tensor, nn
+
+from advdpnp.errors import AdvdpnpError
+from advdpnp.registry import Registry
+
+MODELS = Registry("model", "advdpnp.models")
+"""Backbones. An entry builds ``(channels: int, image_size: (h, w)) -> Backbone``."""
+
+
+class Backbone(nn.Module):
+    """Maps images (n, c, h, w) to features (n, width).
+
+    Backbones from elsewhere need not derive from this class; an ``nn.Module`` with an integer ``width`` will do.
+    """
+
+    width: int
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return cast(Tensor, super().__call__(x))
+
+
+def initialise(modules: Iterable[nn.Module]) -> None:
+    """Draw convolution weights as He et al., "Delving deep into rectifiers" (ICCV 2015), preserving backward variance.
+
+    Normalisation and linear layers keep the defaults of PyTorch.
+    """
+    for module in modules:
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+
+def require_size(architecture: str, image_size: tuple[int, int], smallest: int = 8) -> None:
+    """Refuse images that the strides of ``architecture`` would shrink to nothing worth pooling.
+
+    Raises:
+        AdvdpnpError: a side is shorter than ``smallest`` pixels.
+    """
+    if min(image_size) < smallest:
+        height, width = image_size
+        raise AdvdpnpError(
+            f"images of {height}x{width} pixels are too small for '{architecture}', which needs at least "
+            f"{smallest}x{smallest}; resize them first"
+        )

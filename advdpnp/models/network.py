@@ -1,0 +1,171 @@
+"""The classifier that this project trains: normalisation, backbone, projection and head in one module."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from advdpnp.errors import AdvdpnpError
+from advdpnp.models.base import MODELS
+from advdpnp.prototypes import PrototypeHead
+
+
+class Normalise(nn.Module):
+    """(x - mean) / std per channel, as a layer, so that attacks see images in [0, 1]."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean).reshape(-1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).reshape(-1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (n, c, h, w) to the same shape.
+
+        Raises:
+            AdvdpnpError: another number of channels; gray images would silently broadcast to colour.
+        """
+        if x.shape[1] != len(self.mean):
+            raise AdvdpnpError(f"the model takes images of {len(self.mean)} channels, not {x.shape[1]}; convert them")
+        return (x - self.mean) / self.std
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Everything needed to build a network again.
+
+    Attributes:
+        architecture: a registered backbone ("resnet18", "timm:resnet50").
+        classes: number of classes, at least 2.
+        channels: channels of the images.
+        image_size: (h, w) in pixels.
+        feature_dim: dimensions of the features; None keeps the backbone's own.
+        head: a key of ``HEADS``.
+        radius: length of the prototypes at the start; None for heads without prototypes.
+        mean, std: normalisation, one number per channel, for images in [0, 1].
+    """
+
+    architecture: str
+    classes: int
+    channels: int
+    image_size: tuple[int, int]
+    feature_dim: int | None
+    head: str
+    radius: float | None
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON takes it."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Any) -> "ModelConfig":
+        """Read what ``to_dict`` gave, also after a trip through JSON.
+
+        Raises:
+            AdvdpnpError: a field is missing, unknown or of the wrong kind.
+        """
+        if not isinstance(values, Mapping):
+            raise AdvdpnpError("there is no description of the model")
+        known = {field.name for field in fields(cls)}
+        wrong = sorted(known ^ set(values))
+        if wrong:
+            raise AdvdpnpError(f"the description of the model has missing or unknown fields: {', '.join(wrong)}")
+        try:
+            tuples = {key: tuple(map(float, values[key])) for key in ("mean", "std")}
+            height, width = map(int, values["image_size"])
+            numbers = {key: int(values[key]) for key in ("classes", "channels")}
+        except (TypeError, ValueError):
+            raise AdvdpnpError("the description of the model holds something else where numbers should be") from None
+        return cls(**{**values, **tuples, **numbers, "image_size": (height, width)})
+
+
+def _linear_head(dim: int, config: ModelConfig) -> nn.Module:
+    if config.radius is not None:
+        raise AdvdpnpError("a linear head has no radius; leave the radius out or choose the prototype head")
+    return nn.Linear(dim, config.classes)
+
+
+def _prototype_head(dim: int, config: ModelConfig) -> nn.Module:
+    if config.radius is None or not (math.isfinite(config.radius) and config.radius > 0):
+        raise AdvdpnpError(f"a prototype head needs a positive radius, not {config.radius}; set the radius")
+    return PrototypeHead(dim, config.classes, config.radius)
+
+
+HEADS = {"linear": _linear_head, "prototype": _prototype_head}
+
+
+class Network(nn.Module):
+    """normalise -> backbone -> projection -> head.
+
+    Args:
+        config: what the network was built from; kept, and written into checkpoints.
+        backbone: maps (n, c, h, w) to (n, width) and has an integer ``width``.
+    """
+
+    def __init__(self, config: ModelConfig, backbone: nn.Module) -> None:
+        super().__init__()
+        width = cast(int, backbone.width)
+        dim = config.feature_dim or width
+        self.config = config
+        self.normalise = Normalise(config.mean, config.std)
+        self.backbone = backbone
+        self.projection = nn.Identity() if config.feature_dim is None else nn.Linear(width, dim)
+        self.head = HEADS[config.head](dim, config)
+
+    def features(self, x: Tensor) -> Tensor:
+        """Penultimate features of images (n, c, h, w) in [0, 1], shape (n, dim)."""
+        return cast(Tensor, self.projection(self.backbone(self.normalise(x))))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits of images (n, c, h, w) in [0, 1], shape (n, classes)."""
+        return cast(Tensor, self.head(self.features(x)))
+
+
+def build_model(config: ModelConfig, *, pretrained: bool = False) -> Network:
+    """Build a network with fresh weights, drawn from torch's global generator.
+
+    Args:
+        config: what to build.
+        pretrained: start the backbone from published weights, downloaded if need be; few backbones have some.
+
+    Raises:
+        AdvdpnpError: no such architecture or head, a number out of range, images too small, no pretrained weights.
+    """
+    _check(config)
+    entry, _ = MODELS.find(config.architecture)
+    options: dict[str, Any] = {}
+    if pretrained:
+        if "pretrained" not in entry.defaults:
+            raise AdvdpnpError(
+                f"there are no pretrained weights for '{config.architecture}'; train it from scratch or use timm:NAME"
+            )
+        options["pretrained"] = True
+    backbone = MODELS.make(config.architecture, channels=config.channels, image_size=config.image_size, **options)
+    return Network(config, backbone)
+
+
+def _check(config: ModelConfig) -> None:
+    if config.head not in HEADS:
+        raise AdvdpnpError(f"there is no head called '{config.head}'; choose {' or '.join(HEADS)}")
+    if config.classes < 2:
+        raise AdvdpnpError(f"a classifier needs at least 2 classes, not {config.classes}")
+    if config.channels < 1:
+        raise AdvdpnpError(f"images need at least 1 channel, not {config.channels}")
+    if config.feature_dim is not None and config.feature_dim < 1:
+        raise AdvdpnpError(f"feature_dim must be at least 1, not {config.feature_dim}; leave it out to keep the width")
+    for name, values in (("mean", config.mean), ("std", config.std)):
+        if len(values) != config.channels:
+            raise AdvdpnpError(
+                f"the normalisation's {name} has {len(values)} values for {config.channels} channels; give as many"
+            )
+        if not all(map(math.isfinite, values)):
+            raise AdvdpnpError(f"the normalisation's {name} must be finite, not {values}")
+    if min(config.std) <= 0:
+        raise AdvdpnpError(f"the normalisation's std must be positive in every channel, not {config.std}")

@@ -1,0 +1,328 @@
+"""Every model that can be named, loaded alike: checkpoints, architectures with weights, public zoos, factories."""
+
+import difflib
+import importlib
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from advdpnp.checkpoint import checkpoint_file, has_header, load_checkpoint, weights_hash
+from advdpnp.errors import AdvdpnpError
+from advdpnp.foreign import load_into, read_state_dict
+from advdpnp.models import MODELS, ModelConfig, Network, build_model
+from advdpnp.randomness import isolated_rng
+
+if TYPE_CHECKING:
+    from advdpnp.datasets.base import Dataset
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model ready to be attacked: eval mode, fp32, on the CPU.
+
+    Attributes:
+        model: maps float32 images (n, c, h, w) in [0, 1] to logits (n, classes).
+        name: what tables call it.
+        weights_hash: as ``checkpoint.weights_hash``.
+        architecture: the registered name, or the factory's or class's name.
+        method: the training method that the header names, else empty.
+        parameters: number of parameters.
+        header: the checkpoint's header; empty for models from elsewhere.
+    """
+
+    model: nn.Module
+    name: str
+    weights_hash: str
+    architecture: str
+    method: str
+    parameters: int
+    header: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Found:
+    model: nn.Module
+    name: str
+    architecture: str
+    header: dict[str, Any] = field(default_factory=dict)
+
+
+def load_model(
+    spec: str, *, weights: Path | None = None, dataset: "Dataset | None" = None, name: str | None = None
+) -> LoadedModel:
+    """Load what ``spec`` names.
+
+    Args:
+        spec: one of
+            a checkpoint of this program, or a run folder, of which ``best.safetensors`` is taken;
+            a registered architecture (``resnet18``, ``timm:resnet50``) with ``weights``;
+            ``robustbench:NAME`` or ``robustbench:L2/NAME``, downloaded into torch's hub folder on first use;
+            ``package.module:factory``, called without arguments; its weights are its own, or ``weights``.
+        weights: a file of weights in any format that ``foreign.read_state_dict`` knows.
+        dataset: gives the shape of images, the number of classes and (for bare weights) the normalisation; the model is
+            then tried on one image.
+        name: replaces the name that follows from the spec or the weights file.
+
+    Raises:
+        AdvdpnpError: the spec names nothing, a file or module is missing or damaged, the weights do not fit, a download
+            failed, or the model does not fit the data set.
+    """
+    load = next((load for matches, load in _KINDS if matches(spec)), None)
+    if load is None:
+        if spec.replace("-", "").isalnum():
+            MODELS.find(spec)  # a slip in an architecture's name: says which are near
+        raise AdvdpnpError(
+            f"'{spec}' is no checkpoint, run folder or known architecture; give a file, a name that "
+            "`advdpnp list models` shows, robustbench:NAME or package.module:factory"
+        )
+    with isolated_rng():
+        found = load(spec, weights, dataset)
+        model = found.model.cpu().float().eval()
+        if dataset is not None:
+            _try(model, found.name, dataset)
+    return LoadedModel(
+        model=model,
+        name=name or found.name,
+        weights_hash=weights_hash(model),
+        architecture=found.architecture,
+        method=str(found.header.get("method", "")),
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        header=found.header,
+    )
+
+
+# Checkpoints of this program
+
+
+def _is_path(spec: str) -> bool:
+    path = Path(spec)
+    return path.suffix == ".safetensors" or (spec != "" and path.exists() and not _is_registered(spec))
+
+
+def _load_path(spec: str, weights: Path | None, dataset: "Dataset | None") -> _Found:
+    if weights is not None:
+        raise AdvdpnpError(f"{spec} has its own weights; leave --weights out, or name an architecture in its place")
+    path = checkpoint_file(Path(spec))
+    model, header = load_checkpoint(path)
+    return _Found(model, _checkpoint_name(path), model.config.architecture, header)
+
+
+def _checkpoint_name(path: Path) -> str:
+    """The file's stem; every run has a ``best`` and a ``last``, so these are called after their folder."""
+    folder = path.resolve().parent.name
+    return {"best": folder, "last": f"{folder}-last"}.get(path.stem, path.stem)
+
+
+# Registered architectures with weights from anywhere
+
+
+def _is_registered(spec: str) -> bool:
+    try:
+        MODELS.find(spec)
+    except AdvdpnpError:
+        return False
+    return True
+
+
+def _load_registered(spec: str, weights: Path | None, dataset: "Dataset | None") -> _Found:
+    if weights is None:
+        raise AdvdpnpError(f"'{spec}' is an architecture without weights; add --weights FILE, or give a checkpoint")
+    if has_header(weights):
+        model, header = load_checkpoint(weights)
+        if model.config.architecture != spec:
+            raise AdvdpnpError(f"{weights} holds a {model.config.architecture}, not a {spec}; give the file alone")
+        return _Found(model, _checkpoint_name(weights), spec, header)
+    return _load_bare_weights(spec, weights, dataset)
+
+
+def _load_bare_weights(architecture: str, weights: Path, dataset: "Dataset | None") -> _Found:
+    """Weights without a description: the data set gives the shapes, and the normalisation if the file has none."""
+    if dataset is None:
+        raise AdvdpnpError(f"{weights} does not tell what it classifies; name the data set, or give a factory")
+    state_dict = read_state_dict(weights)
+    header = {}
+    try:
+        mean, std = state_dict.get("normalise.mean"), state_dict.get("normalise.std")
+        if mean is None or std is None:
+            mean, std = torch.tensor(dataset.mean), torch.tensor(dataset.std)
+            header["normalisation"] = f"assumed: mean and std of {dataset.name}"
+    except AdvdpnpError as error:
+        raise AdvdpnpError(
+            f"{weights} does not tell how its model normalises images; give package.module:factory, whose model does it"
+        ) from error
+    config = ModelConfig(
+        architecture=architecture,
+        classes=dataset.classes,
+        channels=dataset.channels,
+        image_size=dataset.image_size,
+        feature_dim=None,
+        head="linear",
+        radius=None,
+        mean=tuple(mean.flatten().tolist()),
+        std=tuple(std.flatten().tolist()),
+    )
+    model = build_model(config)
+    load_into(model, _as_network(state_dict, model), weights)
+    return _Found(model, weights.stem, architecture, header)
+
+
+def _as_network(state_dict: dict[str, Tensor], model: Network) -> dict[str, Tensor]:
+    """Rename a bare net's tensors to the network's; what the backbone does not know is the classifier's."""
+    if any(name.startswith("backbone.") for name in state_dict):
+        return state_dict
+    own = model.backbone.state_dict()
+    renamed = {f"backbone.{name}": tensor for name, tensor in state_dict.items() if name in own}
+    rest = [name for name in state_dict if name not in own]
+    one_layer = len({name.rpartition(".")[0] for name in rest}) == 1
+    for name in rest:
+        renamed[f"head.{name.rpartition('.')[2]}" if one_layer else name] = state_dict[name]
+    return {**renamed, "normalise.mean": model.normalise.mean, "normalise.std": model.normalise.std}
+
+
+# The RobustBench model zoo
+
+
+def _is_robustbench(spec: str) -> bool:
+    return spec.startswith("robustbench:")
+
+
+def _load_robustbench(spec: str, weights: Path | None, dataset: "Dataset | None") -> _Found:
+    from advdpnp.compat import import_robustbench
+
+    if weights is not None:
+        raise AdvdpnpError(f"{spec} comes with its own weights; leave --weights out")
+    import_robustbench()
+    utils = importlib.import_module("robustbench.utils")
+    threat, _, name = spec.removeprefix("robustbench:").rpartition("/")
+    shelf, threat = _shelf(name, threat, utils.all_models, None if dataset is None else dataset.name)
+    folder = Path(torch.hub.get_dir()) / "robustbench"
+    try:
+        with redirect_stdout(sys.stderr):  # it prints while it downloads
+            model = utils.load_model(name, model_dir=folder, dataset=shelf, threat_model=threat)
+    except Exception as error:  # network, Google Drive and file errors of every kind
+        raise AdvdpnpError(
+            f"the RobustBench model '{name}' cannot be loaded ({_describe(error)}); check the network connection, or "
+            f"put its weights into {folder / shelf / threat}"
+        ) from error
+    return _Found(model, name, type(model).__name__)
+
+
+def _shelf(name: str, threat: str, models: Any, dataset: str | None) -> tuple[str, str]:
+    """Where the zoo has ``name``: (data set, threat model); the asked-for data set first, then Linf before L2."""
+    places = [
+        (shelf.value, kind.value)
+        for shelf, kinds in models.items()
+        for kind, names in kinds.items()
+        if name in names and threat.lower() in ("", kind.value.lower())
+    ]
+    if not places:
+        known = {known for kinds in models.values() for names in kinds.values() for known in names}
+        close = difflib.get_close_matches(name, sorted(known), n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(close)}?" if close else "robustbench.github.io lists them"
+        raise AdvdpnpError(f"RobustBench has no model called '{name}'{f' for {threat}' * bool(threat)}; {hint}")
+    order = ("Linf", "L2", "corruptions", "corruptions_3d")
+    return min(places, key=lambda place: (place[0] != dataset, order.index(place[1])))
+
+
+# Factories of the user's own
+
+
+def _is_factory(spec: str) -> bool:
+    module, _, attribute = spec.partition(":")
+    return all(part.isidentifier() for part in f"{module}.{attribute}".split("."))
+
+
+def _load_factory(spec: str, weights: Path | None, dataset: "Dataset | None") -> _Found:
+    module, _, attribute = spec.partition(":")
+    with _working_folder_importable():
+        factory = _find_factory(module, attribute)
+        try:
+            model = factory()
+        except Exception as error:
+            raise AdvdpnpError(f"{spec} fails when called without arguments: {_describe(error)}; mend it") from error
+    if not isinstance(model, nn.Module):
+        raise AdvdpnpError(f"{spec} returns a {type(model).__name__}, not a torch.nn.Module; let it return the model")
+    if weights is not None:
+        load_into(model, read_state_dict(weights), weights)
+    return _Found(model, attribute if weights is None else weights.stem, attribute)
+
+
+def _find_factory(module: str, attribute: str) -> Callable[[], Any]:
+    try:
+        place: Any = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name and f"{module}.".startswith(f"{error.name}."):
+            raise AdvdpnpError(
+                f"there is no Python module '{module}'; run the command in the folder that holds it, or install it"
+            ) from error
+        raise AdvdpnpError(f"the module '{module}' needs '{error.name}', which is not installed; install it") from error
+    except Exception as error:
+        raise AdvdpnpError(f"the module '{module}' fails when imported: {_describe(error)}; mend it") from error
+    for part in attribute.split("."):
+        if not hasattr(place, part):
+            close = difflib.get_close_matches(part, dir(place), n=3)
+            hint = f"did you mean {' or '.join(close)}?" if close else "check the spelling"
+            raise AdvdpnpError(f"the module '{module}' has no '{attribute}'; {hint}")
+        place = getattr(place, part)
+    if not callable(place):
+        raise AdvdpnpError(f"{module}:{attribute} is {type(place).__name__} data, not a function that builds a model")
+    factory: Callable[[], Any] = place
+    return factory
+
+
+@contextmanager
+def _working_folder_importable() -> Iterator[None]:
+    """Let imports see the working folder first, as ``python -m`` does; console scripts do not by themselves."""
+    folder = str(Path.cwd())
+    sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        sys.path.remove(folder)
+
+
+def _try(model: nn.Module, name: str, dataset: "Dataset") -> None:
+    shape = (dataset.channels, *dataset.image_size)
+    try:
+        with torch.no_grad():
+            logits = model(torch.zeros(1, *shape))
+    except Exception as error:
+        size = "x".join(map(str, shape))
+        raise AdvdpnpError(
+            f"the model '{name}' does not take the images of {dataset.name} ({size}): {_describe(error)}; "
+            "choose the data set it was made for"
+        ) from error
+    if not isinstance(logits, Tensor) or logits.shape != (1, dataset.classes):
+        gives = f"shape {tuple(logits.shape[1:])}" if isinstance(logits, Tensor) else f"{type(logits).__name__} data"
+        raise AdvdpnpError(
+            f"the model '{name}' gives {gives} per image, but {dataset.name} has {dataset.classes} classes; "
+            "choose the data set it was made for"
+        )
+
+
+def _describe(error: BaseException) -> str:
+    """Type and first line of an error that somebody else's code raised; our own errors are sentences already."""
+    if isinstance(error, AdvdpnpError):
+        return str(error)
+    lines = str(error).strip().splitlines()
+    if not lines:
+        return type(error).__name__
+    first = lines[0] if len(lines[0]) <= 160 else f"{lines[0][:157]}..."  # network errors hold whole object dumps
+    return f"{type(error).__name__}: {first}"
+
+
+_Loader = Callable[[str, Path | None, "Dataset | None"], _Found]
+
+_KINDS: tuple[tuple[Callable[[str], bool], _Loader], ...] = (
+    (_is_path, _load_path),
+    (_is_registered, _load_registered),
+    (_is_robustbench, _load_robustbench),
+    (_is_factory, _load_factory),
+)
+"""Tried in this order: whether a spec is of this kind, and how to load it."""

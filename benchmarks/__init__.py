@@ -1,0 +1,1 @@
+"""Measurements on real input, against other packages and nets."""
