@@ -1,0 +1,32 @@
+"""Common corruptions: 19 types at 5 severities, regenerated for any data set or read from the official files.
+
+Paper: Hendrycks and Dietterich, "Benchmarking Neural Network Robustness to Common Corruptions and Perturbations",
+ICLR 2019.
+"""
+
+# Importing the modules of operations registers them.
+from advdpnp.corruption import blur, digital, geometric, noise, spatter, weather  # noqa: F401
+from advdpnp.corruption.apply import corrupt
+from advdpnp.corruption.export import export_corruptions
+from advdpnp.corruption.official import OfficialCorruptions, find_official
+from advdpnp.corruption.registry import CORRUPTIONS, SEVERITIES, Corruption, declare, find_corruption
+from advdpnp.corruption.source import MODES, CorruptionSource, corruption_cells
+from advdpnp.corruption.types import BENCHMARK, EXTRA, GROUPS
+
+__all__ = [
+    "BENCHMARK",
+    "CORRUPTIONS",
+    "EXTRA",
+    "GROUPS",
+    "MODES",
+    "SEVERITIES",
+    "Corruption",
+    "CorruptionSource",
+    "OfficialCorruptions",
+    "corrupt",
+    "corruption_cells",
+    "declare",
+    "export_corruptions",
+    "find_corruption",
+    "find_official",
+]

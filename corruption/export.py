@@ -1,0 +1,74 @@
+"""Write regenerated corruptions in the layout of the official files, for tools that read those."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from advdpnp.corruption.apply import corrupt
+from advdpnp.corruption.official import MARKER
+from advdpnp.corruption.registry import SEVERITIES, find_corruption
+from advdpnp.corruption.source import VERSION
+from advdpnp.corruption.types import BENCHMARK, EXTRA
+from advdpnp.datasets.base import Split
+from advdpnp.files import atomic_path, write_text
+
+_AT_ONCE = 1000
+
+
+def export_corruptions(
+    test: Split,
+    label: str,
+    out: Path,
+    *,
+    names: Sequence[str] = BENCHMARK + EXTRA,
+    seed: int = 0,
+    progress: Callable[[str, int], None] = lambda name, severity: None,
+) -> list[Path]:
+    """Write ``out/<type>.npy``, uint8 (5 n, h, w, c), ``out/labels.npy``, uint8 (5 n,), and a marker.
+
+    Args:
+        test: the clean images and labels.
+        label: of the data set; stands in the marker.
+        out: folder, made if need be; each file takes its place when whole.
+        names: the types to write.
+        seed: of the run.
+        progress: called after each type and severity.
+
+    Returns:
+        The files written.
+
+    Raises:
+        AdvdpnpError: unknown type; the folder cannot be written or the disk is full.
+
+    The marker (regenerated.json) keeps the folder from being taken for the official files.
+    """
+    for name in names:
+        find_corruption(name)
+    about = {"data": f"{label}-c (regenerated)", "seed": seed, "version": VERSION, "frost": "drawn textures"}
+    write_text(out / MARKER, json.dumps(about, indent=2) + "\n")
+    written = [out / f"{name}.npy" for name in names]
+    n, c, h, w = test.images.shape
+    for name, path in zip(names, written, strict=True):
+        with atomic_path(path) as temporary:
+            stored = np.lib.format.open_memmap(
+                temporary, mode="w+", dtype=np.uint8, shape=(len(SEVERITIES) * n, h, w, c)
+            )
+            for severity in SEVERITIES:
+                for start in range(0, n, _AT_ONCE):
+                    chosen = torch.arange(start, min(start + _AT_ONCE, n))
+                    images = corrupt(
+                        test.images[chosen.to(test.images.device)], name, severity, seed=seed, sample=chosen
+                    )
+                    first = (severity - 1) * n + start
+                    stored[first : first + len(chosen)] = images.permute(0, 2, 3, 1).cpu().numpy()
+                progress(name, severity)
+            stored.flush()
+            del stored
+    labels = test.labels.cpu().numpy()
+    kind = np.uint8 if not len(labels) or labels.max() < 256 else np.int64
+    with atomic_path(out / "labels.npy") as temporary, open(temporary, "wb") as stream:
+        np.save(stream, np.tile(labels.astype(kind), len(SEVERITIES)))
+    return [*written, out / "labels.npy"]

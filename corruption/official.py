@@ -1,0 +1,162 @@
+"""The published files of CIFAR-10-C and CIFAR-100-C, read by memory map.
+
+Layout (Zenodo records 2535967 and 3555552): one folder with ``<type>.npy`` per type, uint8 (50000, 32, 32, 3), the
+10,000 test images at severity 1, then at severity 2, and so on; and ``labels.npy``, the 10,000 labels five times.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from advdpnp.corruption.registry import SEVERITIES, find_corruption
+from advdpnp.corruption.types import BENCHMARK
+from advdpnp.errors import AdvdpnpError
+
+MARKER = "regenerated.json"
+"""Stands in folders of this layout that the package wrote itself: they never pass for the official files."""
+
+_FINGERPRINT_STRIDE = 97
+"""One image in so many goes into the fingerprint: reading all 2.3 GB would take longer than some evaluations."""
+
+
+@dataclass(frozen=True)
+class Release:
+    """A published set of corrupted test images: its folder, and where a user gets it."""
+
+    folder: str
+    record: int
+
+    @property
+    def where(self) -> str:
+        """For messages."""
+        return f"https://zenodo.org/records/{self.record} (unpack {self.folder}.tar)"
+
+
+RELEASES = {"cifar10": Release("CIFAR-10-C", 2535967), "cifar100": Release("CIFAR-100-C", 3555552)}
+"""By the name of the data set."""
+
+
+@dataclass(frozen=True)
+class OfficialCorruptions:
+    """The folder of one release.
+
+    Attributes:
+        folder: holds the .npy files.
+        release: what it should hold.
+        label: as tables name it ("cifar10-c").
+    """
+
+    folder: Path
+    release: Release
+    label: str
+    _open: dict[str, NDArray[np.uint8]] = field(default_factory=dict, repr=False, compare=False)
+
+    @cached_property
+    def labels(self) -> Tensor:
+        """int64, shape (n,): one label per image, checked to be the same at each severity.
+
+        Raises:
+            AdvdpnpError: labels.npy is missing, damaged, or not five times the same list.
+        """
+        stored = self._load("labels")
+        path = self.folder / "labels.npy"
+        if stored.ndim != 1 or not len(stored) or len(stored) % len(SEVERITIES) or stored.dtype.kind not in "iu":
+            raise AdvdpnpError(
+                f"{path} should hold one whole number for each image at five severities, not {_describe(stored)}; "
+                f"get it again from {self.release.where}"
+            )
+        rows = np.asarray(stored, dtype=np.int64).reshape(len(SEVERITIES), -1)
+        if (rows != rows[0]).any():
+            raise AdvdpnpError(
+                f"{path} differs between severities, so its order is not the published one; "
+                f"get it again from {self.release.where}"
+            )
+        return torch.from_numpy(rows[0].copy())
+
+    def missing(self, names: Sequence[str] = BENCHMARK) -> list[str]:
+        """The files of these types, and labels.npy, that are not there."""
+        return [f"{name}.npy" for name in (*names, "labels") if not (self.folder / f"{name}.npy").is_file()]
+
+    def require(self, names: Sequence[str] = BENCHMARK) -> None:
+        """See that all files of these types are there, whole and of the right kind, before a long run starts.
+
+        Raises:
+            AdvdpnpError: some are not; the message names them and where to get them.
+        """
+        if missing := self.missing(names):
+            shown = ", ".join(missing[:4]) + (f" and {len(missing) - 4} more" if len(missing) > 4 else "")
+            raise AdvdpnpError(f"{self.folder} lacks {shown}; get them from {self.release.where}")
+        for name in names:
+            self._array(name)
+
+    def images(self, name: str, severity: int, sample: Tensor | None = None) -> Tensor:
+        """The images of one cell, or those with these indices (int64): uint8, shape (n, c, h, w).
+
+        Raises:
+            AdvdpnpError: unknown name, severity out of range, or a file that is missing or damaged.
+        """
+        find_corruption(name).constants_at(severity)
+        count = len(self.labels)
+        cell = self._array(name)[(severity - 1) * count : severity * count]
+        chosen = cell if sample is None else cell[sample.cpu().numpy()]
+        return torch.from_numpy(np.ascontiguousarray(chosen.transpose(0, 3, 1, 2)).copy())
+
+    def fingerprint(self, name: str, severity: int) -> str:
+        """sha256, hex, of a spread of the cell's images: what tells two versions of a file apart."""
+        count = len(self.labels)
+        spread = torch.arange(0, count, _FINGERPRINT_STRIDE)
+        return hashlib.sha256(self.images(name, severity, spread).numpy().tobytes()).hexdigest()
+
+    def _array(self, name: str) -> NDArray[np.uint8]:
+        if name not in self._open:
+            array, path = self._load(name), self.folder / f"{name}.npy"
+            if array.dtype != np.uint8 or array.ndim != 4 or array.shape[-1] not in (1, 3):
+                raise AdvdpnpError(
+                    f"{path} should hold uint8 images of shape (n, height, width, channels), not {_describe(array)}; "
+                    f"get it again from {self.release.where}"
+                )
+            if len(array) != len(SEVERITIES) * len(self.labels):
+                raise AdvdpnpError(
+                    f"{path} holds {len(array)} images and {self.folder / 'labels.npy'} "
+                    f"{len(SEVERITIES) * len(self.labels)} labels; get both again from {self.release.where}"
+                )
+            self._open[name] = array
+        return self._open[name]
+
+    def _load(self, name: str) -> NDArray[np.uint8]:
+        path = self.folder / f"{name}.npy"
+        try:
+            array: NDArray[np.uint8] = np.load(path, mmap_mode="r", allow_pickle=False)
+        except FileNotFoundError:
+            raise AdvdpnpError(f"there is no {path}; get it from {self.release.where}") from None
+        except (ValueError, EOFError, OSError) as error:
+            raise AdvdpnpError(
+                f"{path} is damaged or was not downloaded to its end ({error}); get it again from {self.release.where}"
+            ) from error
+        return array
+
+
+def find_official(dataset_name: str, data_root: Path) -> OfficialCorruptions | None:
+    """The official corruptions of a data set ("cifar10", "cifar100") in ``data_root``, or None.
+
+    None means that there is no release for the data set, no folder, or a folder that this package wrote itself. A
+    folder that lacks files is returned: `OfficialCorruptions.require` says what is missing.
+    """
+    release = RELEASES.get(dataset_name)
+    if release is None:
+        return None
+    folder = data_root / release.folder
+    if not folder.is_dir() or (folder / MARKER).exists():
+        return None
+    return OfficialCorruptions(folder, release, f"{dataset_name}-c")
+
+
+def _describe(array: NDArray[np.uint8]) -> str:
+    return f"{array.dtype} of shape {array.shape}"

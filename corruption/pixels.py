@@ -1,0 +1,45 @@
+"""Images as 8-bit levels and as numbers in [0, 1], and the scale that lengths follow."""
+
+import torch
+from torch import Tensor
+
+BENCHMARK_SIZE = 32
+"""All lengths among the constants are in pixels of images of this size."""
+
+LUMA = (0.299, 0.587, 0.114)
+
+_ROUNDING = 1e-4
+"""In levels; above what float32 arithmetic loses and far below what shows. See `to_levels`."""
+
+
+def to_unit(images: Tensor) -> Tensor:
+    """uint8 levels to float32 in [0, 1]."""
+    return images.to(torch.float32) / 255
+
+
+def to_levels(x: Tensor) -> Tensor:
+    """Clip to [0, 1] and truncate to uint8, as the benchmark's generator does.
+
+    A value that is a whole level but for float32 rounding stays that level: otherwise a flat grey 100 would come
+    back as 99 from one device and as 100 from another.
+    """
+    return (x.clamp(0, 1) * 255 + _ROUNDING).to(torch.uint8)
+
+
+def scale_of(images: Tensor) -> float:
+    """What a length of the 32x32 benchmark is multiplied by for these images: their shorter side / 32."""
+    return min(images.shape[-2:]) / BENCHMARK_SIZE
+
+
+def grey(x: Tensor) -> Tensor:
+    """Luma (ITU-R 601) of (n, 3, h, w), or the only channel of (n, 1, h, w); shape (n, 1, h, w)."""
+    if x.shape[1] == 1:
+        return x
+    red, green, blue = x.unbind(1)
+    return (red * LUMA[0] + green * LUMA[1] + blue * LUMA[2]).unsqueeze(1)
+
+
+def colour(rgb: tuple[float, float, float], like: Tensor) -> Tensor:
+    """A colour, 0 to 255 per channel, as float32 (c, 1, 1) in [0, 1]; its luma where ``like`` has one channel."""
+    x = torch.tensor(rgb, device=like.device).div(255).reshape(1, 3, 1, 1)
+    return (x if like.shape[1] == 3 else grey(x))[0]
