@@ -1,3 +1,41 @@
-"""Robust image classifiers: training, attack and evaluation."""
+"""Robust image classifiers: training, attack and evaluation.
+
+The names below are loaded on first use, so that ``import advdpnp`` and ``advdpnp --help`` import no torch.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from advdpnp.datasets import load_dataset
+    from advdpnp.errors import AdvdpnpError
+    from advdpnp.eval.memory import Evaluation, evaluate
+    from advdpnp.recipe import resolve_recipe
+    from advdpnp.trainer import train
+    from advdpnp.zoo import load_model
+
+_PLACES = {
+    "AdvdpnpError": "advdpnp.errors",
+    "Evaluation": "advdpnp.eval.memory",
+    "evaluate": "advdpnp.eval.memory",
+    "load_dataset": "advdpnp.datasets",
+    "load_model": "advdpnp.zoo",
+    "resolve_recipe": "advdpnp.recipe",
+    "train": "advdpnp.trainer",
+}
+
+__all__ = [
+    "AdvdpnpError", "Evaluation", "__version__", "evaluate", "load_dataset", "load_model", "resolve_recipe", "train",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module 'advdpnp' has no attribute '{name}'")
+    return getattr(importlib.import_module(_PLACES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

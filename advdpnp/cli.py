@@ -51,12 +51,15 @@ def _root(
 
 @app.command(epilog="Example: `advdpnp train --recipe adv-dpnp --dataset cifar10 --set method.beta=2 --name beta2`")
 def train(
-    recipe: Annotated[str, typer.Option(help="A recipe of `advdpnp list recipes`, or the path of a YAML file.")] = "adv-dpnp",
+    recipe: Annotated[
+        str, typer.Option(help="A recipe of `advdpnp list recipes`, or the path of a YAML file.")
+    ] = "adv-dpnp",
     dataset: Annotated[str, typer.Option(help="A data set of `advdpnp list datasets`.")] = "cifar10",
     name: Annotated[str | None, typer.Option(help="Name of the run.", show_default="DATASET-RECIPE-sSEED")] = None,
     out: Annotated[Path, typer.Option(help="Folder that holds the runs.")] = Path("runs"),
     settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override any value of the recipe; repeatable.")
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override any value of the recipe; repeatable."),
     ] = None,
     architecture: Annotated[str | None, typer.Option(help="Shorthand for --set model.architecture=...")] = None,
     epochs: Annotated[int | None, typer.Option(help="Shorthand for --set epochs=...")] = None,
@@ -76,7 +79,11 @@ def train(
     from advdpnp.trainer import train as run
 
     overrides = {
-        "model.architecture": architecture, "epochs": epochs, "attack.norm": norm, "attack.eps": eps, "seed": seed,
+        "model.architecture": architecture,
+        "epochs": epochs,
+        "attack.norm": norm,
+        "attack.eps": eps,
+        "seed": seed,
     }
     resolved = resolve_recipe(recipe, dataset, overrides, settings)
     data = load_dataset(dataset, data_root=data_root, download=download, validation=resolved.validation)
@@ -102,7 +109,7 @@ def _resume_command() -> str:
 @app.command(
     "eval",
     epilog="Examples: `advdpnp eval --attacks all runs/my-run` and "
-    "`advdpnp eval --dataset cifar10 --model nets:resnet --weights nets.pth --attacks fgsm,pgd-20 --limit 500`"
+    "`advdpnp eval --dataset cifar10 --model nets:resnet --weights nets.pth --attacks fgsm,pgd-20 --limit 500`",
 )
 def eval_(
     checkpoints: Annotated[
@@ -110,14 +117,29 @@ def eval_(
     ] = None,
     model: Annotated[
         list[str] | None,
-        typer.Option(help="A net of your own, `package.module:factory`, or `robustbench:NAME`, `timm:NAME`; repeatable."),
+        typer.Option(
+            help="A net of your own, `package.module:factory`, or `robustbench:NAME`, `timm:NAME`; repeatable."
+        ),
     ] = None,
     weights: Annotated[
         list[str] | None, typer.Option(help="Weights of the --model at the same place in the list; `-` for none.")
     ] = None,
-    dataset: Annotated[str | None, typer.Option(help="Data set whose test images are used.", show_default="the checkpoint's")] = None,
-    attacks: Annotated[str, typer.Option(help="`all`, `none`, or names of `advdpnp list attacks` with commas.")] = "all",
-    corruptions: Annotated[str, typer.Option(help="`none`, `auto` or `cifar10-c`.", show_default="auto with --attacks all")] = "",
+    mean: Annotated[
+        str | None, typer.Option(help="Normalisation of bare weights: the mean per channel, with commas.")
+    ] = None,
+    std: Annotated[str | None, typer.Option(help="Normalisation of bare weights: the standard deviation.")] = None,
+    name: Annotated[
+        list[str] | None, typer.Option(help="What tables call the models, one per model; repeatable.")
+    ] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="Data set whose test images are used.", show_default="the checkpoint's")
+    ] = None,
+    attacks: Annotated[
+        str, typer.Option(help="`all`, `none`, or names of `advdpnp list attacks` with commas.")
+    ] = "all",
+    corruptions: Annotated[
+        str, typer.Option(help="`none`, `auto` or `cifar10-c`.", show_default="auto with --attacks all")
+    ] = "",
     norm: Annotated[str | None, typer.Option(help="linf or l2.", show_default="the checkpoint's, or linf")] = None,
     eps: Annotated[
         list[str] | None,
@@ -135,16 +157,33 @@ def eval_(
     from advdpnp.eval.command import evaluate_command
 
     evaluate_command(
-        checkpoints=checkpoints or [], models=model or [], weights=weights or [], dataset=dataset, attacks=attacks,
-        corruptions=corruptions, norm=norm, eps=eps or [], limit=limit, seed=seed, batch_size=batch_size, out=out,
-        data_root=data_root, download=download, device=device,
+        checkpoints=checkpoints or [],
+        models=model or [],
+        weights=weights or [],
+        dataset=dataset,
+        attacks=attacks,
+        corruptions=corruptions,
+        norm=norm,
+        eps=eps or [],
+        limit=limit,
+        seed=seed,
+        batch_size=batch_size,
+        results=out,
+        names=name or [],
+        mean=mean,
+        std=std,
+        data_root=data_root,
+        download=download,
+        device=device,
     )
 
 
 @app.command(epilog="Example: `advdpnp leaderboard results/cifar10 --out table`")
 def leaderboard(
     folders: Annotated[list[Path], typer.Argument(help="Folders with verdicts, searched to any depth.")],
-    out: Annotated[Path | None, typer.Option(help="Where the tables and figures go.", show_default="the first folder")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Where the tables and figures go.", show_default="the first folder")
+    ] = None,
 ) -> None:
     """Make the leaderboard and the figures again from the verdicts of any number of evaluations."""
     from advdpnp.eval.command import leaderboard_command

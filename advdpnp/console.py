@@ -1,11 +1,20 @@
 """What the command line shows while it works: progress bars and tables. No part of the library prints."""
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 if TYPE_CHECKING:
@@ -13,16 +22,27 @@ if TYPE_CHECKING:
 
     from advdpnp.trainer import Progress as TrainingProgress
 
+_PIPED_WIDTH = 200  # where output is no terminal nothing tells how wide it may be, and tables must not be cut
+
 #: Results go to standard output, everything else to standard error, so that output can be piped.
-out = Console(highlight=False, soft_wrap=True)
+out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else _PIPED_WIDTH)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+_WORTH_A_LINE = 1.0  # seconds; ninety-five quick cells would drown the rest
 
 
 @contextmanager
 def training_bar(name: str) -> Iterator[Callable[["TrainingProgress"], None]]:
     """A bar over all steps of a run with loss and accuracy; one line per finished epoch where output is no terminal."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"),
-               TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=err) as progress:
         task = progress.add_task(name, note="", total=None)
         finished = 0
@@ -44,6 +64,51 @@ def training_bar(name: str) -> Iterator[Callable[["TrainingProgress"], None]]:
                 )
 
         yield report
+
+
+class _EvaluationBar:
+    """One bar per unit (an attack under a threat model, or a cell of the corruptions); finished ones leave a line."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._name = ""
+        self._decided = self._robust = 0
+        self._task: TaskID | None = None
+
+    def start(self, model: str, unit: str, total: int, done: int) -> None:
+        self._name, self._decided, self._robust = f"{model}  {unit}", 0, 0
+        self._task = self._progress.add_task(self._name, note="", total=total, completed=done)
+
+    def advance(self, samples: int, robust: int) -> None:
+        if self._task is None:
+            return
+        self._decided, self._robust = self._decided + samples, self._robust + robust
+        self._progress.update(self._task, advance=samples, note=f"robust {self._robust}/{self._decided}")
+
+    def finish(self) -> None:
+        if self._task is None:
+            return
+        task = next(task for task in self._progress.tasks if task.id == self._task)
+        if self._decided and (task.elapsed or 0) > _WORTH_A_LINE:
+            self._progress.console.print(f"{self._name}  {task.fields['note']}  {task.elapsed:.0f} s", markup=False)
+        self._progress.remove_task(self._task)
+        self._task = None
+
+
+@contextmanager
+def evaluation_bar() -> Iterator[_EvaluationBar]:
+    """Shows the course of an evaluation (see ``advdpnp.eval.progress``)."""
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=err) as progress:
+        yield _EvaluationBar(progress)
 
 
 def print_records(title: str, records: Sequence[Sequence[str]], columns: Sequence[str]) -> None:

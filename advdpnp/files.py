@@ -60,7 +60,9 @@ def folder_lock(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
     except Timeout:
-        raise AdvdpnpError(f"another process is writing to {folder}; wait for it to end or choose another folder") from None
+        raise AdvdpnpError(
+            f"another process is writing to {folder}; wait for it to end or choose another folder"
+        ) from None
     except OSError as error:
         raise _explain(error, folder) from error
     try:

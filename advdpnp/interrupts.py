@@ -5,22 +5,26 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 
 @contextmanager
 def deferred_interrupts() -> Iterator[Callable[[], bool]]:
-    """Inside, the first SIGINT or SIGTERM only sets a flag, which the yielded function reads; a second one acts at once.
+    """Inside, the first SIGINT or SIGTERM only sets a flag, which the yielded function reads; a second acts at once.
 
     Outside the main thread, where Python allows no signal handlers, the flag is never set.
     """
     asked = False
-    previous = {}
+    previous: dict[signal.Signals, Any] = {}
 
     def ask(number: int, frame: FrameType | None) -> None:
         nonlocal asked
         asked = True
-        for signal_number, handler in previous.items():
-            signal.signal(signal_number, handler)
+        restore()
+
+    def restore() -> None:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -28,5 +32,4 @@ def deferred_interrupts() -> Iterator[Callable[[], bool]]:
     try:
         yield lambda: asked
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        restore()

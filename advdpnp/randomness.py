@@ -2,7 +2,7 @@
 
 Every number is a hash of (seed, purpose, sample, counters), made with 64-bit integer arithmetic on tensors that wraps
 around alike on CPU and GPU. So what one sample draws never depends on its batch, its place in it, or on interruptions.
-The mixer is the finaliser of SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014).
+The mixer is the finaliser of SplitMix64 (Steele, Lea, Flood, "Fast splittable pseudorandom number generators", 2014).
 """
 
 import hashlib

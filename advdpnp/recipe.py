@@ -100,9 +100,13 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise AdvdpnpError(f"cannot read the recipe {path}: {error}; check the path") from error
     except yaml.YAMLError as error:
-        raise AdvdpnpError(f"the recipe {path} is not YAML ({' '.join(str(error).split())}); mend or replace it") from error
+        raise AdvdpnpError(
+            f"the recipe {path} is not YAML ({' '.join(str(error).split())}); mend or replace it"
+        ) from error
     if not isinstance(content, dict):
-        raise AdvdpnpError(f"the recipe {path} is not a list of `key: value` lines; see those of `advdpnp list recipes`")
+        raise AdvdpnpError(
+            f"the recipe {path} is not a list of `key: value` lines; see those of `advdpnp list recipes`"
+        )
     return content
 
 
@@ -125,7 +129,11 @@ def resolve_recipe(
     if path.suffix not in (".yaml", ".yml"):
         if recipe not in files:
             close = difflib.get_close_matches(recipe, files, n=2)
-            hint = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(files)}, or the path of a .yaml file"
+            hint = (
+                f"did you mean {' or '.join(close)}?"
+                if close
+                else f"known: {', '.join(files)}, or the path of a .yaml file"
+            )
             raise AdvdpnpError(f"there is no recipe called '{recipe}'; {hint}")
         path = files[recipe]
     values: dict[str, Any] = {}
@@ -160,7 +168,11 @@ def explain(error: ValidationError) -> str:
     found = []
     for detail in error.errors():
         where = ".".join(map(str, detail["loc"]))
-        message = "there is no such value" if detail["type"] in ("extra_forbidden", "unexpected_keyword_argument") else detail["msg"]
+        message = (
+            "there is no such value"
+            if detail["type"] in ("extra_forbidden", "unexpected_keyword_argument")
+            else detail["msg"]
+        )
         given = "" if isinstance(detail["input"], dict) or detail["type"] == "missing" else f" = {detail['input']!r}"
         found.append(f"{where}{given}: {message[0].lower()}{message[1:]}")
     return "; ".join(found)

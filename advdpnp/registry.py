@@ -68,7 +68,8 @@ class Registry:
                 point.load()
             except Exception as error:
                 raise AdvdpnpError(
-                    f"the {self.kind} plug-in '{point.name}' ({point.value}) fails to import: {error}; mend or uninstall it"
+                    f"the {self.kind} plug-in '{point.name}' ({point.value}) fails to import: {error}; "
+                    "mend or uninstall it"
                 ) from error
 
     def __iter__(self) -> Iterator[Entry]:

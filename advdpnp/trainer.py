@@ -39,7 +39,7 @@ _VALIDATION_BATCH = 500
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands: steps done of all steps of the run, means of the epoch so far, and the last epoch's metrics."""
+    """Where a run stands: steps done of all of the run, means of the epoch so far, and the last epoch's metrics."""
 
     epoch: int
     epochs: int
@@ -109,7 +109,9 @@ def train(
         run = _Run(recipe, dataset, folder, device)
         if (folder / "training.pt").exists():
             if not resume:
-                raise AdvdpnpError(f"{folder} already holds a run; add --resume to continue it or choose another --name")
+                raise AdvdpnpError(
+                    f"{folder} already holds a run; add --resume to continue it or choose another --name"
+                )
             run.load()
         write_text(folder / "recipe.yaml", recipe.to_yaml())
         while run.epoch < recipe.epochs:
@@ -118,9 +120,8 @@ def train(
                     report(run.progress())
                 if interrupted():
                     run.save()
-                    raise AdvdpnpError(
-                        f"stopped in epoch {run.epoch + 1} of {recipe.epochs} and saved; continue with: {resume_command}"
-                    )
+                    place = f"epoch {run.epoch + 1} of {recipe.epochs}"
+                    raise AdvdpnpError(f"stopped in {place} and saved; continue with: {resume_command}")
             run.end_epoch()
             report(run.progress())
         return pd.DataFrame(run.metrics)
@@ -208,8 +209,9 @@ class _Run:
         if any(finite < self.step for _, finite in totals.values()):
             first = min(totals, key=lambda name: totals[name][1])
             raise AdvdpnpError(
-                f"the loss term '{first}' is no longer finite in epoch {self.epoch + 1}, by step {self.step}; the last "
-                f"saved state in {self.folder} stands; lower optimiser.lr, set optimiser.clip=1 or lower the weight of the term"
+                f"the loss term '{first}' is no longer finite in epoch {self.epoch + 1}, by step {self.step}; "
+                f"the last saved state in {self.folder} stands; lower optimiser.lr, set optimiser.clip=1 or lower the "
+                "weight of the term"
             )
         return {name: total / self.step for name, (total, _) in totals.items()}
 
@@ -249,7 +251,9 @@ class _Run:
         for start in range(0, len(self.validation_split), _VALIDATION_BATCH):
             part = slice(start, start + _VALIDATION_BATCH)
             x, y = to_float(self.validation_split.images[part]), self.validation_split.labels[part]
-            draw = Draw.of(seed_of(self.recipe.seed, "validation"), torch.arange(start, start + len(x), device=x.device))
+            draw = Draw.of(
+                seed_of(self.recipe.seed, "validation"), torch.arange(start, start + len(x), device=x.device)
+            )
             x_adv = perturb(self.network, x, y, self.judge, draw)
             with torch.no_grad():
                 right = self.network(x).argmax(1) == y
@@ -291,12 +295,18 @@ class _Run:
         except AdvdpnpError:
             raise
         except Exception as error:  # torch.load raises whatever the unpickler meets in a damaged file
-            raise AdvdpnpError(f"{path} is damaged and cannot be resumed from; delete the folder and train again") from error
+            raise AdvdpnpError(
+                f"{path} is damaged and cannot be resumed from; delete the folder and train again"
+            ) from error
         if state["recipe"] != self.recipe.to_yaml():
             changed = _changed_lines(state["recipe"], self.recipe.to_yaml())
-            raise AdvdpnpError(f"{self.folder} holds a run of another recipe ({changed}); use its values or another --name")
+            raise AdvdpnpError(
+                f"{self.folder} holds a run of another recipe ({changed}); use its values or another --name"
+            )
         if state["data"] != self._data_hash():
-            raise AdvdpnpError(f"{self.folder} holds a run on other training images; use the same data or another --name")
+            raise AdvdpnpError(
+                f"{self.folder} holds a run on other training images; use the same data or another --name"
+            )
         self.network.load_state_dict(state["network"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.epoch, self.step = state["epoch"], state["step"]
@@ -327,7 +337,9 @@ class _Run:
 def attack_mode(network: nn.Module, mode: str) -> Iterator[None]:
     """The mode of the net during the inner attack; BatchNorm uses the statistics it says but updates none."""
     network.train(mode == "train")
-    tracking = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    tracking = [
+        m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats
+    ]
     if mode == "train":
         for layer in tracking:
             layer.track_running_stats = False
@@ -341,7 +353,9 @@ def attack_mode(network: nn.Module, mode: str) -> Iterator[None]:
 def _model_config(recipe: Recipe, dataset: Dataset, method: Method) -> ModelConfig:
     head = recipe.model.head or method.head
     if method.head == "prototype" and head != "prototype":
-        raise AdvdpnpError(f"the method {recipe.method['name']} needs prototypes; set model.head=prototype or leave it out")
+        raise AdvdpnpError(
+            f"the method {recipe.method['name']} needs prototypes; set model.head=prototype or leave it out"
+        )
     return ModelConfig(
         architecture=recipe.model.architecture,
         classes=dataset.classes,
@@ -364,13 +378,17 @@ def _optimiser(network: Network, recipe: Recipe) -> torch.optim.SGD:
     ]
     if prototypes:
         momentum = values.prototype_momentum
-        groups.append({
-            "params": prototypes,
-            "weight_decay": values.prototype_weight_decay,
-            "momentum": momentum,
-            "nesterov": values.nesterov and momentum > 0,
-        })
-    return torch.optim.SGD(groups, lr=values.lr, nesterov=values.nesterov and values.momentum > 0, momentum=values.momentum)
+        groups.append(
+            {
+                "params": prototypes,
+                "weight_decay": values.prototype_weight_decay,
+                "momentum": momentum,
+                "nesterov": values.nesterov and momentum > 0,
+            }
+        )
+    return torch.optim.SGD(
+        groups, lr=values.lr, nesterov=values.nesterov and values.momentum > 0, momentum=values.momentum
+    )
 
 
 def _changed_lines(old: str, new: str) -> str:

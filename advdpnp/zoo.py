@@ -53,8 +53,17 @@ class _Found:
     header: dict[str, Any] = field(default_factory=dict)
 
 
+Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
+"""Mean and standard deviation of each channel, for images in [0, 1]."""
+
+
 def load_model(
-    spec: str, *, weights: Path | None = None, dataset: "Dataset | None" = None, name: str | None = None
+    spec: str,
+    *,
+    weights: Path | None = None,
+    dataset: "Dataset | None" = None,
+    name: str | None = None,
+    normalisation: Normalisation | None = None,
 ) -> LoadedModel:
     """Load what ``spec`` names.
 
@@ -65,9 +74,9 @@ def load_model(
             ``robustbench:NAME`` or ``robustbench:L2/NAME``, downloaded into torch's hub folder on first use;
             ``package.module:factory``, called without arguments; its weights are its own, or ``weights``.
         weights: a file of weights in any format that ``foreign.read_state_dict`` knows.
-        dataset: gives the shape of images, the number of classes and (for bare weights) the normalisation; the model is
-            then tried on one image.
+        dataset: gives the shape of images and the number of classes; the model is then tried on one image.
         name: replaces the name that follows from the spec or the weights file.
+        normalisation: what the net was trained with, for weights of a registered architecture that do not tell.
 
     Raises:
         AdvdpnpError: the spec names nothing, a file or module is missing or damaged, the weights do not fit, a download
@@ -82,7 +91,7 @@ def load_model(
             "`advdpnp list models` shows, robustbench:NAME or package.module:factory"
         )
     with isolated_rng():
-        found = load(spec, weights, dataset)
+        found = load(spec, weights, dataset, normalisation)
         model = found.model.cpu().float().eval()
         if dataset is not None:
             _try(model, found.name, dataset)
@@ -97,6 +106,11 @@ def load_model(
     )
 
 
+def _refuse(normalisation: Normalisation | None, spec: str) -> None:
+    if normalisation is not None:
+        raise AdvdpnpError(f"{spec} normalises its images by itself; leave --mean and --std out")
+
+
 # Checkpoints of this program
 
 
@@ -105,7 +119,10 @@ def _is_path(spec: str) -> bool:
     return path.suffix == ".safetensors" or (spec != "" and path.exists() and not _is_registered(spec))
 
 
-def _load_path(spec: str, weights: Path | None, dataset: "Dataset | None") -> _Found:
+def _load_path(
+    spec: str, weights: Path | None, dataset: "Dataset | None", normalisation: Normalisation | None
+) -> _Found:
+    _refuse(normalisation, spec)
     if weights is not None:
         raise AdvdpnpError(f"{spec} has its own weights; leave --weights out, or name an architecture in its place")
     path = checkpoint_file(Path(spec))
@@ -130,32 +147,41 @@ def _is_registered(spec: str) -> bool:
     return True
 
 
-def _load_registered(spec: str, weights: Path | None, dataset: "Dataset | None") -> _Found:
+def _load_registered(
+    spec: str, weights: Path | None, dataset: "Dataset | None", normalisation: Normalisation | None
+) -> _Found:
     if weights is None:
         raise AdvdpnpError(f"'{spec}' is an architecture without weights; add --weights FILE, or give a checkpoint")
     if has_header(weights):
+        _refuse(normalisation, str(weights))
         model, header = load_checkpoint(weights)
         if model.config.architecture != spec:
             raise AdvdpnpError(f"{weights} holds a {model.config.architecture}, not a {spec}; give the file alone")
         return _Found(model, _checkpoint_name(weights), spec, header)
-    return _load_bare_weights(spec, weights, dataset)
+    return _load_bare_weights(spec, weights, dataset, normalisation)
 
 
-def _load_bare_weights(architecture: str, weights: Path, dataset: "Dataset | None") -> _Found:
-    """Weights without a description: the data set gives the shapes, and the normalisation if the file has none."""
+def _load_bare_weights(
+    architecture: str, weights: Path, dataset: "Dataset | None", normalisation: Normalisation | None
+) -> _Found:
+    """Weights without a description: the data set gives the shapes, the file or the caller the normalisation.
+
+    It is never guessed: a wrong one costs accuracy that looks like robustness lost or won.
+    """
     if dataset is None:
         raise AdvdpnpError(f"{weights} does not tell what it classifies; name the data set, or give a factory")
     state_dict = read_state_dict(weights)
-    header = {}
-    try:
-        mean, std = state_dict.get("normalise.mean"), state_dict.get("normalise.std")
-        if mean is None or std is None:
-            mean, std = torch.tensor(dataset.mean), torch.tensor(dataset.std)
-            header["normalisation"] = f"assumed: mean and std of {dataset.name}"
-    except AdvdpnpError as error:
+    stored = [state_dict.get(f"normalise.{name}") for name in ("mean", "std")]
+    if stored[0] is not None and stored[1] is not None:
+        _refuse(normalisation, str(weights))
+        mean, std = (tuple(tensor.flatten().tolist()) for tensor in stored if tensor is not None)
+    elif normalisation is not None:
+        mean, std = normalisation
+    else:
         raise AdvdpnpError(
-            f"{weights} does not tell how its model normalises images; give package.module:factory, whose model does it"
-        ) from error
+            f"{weights} does not tell how its net normalises images; add --mean and --std (0 and 1 if it does not), "
+            "one value per channel with commas, or give package.module:factory, whose model does it"
+        )
     config = ModelConfig(
         architecture=architecture,
         classes=dataset.classes,
@@ -164,12 +190,12 @@ def _load_bare_weights(architecture: str, weights: Path, dataset: "Dataset | Non
         feature_dim=None,
         head="linear",
         radius=None,
-        mean=tuple(mean.flatten().tolist()),
-        std=tuple(std.flatten().tolist()),
+        mean=mean,
+        std=std,
     )
     model = build_model(config)
     load_into(model, _as_network(state_dict, model), weights)
-    return _Found(model, weights.stem, architecture, header)
+    return _Found(model, weights.stem, architecture)
 
 
 def _as_network(state_dict: dict[str, Tensor], model: Network) -> dict[str, Tensor]:
@@ -192,7 +218,10 @@ def _is_robustbench(spec: str) -> bool:
     return spec.startswith("robustbench:")
 
 
-def _load_robustbench(spec: str, weights: Path | None, dataset: "Dataset | None") -> _Found:
+def _load_robustbench(
+    spec: str, weights: Path | None, dataset: "Dataset | None", normalisation: Normalisation | None
+) -> _Found:
+    _refuse(normalisation, spec)
     from advdpnp.compat import import_robustbench
 
     if weights is not None:
@@ -238,7 +267,10 @@ def _is_factory(spec: str) -> bool:
     return all(part.isidentifier() for part in f"{module}.{attribute}".split("."))
 
 
-def _load_factory(spec: str, weights: Path | None, dataset: "Dataset | None") -> _Found:
+def _load_factory(
+    spec: str, weights: Path | None, dataset: "Dataset | None", normalisation: Normalisation | None
+) -> _Found:
+    _refuse(normalisation, spec)
     module, _, attribute = spec.partition(":")
     with _working_folder_importable():
         factory = _find_factory(module, attribute)
@@ -317,7 +349,7 @@ def _describe(error: BaseException) -> str:
     return f"{type(error).__name__}: {first}"
 
 
-_Loader = Callable[[str, Path | None, "Dataset | None"], _Found]
+_Loader = Callable[[str, Path | None, "Dataset | None", Normalisation | None], _Found]
 
 _KINDS: tuple[tuple[Callable[[str], bool], _Loader], ...] = (
     (_is_path, _load_path),

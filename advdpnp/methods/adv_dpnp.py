@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from advdpnp.losses import CONSISTENCIES
 from advdpnp.methods.base import METHODS, Terms
-from advdpnp.methods.dpnp import PrototypeWeights, prototype_head
+from advdpnp.methods.dpnp import PrototypeWeights, with_prototypes
 
 
 @METHODS.register(
@@ -43,11 +43,12 @@ class AdvDPNP(PrototypeWeights):
 
     def loss(self, model: nn.Module, x: Tensor, x_adv: Tensor | None, y: Tensor) -> tuple[Tensor, Terms]:
         assert x_adv is not None
+        network, head = with_prototypes(model)
         if self.batchnorm == "joint":
-            clean, adversarial = model.features(torch.cat([x, x_adv])).chunk(2)
+            clean, adversarial = network.features(torch.cat([x, x_adv])).chunk(2)
         else:
-            clean, adversarial = model.features(x), model.features(x_adv)
-        prototypes = prototype_head(model).prototypes
+            clean, adversarial = network.features(x), network.features(x_adv)
+        prototypes = head.prototypes
         fixed = prototypes.detach()
         clean_loss, terms = self.clean_loss(clean, prototypes, y)
         adversarial_loss, adversarial_terms = self.sample_terms(adversarial, fixed, y, "_adv")
@@ -56,4 +57,4 @@ class AdvDPNP(PrototypeWeights):
         return loss, {**terms, **adversarial_terms, "consistency": consistency}
 
     def start_epoch(self, model: nn.Module) -> None:
-        prototype_head(model).renormalise()
+        with_prototypes(model)[1].renormalise()

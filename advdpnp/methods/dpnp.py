@@ -7,6 +7,7 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
+from advdpnp.errors import AdvdpnpError
 from advdpnp.losses import class_repulsion, pull, sample_repulsion
 from advdpnp.methods.base import METHODS, Terms, accuracy
 from advdpnp.models.network import Network
@@ -15,11 +16,15 @@ from advdpnp.prototypes import PrototypeHead
 Repulsion = Literal["root-distance", "sum-of-roots", "squared-sum-of-roots"]
 
 
-def prototype_head(model: nn.Module) -> PrototypeHead:
-    """The prototype head of a network built with one."""
-    assert isinstance(model, Network)
-    assert isinstance(model.head, PrototypeHead)
-    return model.head
+def with_prototypes(model: nn.Module) -> tuple[Network, PrototypeHead]:
+    """The model as a network, and its prototype head.
+
+    Raises:
+        AdvdpnpError: it has none.
+    """
+    if not (isinstance(model, Network) and isinstance(model.head, PrototypeHead)):
+        raise AdvdpnpError("this method needs a network with a prototype head; build it with head='prototype'")
+    return model, model.head
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -74,7 +79,8 @@ class DPNP(PrototypeWeights):
     inner_objective: str = "ce"
 
     def loss(self, model: nn.Module, x: Tensor, x_adv: Tensor | None, y: Tensor) -> tuple[Tensor, Terms]:
-        return self.clean_loss(model.features(x), prototype_head(model).prototypes, y)
+        network, head = with_prototypes(model)
+        return self.clean_loss(network.features(x), head.prototypes, y)
 
     def start_epoch(self, model: nn.Module) -> None:
-        prototype_head(model).renormalise()
+        with_prototypes(model)[1].renormalise()

@@ -19,4 +19,6 @@ def _split(n: int, seed: int) -> Split:
 
 @pytest.fixture(scope="session")
 def quadrants() -> Dataset:
-    return Dataset("quadrants", ("nw", "ne", "sw", "se"), _split(96, 0), _split(32, 1), _split(32, 2), augmentation="none")
+    return Dataset(
+        "quadrants", ("nw", "ne", "sw", "se"), _split(96, 0), _split(32, 1), _split(32, 2), augmentation="none"
+    )

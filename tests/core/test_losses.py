@@ -42,7 +42,9 @@ def test_pull_is_mean_squared_distance(batch):
 PLAIN_READINGS = {
     "root-distance": lambda a, b: math.sqrt(_distance(a, b)),
     "sum-of-roots": lambda a, b: sum(math.sqrt(abs(float(u) - float(v))) for u, v in zip(a, b, strict=True)),
-    "squared-sum-of-roots": lambda a, b: sum(math.sqrt(abs(float(u) - float(v))) for u, v in zip(a, b, strict=True)) ** 2,
+    "squared-sum-of-roots": lambda a, b: (
+        sum(math.sqrt(abs(float(u) - float(v))) for u, v in zip(a, b, strict=True)) ** 2
+    ),
 }
 
 
@@ -52,7 +54,9 @@ def test_repulsions_match_the_plain_computation(batch, reading):
     plain = PLAIN_READINGS[reading]
     samples = [plain(h, prototypes[_nearest(h, prototypes, int(own))]) for h, own in zip(features, y, strict=True)]
     classes = [plain(c, prototypes[_nearest(c, prototypes, j)]) for j, c in enumerate(prototypes)]
-    assert float(losses.sample_repulsion(features, prototypes, y, reading)) == pytest.approx(sum(samples) / 7, rel=1e-12)
+    assert float(losses.sample_repulsion(features, prototypes, y, reading)) == pytest.approx(
+        sum(samples) / 7, rel=1e-12
+    )
     assert float(losses.class_repulsion(prototypes, reading)) == pytest.approx(sum(classes) / 4, rel=1e-12)
 
 

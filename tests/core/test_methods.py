@@ -14,8 +14,15 @@ METHOD_NAMES = METHODS.names()
 def tiny_network(head: str = "prototype", radius: float = 1.0, dtype: torch.dtype = torch.float64):
     torch.manual_seed(0)
     config = ModelConfig(
-        architecture="small-cnn", classes=4, channels=1, image_size=(8, 8), feature_dim=6, head=head,
-        radius=radius if head == "prototype" else None, mean=(0.5,), std=(0.25,),
+        architecture="small-cnn",
+        classes=4,
+        channels=1,
+        image_size=(8, 8),
+        feature_dim=6,
+        head=head,
+        radius=radius if head == "prototype" else None,
+        mean=(0.5,),
+        std=(0.25,),
     )
     return build_model(config).to(dtype)
 
@@ -28,7 +35,11 @@ def batch(n: int = 8, dtype: torch.dtype = torch.float64):
 
 
 def backbone_gradient(network) -> float:
-    return sum(float(p.grad.abs().sum()) for n, p in network.named_parameters() if n != "head.prototypes" and p.grad is not None)
+    return sum(
+        float(p.grad.abs().sum())
+        for n, p in network.named_parameters()
+        if n != "head.prototypes" and p.grad is not None
+    )
 
 
 @pytest.mark.parametrize("name", METHOD_NAMES)
@@ -50,7 +61,9 @@ def test_adversarial_terms_leave_prototypes_alone_and_move_the_backbone(term, ba
     weights = {"branch": {"beta": 1.0, "lambda_cons": 0.0}, "consistency": {"beta": 0.0, "lambda_cons": 1.0}}[term]
     method = METHODS.make("adv-dpnp", batchnorm=batchnorm, lambda_pos=1.0, lambda_sample_neg=1.0, **weights)
     monkeypatch.setattr(
-        type(method), "clean_loss", lambda self, features, prototypes, y: (features.sum() * 0 + prototypes.sum() * 0, {})
+        type(method),
+        "clean_loss",
+        lambda self, features, prototypes, y: (features.sum() * 0 + prototypes.sum() * 0, {}),
     )
     network = tiny_network()
     x, x_adv, y = batch()
@@ -84,8 +97,10 @@ def test_dpnp_loss_is_the_sum_of_its_terms():
     loss, _ = method.loss(network, x, None, y)
     h, c = network.features(x), network.head.prototypes
     expected = (
-        F.cross_entropy(h @ c.T, y) + 0.3 * losses.pull(h, c, y)
-        - 0.2 * losses.sample_repulsion(h, c, y) - 0.7 * losses.class_repulsion(c)
+        F.cross_entropy(h @ c.T, y)
+        + 0.3 * losses.pull(h, c, y)
+        - 0.2 * losses.sample_repulsion(h, c, y)
+        - 0.7 * losses.class_repulsion(c)
     )
     assert loss.item() == pytest.approx(expected.item(), rel=1e-12)
 

@@ -29,7 +29,9 @@ def test_recipes_of_the_papers_say_of_each_value_where_it_comes_from(name):
 def test_later_layers_win(tmp_path):
     assert resolve_recipe("ce", "digits").attack.eps == "0.1"
     assert resolve_recipe("ce", "cifar10").attack.eps == "8/255"
-    recipe = resolve_recipe("adv-dpnp", "digits", {"attack.eps": "0.2", "epochs": None}, ["method.beta=3", "model.feature_dim=null"])
+    recipe = resolve_recipe(
+        "adv-dpnp", "digits", {"attack.eps": "0.2", "epochs": None}, ["method.beta=3", "model.feature_dim=null"]
+    )
     assert (recipe.attack.eps, recipe.method["beta"], recipe.model.feature_dim) == ("0.2", 3, None)
     own = tmp_path / "mine.yaml"
     own.write_text("method: {name: ce}\nepochs: 3\nattack: {eps: 0.05}\n")

@@ -12,7 +12,14 @@ from advdpnp.errors import AdvdpnpError
 from advdpnp.recipe import resolve_recipe
 from advdpnp.trainer import attack_mode, build_method, train
 
-SMALL = {"epochs": 2, "batch_size": 32, "attack.steps": 2, "attack.eps": "0.1", "validation_steps": 2, "optimiser.lr": 0.05}
+SMALL = {
+    "epochs": 2,
+    "batch_size": 32,
+    "attack.steps": 2,
+    "attack.eps": "0.1",
+    "validation_steps": 2,
+    "optimiser.lr": 0.05,
+}
 
 
 def recipe(name: str = "adv-dpnp", **changes):
@@ -91,7 +98,7 @@ def test_a_folder_with_a_run_is_not_overwritten(quadrants, tmp_path):
     train(recipe(epochs=1), quadrants, tmp_path)
     with pytest.raises(AdvdpnpError, match="add --resume"):
         train(recipe(epochs=1), quadrants, tmp_path)
-    with pytest.raises(AdvdpnpError, match="another recipe.*seed: 0"):
+    with pytest.raises(AdvdpnpError, match=r"another recipe.*seed: 0"):
         train(recipe(epochs=1, seed=3), quadrants, tmp_path, resume=True)
 
 

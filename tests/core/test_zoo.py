@@ -104,12 +104,12 @@ def test_bare_weights_fit_a_registered_architecture_whatever_its_classifier_is_c
     weights |= {f"{classifier}.{name}": tensor for name, tensor in original.head.state_dict().items()}
     torch.save({"net": {f"module.{name}": tensor for name, tensor in weights.items()}}, path)
     dataset = data()
-    loaded = load_model(architecture, weights=path, dataset=dataset)
-    mean, std = torch.tensor(dataset.mean)[:, None, None], torch.tensor(dataset.std)[:, None, None]
+    normalisation = ((0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
+    loaded = load_model(architecture, weights=path, dataset=dataset, normalisation=normalisation)
+    mean, std = (torch.tensor(values)[:, None, None] for values in normalisation)
     x = torch.rand(2, 3, 32, 32)
     torch.testing.assert_close(loaded.model(x), original.head(original.backbone((x - mean) / std)))
     assert (loaded.name, loaded.architecture) == ("theirs", architecture)
-    assert loaded.header == {"normalisation": "assumed: mean and std of trial"}
 
 
 def test_weights_with_their_normalisation_keep_it(tmp_path: Path) -> None:
@@ -122,14 +122,18 @@ def test_weights_with_their_normalisation_keep_it(tmp_path: Path) -> None:
     assert loaded.header == {}
 
 
-def test_bare_weights_need_a_data_set_and_its_normalisation(tmp_path: Path) -> None:
+def test_the_normalisation_of_bare_weights_is_never_guessed(tmp_path: Path) -> None:
     path = tmp_path / "weights.pt"
     torch.save(network().backbone.state_dict(), path)
     with pytest.raises(AdvdpnpError, match="name the data set"):
         load_model("small-cnn", weights=path)
-    empty = Split(torch.empty(0, 3, 32, 32, dtype=torch.uint8), torch.empty(0, dtype=torch.int64))
-    with pytest.raises(AdvdpnpError, match="does not tell how its model normalises"):
-        load_model("small-cnn", weights=path, dataset=Dataset("trial", tuple("ab"), empty, empty, split()))
+    with pytest.raises(AdvdpnpError, match="add --mean and --std"):
+        load_model("small-cnn", weights=path, dataset=data())
+
+
+def test_a_net_that_normalises_by_itself_takes_no_normalisation(run: Path) -> None:
+    with pytest.raises(AdvdpnpError, match="normalises its images by itself"):
+        load_model(str(run), normalisation=((0.0,), (1.0,)))
 
 
 def test_an_architecture_with_a_checkpoint_must_agree_with_it(run: Path) -> None:
@@ -141,7 +145,7 @@ def test_an_architecture_with_a_checkpoint_must_agree_with_it(run: Path) -> None
 def test_weights_of_another_architecture_are_listed_by_name(tmp_path: Path) -> None:
     torch.save(network("resnet20").backbone.state_dict(), tmp_path / "weights.pt")
     with pytest.raises(AdvdpnpError, match=r"missing: .*backbone\.stages\.0\.weight.* unexpected: conv1\.weight"):
-        load_model("small-cnn", weights=tmp_path / "weights.pt", dataset=data())
+        load_model("small-cnn", weights=tmp_path / "weights.pt", dataset=data(), normalisation=((0.0,) * 3, (1.0,) * 3))
 
 
 def test_a_model_that_does_not_fit_the_data_set_is_refused(run: Path) -> None:

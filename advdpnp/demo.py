@@ -1,0 +1,43 @@
+"""The demonstration: four methods on real digits, everything against them, one leaderboard."""
+
+from pathlib import Path
+
+from advdpnp.console import training_bar
+from advdpnp.datasets import load_dataset
+from advdpnp.eval.command import evaluate_command
+from advdpnp.recipe import resolve_recipe
+from advdpnp.trainer import train
+
+RECIPES = ("ce", "dpnp", "pgd-at", "adv-dpnp")
+
+
+def run_demo(folder: Path, *, seed: int, limit: int, device: str) -> None:
+    """Train the four methods into ``folder/runs``, evaluate them into ``folder/results``; continues what is there."""
+    dataset = load_dataset("digits")
+    runs = []
+    for name in RECIPES:
+        run = folder / "runs" / (name if seed == 0 else f"{name}-s{seed}")
+        recipe = resolve_recipe(name, "digits", {"seed": seed})
+        with training_bar(run.name) as report:
+            train(recipe, dataset, run, resume=True, device=device, report=report, resume_command="advdpnp demo")
+        runs.append(run)
+    evaluate_command(
+        checkpoints=runs,
+        models=[],
+        weights=[],
+        names=[],
+        mean=None,
+        std=None,
+        dataset="digits",
+        attacks="all",
+        corruptions="auto",
+        norm=None,
+        eps=[],
+        limit=limit,
+        seed=seed,
+        batch_size=None,
+        results=folder / "results",
+        data_root=None,
+        download=False,
+        device=device,
+    )

@@ -1,0 +1,37 @@
+"""Counts what a package's attack costs."""
+
+import torch
+from torch import Tensor, nn
+
+
+class CountedModel(nn.Module):
+    """The model it wraps, counting rows forward and backward.
+
+    Its input gradients are contiguous: the packages call ``.view`` on them, which fails for channels_last models.
+
+    Attributes:
+        forwards, backwards: rows since the last ``reset``.
+        first_zero: for the first gradient since then, which rows were exactly zero (or not finite), bool (m,).
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.reset()
+
+    def reset(self) -> None:
+        self.forwards, self.backwards = 0, 0
+        self.first_zero: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.forwards += len(x)
+        if x.requires_grad and torch.is_grad_enabled():
+            x = x.view_as(x)
+            x.register_hook(self._backward)
+        return self.model(x)  # type: ignore[no-any-return]
+
+    def _backward(self, gradient: Tensor) -> Tensor:
+        self.backwards += len(gradient)
+        if self.first_zero is None:
+            self.first_zero = ((gradient == 0) | ~torch.isfinite(gradient)).flatten(1).all(1)
+        return gradient.contiguous()

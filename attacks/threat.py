@@ -1,0 +1,72 @@
+"""Threat models: what an adversary may do to an image."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from advdpnp.errors import AdvdpnpError
+
+NORMS = ("linf", "l2", "l1")
+
+
+@dataclass(frozen=True)
+class ThreatModel:
+    """All images in the box [low, high] whose distance to the clean image is at most eps.
+
+    Attributes:
+        norm: "linf", "l2" or "l1", over all values of one image.
+        eps: the radius, for images in [0, 1].
+        text: eps as the user wrote it ("8/255").
+    """
+
+    norm: str
+    eps: float
+    text: str
+    low: float = 0.0
+    high: float = 1.0
+
+    @classmethod
+    def parse(cls, norm: str, eps: str | float) -> "ThreatModel":
+        """Read a norm ("linf", "Linf", "l2", "l1") and a radius: a number or a fraction such as "8/255".
+
+        Raises:
+            AdvdpnpError: unknown norm; eps is no positive finite number; a Linf eps above 1 (images are in [0, 1]).
+        """
+        name, text = norm.strip().lower(), str(eps).strip()
+        if name not in NORMS:
+            raise AdvdpnpError(f"there is no norm called '{norm}'; choose one of {', '.join(NORMS)}")
+        numerator, slash, denominator = text.partition("/")
+        try:
+            value = float(numerator) / float(denominator) if slash else float(numerator)
+        except (ValueError, ZeroDivisionError):
+            value = math.nan
+        if not (math.isfinite(value) and value > 0):
+            raise AdvdpnpError(f"eps '{eps}' is not a positive number; write it as 0.03 or 8/255")
+        if name == "linf" and value > 1:
+            raise AdvdpnpError(
+                f"a Linf eps of {text} exceeds the range of images, which is [0, 1]; did you mean {text}/255?"
+            )
+        return cls(name, value, text)
+
+    @property
+    def label(self) -> str:
+        """For tables: "linf 8/255"."""
+        return f"{self.norm} {self.text}"
+
+    def distance(self, x: Tensor, x_adv: Tensor) -> Tensor:
+        """Norm of x_adv - x per sample, shape (n,), in float64 (float32 rounds sums of 3,072 squares visibly)."""
+        order = {"linf": math.inf, "l2": 2, "l1": 1}[self.norm]
+        difference = (x_adv.double() - x.double()).flatten(1)
+        distance: Tensor = torch.linalg.vector_norm(difference, ord=order, dim=1)
+        return distance
+
+    def contains(self, x: Tensor, x_adv: Tensor) -> Tensor:
+        """Whether each x_adv is allowed, bool, shape (n,).
+
+        The slack is what float32 needs: (x + eps) - x can exceed 8/255 by 2.8e-8.
+        """
+        in_ball = self.distance(x, x_adv) <= self.eps * (1 + 1e-6) + 1e-7
+        flat = x_adv.flatten(1)
+        return in_ball & (flat >= self.low).all(1) & (flat <= self.high).all(1)

@@ -1,0 +1,16 @@
+"""Evaluation: verdicts per sample, what follows from them, and how it is shown.
+
+Importing this package imports nothing heavy; the modules are:
+
+    evaluate      any number of models on a data set
+    memory        one model on arrays in memory (``advdpnp.evaluate``)
+    plan, run     what is asked of every model, and how one of them is put through it
+    progress      how an evaluation tells what it does
+    unit, store   what a verdict file is of, and how it is written and continued
+    results       verdict files read back, and which of them make one row of a table
+    statistics    Wilson intervals and the exact McNemar test
+    flags         signs that a robustness number cannot be trusted
+    leaderboard   the table, as data frame, CSV and Markdown
+    figures       the pictures
+    command       what the command line does with all of this
+"""

@@ -1,0 +1,158 @@
+"""What ``advdpnp eval`` and ``advdpnp leaderboard`` do, put together from the library."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from advdpnp.console import evaluation_bar, out, print_leaderboard
+from advdpnp.datasets import Dataset, load_dataset
+from advdpnp.errors import AdvdpnpError
+from advdpnp.eval.evaluate import evaluate_models
+from advdpnp.eval.figures import draw_figures
+from advdpnp.eval.leaderboard import accuracy_columns, build_leaderboard, write_leaderboard
+from advdpnp.zoo import LoadedModel, Normalisation, load_model
+
+_DEFAULT_EPS = {"linf": "8/255", "l2": "0.5"}
+
+
+def evaluate_command(
+    *,
+    checkpoints: Sequence[Path],
+    models: Sequence[str],
+    weights: Sequence[str],
+    names: Sequence[str],
+    mean: str | None,
+    std: str | None,
+    dataset: str | None,
+    attacks: str,
+    corruptions: str,
+    norm: str | None,
+    eps: Sequence[str],
+    limit: int | None,
+    seed: int,
+    batch_size: int | None,
+    results: Path | None,
+    data_root: Path | None,
+    download: bool,
+    device: str,
+) -> None:
+    """Load, evaluate, draw, and print the rows that were asked for.
+
+    What the user leaves open is taken from the checkpoints where they agree: data set, norm and eps.
+    """
+    if not checkpoints and not models:
+        raise AdvdpnpError("there is nothing to evaluate; give a run folder, a .safetensors file or --model")
+    own = [load_model(str(path)) for path in checkpoints]
+    data = _dataset(dataset, own, data_root, download)
+    own = [load_model(str(path), dataset=data) for path in checkpoints]  # now tried on an image of this data set
+    loaded = _named([*own, *_foreign(models, weights, data, _normalisation(mean, std, data))], names)
+    norm = norm or _common(own, "norm") or "linf"
+    radii = [text.strip() for item in eps for text in item.split(",") if text.strip()]
+    if not radii:
+        radii = [
+            _common(own, "eps") if norm == _common(own, "norm") else None or _DEFAULT_EPS.get(norm.lower(), "8/255")
+        ]
+    results = results or Path("results") / data.label
+    with evaluation_bar() as progress:
+        frame = evaluate_models(
+            loaded,
+            data,
+            out=results,
+            attacks=attacks,
+            norm=norm,
+            eps=radii,
+            limit=limit,
+            seed=seed,
+            batch_size=batch_size,
+            device=device,
+            corruptions=corruptions or ("auto" if attacks == "all" else "none"),
+            data_root=data_root,
+            progress=progress,
+        )
+    _show(frame, results)
+
+
+def leaderboard_command(folders: Sequence[Path], results: Path) -> None:
+    """Tables and figures from stored verdicts."""
+    frame = build_leaderboard(folders)
+    write_leaderboard(frame, results)
+    _show(frame, results, folders)
+
+
+def _show(frame: pd.DataFrame, results: Path, folders: Sequence[Path] | None = None) -> None:
+    figures = draw_figures(folders or [results], results)
+    print_leaderboard(
+        frame.assign(threat=frame["norm"] + " " + frame["eps_text"]),
+        ["model", "threat", *accuracy_columns(frame), "n", "flags"],
+    )
+    out.print(f"\n{results / 'leaderboard.csv'}, .md and {len(figures)} figures", markup=False)
+
+
+def _dataset(name: str | None, own: Sequence[LoadedModel], data_root: Path | None, download: bool) -> Dataset:
+    named = {str(model.header["dataset"]) for model in own if model.header.get("dataset")}
+    if name is None and len(named) != 1:
+        found = (
+            f"the checkpoints were trained on {' and '.join(sorted(named))}"
+            if named
+            else "nothing says what it was trained on"
+        )
+        raise AdvdpnpError(f"{found}; choose the test images with --dataset")
+    return load_dataset(name or named.pop(), data_root=data_root, download=download, train=False)
+
+
+def _normalisation(mean: str | None, std: str | None, data: Dataset) -> Normalisation | None:
+    """The two options as numbers per channel; one number serves all channels."""
+    if mean is None and std is None:
+        return None
+    if mean is None or std is None:
+        raise AdvdpnpError("--mean and --std belong together; give both")
+    values = []
+    for option, text in (("--mean", mean), ("--std", std)):
+        try:
+            numbers = tuple(float(part) for part in text.split(","))
+        except ValueError:
+            raise AdvdpnpError(
+                f"{option} '{text}' is not a list of numbers; write 0.49,0.48,0.45 or one number"
+            ) from None
+        values.append(numbers * data.channels if len(numbers) == 1 else numbers)
+    return values[0], values[1]
+
+
+def _foreign(
+    models: Sequence[str], weights: Sequence[str], data: Dataset, normalisation: Normalisation | None
+) -> list[LoadedModel]:
+    if weights and len(weights) != len(models):
+        raise AdvdpnpError(
+            f"there are {len(models)} --model and {len(weights)} --weights; give one per --model, in the same order, "
+            "`-` for none"
+        )
+    paths = [None if text == "-" else Path(text) for text in weights] or [None] * len(models)
+    return [
+        load_model(spec, weights=path, dataset=data, normalisation=normalisation)
+        for spec, path in zip(models, paths, strict=True)
+    ]
+
+
+def _named(loaded: Sequence[LoadedModel], names: Sequence[str]) -> list[LoadedModel]:
+    from dataclasses import replace
+
+    if names and len(names) != len(loaded):
+        raise AdvdpnpError(
+            f"there are {len(loaded)} models and {len(names)} --name; give one per model, in the same order"
+        )
+    named = [replace(model, name=name) for model, name in zip(loaded, names, strict=True)] if names else list(loaded)
+    seen: dict[str, str] = {}
+    for model in named:
+        if seen.setdefault(model.name, model.weights_hash) != model.weights_hash:
+            raise AdvdpnpError(
+                f"two different models are called '{model.name}'; tell them apart with --name, one per model"
+            )
+    return named
+
+
+def _common(own: Sequence[LoadedModel], key: str) -> Any:
+    """A value of the training attack, if all checkpoints have the same."""
+    values = {str(model.header.get("recipe", {}).get("attack", {}).get(key)) for model in own}
+    return values.pop() if len(values) == 1 and values != {"None"} else None

@@ -1,0 +1,131 @@
+"""Evaluation of any number of models: plan, run each, tabulate."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from advdpnp.attacks import resolve_attacks
+from advdpnp.attacks.threat import ThreatModel
+from advdpnp.corruption import corruption_cells
+from advdpnp.datasets import Dataset, Split
+from advdpnp.errors import AdvdpnpError
+from advdpnp.eval.leaderboard import tabulate_rows, write_leaderboard
+from advdpnp.eval.plan import Plan, choose_device, command_line
+from advdpnp.eval.progress import Progress, Silent
+from advdpnp.eval.results import Row, StoredUnit, find_results, make_rows
+from advdpnp.eval.run import run_model
+from advdpnp.eval.unit import CORRUPTION
+from advdpnp.randomness import isolated_rng
+from advdpnp.zoo import LoadedModel
+
+
+def evaluate_models(
+    models: Sequence[LoadedModel],
+    dataset: Dataset,
+    *,
+    out: Path,
+    attacks: str = "all",
+    norm: str = "linf",
+    eps: Sequence[str | float] = ("8/255",),
+    limit: int | None = None,
+    seed: int = 0,
+    batch_size: int | None = None,
+    device: str | torch.device | None = None,
+    corruptions: str = "none",
+    data_root: Path | None = None,
+    progress: Progress | None = None,
+    command: str | None = None,
+) -> pd.DataFrame:
+    """Evaluate models and write ``out/leaderboard.csv`` and ``.md``; what ``out`` holds already is not repeated.
+
+    Verdicts are on disk as they are found: after an interruption the same call continues. The rows have exactly the
+    samples asked for; attacks that an earlier evaluation has stored for all of these are shown too. The written table
+    adds the rows of whatever else is complete in ``out``.
+
+    Args:
+        models: what to evaluate. Their modes, weights and devices are afterwards as before.
+        dataset: whose test images are used.
+        out: folder of the results.
+        attacks: "all" (fgsm, pgd-20, cw, autoattack), "none", or names with commas.
+        norm: "linf" or "l2".
+        eps: one or several radii.
+        limit: use the first so many test images; None uses all.
+        seed: of everything random in the attacks.
+        batch_size: most images in work at once.
+        device: None or "auto" takes a GPU if there is one.
+        corruptions: "none", "auto" or "cifar10-c".
+        data_root: where official corrupted images are looked for.
+        progress: is told what happens; nothing is printed.
+        command: the command line, for the record; None finds out.
+
+    Returns:
+        The rows that were asked for, as ``build_leaderboard`` makes them.
+
+    Raises:
+        AdvdpnpError: nothing to evaluate, unknown attacks, unusable images or models, a folder that another
+            process writes to.
+    """
+    if not models:
+        raise AdvdpnpError("there is no model to evaluate; give a checkpoint or --model")
+    threats = tuple({threat.eps: threat for threat in (ThreatModel.parse(norm, radius) for radius in eps)}.values())
+    if not threats:
+        raise AdvdpnpError("there is no eps; give one, for example 8/255")
+    for threat in threats:  # a misspelt attack shows before hours of work, not after
+        resolve_attacks(attacks, threat, max(2, dataset.classes))
+    plan = Plan(
+        dataset=dataset,
+        attacks=attacks,
+        threats=threats,
+        samples=_first_samples(dataset, limit),
+        seed=seed,
+        batch_size=batch_size,
+        device=choose_device(device),
+        progress=progress or Silent(),
+        corruptions=corruption_cells(corruptions, _as_bytes(dataset), data_root, seed),
+        command=command_line() if command is None else command,
+    )
+    asked: set[str] = set()
+    with isolated_rng():
+        for model in models:
+            asked |= run_model(model, plan, out)
+    rows = _rows_asked_for(models, plan, out, asked)
+    keys = {row.key for row in rows}
+    others = [row for row in make_rows(find_results([out])) if row.key not in keys]
+    write_leaderboard(tabulate_rows([*rows, *others]), out)
+    return tabulate_rows(rows)
+
+
+def _as_bytes(dataset: Dataset) -> Dataset:
+    """The data set with uint8 test images, which is what corruptions are made of; floats are rounded."""
+    test = dataset.test
+    if test.images.dtype == torch.uint8:
+        return dataset
+    return replace(dataset, test=Split((test.images * 255).round().to(torch.uint8), test.labels))
+
+
+def _first_samples(dataset: Dataset, limit: int | None) -> np.ndarray:
+    if not len(dataset.test):
+        raise AdvdpnpError(f"the data set {dataset.label} has no test images; there is nothing to evaluate on")
+    if limit is not None and limit < 1:
+        raise AdvdpnpError(f"a limit of {limit} leaves no image; give 1 or more")
+    return np.arange(len(dataset.test) if limit is None else min(limit, len(dataset.test)))
+
+
+def _rows_asked_for(models: Sequence[LoadedModel], plan: Plan, out: Path, asked: set[str]) -> list[Row]:
+    """One row per model and threat model, of the plan's samples; clean images alone if no attack was asked for."""
+    names = {(model.name, model.weights_hash) for model in models}
+    attacked = any(resolve_attacks(plan.attacks, threat, plan.dataset.classes) for threat in plan.threats)
+    radii = {(threat.norm, threat.eps) for threat in plan.threats} if attacked else set()
+
+    def concerns(unit: StoredUnit) -> bool:
+        if (unit.model.name, unit.model.weights_hash) not in names or unit.data != plan.dataset.test.content_hash:
+            return False
+        if unit.label.startswith(CORRUPTION):
+            return unit.hash in asked or plan.corruptions is None
+        return unit.threat is None or (unit.threat[:2] in radii and unit.seed == plan.seed)
+
+    return make_rows([unit for unit in find_results([out]) if concerns(unit)], plan.samples, preferred=asked)

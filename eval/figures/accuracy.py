@@ -1,0 +1,99 @@
+"""Accuracy per attack and model: a panel per attack, a line per model, with 95 % intervals."""
+
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from advdpnp.eval.figures.style import GRID, INK, QUIET, bare, drawing
+from advdpnp.eval.leaderboard import order_attacks
+from advdpnp.eval.results import Row
+from advdpnp.eval.statistics import wilson
+from advdpnp.eval.unit import file_name
+
+PANEL = 1.55  # inches
+LINE = 0.34
+
+
+def draw_accuracy(rows: Sequence[Row], colours: dict[str, str], out: Path) -> list[Path]:
+    """One figure per data set, threat model and seed: ``accuracy-digits-linf-0.1.png``."""
+    paths = []
+    seeds = {row.seed for row in rows if row.attacks}
+    for (dataset, data, threat, seed), group in _grouped(rows):
+        seed_suffix = f"-seed{seed}" if len(seeds) > 1 else ""
+        data_suffix = f"-{data[:8]}" if len({row.data for row in rows if row.dataset == dataset}) > 1 else ""
+        path = out / f"accuracy-{file_name(dataset)}{data_suffix}-{threat[0]}-{file_name(threat[2])}{seed_suffix}.png"
+        _draw(group, colours, path)
+        paths.append(path)
+    return paths
+
+
+def _grouped(rows: Sequence[Row]) -> list[tuple[tuple[str, str, tuple[str, float, str], int], list[Row]]]:
+    def key(row: Row) -> tuple[str, str, str, float, int]:
+        return row.dataset, row.data, row.threat.norm, row.threat.eps, row.seed or 0
+
+    attacked = sorted((row for row in rows if row.attacks), key=key)
+    groups = [list(group) for _, group in groupby(attacked, key)]
+    return [((g[0].dataset, g[0].data, g[0].threat, g[0].seed or 0), g) for g in groups]
+
+
+def _draw(rows: list[Row], colours: dict[str, str], path: Path) -> None:
+    rows = sorted(
+        rows, key=lambda row: (-(~row.broken_by_any).mean() if row.n else 0, row.clean_wrong.mean(), row.model.name)
+    )
+    attacks = order_attacks({attack for row in rows for attack in row.attacks})
+    panels = ["clean", *attacks, *(["worst case"] if len(attacks) > 1 else [])]
+    with drawing(path, PANEL * len(panels), LINE * len(rows) + 0.8) as figure:
+        axes = figure.subplots(1, len(panels), sharey=True, squeeze=False, gridspec_kw={"wspace": 0.16})[0]
+        for axis, panel in zip(axes, panels, strict=True):
+            _draw_panel(axis, panel, rows, colours)
+        axes[0].set_yticks(range(len(rows)), [row.model.name for row in rows])
+        axes[0].tick_params(axis="y", pad=6)
+        axes[0].set_ylim(len(rows) - 0.4, -0.6)
+        sizes = sorted({row.n for row in rows})
+        n = f"{sizes[0]:,}" if len(sizes) == 1 else f"{sizes[0]:,} to {sizes[-1]:,}"
+        box, height = axes[0].get_position(), figure.get_figheight()
+        figure.text(
+            box.x0, box.y1 + 0.36 / height, f"Accuracy in percent, {rows[0].dataset}, {rows[0].threat.label}",
+            ha="left", va="bottom", fontsize=10.5, fontweight="bold",
+        )  # fmt: skip
+        figure.text(
+            box.x0, box.y0 - 0.3 / height, f"{n} test images; dark lines are 95 % Wilson intervals",
+            ha="left", va="top", color=QUIET, fontsize=7.5,
+        )  # fmt: skip
+
+
+def _draw_panel(axis: Axes, panel: str, rows: list[Row], colours: dict[str, str]) -> None:
+    strong = panel == "worst case"
+    axis.set_title(panel, loc="left", pad=5, fontweight="bold" if strong else "normal")
+    axis.set_xlim(-3, 126)
+    axis.set_xticks([0, 50, 100])
+    axis.tick_params(axis="x", labelsize=7, labelcolor=QUIET)
+    axis.set_axisbelow(True)
+    bare(axis)
+    for position in (0, 50, 100):
+        axis.axvline(position, color=GRID, linewidth=0.8, zorder=0)
+    for place, row in enumerate(rows):
+        wrong = _wrong(row, panel)
+        if wrong is None or not len(wrong):
+            axis.text(2, place, "not run", va="center", fontsize=7.5, color=QUIET)
+            continue
+        right = int((~wrong).sum())
+        low, high = wilson(right, len(wrong))
+        value, colour = 100 * right / len(wrong), colours[row.model.name]
+        axis.barh(place, value, height=0.56, color=colour, alpha=1.0 if strong else 0.62, linewidth=0)
+        axis.plot([100 * low, 100 * high], [place, place], color=INK, linewidth=1.1, solid_capstyle="butt")
+        axis.text(
+            100 * high + 4, place, f"{value:.1f}", va="center_baseline", fontsize=8, color=INK,
+            fontweight="bold" if strong else "normal", bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6},
+        )  # fmt: skip
+
+
+def _wrong(row: Row, panel: str) -> np.ndarray | None:
+    if panel == "clean":
+        return row.clean_wrong
+    if panel == "worst case":
+        return row.broken_by_any
+    return row.broken(panel) if panel in row.attacks else None

@@ -1,0 +1,122 @@
+"""Accuracy on corrupted images: type by severity per model, and against severity for all models."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.ticker import MultipleLocator
+
+from advdpnp.corruption import BENCHMARK
+from advdpnp.eval.figures.style import GRID, INK, QUIET, bare, drawing, spread_labels
+from advdpnp.eval.results import Row
+from advdpnp.eval.unit import file_name
+
+
+def draw_corruptions(rows: Sequence[Row], colours: dict[str, str], out: Path) -> list[Path]:
+    """Heat maps ``corruptions-<model>-<data>.png``, and ``corruptions-against-severity-<data>.png`` per data set."""
+    tables: dict[tuple[str, str], dict[tuple[str, str], tuple[Row, pd.DataFrame]]] = defaultdict(dict)
+    for row in rows:
+        # The rows of one model share their cells: the one with the most samples speaks for all.
+        subject = row.model.name, row.model.weights_hash
+        known = tables[row.dataset, row.data].get(subject)
+        if row.cells and (known is None or row.n > known[0].n):
+            table = row.corruption_accuracy()
+            if table["n"].min() > 0:
+                tables[row.dataset, row.data][subject] = row, table
+    paths = []
+    for (dataset, data), models in tables.items():
+        if not models:
+            continue
+        several = sum(1 for key in tables if key[0] == dataset) > 1
+        suffix = file_name(dataset) + (f"-{data[:8]}" if several else "")
+        for (name, weights), (row, table) in models.items():
+            path = out / f"corruptions-{file_name(name)}-{weights[:8]}-{suffix}.png"
+            _draw_heat_map(row, table, path)
+            paths.append(path)
+        path = out / f"corruptions-against-severity-{suffix}.png"
+        _draw_severity(list(models.values()), colours, path)
+        paths.append(path)
+    return paths
+
+
+def _source(row: Row) -> str:
+    sources = dict.fromkeys(str(unit.info["identity"].get("source", "")) for unit in row.cells.values())
+    return ", ".join(filter(None, sources)) or row.dataset
+
+
+def _draw_heat_map(row: Row, table: pd.DataFrame, path: Path) -> None:
+    grid = 100 * table.pivot(index="type", columns="severity", values="accuracy")
+    grid = grid.loc[_usual_order(list(grid.index))]
+    clean, mean = 100 * (~row.clean_wrong).mean(), float(grid.to_numpy().mean())
+    blocks = [(grid.to_numpy(), list(map(str, grid.columns))), (grid.mean(axis=1).to_numpy()[:, None], ["mean"])]
+    with drawing(path, 4.4, 0.29 * len(grid) + 0.9) as figure:
+        widths = [values.shape[1] for values, _ in blocks]
+        axes = figure.subplots(1, 2, gridspec_kw={"width_ratios": widths, "wspace": 0.05})
+        for axis, (values, names) in zip(axes, blocks, strict=True):
+            _cells(axis, values, names)
+        axes[0].set_yticks(range(len(grid)), [str(name).replace("_", " ") for name in grid.index])
+        axes[1].set_yticks([])
+        axes[0].set_xlabel("severity", labelpad=4)
+        n = int(table["n"].iloc[0])
+        axes[0].set_title(row.model.name, loc="left", pad=24, fontsize=10.5, fontweight="bold")
+        axes[0].annotate(
+            f"accuracy in percent, {_source(row)}, {n:,} images\nclean {clean:.1f}, mean of all cells {mean:.1f}",
+            (0, 1), xytext=(0, 5), xycoords="axes fraction", textcoords="offset points", color=QUIET, fontsize=7.5,
+        )  # fmt: skip
+
+
+def _cells(axes: Axes, values: np.ndarray, names: list[str]) -> None:
+    # The colour scale is the same for every model: 0 to 100.
+    axes.imshow(values, cmap="Blues", vmin=0, vmax=110, aspect="auto")
+    for line, column in np.ndindex(*values.shape):
+        value = values[line, column]
+        ink = "white" if value > 60 else INK
+        axes.text(column, line, f"{value:.0f}", ha="center", va="center_baseline", fontsize=8, color=ink)
+    axes.set_xticks(range(len(names)), names)
+    for place in range(1, values.shape[1]):
+        axes.axvline(place - 0.5, color="white", linewidth=1.5)
+    for place in range(1, values.shape[0]):
+        axes.axhline(place - 0.5, color="white", linewidth=1.5)
+    bare(axes)
+
+
+def _usual_order(kinds: list[str]) -> list[str]:
+    """The order of the benchmark (noise, blur, weather, digital), then the others by name."""
+    usual = [*BENCHMARK]
+    return sorted(kinds, key=lambda kind: (usual.index(kind) if kind in usual else len(usual), kind))
+
+
+def _draw_severity(models: list[tuple[Row, pd.DataFrame]], colours: dict[str, str], path: Path) -> None:
+    with drawing(path, 5.6, 3.6) as figure:
+        axes = figure.subplots()
+        ends = []
+        for row, table in models:
+            mean = 100 * table.groupby("severity")["accuracy"].mean()
+            x = [0, *mean.index]
+            y = [100 * (~row.clean_wrong).mean(), *mean]
+            colour = colours[row.model.name]
+            axes.plot(x, y, "-o", color=colour, linewidth=1.8, markersize=4.5, markeredgecolor="white",
+                      markeredgewidth=0.6, clip_on=False, zorder=3)  # fmt: skip
+            ends.append((x[-1], y[-1], row.model.name))
+        severities = sorted({int(s) for _, table in models for s in table["severity"]})
+        axes.set_xlim(0, severities[-1])
+        axes.tick_params(axis="x", pad=6)
+        axes.set_xticks([0, *severities], ["clean", *map(str, severities)])
+        low = min(end for _, end, _ in ends)
+        floor = 0 if low < 40 else 20 * int(low // 20)
+        axes.set_ylim(floor, 100)
+        axes.yaxis.set_major_locator(MultipleLocator(10 if floor else 20))
+        axes.yaxis.grid(True, color=GRID, linewidth=0.8)
+        bare(axes, keep="bottom")
+        places = spread_labels([end[1] for end in ends], (100 - floor) * 0.052, floor + 1, 99)
+        for (x_end, y_end, name), place in zip(ends, places, strict=True):
+            axes.text(x_end * 1.025, place, f"{name}  {y_end:.1f}", va="center", color=colours[name], fontsize=8.5,
+                      fontweight="bold")  # fmt: skip
+        axes.set_xlabel("severity", labelpad=6)
+        axes.set_title("Accuracy in percent against severity", loc="left", pad=24, fontsize=10.5, fontweight="bold")
+        kinds = models[0][1]["type"].nunique()
+        axes.text(0, 1.035, f"mean of {kinds} corruptions, {_source(models[0][0])}", transform=axes.transAxes,
+                  color=QUIET, fontsize=8)  # fmt: skip

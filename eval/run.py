@@ -1,0 +1,273 @@
+"""One model under one plan: clean images, then the attacks from cheap to dear, then corruptions."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from advdpnp.attacks import resolve_attacks
+from advdpnp.attacks.contract import Attack, StageRecord, WholeBatchAttack
+from advdpnp.attacks.engine import Findings, search
+from advdpnp.attacks.execution import Executor, check_inputs, evaluation_mode, is_randomised
+from advdpnp.attacks.objectives import margin
+from advdpnp.attacks.threat import ThreatModel
+from advdpnp.attacks.verification import judge, repeats
+from advdpnp.corruption import CorruptionSource
+from advdpnp.datasets import to_float
+from advdpnp.errors import AdvdpnpError
+from advdpnp.eval.leaderboard import order_attacks
+from advdpnp.eval.plan import Plan, device_name
+from advdpnp.eval.store import FOUND, ModelFolder, ModelIdentity, UnitWriter, open_model
+from advdpnp.eval.unit import CLEAN, CORRUPTION, Unit, sample_set_hash
+from advdpnp.randomness import seed_of
+from advdpnp.zoo import LoadedModel
+
+ENGINE = 1
+"""Raised whenever the engine finds something else for the same definition; part of every unit."""
+
+DEFAULT_SHAPE = 64
+SHAPES = {"cuda": 256}
+"""Rows of every model call: enough to keep the device busy, few enough that little of them is padding."""
+
+WHOLE_BATCH = 250
+"""Batch size of attacks of other packages unless the user gives one. What they find depends on it."""
+
+
+def run_model(loaded: LoadedModel, plan: Plan, out: Path) -> set[str]:
+    """Do what the plan asks of one model and store it below ``out``; what is stored already is not repeated.
+
+    Returns:
+        Hashes of all units that the plan asks for.
+    """
+    identity = ModelIdentity(
+        name=loaded.name,
+        weights_hash=loaded.weights_hash,
+        architecture=loaded.architecture,
+        method=loaded.method,
+        parameters=loaded.parameters,
+        class_names=tuple(plan.dataset.class_names),
+        dataset=plan.dataset.label,
+    )
+    with open_model(out, identity) as folder, _on_device(loaded.model, plan.device):
+        shape = first_shape(plan.device)
+        while True:
+            try:
+                return set(_Run(loaded, plan, folder, shape).everything())
+            except torch.OutOfMemoryError:
+                # Another shape makes other units: nothing found under this one is mixed with what follows.
+                if shape == 1:
+                    raise AdvdpnpError(
+                        f"{loaded.name} does not fit in the memory of {plan.device} even with one image; "
+                        "use --device cpu"
+                    ) from None
+                shape //= 2
+
+
+def first_shape(device: torch.device) -> int:
+    """Rows of every model call, unless memory turns out to be short."""
+    return SHAPES.get(device.type, DEFAULT_SHAPE)
+
+
+@contextmanager
+def _on_device(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """Have the model on ``device``, and afterwards where it was; one that is there already is not touched."""
+    places = {tensor.device for tensor in (*model.parameters(), *model.buffers())}
+    moved = any(place.type != device.type or (place.index or 0) != (device.index or 0) for place in places)
+    if moved and len(places) > 1:
+        raise AdvdpnpError("the model is spread over several devices; put it on one before it is evaluated")
+    if moved:
+        model.to(device)
+    try:
+        yield
+    finally:
+        if moved:
+            model.to(next(iter(places)))
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+class _Run:
+    """One model, one plan, one execution shape."""
+
+    def __init__(self, loaded: LoadedModel, plan: Plan, folder: ModelFolder, shape: int) -> None:
+        self.name, self.model, self.plan, self.folder, self.shape = loaded.name, loaded.model, plan, folder, shape
+        self.classes, self.randomised = self._first_look()
+
+    def everything(self) -> Iterator[str]:
+        """Run all units; yields the hash of each when it is complete."""
+        yield self._judge(CLEAN, {}, self.plan.images)
+        for threat in self.plan.threats:
+            attacks = dict(resolve_attacks(self.plan.attacks, threat, self.classes))
+            for label in order_attacks(attacks):  # what is cheap is known first
+                yield self._attack(label, attacks[label])
+        if (source := self.plan.corruptions) is not None:
+            for name, severity in source.cells:
+                yield self._cell(source, name, severity)
+
+    def _first_look(self) -> tuple[int, bool]:
+        """Number of classes, and whether the model is randomised. Refuses what cannot be evaluated."""
+        samples = self.plan.samples[: self.shape]
+        x, y = self.plan.images(samples), self.plan.labels(samples)
+        check_inputs(x, y)
+        try:
+            with evaluation_mode(self.model):
+                logits = Executor(self.model, self.shape, self.plan.device).logits(x).cpu()
+                randomised = is_randomised(self.model, x.to(self.plan.device))
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, ValueError, TypeError) as error:
+            raise AdvdpnpError(
+                f"{self.name} fails on images of shape {tuple(x.shape[1:])} from {self.plan.dataset.label}: "
+                f"{_first_line(error)}; choose the data set it was made for"
+            ) from error
+        largest = int(self.plan.labels(self.plan.samples).max())
+        if largest >= logits.shape[1]:
+            raise AdvdpnpError(
+                f"{self.name} has {logits.shape[1]} classes, but the labels of {self.plan.dataset.label} go up to "
+                f"{largest}; choose the data set it was trained on"
+            )
+        self.randomised = randomised
+        if not randomised:
+            self._compare_with_stored(samples, -margin(logits, y).numpy())
+        return logits.shape[1], randomised
+
+    def _compare_with_stored(self, samples: np.ndarray, margins: np.ndarray) -> None:
+        """Refuse to mix verdicts of models of equal weights that compute different things: their code changed."""
+        unit = self._unit(CLEAN, None, {})
+        if not self.folder.complete_path(unit).exists():
+            return
+        stored = self.folder.read(unit).frame.set_index("sample")["margin"].reindex(samples).to_numpy()
+        before, now = stored[~np.isnan(stored)], margins[~np.isnan(stored)]
+        if len(before) and np.abs(before - now).max() > 0.01 * max(1.0, float(np.abs(before).max())):
+            raise AdvdpnpError(
+                f"{self.name} answers otherwise than when the verdicts in {self.folder.path} were made, though its "
+                "weights are the same: its code has changed; evaluate it under another name or into another folder"
+            )
+
+    def _unit(self, label: str, threat: ThreatModel | None, definition: Mapping[str, Any]) -> Unit:
+        execution = {"engine": ENGINE, "precision": "float32", "shape": self.shape, "randomised": self.randomised}
+        return Unit(label, self.plan.dataset.test.content_hash, threat, {**execution, **definition})
+
+    def _attack(self, label: str, attack: Attack | WholeBatchAttack) -> str:
+        if isinstance(attack, Attack):
+            return self._search(label, attack)
+        return self._whole_batch(label, attack)
+
+    def _search(self, label: str, attack: Attack) -> str:
+        unit = self._unit(label, attack.threat, {"attack": attack.definition(), "seed": self.plan.seed})
+
+        def find(samples: np.ndarray, writer: UnitWriter) -> Iterator[Findings]:
+            for block in self.plan.blocks(samples):
+                yield from search(
+                    self.model, attack, self.plan.images(block), self.plan.labels(block), torch.from_numpy(block),
+                    seed=self.plan.seed, shape=self.shape, rows=self.plan.batch_size, device=self.plan.device,
+                    randomised=self.randomised,
+                )  # fmt: skip
+
+        return self._complete(unit, find, self.plan.seed)
+
+    def _whole_batch(self, label: str, attack: WholeBatchAttack) -> str:
+        """An attack that sees all samples at once: the set of them, and the batch size, are part of what it is."""
+        samples, requested = self.plan.samples, self.plan.batch_size or WHOLE_BATCH
+        batch_size = max(1, requested * self.shape // first_shape(self.plan.device))  # shrinks where memory was short
+        definition = {"attack": attack.definition(), "seed": self.plan.seed, "batch_size": batch_size}
+        unit = self._unit(label, attack.threat, {**definition, "samples": sample_set_hash(samples.tolist())})
+
+        def find(missing: np.ndarray, writer: UnitWriter) -> Iterator[Findings]:
+            done = [StageRecord(**{k: torch.from_numpy(v) for k, v in record.items()}) for record in writer.records()]
+            found = attack.run(
+                self.model, self.plan.images(samples), self.plan.labels(samples), torch.from_numpy(samples),
+                seed=self.plan.seed, batch_size=batch_size, device=self.plan.device, done=done,
+            )  # fmt: skip
+            for item in found:
+                if isinstance(item, StageRecord):
+                    writer.checkpoint({f.name: getattr(item, f.name).cpu().numpy() for f in fields(item)})
+                    continue
+                new = torch.from_numpy(np.isin(item.sample.numpy(), missing))
+                if bool(new.any()):  # a continued search repeats what it found before
+                    yield item[new]
+
+        return self._complete(unit, find, self.plan.seed)
+
+    def _cell(self, source: CorruptionSource, name: str, severity: int) -> str:
+        def images(samples: np.ndarray) -> Tensor:
+            return to_float(source.images(name, severity, torch.from_numpy(samples)).cpu())
+
+        definition = {"source": source.label, "corruption": source.definition(name, severity)}
+        return self._judge(f"{CORRUPTION}{name}/{severity}", definition, images)
+
+    def _judge(self, label: str, definition: Mapping[str, Any], images: Callable[[np.ndarray], Tensor]) -> str:
+        """A unit without an adversary: what the model says of images."""
+        unit = self._unit(label, None, definition)
+
+        def find(samples: np.ndarray, writer: UnitWriter) -> Iterator[Findings]:
+            noise = seed_of(self.plan.seed, "noise", label) if self.randomised else None
+            executor = Executor(self.model, self.shape, self.plan.device, noise)
+            with evaluation_mode(self.model):
+                for chunk in np.array_split(samples, range(self.shape, len(samples), self.shape)):
+                    yield self._judged(executor, chunk, images(chunk))
+
+        return self._complete(unit, find, None)
+
+    def _judged(self, executor: Executor, samples: np.ndarray, x: Tensor) -> Findings:
+        y = self.plan.labels(samples)
+        judged = judge(executor, x.to(executor.device), y.to(executor.device)).to("cpu")
+        zeros, never = torch.zeros_like(y), torch.zeros_like(y, dtype=torch.bool)
+        return Findings(
+            sample=torch.from_numpy(samples),
+            label=y,
+            clean_prediction=judged.prediction,
+            adversarial_prediction=judged.prediction,
+            success=judged.prediction != y,
+            norm=torch.zeros(len(y), dtype=torch.float64),
+            margin=judged.margin,
+            forwards=zeros + repeats(executor),
+            backwards=zeros,
+            zero_gradient=never,
+            borderline=judged.borderline,
+            x_adv=x,
+        )
+
+    def _complete(
+        self, unit: Unit, find: Callable[[np.ndarray, UnitWriter], Iterator[Findings]], seed: int | None
+    ) -> str:
+        """Find and store what is missing of a unit; returns its hash."""
+        samples, progress = self.plan.samples, self.plan.progress
+        if self.folder.is_complete(unit, samples):
+            return unit.hash
+        missing = np.setdiff1d(samples, self.folder.stored(unit))
+        threat = "" if unit.threat is None else f", {unit.threat.label}"
+        progress.start(self.name, unit.label + threat, len(samples), len(samples) - len(missing))
+        with self.folder.writer(unit, samples, self._facts(seed)) as writer:
+            if len(missing):
+                for findings in find(missing, writer):
+                    self._record(writer, findings, with_images=unit.threat is not None)
+                    progress.advance(len(findings), int((~findings.success).sum()))
+        progress.finish()
+        return unit.hash
+
+    def _record(self, writer: UnitWriter, findings: Findings, *, with_images: bool) -> None:
+        columns = {name: getattr(findings, name).numpy() for name in FOUND.names}
+        if not with_images:
+            return writer.add(columns)
+        wanted = writer.wants_images(columns["sample"])
+        x = self.plan.images(columns["sample"][wanted]).numpy()
+        return writer.add(columns, wanted, x, findings.x_adv[torch.from_numpy(wanted)].numpy())
+
+    def _facts(self, seed: int | None) -> dict[str, Any]:
+        return {
+            "dataset": self.plan.dataset.label,
+            "seed": seed,
+            "randomised": self.randomised,
+            "versions": dict(self.plan.versions),
+            "device": device_name(self.plan.device),
+            "command": self.plan.command,
+            "date": self.plan.date,
+        }

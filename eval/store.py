@@ -1,0 +1,425 @@
+"""The verdict store: one Parquet file per model and unit, one row per sample, written as found and never twice.
+
+    DIR/<model>-<hash8>/model.json               what the model is
+    DIR/<model>-<hash8>/<unit>.parts/*.parquet   verdicts found so far, while the unit is running
+    DIR/<model>-<hash8>/<unit>.parquet           all of them, sorted by sample: the unit is complete
+    DIR/<model>-<hash8>/<unit>.examples.npz      clean and adversarial images of the first samples
+
+Every file appears whole or not at all. One process writes to a model's folder at a time; readers need no lock.
+"""
+
+import contextlib
+import json
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from advdpnp.errors import AdvdpnpError
+from advdpnp.eval.unit import Unit, file_name
+from advdpnp.files import atomic_path, folder_lock, write_text
+
+METADATA_KEY = b"advdpnp"
+EXAMPLES = 8
+FLUSH_SECONDS = 2.0
+
+# What the search finds for each sample...
+FOUND = pa.schema(
+    [
+        ("sample", pa.int64()),
+        ("label", pa.int64()),
+        ("clean_prediction", pa.int64()),
+        ("adversarial_prediction", pa.int64()),
+        ("success", pa.bool_()),
+        ("norm", pa.float64()),
+        ("margin", pa.float32()),
+        ("forwards", pa.int64()),
+        ("backwards", pa.int64()),
+        ("zero_gradient", pa.bool_()),
+        ("borderline", pa.bool_()),
+    ]
+)
+# ... and the key it belongs to, which makes every row readable by itself, wherever it is copied.
+_WORD = pa.dictionary(pa.int32(), pa.string())
+KEY = pa.schema(
+    [
+        ("weights", _WORD),
+        ("data", _WORD),
+        ("threat_norm", _WORD),
+        ("eps", pa.float64()),
+        ("eps_text", _WORD),
+        ("attack", _WORD),
+        ("definition", _WORD),
+    ]
+)
+SCHEMA = pa.schema([*KEY, *FOUND])
+
+Columns = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class ModelIdentity:
+    """What ``model.json`` holds.
+
+    Attributes:
+        name: as tables show it.
+        weights_hash: SHA-256 hex of names, shapes and values of the weights.
+        architecture: its name, for the table.
+        method: how it was trained; "" if unknown.
+        parameters: their number.
+        class_names: names of the classes, in the order of the logits; may be empty.
+        dataset: name of the data set it was last evaluated on.
+    """
+
+    name: str
+    weights_hash: str
+    architecture: str = ""
+    method: str = ""
+    parameters: int = 0
+    class_names: tuple[str, ...] = ()
+    dataset: str = ""
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """One verdict file.
+
+    Attributes:
+        path: where it is.
+        frame: the columns of ``SCHEMA``, sorted by sample.
+        info: the JSON metadata: identity, definition, dataset, seed, randomised, runs.
+    """
+
+    path: Path
+    frame: pd.DataFrame
+    info: dict[str, Any]
+
+
+@contextmanager
+def open_model(out: Path, identity: ModelIdentity) -> Iterator["ModelFolder"]:
+    """The folder of one model below ``out``, locked against other writers until the block is left.
+
+    Raises:
+        AdvdpnpError: another process writes to it, or it cannot be written.
+    """
+    path = out / f"{file_name(identity.name)}-{identity.weights_hash[:8]}"
+    with folder_lock(path):
+        for left_over in path.rglob(".*.tmp"):  # of a killed writer; nobody else can be writing now
+            left_over.unlink(missing_ok=True)
+        write_text(path / "model.json", json.dumps(identity.__dict__, indent=2) + "\n")
+        yield ModelFolder(path, identity)
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """One model's verdicts, while its lock is held. Made by ``open_model``."""
+
+    path: Path
+    identity: ModelIdentity
+
+    def complete_path(self, unit: Unit) -> Path:
+        """The unit's verdict file; found by hash, for the same eps may have been written otherwise ("0.1", "1/10")."""
+        known = next(self.path.glob(f"*-{unit.hash}.pa*"), None)  # .parquet or .parts
+        return self.path / f"{unit.stem if known is None else known.stem}.parquet"
+
+    def parts_folder(self, unit: Unit) -> Path:
+        """Where the verdicts are while the unit is running."""
+        return self.complete_path(unit).with_suffix(".parts")
+
+    def stored(self, unit: Unit) -> np.ndarray:
+        """Sorted indices (int64) of the samples that have a verdict, complete or not."""
+        table = self._load(unit)[0]
+        return np.unique(table.column("sample").to_numpy())
+
+    def is_complete(self, unit: Unit, samples: np.ndarray) -> bool:
+        """Whether all ``samples`` are in the unit's complete file."""
+        path = self.complete_path(unit)
+        if not path.exists():
+            return False
+        return bool(np.isin(samples, _read_table(path).column("sample").to_numpy()).all())
+
+    def read(self, unit: Unit) -> Verdicts:
+        """The complete file of a unit."""
+        return read_verdicts(self.complete_path(unit))
+
+    def discard(self, unit: Unit) -> None:
+        """Forget what an interrupted search of the unit has left."""
+        shutil.rmtree(self.parts_folder(unit), ignore_errors=True)
+
+    @contextmanager
+    def writer(self, unit: Unit, samples: np.ndarray, facts: Mapping[str, Any]) -> Iterator["UnitWriter"]:
+        """Add verdicts to a unit. However the block is left, what was added is on disk; left without an error, the
+        unit is complete.
+
+        Args:
+            unit: what is searched.
+            samples: int64 indices that must all be judged when the block is left without an error.
+            facts: what belongs to this run: versions, device, command, date; dataset, seed, randomised.
+
+        Raises:
+            AdvdpnpError: some of ``samples`` were not judged.
+        """
+        writer = UnitWriter(self, unit, facts)
+        try:
+            yield writer
+        finally:
+            writer.flush()
+        self._compact(unit, samples)
+
+    def _load(self, unit: Unit) -> tuple[pa.Table, list[dict[str, Any]], dict[str, Any]]:
+        """All rows stored for a unit, sorted, each sample once; the runs that made them; the latest metadata."""
+        complete, parts = self.complete_path(unit), self.parts_folder(unit)
+        paths = [complete] if complete.exists() else []
+        paths += sorted(parts.glob("*.parquet")) if parts.exists() else []
+        tables, runs, info = [], [], {}
+        for path in paths:
+            table = _read_table(path)
+            info = _info(table, path)
+            runs += info["runs"]
+            tables.append(table.replace_schema_metadata(None))
+        if not tables:
+            return SCHEMA.empty_table(), [], {}
+        frame = pa.concat_tables(tables).unify_dictionaries()
+        sample = frame.column("sample").to_numpy()
+        # A writer killed after compaction leaves parts that are in the complete file already: the first one counts.
+        _, first = np.unique(sample, return_index=True)
+        return frame.take(pa.array(first)), runs, info
+
+    def _compact(self, unit: Unit, samples: np.ndarray) -> None:
+        table, runs, info = self._load(unit)
+        missing = np.setdiff1d(samples, table.column("sample").to_numpy())
+        if len(missing):
+            raise AdvdpnpError(
+                f"the attack {unit.label} gave no verdict for {len(missing)} of {len(samples)} samples "
+                f"(first: {missing[0]}); this is a fault of the attack, report it to its author"
+            )
+        info = {**info, "runs": _merge_runs(runs)}
+        _write_table(self.complete_path(unit), table, info)
+        self.discard(unit)
+
+
+class UnitWriter:
+    """Collects verdicts and writes them in parts, at most every ``FLUSH_SECONDS``."""
+
+    def __init__(self, folder: ModelFolder, unit: Unit, facts: Mapping[str, Any]) -> None:
+        self._folder, self._unit = folder, unit
+        self._facts = dict(facts)
+        self._pending: list[pa.Table] = []
+        self._parts = folder.parts_folder(unit)
+        self._next_part = 1 + max((int(p.stem) for p in self._parts.glob("*.parquet") if p.stem.isdigit()), default=-1)
+        self._examples = _Examples(self._parts.with_suffix(".examples.npz"))
+        self._clock = self._last_flush = time.monotonic()
+
+    def wants_images(self, samples: np.ndarray) -> np.ndarray:
+        """Places in ``samples`` (int64 (n,)) whose images are to be kept as examples."""
+        return self._examples.places(samples)
+
+    def add(
+        self,
+        columns: Columns,
+        places: np.ndarray | None = None,
+        x: np.ndarray | None = None,
+        x_adv: np.ndarray | None = None,
+    ) -> None:
+        """Add verdicts in any order.
+
+        Args:
+            columns: the columns of ``FOUND``, each of shape (n,).
+            places: which of them (k,) come with images; what ``wants_images`` returned.
+            x: their clean images, float32 (k, c, h, w).
+            x_adv: what the attack made of these.
+        """
+        self._pending.append(self._keyed({name: np.asarray(columns[name]) for name in FOUND.names}))
+        if places is not None and x is not None and x_adv is not None:
+            self._examples.add({name: np.asarray(columns[name])[places] for name in FOUND.names}, x, x_adv)
+        if time.monotonic() - self._last_flush >= FLUSH_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is pending. Images go first: a verdict on disk means that its example is there too."""
+        if not self._pending:
+            return
+        self._examples.write()
+        now = time.monotonic()
+        table = pa.concat_tables(self._pending).unify_dictionaries()
+        shared = ("dataset", "seed", "randomised")
+        run = {key: value for key, value in self._facts.items() if key not in shared}
+        info = {
+            "identity": self._unit.identity,
+            "model": self._folder.identity.name,
+            **{key: self._facts.get(key) for key in shared},
+            "runs": [{**run, "seconds": round(now - self._clock, 3), "samples": len(table)}],
+        }
+        _write_table(self._parts / f"{self._next_part:06d}.parquet", table, info)
+        self._next_part += 1
+        self._pending = []
+        self._clock = self._last_flush = now
+
+    def checkpoint(self, record: Columns) -> None:
+        """Keep what a search needs to continue from here; it is gone when the unit is complete."""
+        self.flush()
+        path = self._parts / f"record-{len(self.records()):06d}.npz"
+        _write_arrays(path, record)
+
+    def records(self) -> list[dict[str, np.ndarray]]:
+        """What ``checkpoint`` was given, in order, by this run and by those that were interrupted."""
+        return [read_arrays(path) for path in sorted(self._parts.glob("record-*.npz"))]
+
+    def _keyed(self, found: dict[str, np.ndarray]) -> pa.Table:
+        n, unit, threat = len(found["sample"]), self._unit, self._unit.threat
+        key = {
+            "weights": self._folder.identity.weights_hash,
+            "data": unit.data,
+            "threat_norm": None if threat is None else threat.norm,
+            "eps": None if threat is None else threat.eps,
+            "eps_text": None if threat is None else threat.text,
+            "attack": unit.label,
+            "definition": unit.hash,
+        }
+        columns = [pa.array([key[f.name]] * n, _plain(f.type)).cast(f.type) for f in KEY]
+        columns += [pa.array(found[f.name], f.type) for f in FOUND]
+        return pa.Table.from_arrays(columns, schema=SCHEMA)
+
+
+class _Examples:
+    """The images of the ``EXAMPLES`` lowest sample indices of one unit."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._held: dict[int, dict[str, np.ndarray]] = {}
+        self._changed = False
+        if path.exists():
+            stored = read_arrays(path)
+            for place, sample in enumerate(stored["sample"]):
+                self._held[int(sample)] = {name: values[place] for name, values in stored.items()}
+
+    def places(self, samples: np.ndarray) -> np.ndarray:
+        full = len(self._held) >= EXAMPLES
+        wanted = samples < max(self._held) if full else np.ones(len(samples), dtype=bool)
+        lowest_first = np.flatnonzero(wanted)[np.argsort(samples[wanted], kind="stable")]
+        return lowest_first[:EXAMPLES]
+
+    def add(self, columns: Columns, x: np.ndarray, x_adv: np.ndarray) -> None:
+        for place, sample in enumerate(columns["sample"].tolist()):
+            self._held[sample] = {
+                "sample": np.asarray(sample),
+                "label": columns["label"][place],
+                "clean_prediction": columns["clean_prediction"][place],
+                "adversarial_prediction": columns["adversarial_prediction"][place],
+                "success": columns["success"][place],
+                "x": np.asarray(x[place], dtype=np.float32),
+                "x_adv": np.asarray(x_adv[place], dtype=np.float32),
+            }
+            if len(self._held) > EXAMPLES:
+                del self._held[max(self._held)]
+            self._changed = True
+
+    def write(self) -> None:
+        if not self._changed:
+            return
+        rows = [self._held[sample] for sample in sorted(self._held)]
+        _write_arrays(self._path, {name: np.stack([row[name] for row in rows]) for name in rows[0]})
+        self._changed = False
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of an ``.npz`` file by name.
+
+    An ``.examples.npz`` has sample, label, clean_prediction, adversarial_prediction (int64) and success (bool), each
+    (n,); x and x_adv, float32 (n, c, h, w).
+
+    Raises:
+        AdvdpnpError: the file is damaged.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            return {name: stored[name] for name in stored.files}
+    except Exception as error:
+        raise AdvdpnpError(f"the file {path} is damaged; delete it and run the same evaluation again") from error
+
+
+def _write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
+    with atomic_path(path) as temporary, open(temporary, "wb") as stream:
+        np.savez_compressed(stream, **arrays)
+
+
+def read_verdicts(path: Path) -> Verdicts:
+    """Read one complete verdict file.
+
+    Raises:
+        AdvdpnpError: the file is damaged or is no verdict file.
+    """
+    table = _read_table(path)
+    frame = table.replace_schema_metadata(None).to_pandas()
+    return Verdicts(path, frame, _info(table, path))
+
+
+def read_identity(path: Path) -> ModelIdentity:
+    """Read a ``model.json``.
+
+    Raises:
+        AdvdpnpError: it is damaged.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        content["class_names"] = tuple(content.get("class_names", ()))
+        return ModelIdentity(**content)
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise AdvdpnpError(
+            f"{path} is damaged ({error}); run the evaluation again with the same --out to mend it"
+        ) from error
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
+def _read_table(path: Path) -> pa.Table:
+    try:
+        # A file of its own, not a data set: folder names with "=" in them must not become columns.
+        table = pq.ParquetFile(path).read()
+    except (pa.ArrowException, OSError) as error:
+        raise AdvdpnpError(
+            f"the verdict file {path} is damaged; delete it and run the same evaluation again, "
+            "which searches only what it held"
+        ) from error
+    if not set(SCHEMA.names) <= set(table.column_names) or METADATA_KEY not in (table.schema.metadata or {}):
+        raise AdvdpnpError(f"{path} is not a verdict file of advdpnp; move it out of this folder")
+    return table.select(SCHEMA.names).cast(SCHEMA.with_metadata(table.schema.metadata))
+
+
+def _info(table: pa.Table, path: Path) -> dict[str, Any]:
+    try:
+        info: dict[str, Any] = json.loads(table.schema.metadata[METADATA_KEY])
+    except ValueError as error:
+        raise AdvdpnpError(
+            f"the metadata of {path} are damaged; delete it and run the same evaluation again"
+        ) from error
+    return info
+
+
+def _write_table(path: Path, table: pa.Table, info: Mapping[str, Any]) -> None:
+    metadata = {METADATA_KEY: json.dumps(info, sort_keys=True).encode()}
+    with atomic_path(path) as temporary, contextlib.closing(open(temporary, "wb")) as stream:
+        pq.write_table(table.replace_schema_metadata(metadata), stream, compression="zstd")
+
+
+def _merge_runs(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The parts of one run become one entry: equal but for the two numbers, which add up."""
+    merged: dict[str, dict[str, Any]] = {}
+    for run in runs:
+        key = json.dumps({k: v for k, v in run.items() if k not in ("seconds", "samples")}, sort_keys=True)
+        if key in merged:
+            merged[key]["seconds"] = round(merged[key]["seconds"] + run["seconds"], 3)
+            merged[key]["samples"] += run["samples"]
+        else:
+            merged[key] = dict(run)
+    return list(merged.values())

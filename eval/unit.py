@@ -1,0 +1,74 @@
+"""The unit of evaluation: one attack, under one threat model, on one data set. Each has its own verdict file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from advdpnp.attacks.threat import ThreatModel
+
+CLEAN = "clean"
+CORRUPTION = "corruption/"
+
+
+def canonical_json(value: object) -> str:
+    """The one text of a JSON value: keys sorted, no spaces, floats in their shortest exact form."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
+def short_hash(value: object) -> str:
+    """The first 8 hex digits of the SHA-256 of a JSON value."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:8]
+
+
+def sample_set_hash(samples: Sequence[int]) -> str:
+    """Identifies a set of samples; part of the definition of attacks that see them all at once."""
+    return short_hash([int(sample) for sample in samples])
+
+
+def file_name(text: str) -> str:
+    """``text`` made safe as part of a file name on every system: anything unusual becomes ``_``."""
+    return re.sub(r"[^A-Za-z0-9.+-]+", "_", text).strip("._")[:100] or "_"
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What decides a verdict, apart from the model and the sample.
+
+    Attributes:
+        label: "clean", the attack's name as in tables ("pgd-20"), or "corruption/fog/3".
+        data: content hash of the images and labels.
+        threat: what the adversary may do; None for clean images and corruptions.
+        definition: JSON values that determine the search: the attack's own definition, engine, precision, execution
+            shape and seed. Another value anywhere is another unit.
+    """
+
+    label: str
+    data: str
+    threat: ThreatModel | None
+    definition: Mapping[str, Any]
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Everything the hash is of. eps counts as a number: "8/255" and "0.03137254901960784" are the same."""
+        threat = self.threat
+        described = (
+            None if threat is None else {"norm": threat.norm, "eps": threat.eps, "low": threat.low, "high": threat.high}
+        )
+        return {"label": self.label, "data": self.data, "threat": described, **self.definition}
+
+    @property
+    def hash(self) -> str:
+        """8 hex digits of the identity."""
+        return short_hash(self.identity)
+
+    @property
+    def stem(self) -> str:
+        """Name of its files, without ending: ``pgd-20@linf-8_255-1a2b3c4d``."""
+        threat = "" if self.threat is None else f"@{self.threat.norm}-{file_name(self.threat.text)}"
+        return f"{file_name(self.label)}{threat}-{self.hash}"

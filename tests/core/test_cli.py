@@ -1,0 +1,181 @@
+"""The command line as a user meets it: every wrong word is one sentence and exit code 2."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from advdpnp import __version__
+from advdpnp.cli import run
+
+COMMANDS = ("train", "eval", "leaderboard", "demo", "list", "doctor")
+
+
+@pytest.fixture
+def npz(tmp_path):
+    """A data set of a user's own: four classes of 8x8 RGB images, the bright quadrant is the class."""
+    generator = np.random.default_rng(0)
+    arrays = {}
+    for part, n in (("train", 160), ("test", 40)):
+        labels = np.arange(n) % 4
+        images = generator.integers(0, 90, (n, 8, 8, 3), dtype=np.uint8)
+        for image, label in zip(images, labels, strict=True):
+            image[4 * (label // 2) :, 4 * (label % 2) :][:4, :4] += 120
+        arrays |= {f"x_{part}": images, f"y_{part}": labels}
+    path = tmp_path / "own.npz"
+    np.savez(path, **arrays)
+    return path
+
+
+FAST = [
+    "--epochs",
+    "2",
+    "--eps",
+    "0.1",
+    "--set",
+    "attack.steps=2",
+    "--set",
+    "batch_size=32",
+    "--set",
+    "validation_steps=2",
+]
+
+
+def test_help_is_quick_and_imports_no_torch():
+    code = (
+        "import sys\nfrom advdpnp.cli import run\ncode = run(['--help'])\n"
+        "bad = {'torch', 'torchattacks', 'pyautoattack', 'robustbench', 'pandas'} & set(sys.modules)\n"
+        "sys.exit(code or (f'imported {bad}' if bad else 0))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert all(command in done.stdout for command in COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_an_example(command, capsys):
+    assert run([command, "--help"]) == 0
+    assert "Example" in capsys.readouterr().out
+
+
+def test_version(capsys):
+    assert run(["--version"]) == 0
+    assert capsys.readouterr().out.strip() == f"advdpnp {__version__}"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["trane"], "train"),
+        (["train", "--epochs", "many"], "--epochs"),
+        (["train", "--recipe", "adv-dnp"], "did you mean adv-dpnp"),
+        (["train", "--dataset", "cifar11"], "cifar10"),
+        (["train", "--dataset", "digits", "--architecture", "resnet19"], "resnet18"),
+        (["train", "--dataset", "digits", "--eps", "eight"], "'eight' is not a positive number"),
+        (["train", "--dataset", "digits", "--set", "model.haed=linear"], "model.haed"),
+        (["train", "--dataset", "npz:missing.npz"], "missing.npz"),
+        (["eval"], "nothing to evaluate"),
+        (["eval", "missing-run"], "missing-run"),
+        (["eval", "--dataset", "digits", "--model", "no.such.module:net"], "no.such.module"),
+        (["leaderboard", "missing-folder"], "missing-folder"),
+        (["list", "atacks"], "did you mean attacks"),
+    ],
+)
+def test_wrong_words_are_one_sentence_and_exit_code_2(words, said, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run(words) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("advdpnp: ")
+    assert said in error
+    assert "unexpected" not in error
+
+
+@pytest.mark.parametrize("kind", ["attacks", "corruptions", "datasets", "methods", "models", "recipes"])
+def test_list(kind, capsys):
+    expected = {
+        "attacks": "pgd-{steps}",
+        "corruptions": "frost",
+        "datasets": "npz:",
+        "methods": "adv-dpnp",
+        "models": "resnet18",
+        "recipes": "adv-dpnp",
+    }
+    assert run(["list", kind]) == 0
+    assert expected[kind] in capsys.readouterr().out
+
+
+def test_own_data_from_training_to_leaderboard(npz, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run(["train", "--recipe", "adv-dpnp", "--dataset", f"npz:{npz}", "--name", "mine", *FAST]) == 0
+    assert "advdpnp eval --attacks all runs/mine" in capsys.readouterr().out
+    assert run(["eval", "runs/mine", "--attacks", "fgsm,pgd-5", "--limit", "20"]) == 0
+    shown = capsys.readouterr().out
+    assert "worst_case" in shown
+    header = (tmp_path / "results" / "npz-own" / "leaderboard.csv").read_text().splitlines()[0]
+    assert header.startswith("model,clean,fgsm,pgd-5,worst_case,n,flags,method,architecture,parameters,")
+    assert "linf 0.1" in shown  # norm and eps come from the checkpoint
+    assert run(["leaderboard", "results", "--out", "table"]) == 0
+    assert (tmp_path / "table" / "leaderboard.md").exists()
+
+
+def test_two_models_of_one_name_are_refused(npz, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for seed in ("0", "1"):
+        words = [
+            "train",
+            "--recipe",
+            "ce",
+            "--dataset",
+            f"npz:{npz}",
+            "--out",
+            f"runs{seed}",
+            "--name",
+            "same",
+            "--seed",
+            seed,
+            *FAST,
+        ]
+        assert run(words) == 0
+    capsys.readouterr()
+    words = ["eval", "runs0/same", "runs1/same", "--attacks", "fgsm", "--limit", "8"]
+    assert run(words) == 2
+    assert "--name" in capsys.readouterr().err
+    assert run([*words, "--name", "a", "--name", "b"]) == 0
+
+
+def test_a_full_disk_is_one_sentence(npz, tmp_path, capsys, monkeypatch):
+    import advdpnp.files
+
+    def full(*arguments, **options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(advdpnp.files.os, "replace", full)
+    assert run(["train", "--recipe", "ce", "--dataset", f"npz:{npz}", *FAST]) == 2
+    assert "the disk is full" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_ctrl_c_saves_and_says_how_to_continue(npz, tmp_path):
+    words = ["train", "--recipe", "adv-dpnp", "--dataset", f"npz:{npz}", "--name", "long", *FAST, "--epochs", "500"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "advdpnp", *words],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "COLUMNS": "200"},
+    )
+    folder = tmp_path / "runs" / "long"
+    deadline = time.monotonic() + 120
+    while not (folder / "training.pt").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "continue with: advdpnp train" in said
+    assert "--resume" in said
+    assert "Traceback" not in said

@@ -1,0 +1,97 @@
+"""Synthetic results: verdict files of models that do not exist, with accuracies chosen by the test."""
+
+from collections.abc import Callable, Mapping
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from advdpnp.attacks.threat import ThreatModel
+from advdpnp.eval.store import ModelIdentity, open_model
+from advdpnp.eval.unit import CLEAN, Unit
+
+CLASSES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+OBJECTIVES = {"fgsm": "ce", "cw": "margin"}
+
+
+def columns(samples: np.ndarray, wrong: np.ndarray, clean_wrong: np.ndarray, **others: Any) -> dict[str, np.ndarray]:
+    """Findings of samples: label = index modulo 10, mistakes predict the next class."""
+    label = samples % 10
+    n = len(samples)
+    found = {
+        "sample": samples,
+        "label": label,
+        "clean_prediction": np.where(clean_wrong, (label + 1) % 10, label),
+        "adversarial_prediction": np.where(wrong, (label + 1) % 10, label),
+        "success": wrong,
+        "norm": np.where(wrong & ~clean_wrong, 0.03, 0.0),
+        "margin": np.where(wrong, -1.0, 1.0).astype(np.float32),
+        "forwards": np.full(n, 21),
+        "backwards": np.where(clean_wrong, 0, 20),
+        "zero_gradient": np.zeros(n, bool),
+        "borderline": np.zeros(n, bool),
+    }
+    return found | others
+
+
+def write_model(
+    out: Path,
+    name: str,
+    robust: Mapping[str, float],
+    *,
+    n: int = 200,
+    eps: str = "8/255",
+    norm: str = "linf",
+    seed: int = 0,
+    randomised: bool = False,
+    others: Mapping[str, Mapping[str, Any]] | None = None,
+    images: bool = False,
+    cells: Mapping[tuple[str, int], float] | None = None,
+    method: str = "",
+    dataset: str = "digits",
+    weights: str = "",
+    date: str = "2030-01-01T00:00:00+00:00",
+    version: int = 1,
+) -> None:
+    """Store complete verdicts: of each attack (and "clean"), the first ``share * n`` samples stay right."""
+    samples = np.arange(n)
+    weights = weights or sha256(name.encode()).hexdigest()
+    identity = ModelIdentity(name, weights, "small-cnn", method, 94_000, CLASSES, dataset)
+    clean_wrong = samples >= round(robust["clean"] * n)
+    facts = {"dataset": dataset, "seed": seed, "randomised": randomised, "versions": {"python": "3.11"},
+             "device": "cpu", "command": "advdpnp eval", "date": date}  # fmt: skip
+    rng = np.random.default_rng(0)
+    with open_model(out, identity) as folder:
+        for attack, share in robust.items():
+            threat = None if attack == CLEAN else ThreatModel.parse(norm, eps)
+            objective = OBJECTIVES.get(attack, "ce" if attack.startswith("pgd") else None)
+            definition = {"seed": seed, "version": version, "attack": {"name": attack, "objective": objective}}
+            unit = Unit(attack, "d" * 64, threat, {} if threat is None else definition)
+            wrong = clean_wrong | (samples >= round(share * n))
+            found = columns(samples, wrong, clean_wrong, **(others or {}).get(attack, {}))
+            with folder.writer(unit, samples, facts if threat is not None else {**facts, "seed": None}) as writer:
+                if not images or threat is None:
+                    writer.add(found)
+                    continue
+                places = writer.wants_images(samples)
+                x = np.tile(np.linspace(0, 1, 32, dtype=np.float32), (len(places), 1, 32, 1))
+                noise = 0.1 * np.sign(rng.standard_normal(x.shape)) * wrong[places, None, None, None]
+                writer.add(found, places, x, np.clip(x + noise, 0, 1).astype(np.float32))
+        for (kind, severity), share in (cells or {}).items():
+            wrong = samples >= round(share * n)
+            unit = Unit(f"corruption/{kind}/{severity}", "d" * 64, None, {"source": "cifar10-c (regenerated)"})
+            with folder.writer(unit, samples, {**facts, "seed": None}) as writer:
+                writer.add(columns(samples, wrong, wrong))
+
+
+@pytest.fixture
+def store_model(tmp_path: Path) -> Callable[..., Path]:
+    """``write_model`` into ``tmp_path / "results"``; returns that folder."""
+
+    def store(name: str, robust: Mapping[str, float], **arguments: Any) -> Path:
+        write_model(tmp_path / "results", name, robust, **arguments)
+        return tmp_path / "results"
+
+    return store

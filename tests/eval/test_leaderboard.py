@@ -1,0 +1,178 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import binomtest
+
+from advdpnp.errors import AdvdpnpError
+from advdpnp.eval.leaderboard import build_leaderboard, order_attacks, read_leaderboard, to_markdown, write_leaderboard
+from advdpnp.eval.results import find_results, make_rows
+
+Store = Callable[..., Path]
+ALL = {"clean": 0.9, "fgsm": 0.5, "pgd-20": 0.4, "cw": 0.38, "autoattack": 0.35}
+
+
+def test_columns_are_as_scripts_rely_on(store_model: Store) -> None:
+    out = store_model(
+        "net", {**ALL, "cw-l2": 0.4, "pgd-100": 0.37, "pgd-40": 0.39}, cells={("fog", 1): 0.8, ("fog", 2): 0.6}
+    )
+    frame = build_leaderboard([out])
+    assert list(frame.columns)[:15] == [
+        "model", "clean", "fgsm", "pgd-20", "cw", "cw-l2", "pgd-40", "pgd-100", "autoattack", "worst_case",
+        "corruptions", "n", "flags", "method", "architecture",
+    ]  # fmt: skip
+    rest = """parameters clean_low autoattack_high norm eps eps_text seed dataset weights_hash data_hash definitions
+        versions date forwards backwards seconds"""
+    assert set(rest.split()) <= set(frame.columns)
+
+
+def test_only_attacks_that_ran_have_columns(store_model: Store) -> None:
+    frame = build_leaderboard([store_model("net", {"clean": 0.9, "pgd-20": 0.4})])
+    assert list(frame.columns)[:6] == ["model", "clean", "pgd-20", "worst_case", "n", "flags"]
+
+
+def test_numbers_are_percent_of_all_samples_with_wilson_bounds(store_model: Store) -> None:
+    row = build_leaderboard([store_model("net", ALL, n=300)]).iloc[0]
+    assert (row["clean"], row["pgd-20"], row["worst_case"], row["n"]) == (90.0, 40.0, 35.0, 300)
+    expected = binomtest(120, 300).proportion_ci(method="wilson")
+    assert (row["pgd-20_low"], row["pgd-20_high"]) == pytest.approx(
+        (100 * expected.low, 100 * expected.high), abs=0.0051
+    )
+    assert row["flags"] == ""
+    assert row["forwards"] == 4 * 300 * 21
+
+
+def test_a_sample_is_robust_only_if_nothing_broke_it(store_model: Store) -> None:
+    n = 10
+    first, last = np.arange(n) < 3, np.arange(n) >= 6
+    out = store_model("net", {"clean": 1.0, "pgd-20": 1.0, "cw": 1.0}, n=n,
+                      others={"pgd-20": {"success": first}, "cw": {"success": last}})  # fmt: skip
+    row = build_leaderboard([out]).iloc[0]
+    assert (row["pgd-20"], row["cw"], row["worst_case"]) == (70.0, 60.0, 30.0)
+
+
+def test_clean_mistakes_are_broken_whatever_the_attack_says(store_model: Store) -> None:
+    nothing = {"success": np.zeros(10, bool)}
+    row = build_leaderboard([store_model("net", {"clean": 0.7, "cw": 0.7}, n=10, others={"cw": nothing})]).iloc[0]
+    assert (row["clean"], row["cw"], row["worst_case"]) == (70.0, 70.0, 70.0)
+
+
+def test_minimum_norm_attacks_break_what_they_reach_within_eps(store_model: Store) -> None:
+    norms = np.array([0.1, 0.2, 0.5, 0.5 * (1 + 1e-7), 0.51, np.inf, 0.1, 0.9, 0.3, 0.4])
+    found = {"norm": norms, "success": np.isfinite(norms)}
+    out = store_model("net", {"clean": 1.0, "cw-l2": 0.0}, n=10, norm="l2", eps="0.5", others={"cw-l2": found})
+    assert build_leaderboard([out])["cw-l2"].tolist() == [30.0]
+
+
+def test_all_columns_of_a_row_are_of_the_samples_that_every_attack_has_judged(store_model: Store) -> None:
+    out = store_model("net", {"clean": 0.5, "pgd-20": 0.3}, n=100)
+    store_model("net", {"clean": 0.5, "autoattack": 0.1}, n=40)  # overwrites nothing: the clean unit is complete
+    (row,) = make_rows(find_results([out]))
+    assert row.n == 40
+    frame = build_leaderboard([out])
+    assert frame["pgd-20"].tolist() == [75.0]  # 30 of the first 40
+    assert frame["autoattack"].tolist() == [10.0]
+
+
+def test_clean_images_judged_beyond_the_attacks_have_a_row_of_their_own(store_model: Store) -> None:
+    store_model("net", {"clean": 0.5}, n=100)
+    out = store_model("net", {"pgd-20": 0.3, "clean": 0.5}, n=40)
+    frame = build_leaderboard([out])
+    assert frame["n"].tolist() == [100, 40]
+    assert frame["norm"].tolist() == ["", "linf"]
+    assert frame["clean"].tolist() == [50.0, 100.0]
+    assert pd.isna(frame["worst_case"][0])
+    assert pd.isna(frame["seed"][0])
+
+
+def test_every_threat_model_and_seed_is_a_row(store_model: Store) -> None:
+    for eps, seed in (("8/255", 0), ("8/255", 1), ("4/255", 0)):
+        out = store_model("net", ALL, eps=eps, seed=seed)
+    frame = build_leaderboard([out])
+    assert list(zip(frame["eps_text"], frame["seed"], strict=True)) == [("4/255", 0), ("8/255", 0), ("8/255", 1)]
+
+
+def test_of_two_definitions_the_one_with_more_samples_counts_then_the_newer(store_model: Store) -> None:
+    store_model("net", {"clean": 1.0, "pgd-20": 0.1}, n=50, version=1, date="2030-01-02")
+    out = store_model("net", {"clean": 1.0, "pgd-20": 0.2}, n=50, version=2, date="2030-01-03")
+    assert build_leaderboard([out])["pgd-20"].tolist() == [20.0]
+    store_model("net", {"clean": 1.0, "pgd-20": 0.3}, n=60, version=3, date="2030-01-01")
+    store_model("net", {"clean": 1.0}, n=60)
+    assert build_leaderboard([out])["pgd-20"].tolist() == [30.0]
+
+
+def test_rows_of_exactly_the_samples_asked_for(store_model: Store) -> None:
+    store_model("net", {"clean": 0.5, "pgd-20": 0.3}, n=100)
+    out = store_model("net", {"clean": 0.5, "autoattack": 0.1}, n=40)
+    (row,) = make_rows(find_results([out]), np.arange(60))
+    assert row.n == 60
+    assert list(row.attacks) == ["pgd-20"]
+
+
+def test_the_corruption_column_is_the_mean_of_the_benchmark_cells(store_model: Store) -> None:
+    cells = {("fog", 1): 0.8, ("fog", 2): 0.6, ("snow", 1): 0.4, ("saturate", 1): 0.0}  # the last is an extra type
+    row = build_leaderboard([store_model("net", ALL, cells=cells)]).iloc[0]
+    assert row["corruptions"] == 60.0
+    assert row["corruption_source"] == "cifar10-c (regenerated)"
+    assert row["corruptions_low"] < 60 < row["corruptions_high"]
+
+
+def test_the_best_comes_first(store_model: Store) -> None:
+    store_model("weak", {"clean": 0.99, "pgd-20": 0.1})
+    out = store_model("strong", {"clean": 0.8, "pgd-20": 0.5})
+    assert build_leaderboard([out])["model"].tolist() == ["strong", "weak"]
+
+
+def test_csv_round_trip(store_model: Store, tmp_path: Path) -> None:
+    store_model("7", {"clean": 0.5}, n=100, weights="1" * 64)
+    out = store_model('net, "quoted"', ALL, cells={("fog", 1): 0.8}, randomised=True)
+    frame = build_leaderboard([out])
+    csv, _ = write_leaderboard(frame, tmp_path / "table")
+    pd.testing.assert_frame_equal(read_leaderboard(csv), frame)
+    text = csv.read_text()
+    assert "90.00" in text
+    assert text.splitlines()[0].startswith(
+        "model,clean,fgsm,pgd-20,cw,autoattack,worst_case,corruptions,n,flags,method"
+    )
+
+
+def test_markdown_has_a_table_per_threat_the_best_in_bold_and_flags_explained(store_model: Store) -> None:
+    store_model("a|b", {"clean": 0.9, "pgd-20": 0.2})
+    store_model("net", {"clean": 0.8, "pgd-20": 0.5}, randomised=True)
+    out = store_model("net", {"clean": 0.8, "pgd-20": 0.5}, eps="4/255")
+    text = to_markdown(build_leaderboard([out]))
+    assert text.count("| model | clean | pgd-20 | worst_case | n | flags |") == 2
+    assert "| net | 80.00 | **50.00** | **50.00** | 200 | randomised |" in text
+    assert "a\\|b" in text
+    assert "digits, linf eps 8/255, n = 200, seed 0" in text
+    assert "- `randomised`: the model answers differently" in text
+
+
+def test_attack_columns_go_from_cheap_to_dear() -> None:
+    names = ["autoattack", "torchattacks:CW", "pgd-100", "pgd-20", "cw", "pgd-7", "fgsm"]
+    assert order_attacks(names) == ["fgsm", "pgd-20", "cw", "pgd-7", "pgd-100", "torchattacks:CW", "autoattack"]
+
+
+def test_results_are_found_in_any_depth_and_in_several_folders(store_model: Store, tmp_path: Path) -> None:
+    out = store_model("net", ALL)
+    (tmp_path / "deep/er").mkdir(parents=True)
+    out.rename(tmp_path / "deep/er/results")
+    store_model("other", ALL)
+    assert len(build_leaderboard([tmp_path])) == 2
+    assert len(build_leaderboard([tmp_path, out])) == 2  # what is found twice counts once
+
+
+def test_folders_without_results_are_named(tmp_path: Path) -> None:
+    with pytest.raises(AdvdpnpError, match="there is no folder"):
+        build_leaderboard([tmp_path / "nowhere"])
+    with pytest.raises(AdvdpnpError, match="there are no results in"):
+        build_leaderboard([tmp_path])
+
+
+def test_a_damaged_model_file_is_named(store_model: Store) -> None:
+    out = store_model("net", ALL)
+    next(out.rglob("model.json")).write_text("{")
+    with pytest.raises(AdvdpnpError, match=r"model\.json is damaged"):
+        build_leaderboard([out])
