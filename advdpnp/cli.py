@@ -7,6 +7,7 @@ import errno
 import os
 import sys
 import traceback
+import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -241,6 +242,8 @@ def _fail(sentence: str) -> int:
 
 def run(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code: 0, or 2 with one sentence on standard error."""
+    if not os.environ.get("ADVDPNP_DEBUG"):
+        warnings.simplefilter("ignore")  # libraries warn their own developers
     try:
         result: Any = app(arguments, standalone_mode=False)
         return result if isinstance(result, int) else 0
@@ -259,6 +262,16 @@ def run(arguments: list[str] | None = None) -> int:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             return _fail("the disk is full; free some space and run the same command again")
         return _unexpected(error)
+    except ImportError as error:
+        from advdpnp.doctor import broken_links
+
+        broken = broken_links(Path(__file__).parent)
+        what = (
+            f"the parts {', '.join(broken)} of the package are missing"
+            if broken
+            else f"something does not import: {error}"
+        )
+        return _fail(f"{what}; `advdpnp doctor` says what is wrong and the command that mends it")
     except MemoryError as error:
         return _fail(f"out of memory ({error}); use a smaller --batch-size or a smaller net")
     except Exception as error:

@@ -1,0 +1,84 @@
+"""The layout: one import name over real top-level folders, and nothing imported twice."""
+
+import ast
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import advdpnp
+from advdpnp.cli import run
+
+ROOT = Path(advdpnp.__file__).resolve().parent.parent
+LINKED = ("attacks", "corruption", "eval")
+SOURCES = [path for folder in ("advdpnp", *LINKED, "tests", "benchmarks") for path in (ROOT / folder).rglob("*.py")]
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_bare_or_relative_imports(path):
+    """`import attacks` would make a second copy of every module beside advdpnp.attacks."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: relative import"
+            names = [node.module or ""]
+        assert not {name.partition(".")[0] for name in names} & set(LINKED), f"line {node.lineno}: bare import"
+
+
+def test_reference_packages_are_imported_by_the_compatibility_module_alone():
+    pattern = re.compile(r"^\s*(?:import|from)\s+(?:torchattacks|pyautoattack|autoattack|robustbench)\b", re.MULTILINE)
+    found = [str(p.relative_to(ROOT)) for p in SOURCES if pattern.search(p.read_text(encoding="utf-8"))]
+    allowed = {"advdpnp/compat.py"}
+    assert {name for name in found if not name.startswith(("tests", "benchmarks"))} <= allowed
+
+
+def test_importing_the_package_imports_no_torch():
+    code = "import sys, advdpnp; sys.exit(bool({'torch', 'torchattacks', 'pyautoattack', 'robustbench'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_public_names_exist():
+    for name in advdpnp.__all__:
+        assert getattr(advdpnp, name) is not None
+    with pytest.raises(AttributeError, match="no_such_name"):
+        _ = advdpnp.no_such_name
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_all_four_packages_and_the_recipes(tmp_path):
+    built = subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", tmp_path, ROOT],
+        capture_output=True,
+        text=True,
+    )
+    assert built.returncode == 0, built.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    expected = {
+        "attacks/pgd.py",
+        "corruption/__init__.py",
+        "eval/figures/__init__.py",
+        "recipes/adv-dpnp.yaml",
+        "py.typed",
+        "recipes/budgets/digits.yaml",
+        "cli.py",
+    }
+    assert {f"advdpnp/{name}" for name in expected} <= names
+    assert {name.partition("/")[0] for name in names} == {"advdpnp", f"advdpnp-{advdpnp.__version__}.dist-info"}
+
+
+def test_links_checked_out_as_text_are_one_sentence(capsys, monkeypatch):
+    """As after a checkout on Windows or from a zip: advdpnp/attacks is a file that says `../attacks`."""
+    import advdpnp.catalogue
+    import advdpnp.doctor
+
+    def fail(name):
+        raise ModuleNotFoundError(f"No module named '{name}'", name=name)
+
+    monkeypatch.setattr(advdpnp.catalogue.importlib, "import_module", fail)
+    monkeypatch.setattr(advdpnp.doctor, "broken_links", lambda package: ["attacks"])
+    assert run(["list", "attacks"]) == 2
+    assert "advdpnp doctor" in capsys.readouterr().err
