@@ -162,12 +162,11 @@ def _torchvision_mismatch(error: Exception) -> Check:
     """The wheels of torchvision are made for one build of torch: beside another, its import fails."""
     import torch
 
-    wheels = " --index-url https://download.pytorch.org/whl/cpu" if torch.version.cuda is None else ""
     finding = (
         f"torchvision {version('torchvision')} was made for another torch than {torch.__version__} "
         f"({' '.join(str(error).split())}), {TOGETHER}"
     )
-    remedy = _pip(f"--upgrade --force-reinstall torch torchvision{wheels}")
+    remedy = _pip(f"--upgrade --force-reinstall torch torchvision")
     return Check("torchvision", "broken", False, finding, remedy)
 
 

@@ -123,7 +123,8 @@ class _Search:
         self.stream = seed_of(seed, attack.name)
 
     def run(self, x: Tensor, y: Tensor, sample: Tensor, rows: int) -> Iterator[Findings]:
-        unseen = deque(zip(x.split(self.shape), y.split(self.shape), sample.split(self.shape), strict=True))
+        batches = zip(x.split(self.shape), y.split(self.shape), sample.split(self.shape), strict=True)
+        unseen = deque(batch for batch in batches if len(batch[0]))
         ready: list[Flight] = []  # can be asked: new rows, and those whose candidate was refused
         active: list[Flight] = []  # asked in every iteration; one piece, or none
         pending: list[Flight] = []  # wait to be verified, out of the batch meanwhile

@@ -132,7 +132,7 @@ def pgd(threat: ThreatModel, classes: int, steps: int | str) -> PGD:
 
 @ATTACKS.register(
     "cw",
-    description="PGD on the margin loss within eps, as robustness tables mean C&W: 30 steps, one random start",
+    description="PGD on the margin loss within eps, as robustness tables mean C&W: 30 steps of eps/10",
     reference="Carlini and Wagner, Towards Evaluating the Robustness of Neural Networks, 2017 (its loss)",
     defaults={"steps": 30},
 )

@@ -1,0 +1,46 @@
+"""Centre loss: cross-entropy with a linear classifier, and a pull of the features to a learned centre per class."""
+
+from typing import ClassVar
+
+import torch.nn.functional as F
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+
+from advdpnp.errors import AdvdpnpError
+from advdpnp.losses import pull
+from advdpnp.methods.base import METHODS, Terms, accuracy
+from advdpnp.models.network import Network
+from advdpnp.prototypes import CentreHead
+
+
+@METHODS.register(
+    "center",
+    description="cross-entropy and centre loss: features pulled to a learned centre of their class; clean images",
+    reference="Wen et al., A Discriminative Feature Learning Approach for Deep Face Recognition, 2016",
+)
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class CentreLoss:
+    """CE + lambda_pos * ||h(x) - c_y||^2 (Wen et al. 2016, equation 5, whose lambda is twice this one).
+
+    The centres learn by the same SGD as the weights; the paper moves them by a rule of its own.
+
+    Attributes:
+        lambda_pos: weight of the pull.
+    """
+
+    adversarial: ClassVar[bool] = False
+    head: ClassVar[str] = "centre"
+    inner_objective: str = "ce"
+    lambda_pos: float = 0.01
+
+    def loss(self, model: nn.Module, x: Tensor, x_adv: Tensor | None, y: Tensor) -> tuple[Tensor, Terms]:
+        if not (isinstance(model, Network) and isinstance(model.head, CentreHead)):
+            raise AdvdpnpError("centre loss needs a network with centres; build it with head='centre'")
+        features = model.features(x)
+        logits = model.head(features)
+        ce, pos = F.cross_entropy(logits, y), pull(features, model.head.centres, y)
+        return ce + self.lambda_pos * pos, {"ce": ce, "pos": pos, "clean_accuracy": accuracy(logits, y)}
+
+    def start_epoch(self, model: nn.Module) -> None:
+        pass
