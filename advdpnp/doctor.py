@@ -166,7 +166,7 @@ def _torchvision_mismatch(error: Exception) -> Check:
         f"torchvision {version('torchvision')} was made for another torch than {torch.__version__} "
         f"({' '.join(str(error).split())}), {TOGETHER}"
     )
-    remedy = _pip(f"--upgrade --force-reinstall torch torchvision")
+    remedy = _pip("--upgrade --force-reinstall torch torchvision")
     return Check("torchvision", "broken", False, finding, remedy)
 
 

@@ -14,7 +14,8 @@ from advdpnp.eval.store import read_arrays
 from advdpnp.eval.unit import file_name
 
 CELL = 1.05  # inches
-FOOLED, HELD = "#C44601", "#00795C"
+FOOLED = "#C44601"
+_FITS = 13  # characters of bold type at the normal size that a cell is wide enough for
 
 
 def draw_examples(rows: Sequence[Row], colours: dict[str, str], out: Path) -> list[Path]:
@@ -100,7 +101,7 @@ def _frame(axis: Axes) -> None:
 def _title(axis: Axes, label: int, prediction: int, names: tuple[str, ...]) -> None:
     right = label == prediction
     text = _name(label, names) if right else f"{_name(label, names)} → {_name(prediction, names)}"
-    size = 7.5 if len(text) <= 16 else max(4.5, 7.5 * 16 / len(text))
+    size = 7.5 if len(text) <= _FITS else max(4.5, 7.5 * _FITS / len(text))
     axis.set_title(text, fontsize=size, pad=3, color=INK if right else FOOLED, fontweight="normal" if right else "bold")
 
 
