@@ -67,6 +67,16 @@ def train(
     norm: Annotated[str | None, typer.Option(help="Shorthand for --set attack.norm=...")] = None,
     eps: Annotated[str | None, typer.Option(help="Shorthand for --set attack.eps=...")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Shorthand for --set seed=...")] = None,
+    extra_data: Annotated[
+        str | None, typer.Option(help="Data set whose training images are mixed in, such as npz:generated.npz.")
+    ] = None,
+    devices: Annotated[int, typer.Option(min=1, help="Processes on each machine, one device each.")] = 1,
+    num_nodes: Annotated[int, typer.Option(min=1, help="Machines.")] = 1,
+    strategy: Annotated[
+        str, typer.Option(help="Strategy of Lightning Fabric.", show_default="ddp if several")
+    ] = "auto",
+    precision: Annotated[str | None, typer.Option(help="32-true or bf16-mixed.")] = None,
+    compile: Annotated[bool, typer.Option("--compile", help="Compile the training step with torch.compile.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Continue a run that was stopped.")] = False,
     data_root: DataRoot = None,
     download: Download = False,
@@ -77,6 +87,7 @@ def train(
     from advdpnp.console import training_bar
     from advdpnp.datasets import load_dataset
     from advdpnp.recipe import resolve_recipe
+    from advdpnp.trainer import Hardware
     from advdpnp.trainer import train as run
 
     overrides = {
@@ -85,14 +96,26 @@ def train(
         "attack.norm": norm,
         "attack.eps": eps,
         "seed": seed,
+        "precision": precision,
     }
     resolved = resolve_recipe(recipe, dataset, overrides, settings)
     data = load_dataset(dataset, data_root=data_root, download=download, validation=resolved.validation)
     folder = out / (name or f"{data.label}-{Path(recipe).stem}-s{resolved.seed}")
+    extra = None if extra_data is None else load_dataset(extra_data, data_root=data_root, validation=0)
+    hardware = Hardware(device, devices, num_nodes, strategy, compile)
     with training_bar(folder.name) as report:
         metrics = run(
-            resolved, data, folder, resume=resume, device=device, report=report, resume_command=_resume_command()
+            resolved,
+            data,
+            folder,
+            extra=extra,
+            resume=resume,
+            hardware=hardware,
+            report=report,
+            resume_command=_resume_command(),
         )
+    if int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) > 0:
+        return  # the first of several processes speaks for all
     last = metrics.iloc[-1]
     console.print(
         f"{folder}: {len(metrics)} epochs, validation accuracy {100 * last['validation_clean']:.1f} % clean, "

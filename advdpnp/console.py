@@ -62,6 +62,8 @@ def training_bar(name: str) -> Iterator[Callable[["TrainingProgress"], None]]:
                     f"pgd {100 * metrics['validation_pgd']:.1f} %  MinSep {metrics['min_separation']:.1f} deg  "
                     f"{metrics['seconds']:.0f} s"
                 )
+                for warning in state.warnings:
+                    progress.console.print(f"  warning: {warning}", style="yellow", markup=False)
 
         yield report
 

@@ -6,7 +6,7 @@ from advdpnp.console import training_bar
 from advdpnp.datasets import load_dataset
 from advdpnp.eval.command import evaluate_command
 from advdpnp.recipe import resolve_recipe
-from advdpnp.trainer import train
+from advdpnp.trainer import Hardware, train
 
 RECIPES = ("ce", "dpnp", "pgd-at", "adv-dpnp")
 
@@ -19,7 +19,15 @@ def run_demo(folder: Path, *, seed: int, limit: int, device: str) -> None:
         run = folder / "runs" / (name if seed == 0 else f"{name}-s{seed}")
         recipe = resolve_recipe(name, "digits", {"seed": seed})
         with training_bar(run.name) as report:
-            train(recipe, dataset, run, resume=True, device=device, report=report, resume_command="advdpnp demo")
+            train(
+                recipe,
+                dataset,
+                run,
+                resume=True,
+                hardware=Hardware(device),
+                report=report,
+                resume_command="advdpnp demo",
+            )
         runs.append(run)
     evaluate_command(
         checkpoints=runs,

@@ -34,6 +34,19 @@ class PrototypeHead(nn.Module):
         return f"{self.prototypes.shape[1]} -> {self.prototypes.shape[0]}, radius {self.radius:g}"
 
 
+class CentreHead(nn.Linear):
+    """A linear classifier beside a learned centre per class (Wen et al. 2016); the centres take no part in the logits.
+
+    Args:
+        dim: length of a feature vector.
+        classes: number of classes.
+    """
+
+    def __init__(self, dim: int, classes: int) -> None:
+        super().__init__(dim, classes)
+        self.centres = nn.Parameter(torch.randn(classes, dim))
+
+
 def class_vectors(head: nn.Module) -> Tensor:
     """What stands for each class in a head, (classes, dim): its prototypes, or the rows of a linear layer's weight."""
     if isinstance(head, PrototypeHead):

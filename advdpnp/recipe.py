@@ -22,16 +22,20 @@ class _Section(BaseModel):
 
 
 class ModelSection(_Section):
-    """The net. ``head`` null: the one the method needs. ``feature_dim`` null: as wide as the backbone."""
+    """The net. ``head`` null: the one the method needs. ``feature_dim`` null: as wide as the backbone.
+
+    ``pretrained``: start the backbone from published weights (architectures of timm), which may be downloaded.
+    """
 
     architecture: str = "small-cnn"
     feature_dim: int | None = Field(default=None, ge=1)
-    head: Literal["linear", "prototype"] | None = None
+    head: Literal["linear", "prototype", "centre"] | None = None
     radius: float = Field(default=1.0, gt=0)
+    pretrained: bool = False
 
 
 class AttackSection(_Section):
-    """The threat model, and the PGD that makes the training images. ``step_size`` null: eps / 4.
+    """The threat model, and the PGD that makes the training images; ``relative_step`` is its step in units of eps.
 
     ``mode``: whether BatchNorm uses its running statistics ("eval") or the batch's ("train") during the attack; no
     statistics are updated in either.
@@ -40,7 +44,7 @@ class AttackSection(_Section):
     norm: Literal["linf", "l2"] = "linf"
     eps: str = "8/255"
     steps: int = Field(default=7, ge=1)
-    step_size: float | None = Field(default=None, gt=0)
+    relative_step: float = Field(default=0.25, gt=0)
     mode: Literal["eval", "train"] = "eval"
 
 
@@ -62,7 +66,9 @@ class Recipe(_Section):
 
     ``method`` holds the method's name and its own values; ``augmentation`` null means the data set's own;
     ``validation`` training images are held out to choose ``best``; ``validation_steps`` is the length of the PGD that
-    judges it.
+    judges it; ``awp`` is the size gamma of adversarial weight perturbation, from epoch ``awp_start`` on; ``average``
+    the decay of a moving average of the weights, which is then what is judged and saved; ``extra_share`` the part of
+    every batch that comes from the extra images, if there are any.
     """
 
     description: str = ""
@@ -75,6 +81,10 @@ class Recipe(_Section):
     augmentation: Literal["crop-flip", "crop", "none"] | None = None
     validation: int = Field(default=1000, ge=1)
     validation_steps: int = Field(default=10, ge=1)
+    awp: float | None = Field(default=None, gt=0)
+    awp_start: int = Field(default=0, ge=0)
+    average: float | None = Field(default=None, ge=0, lt=1)
+    extra_share: float = Field(default=0.5, gt=0, lt=1)
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     seed: int = Field(default=0, ge=0)
 

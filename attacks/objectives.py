@@ -37,15 +37,34 @@ def difference_of_logits_ratio(logits: Tensor, y: Tensor) -> Tensor:
     return margin(logits, y) / (ordered[:, 0] - ordered[:, 2] + 1e-12)
 
 
+def divergence(logits: Tensor, clean_logits: Tensor) -> Tensor:
+    """KL(p(x) || p(x_adv)), what the inner attack of TRADES maximises (Zhang et al., 2019); labels play no part.
+
+    Its gradient is zero at the clean image itself, so it needs a random start.
+    """
+    return functional.kl_div(logits.log_softmax(1), clean_logits.log_softmax(1), reduction="none", log_target=True).sum(
+        1
+    )
+
+
 def rescaled_cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     """Cross-entropy of logits divided by their own range, which keeps its gradient at any scale of the logits."""
     spread = (logits.amax(1) - logits.amin(1)).detach().clamp(min=1e-12)
     return cross_entropy(logits / spread[:, None], y)
 
 
-OBJECTIVES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "ce": cross_entropy,
-    "margin": margin,
-    "dlr": difference_of_logits_ratio,
-    "rescaled-ce": rescaled_cross_entropy,
+def _of_label(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Tensor]:
+    return lambda logits, y, clean_logits=None: function(logits, y)
+
+
+OBJECTIVES: dict[str, Callable[..., Tensor]] = {
+    "ce": _of_label(cross_entropy),
+    "margin": _of_label(margin),
+    "dlr": _of_label(difference_of_logits_ratio),
+    "rescaled-ce": _of_label(rescaled_cross_entropy),
+    "kl": lambda logits, y, clean_logits: divergence(logits, clean_logits),
 }
+"""By name, as functions of (logits, labels, logits of the clean images)."""
+
+OF_CLEAN_LOGITS = frozenset({"kl"})
+"""Those that look at the logits of the clean images; the others may be given anything for them."""

@@ -8,18 +8,25 @@ from torch import Tensor, nn
 
 from advdpnp.attacks.contract import ATTACKS, Objective, State, check_norm, positive_integer
 from advdpnp.attacks.norms import ascent_step, project, random_start
-from advdpnp.attacks.objectives import OBJECTIVES
+from advdpnp.attacks.objectives import OBJECTIVES, OF_CLEAN_LOGITS
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.randomness import Draw
 
 
 @dataclass(frozen=True)
 class PGDState(State):
-    """``x_adv``: current iterates (n, c, h, w); ``step`` and ``restart``: how far each row is, int64 (n,)."""
+    """What PGD remembers of a row.
+
+    Attributes:
+        x_adv: current iterates (n, c, h, w).
+        step, restart: how far each row is, int64 (n,).
+        clean_logits: of the clean images, (n, classes); (n, 0) where nobody looks at them.
+    """
 
     x_adv: Tensor
     step: Tensor
     restart: Tensor
+    clean_logits: Tensor
 
 
 @dataclass(frozen=True)
@@ -68,13 +75,22 @@ class PGD:
 
     def start(self, x: Tensor, y: Tensor, logits: Tensor | None, draw: Draw) -> PGDState:
         zeros = torch.zeros_like(y)
-        return PGDState(x, y, zeros.bool(), draw, self._first(x, draw, zeros), zeros, zeros)
+        if not self.looks_at_clean_logits:
+            logits = x.new_empty(len(x), 0)
+        elif logits is None:
+            raise ValueError(f"the objective '{self.objective}' needs the logits of the clean images")
+        return PGDState(x, y, zeros.bool(), draw, self._first(x, draw, zeros), zeros, zeros, logits)
+
+    @property
+    def looks_at_clean_logits(self) -> bool:
+        """Whether ``start`` needs the logits of the clean images."""
+        return self.objective in OF_CLEAN_LOGITS
 
     def _first(self, x: Tensor, draw: Draw, restart: Tensor) -> Tensor:
         return random_start(x, self.threat, draw, restart) if self.random_start else x
 
     def ask(self, state: PGDState) -> tuple[Tensor, Objective | None]:
-        return state.x_adv, lambda logits: OBJECTIVES[self.objective](logits, state.y)
+        return state.x_adv, lambda logits: OBJECTIVES[self.objective](logits, state.y, state.clean_logits)
 
     def tell(self, state: PGDState, logits: Tensor, gradient: Tensor | None, fooled: Tensor) -> PGDState:
         assert gradient is not None
@@ -98,7 +114,11 @@ def perturb(model: nn.Module, x: Tensor, y: Tensor, attack: PGD, draw: Draw) -> 
     Differentiates with respect to the images alone, so no weight's ``.grad`` changes; the model stays in the mode the
     caller set. Works under autocast and under ``no_grad``.
     """
-    state = attack.start(x.detach(), y, None, draw)
+    clean_logits = None
+    if attack.looks_at_clean_logits:
+        with torch.no_grad():
+            clean_logits = model(x)
+    state = attack.start(x.detach(), y, clean_logits, draw)
     unknown = torch.zeros_like(state.done)
     for _ in range(attack.restarts * (attack.steps + 1) - 1):  # between restarts the last image is asked for too
         queries, objective = attack.ask(state)

@@ -8,7 +8,6 @@ Importing this package imports nothing heavy; the modules are:
     progress      how an evaluation tells what it does
     unit, store   what a verdict file is of, and how it is written and continued
     results       verdict files read back, and which of them make one row of a table
-    statistics    Wilson intervals and the exact McNemar test
     flags         signs that a robustness number cannot be trusted
     leaderboard   the table, as data frame, CSV and Markdown
     figures       the pictures

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from advdpnp.eval.results import Row
-from advdpnp.eval.statistics import mcnemar
+from advdpnp.statistics import mcnemar
 
 FLAGS = {
     "order": "an attack that should be stronger left significantly more samples robust than a weaker one",

@@ -10,9 +10,9 @@ import pandas as pd
 
 from advdpnp.eval.flags import FLAGS, raised_flags
 from advdpnp.eval.results import Row, find_results, make_rows
-from advdpnp.eval.statistics import wilson
 from advdpnp.eval.unit import short_hash
 from advdpnp.files import write_text
+from advdpnp.statistics import wilson
 
 CORRUPTIONS_COLUMN = "corruptions"
 _BEFORE = ("fgsm", "pgd-20", "cw")

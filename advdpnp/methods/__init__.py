@@ -1,6 +1,18 @@
 """Training methods, one file each."""
 
-from advdpnp.methods import adv_dpnp, ce, dpnp, pgd_at  # noqa: F401  (importing them registers them)
+from advdpnp.methods import adv_dpnp, ce, center, dpnp, dpp, fgsm_rs, mart, pgd_at, trades
 from advdpnp.methods.base import METHODS, Method, Terms
 
 __all__ = ["METHODS", "Method", "Terms"]
+
+_registering = (
+    adv_dpnp,
+    ce,
+    center,
+    dpnp,
+    dpp,
+    fgsm_rs,
+    mart,
+    pgd_at,
+    trades,
+)  # importing a module registers its method

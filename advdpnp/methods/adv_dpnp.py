@@ -35,7 +35,6 @@ class AdvDPNP(PrototypeWeights):
 
     adversarial: ClassVar[bool] = True
     head: ClassVar[str] = "prototype"
-    inner_objective: str = "ce"
     beta: float = 1.0
     lambda_cons: float = 1.0
     consistency: Literal["kl", "mse"] = "kl"

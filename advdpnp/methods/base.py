@@ -1,8 +1,11 @@
 """What a training method is: a loss over clean and adversarial images, and nothing else."""
 
-from typing import ClassVar, Protocol
+from typing import ClassVar, Literal, Protocol
 
 import torch
+import torch.nn.functional as F
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from advdpnp.registry import Registry
@@ -33,6 +36,26 @@ class Method(Protocol):
     def start_epoch(self, model: nn.Module) -> None:
         """Called before the first step of every epoch."""
         ...
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Common:
+    """The values that every method has.
+
+    Attributes:
+        inner_objective: what the training attack maximises.
+        label_smoothing: share of the target that goes to all classes alike, in every cross-entropy of the loss.
+    """
+
+    inner_objective: Literal["ce", "margin", "dlr", "rescaled-ce", "kl"] = "ce"
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+
+    def cross_entropy(self, logits: Tensor, y: Tensor) -> Tensor:
+        """Mean cross-entropy of logits (n, classes) with labels (n,)."""
+        return F.cross_entropy(logits, y, label_smoothing=self.label_smoothing)
+
+    def start_epoch(self, model: nn.Module) -> None:
+        pass
 
 
 def accuracy(logits: Tensor, y: Tensor) -> Tensor:

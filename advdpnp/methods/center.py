@@ -2,14 +2,13 @@
 
 from typing import ClassVar
 
-import torch.nn.functional as F
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from advdpnp.errors import AdvdpnpError
 from advdpnp.losses import pull
-from advdpnp.methods.base import METHODS, Terms, accuracy
+from advdpnp.methods.base import METHODS, Common, Terms, accuracy
 from advdpnp.models.network import Network
 from advdpnp.prototypes import CentreHead
 
@@ -20,7 +19,7 @@ from advdpnp.prototypes import CentreHead
     reference="Wen et al., A Discriminative Feature Learning Approach for Deep Face Recognition, 2016",
 )
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class CentreLoss:
+class CentreLoss(Common):
     """CE + lambda_pos * ||h(x) - c_y||^2 (Wen et al. 2016, equation 5, whose lambda is twice this one).
 
     The centres learn by the same SGD as the weights; the paper moves them by a rule of its own.
@@ -31,7 +30,6 @@ class CentreLoss:
 
     adversarial: ClassVar[bool] = False
     head: ClassVar[str] = "centre"
-    inner_objective: str = "ce"
     lambda_pos: float = 0.01
 
     def loss(self, model: nn.Module, x: Tensor, x_adv: Tensor | None, y: Tensor) -> tuple[Tensor, Terms]:
@@ -39,8 +37,5 @@ class CentreLoss:
             raise AdvdpnpError("centre loss needs a network with centres; build it with head='centre'")
         features = model.features(x)
         logits = model.head(features)
-        ce, pos = F.cross_entropy(logits, y), pull(features, model.head.centres, y)
+        ce, pos = self.cross_entropy(logits, y), pull(features, model.head.centres, y)
         return ce + self.lambda_pos * pos, {"ce": ce, "pos": pos, "clean_accuracy": accuracy(logits, y)}
-
-    def start_epoch(self, model: nn.Module) -> None:
-        pass

@@ -2,14 +2,13 @@
 
 from typing import ClassVar, Literal
 
-import torch.nn.functional as F
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from advdpnp.errors import AdvdpnpError
 from advdpnp.losses import class_repulsion, pull, sample_repulsion
-from advdpnp.methods.base import METHODS, Terms, accuracy
+from advdpnp.methods.base import METHODS, Common, Terms, accuracy
 from advdpnp.models.network import Network
 from advdpnp.prototypes import PrototypeHead
 
@@ -28,7 +27,7 @@ def with_prototypes(model: nn.Module) -> tuple[Network, PrototypeHead]:
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class PrototypeWeights:
+class PrototypeWeights(Common):
     """How much each geometric term counts.
 
     Attributes:
@@ -46,7 +45,7 @@ class PrototypeWeights:
     def sample_terms(self, features: Tensor, prototypes: Tensor, y: Tensor, suffix: str = "") -> tuple[Tensor, Terms]:
         """Cross-entropy, pull and repulsion of the samples; pass detached prototypes to leave them unmoved."""
         logits = features @ prototypes.T
-        ce = F.cross_entropy(logits, y)
+        ce = self.cross_entropy(logits, y)
         pos = pull(features, prototypes, y)
         neg = sample_repulsion(features, prototypes, y, self.repulsion)
         loss = ce + self.lambda_pos * pos - self.lambda_sample_neg * neg
@@ -76,7 +75,6 @@ class DPNP(PrototypeWeights):
 
     adversarial: ClassVar[bool] = False
     head: ClassVar[str] = "prototype"
-    inner_objective: str = "ce"
 
     def loss(self, model: nn.Module, x: Tensor, x_adv: Tensor | None, y: Tensor) -> tuple[Tensor, Terms]:
         network, head = with_prototypes(model)

@@ -8,7 +8,7 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from advdpnp.methods.base import METHODS, Terms, accuracy
+from advdpnp.methods.base import METHODS, Common, Terms, accuracy
 
 
 @METHODS.register(
@@ -17,7 +17,7 @@ from advdpnp.methods.base import METHODS, Terms, accuracy
     reference="Wang et al., Improving Adversarial Robustness Requires Revisiting Misclassified Examples, ICLR 2020",
 )
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class MART:
+class MART(Common):
     """BCE(x_adv) + beta * KL(p(x) || p(x_adv)) * (1 - p_y(x)) (Wang et al. 2020, equation 11).
 
     BCE is cross-entropy plus -log(1 - the largest probability of another class), both of the adversarial image.
@@ -28,7 +28,6 @@ class MART:
 
     adversarial: ClassVar[bool] = True
     head: ClassVar[str] = "linear"
-    inner_objective: str = "ce"
     beta: float = 5.0
 
     def loss(self, model: nn.Module, x: Tensor, x_adv: Tensor | None, y: Tensor) -> tuple[Tensor, Terms]:
@@ -38,12 +37,11 @@ class MART:
         # log(1 - p_k) as the log-sum of all other classes: 1 - p rounds to 0 for confident nets, this does not.
         rival = log_adversarial.detach().masked_fill(own, -torch.inf).argmax(1, keepdim=True)
         not_rival = log_adversarial.scatter(1, rival, -torch.inf).logsumexp(1)
-        boosted = (F.cross_entropy(adversarial, y, reduction="none") - not_rival).mean()
+        boosted = (
+            F.cross_entropy(adversarial, y, reduction="none", label_smoothing=self.label_smoothing) - not_rival
+        ).mean()
         divergence = F.kl_div(log_adversarial, log_clean, reduction="none", log_target=True).sum(1)
         weighted = (divergence * (1 - log_clean.gather(1, y[:, None])[:, 0].exp())).mean()
         terms = {"bce_adv": boosted, "consistency": weighted}
         terms |= {"clean_accuracy": accuracy(clean, y), "adversarial_accuracy": accuracy(adversarial, y)}
         return boosted + self.beta * weighted, terms
-
-    def start_epoch(self, model: nn.Module) -> None:
-        pass

@@ -2,12 +2,11 @@
 
 from typing import ClassVar
 
-import torch.nn.functional as F
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from advdpnp.methods.base import METHODS, Terms, accuracy
+from advdpnp.methods.base import METHODS, Common, Terms, accuracy
 
 
 @METHODS.register(
@@ -16,17 +15,13 @@ from advdpnp.methods.base import METHODS, Terms, accuracy
     reference="Madry et al., Towards Deep Learning Models Resistant to Adversarial Attacks, 2018 (arXiv 1706.06083)",
 )
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class PGDAdversarialTraining:
+class PGDAdversarialTraining(Common):
     """Cross-entropy on adversarial images alone (Madry et al. 2018, section 2.1)."""
 
     adversarial: ClassVar[bool] = True
     head: ClassVar[str] = "linear"
-    inner_objective: str = "ce"
 
     def loss(self, model: nn.Module, x: Tensor, x_adv: Tensor | None, y: Tensor) -> tuple[Tensor, Terms]:
         logits = model(x_adv)
-        loss = F.cross_entropy(logits, y)
+        loss = self.cross_entropy(logits, y)
         return loss, {"ce_adv": loss, "adversarial_accuracy": accuracy(logits, y)}
-
-    def start_epoch(self, model: nn.Module) -> None:
-        pass

@@ -1,23 +1,22 @@
 """TRADES: cross-entropy on clean images, and a divergence that ties the adversarial output to the clean one."""
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
-import torch.nn.functional as F
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from advdpnp.losses import kl_consistency
-from advdpnp.methods.base import METHODS, Terms, accuracy
+from advdpnp.methods.base import METHODS, Common, Terms, accuracy
 
 
 @METHODS.register(
     "trades",
     description="cross-entropy on clean images plus beta times KL from clean to adversarial output",
-    reference="Zhang et al., Theoretically Principled Trade-off between Robustness and Accuracy, 2019 (arXiv 1901.08573)",
+    reference="Zhang et al., Theoretically Principled Trade-off between Robustness and Accuracy, 2019",
 )
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class TRADES:
+class TRADES(Common):
     """CE(x) + beta * KL(p(x) || p(x_adv)), the inner attack maximising the KL (Zhang et al. 2019, equation 5).
 
     Attributes:
@@ -26,15 +25,12 @@ class TRADES:
 
     adversarial: ClassVar[bool] = True
     head: ClassVar[str] = "linear"
-    inner_objective: str = "kl"
+    inner_objective: Literal["ce", "margin", "dlr", "rescaled-ce", "kl"] = "kl"
     beta: float = 6.0
 
     def loss(self, model: nn.Module, x: Tensor, x_adv: Tensor | None, y: Tensor) -> tuple[Tensor, Terms]:
         clean, adversarial = model(x), model(x_adv)
-        ce, divergence = F.cross_entropy(clean, y), kl_consistency(clean, adversarial)
+        ce, divergence = self.cross_entropy(clean, y), kl_consistency(clean, adversarial)
         terms = {"ce": ce, "consistency": divergence}
         terms |= {"clean_accuracy": accuracy(clean, y), "adversarial_accuracy": accuracy(adversarial, y)}
         return ce + self.beta * divergence, terms
-
-    def start_epoch(self, model: nn.Module) -> None:
-        pass

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from advdpnp.errors import AdvdpnpError
 from advdpnp.models.base import MODELS
-from advdpnp.prototypes import PrototypeHead
+from advdpnp.prototypes import CentreHead, PrototypeHead
 
 
 class Normalise(nn.Module):
@@ -98,7 +98,11 @@ def _prototype_head(dim: int, config: ModelConfig) -> nn.Module:
     return PrototypeHead(dim, config.classes, config.radius)
 
 
-HEADS = {"linear": _linear_head, "prototype": _prototype_head}
+def _centre_head(dim: int, config: ModelConfig) -> nn.Module:
+    return CentreHead(dim, config.classes)
+
+
+HEADS = {"linear": _linear_head, "prototype": _prototype_head, "centre": _centre_head}
 
 
 class Network(nn.Module):

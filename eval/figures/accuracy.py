@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from advdpnp.eval.figures.style import GRID, INK, QUIET, bare, drawing
 from advdpnp.eval.leaderboard import order_attacks
 from advdpnp.eval.results import Row
-from advdpnp.eval.statistics import wilson
 from advdpnp.eval.unit import file_name
+from advdpnp.statistics import wilson
 
 PANEL = 1.55  # inches
 LINE = 0.34

@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from advdpnp.eval.figures.style import GRID, QUIET, bare, drawing, spread_labels
 from advdpnp.eval.leaderboard import order_attacks
 from advdpnp.eval.results import Row
-from advdpnp.eval.statistics import wilson
 from advdpnp.eval.unit import file_name
+from advdpnp.statistics import wilson
 
 
 def draw_accuracy_against_eps(rows: Sequence[Row], colours: dict[str, str], out: Path) -> list[Path]:

@@ -7,7 +7,7 @@ import yaml
 
 from advdpnp.errors import AdvdpnpError
 from advdpnp.recipe import recipe_files, resolve_recipe
-from advdpnp.trainer import build_method
+from advdpnp.training_run import build_method
 
 
 @pytest.mark.parametrize("name", recipe_files())
@@ -18,7 +18,7 @@ def test_every_recipe_resolves_for_every_data_set(name, dataset):
     build_method(recipe.method)
 
 
-@pytest.mark.parametrize("name", ["dpnp", "adv-dpnp"])
+@pytest.mark.parametrize("name", ["dpp", "dpnp", "adv-dpnp"])
 def test_recipes_of_the_papers_say_of_each_value_where_it_comes_from(name):
     lines = recipe_files()[name].read_text().splitlines()
     values = [line for line in lines if re.match(r"\s+\w+: ", line) and "name:" not in line]

@@ -8,9 +8,11 @@ import pytest
 import torch
 
 from advdpnp.checkpoint import load_checkpoint
+from advdpnp.datasets.base import Dataset, Split
 from advdpnp.errors import AdvdpnpError
 from advdpnp.recipe import resolve_recipe
-from advdpnp.trainer import attack_mode, build_method, train
+from advdpnp.trainer import train
+from advdpnp.training_run import attack_mode, build_method
 
 SMALL = {
     "epochs": 2,
@@ -154,3 +156,39 @@ def test_prototypes_have_their_own_optimiser_group(quadrants, tmp_path):
     train(recipe(**values), quadrants, tmp_path)
     prototypes = weights(tmp_path / "last.safetensors")["head.prototypes"]
     assert torch.allclose(prototypes.norm(dim=1), torch.ones(4), atol=1e-6)
+
+
+@pytest.mark.parametrize("extra", [{"awp": 0.01}, {"average": 0.9}, {"awp": 0.01, "average": 0.5}])
+def test_weight_perturbation_and_averaging_resume_bit_for_bit(extra, quadrants, tmp_path):
+    train(recipe(**extra), quadrants, tmp_path / "straight")
+    seen = 0
+
+    def stop(progress):
+        nonlocal seen
+        seen = max(seen, progress.epoch)
+        if progress.epoch == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(AdvdpnpError, match="stopped in epoch 2"):
+        train(recipe(**extra), quadrants, tmp_path / "stopped", report=stop)
+    train(recipe(**extra), quadrants, tmp_path / "stopped", resume=True)
+    plain = tmp_path / "plain"
+    train(recipe(), quadrants, plain)
+    straight = weights(tmp_path / "straight" / "last.safetensors")
+    assert same(straight, weights(tmp_path / "stopped" / "last.safetensors"))
+    assert not same(straight, weights(plain / "last.safetensors"))
+
+
+def test_extra_images_are_mixed_in(quadrants, tmp_path):
+    values = {"epochs": 1, "extra_share": 0.25}
+    train(recipe("pgd-at", **values), quadrants, tmp_path / "with", extra=quadrants)
+    train(recipe("pgd-at", **values), quadrants, tmp_path / "without")
+    assert not same(*(weights(tmp_path / run / "last.safetensors") for run in ("with", "without")))
+
+
+def test_extra_images_of_another_kind_are_refused(quadrants, tmp_path):
+    other = Dataset(
+        "other", ("a", "b"), *[Split(torch.zeros(8, 3, 8, 8, dtype=torch.uint8), torch.zeros(8).long())] * 3
+    )
+    with pytest.raises(AdvdpnpError, match="3x8x8"):
+        train(recipe(), quadrants, tmp_path, extra=other)
