@@ -85,7 +85,7 @@ class Recipe(_Section):
     awp_start: int = Field(default=0, ge=0)
     average: float | None = Field(default=None, ge=0, lt=1)
     extra_share: float = Field(default=0.5, gt=0, lt=1)
-    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    precision: Literal["32-true", "bf16-mixed", "64-true"] = "32-true"
     seed: int = Field(default=0, ge=0)
 
     def to_yaml(self) -> str:
