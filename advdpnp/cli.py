@@ -32,7 +32,8 @@ DataRoot = Annotated[
 ]
 Download = Annotated[bool, typer.Option("--download", help="Fetch the data set if it is not there.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
+_LARGEST_SEED = 2**63 - 1
+Seed = Annotated[int, typer.Option(min=0, max=_LARGEST_SEED, help="Seed of everything random.")]
 
 
 def _version(wanted: bool) -> None:
@@ -100,7 +101,13 @@ def train(
     }
     resolved = resolve_recipe(recipe, dataset, overrides, settings)
     data = load_dataset(dataset, data_root=data_root, download=download, validation=resolved.validation)
+    # A small data set holds out less than was asked for; the recipe that is kept tells what was done.
+    resolved = resolved.model_copy(update={"validation": len(data.validation)})
+    if name is not None and not name.strip():
+        raise AdvdpnpError("--name is empty; leave it out or give the run a name")
     folder = out / (name or f"{data.label}-{Path(recipe).stem}-s{resolved.seed}")
+    if resume and not folder.is_dir():
+        raise AdvdpnpError(f"there is no run in {folder} to resume; check --name and --out, or leave out --resume")
     extra = None if extra_data is None else load_dataset(extra_data, data_root=data_root, validation=0)
     hardware = Hardware(device, devices, num_nodes, strategy, compile)
     with training_bar(folder.name) as report:
@@ -258,6 +265,10 @@ def doctor(
         raise typer.Exit(2)
 
 
+_STOPPED = "stopped; what was finished is kept, the same command continues from there"
+_INTERRUPTED = 130  # what typer makes of Ctrl-C
+
+
 def _fail(sentence: str) -> int:
     print(f"advdpnp: {sentence}", file=sys.stderr)
     return 2
@@ -269,11 +280,12 @@ def run(arguments: list[str] | None = None) -> int:
         warnings.simplefilter("ignore")  # libraries warn their own developers
     try:
         result: Any = app(arguments, standalone_mode=False)
-        return result if isinstance(result, int) else 0
+        code = result if isinstance(result, int) else 0
+        return _fail(_STOPPED) if code == _INTERRUPTED else code
     except AdvdpnpError as error:
         return _fail(str(error))
     except (Abort, KeyboardInterrupt):
-        return _fail("stopped; what was finished is kept, the same command continues from there")
+        return _fail(_STOPPED)
     except TyperException as error:
         return _fail(f"{error.format_message().rstrip('.')}; see `advdpnp --help` and `advdpnp COMMAND --help`")
     except Exit as leave:

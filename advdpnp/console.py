@@ -16,6 +16,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -117,7 +118,7 @@ def print_records(title: str, records: Sequence[Sequence[str]], columns: Sequenc
     """A plain table on standard output."""
     table = Table(*columns, title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
     for record in records:
-        table.add_row(*record)
+        table.add_row(*map(Text, record))
     out.print(table)
 
 
@@ -132,5 +133,5 @@ def print_leaderboard(frame: "pd.DataFrame", columns: Sequence[str]) -> None:
             value = row[column]
             missing = value is None or value != value
             cells.append("-" if missing else f"{value:.2f}" if isinstance(value, float) else str(value))
-        table.add_row(*cells)
+        table.add_row(*map(Text, cells))
     out.print(table)

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from advdpnp.errors import AdvdpnpError
+
+_NEARLY_NOTHING = 64 * 1024  # bytes: a disk with less free has run full under the writer
 
 
 @contextmanager
@@ -38,6 +41,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     except OSError as error:
         raise _explain(error, path) from error
+    except Exception as error:
+        # Libraries that write with their own code report a full disk in words of their own.
+        if "No space left" in str(error) or shutil.disk_usage(path.parent).free < _NEARLY_NOTHING:
+            raise _explain(OSError(errno.ENOSPC, "full"), path) from error
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -86,7 +86,7 @@ class Recipe(_Section):
     average: float | None = Field(default=None, ge=0, lt=1)
     extra_share: float = Field(default=0.5, gt=0, lt=1)
     precision: Literal["32-true", "bf16-mixed", "64-true"] = "32-true"
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
 
     def to_yaml(self) -> str:
         """The recipe as YAML that ``resolve_recipe`` reads back to the same recipe."""

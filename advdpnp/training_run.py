@@ -102,6 +102,11 @@ class TrainingRun:
         self.train_split = dataset.train.to(fabric.device)
         self.validation_split = dataset.validation.to(fabric.device)
         self.extra_split = None if extra is None else _matching(extra, dataset).train.to(fabric.device)
+        if len(self.train_split) < 2 or not len(self.validation_split):
+            raise AdvdpnpError(
+                f"{dataset.name} leaves {len(self.train_split)} images to train on and {len(self.validation_split)} to "
+                "validate; give at least 10 training images"
+            )
         self.batch_size = min(recipe.batch_size, len(self.train_split))
         self.extra_size = 0 if extra is None else round(recipe.extra_share * self.batch_size)
         self.steps = len(self.train_split) // (self.batch_size - self.extra_size)

@@ -85,7 +85,10 @@ def load_model(
     load = next((load for matches, load in _KINDS if matches(spec)), None)
     if load is None:
         if spec.replace("-", "").isalnum():
-            MODELS.find(spec)  # a slip in an architecture's name: says which are near
+            try:
+                MODELS.find(spec)  # perhaps a slip in an architecture's name: says which are near
+            except AdvdpnpError as error:
+                raise AdvdpnpError(f"there is no file or folder '{spec}', and {error}") from None
         raise AdvdpnpError(
             f"'{spec}' is no checkpoint, run folder or known architecture; give a file, a name that "
             "`advdpnp list models` shows, robustbench:NAME or package.module:factory"
@@ -276,7 +279,7 @@ def _load_factory(
         factory = _find_factory(module, attribute)
         try:
             model = factory()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise AdvdpnpError(f"{spec} fails when called without arguments: {_describe(error)}; mend it") from error
     if not isinstance(model, nn.Module):
         raise AdvdpnpError(f"{spec} returns a {type(model).__name__}, not a torch.nn.Module; let it return the model")
@@ -330,8 +333,12 @@ def _try(model: nn.Module, name: str, dataset: "Dataset") -> None:
             f"the model '{name}' does not take the images of {dataset.name} ({size}): {_describe(error)}; "
             "choose the data set it was made for"
         ) from error
-    if not isinstance(logits, Tensor) or logits.shape != (1, dataset.classes):
-        gives = f"shape {tuple(logits.shape[1:])}" if isinstance(logits, Tensor) else f"{type(logits).__name__} data"
+    if not isinstance(logits, Tensor):
+        raise AdvdpnpError(
+            f"the model '{name}' returns {type(logits).__name__} data; wrap it in one that returns the logits alone"
+        )
+    if logits.shape != (1, dataset.classes):
+        gives = f"shape {tuple(logits.shape[1:])}"
         raise AdvdpnpError(
             f"the model '{name}' gives {gives} per image, but {dataset.name} has {dataset.classes} classes; "
             "choose the data set it was made for"

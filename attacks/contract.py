@@ -172,6 +172,9 @@ def check_norm(name: str, threat: ThreatModel, norms: tuple[str, ...]) -> None:
         raise AdvdpnpError(f"the attack '{name}' does not search under {threat.norm}; it does under {', '.join(norms)}")
 
 
+_MOST_STEPS = 1_000_000
+
+
 def positive_integer(value: int | str, name: str) -> int:
     """Read the parameter of a name such as ``pgd-20``.
 
@@ -179,6 +182,8 @@ def positive_integer(value: int | str, name: str) -> int:
         AdvdpnpError: it is no whole number above zero.
     """
     text = str(value)
-    if not (text.isascii() and text.isdigit() and int(text) > 0):
-        raise AdvdpnpError(f"'{text}' in '{name}' is not a number of steps; write for example pgd-20")
+    if not (text.isascii() and text.isdigit() and 0 < int(text) <= _MOST_STEPS):
+        raise AdvdpnpError(
+            f"'{text}' in '{name}' is not a number of steps from 1 to {_MOST_STEPS}; write for example pgd-20"
+        )
     return int(text)

@@ -139,12 +139,13 @@ class Executor:
 
     def _forward(self, x: Tensor) -> Tensor:
         self._calls += 1
+        # A copy: some nets normalise in place, which would change the images they are judged on.
         if self.seed is None:
-            logits = self.model(x)
+            logits = self.model(x.clone())
         else:
             with isolated_rng():
                 torch.manual_seed(seed_of(self.seed, "model", self._calls))
-                logits = self.model(x)
+                logits = self.model(x.clone())
         self._check(logits, len(x))
         return logits  # type: ignore[no-any-return]
 
@@ -154,6 +155,8 @@ class Executor:
             raise AdvdpnpError(
                 f"the model must return logits (n, classes), got {shape} for {rows} images; wrap it so that it does"
             )
+        if not logits.is_floating_point():
+            raise AdvdpnpError(f"the model returns {logits.dtype} values; wrap it so that it returns float logits")
         if self.classes not in (None, logits.shape[1]):
             raise AdvdpnpError(
                 f"the model returned {self.classes} classes before and {logits.shape[1]} now; it must not change"
@@ -172,5 +175,18 @@ def predict(model: nn.Module, x: Tensor, *, shape: int, device: torch.device | s
 def is_randomised(model: nn.Module, x: Tensor) -> bool:
     """Whether two forwards of the same images, under different noise, differ at all. Leaves global generators alone."""
     with evaluation_mode(model), torch.no_grad(), isolated_rng():
-        first = model(x)
-        return any(not torch.equal(first, model(x)) for _ in range(2))
+        first = model(x.clone())
+        return any(not torch.equal(first, model(x.clone())) for _ in range(2))
+
+
+def is_batch_dependent(executor: Executor, x: Tensor) -> bool:
+    """Whether what the model says of an image depends on the images beside it, beyond rounding.
+
+    Seen by asking for the same images in company of copies of one of them, as padding makes it; so a BatchNorm layer
+    without running statistics is found even where a batch is full.
+    """
+    together = executor.logits(x)
+    alone = torch.cat([executor.logits(x[:1]), executor.logits(x[1:])]) if len(x) > 1 else together
+    padded = torch.cat([executor.logits(part) for part in x.flip(0).split(max(1, len(x) // 2))]).flip(0)
+    scale = float(together.abs().max().clamp_min(1e-12))
+    return any(float((other - together).abs().max()) > 1e-3 * scale for other in (alone, padded))

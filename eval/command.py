@@ -48,12 +48,14 @@ def evaluate_command(
     data = _dataset(dataset, own, data_root, download)
     own = [load_model(str(path), dataset=data) for path in checkpoints]  # now tried on an image of this data set
     loaded = _named([*own, *_foreign(models, weights, data, _normalisation(mean, std, data))], names)
-    norm = norm or _common(own, "norm") or "linf"
+    trained_norm = _common(own, "norm")
+    norm = norm.strip().lower() if norm is not None else trained_norm or "linf"
     radii = [text.strip() for item in eps for text in item.split(",") if text.strip()]
+    if eps and not radii:
+        raise AdvdpnpError("--eps is empty; write it as 0.03 or 8/255, several with commas")
     if not radii:
-        radii = [
-            _common(own, "eps") if norm == _common(own, "norm") else None or _DEFAULT_EPS.get(norm.lower(), "8/255")
-        ]
+        trained_eps = _common(own, "eps") if norm == trained_norm else None
+        radii = [trained_eps or _DEFAULT_EPS.get(norm, "8/255")]
     results = results or Path("results") / data.label
     with evaluation_bar() as progress:
         frame = evaluate_models(
@@ -128,6 +130,8 @@ def _foreign(
             f"there are {len(models)} --model and {len(weights)} --weights; give one per --model, in the same order, "
             "`-` for none"
         )
+    if normalisation is not None and not models:
+        raise AdvdpnpError("--mean and --std are for bare weights; checkpoints normalise their images by themselves")
     paths = [None if text == "-" else Path(text) for text in weights] or [None] * len(models)
     return [
         load_model(spec, weights=path, dataset=data, normalisation=normalisation)
@@ -138,6 +142,8 @@ def _foreign(
 def _named(loaded: Sequence[LoadedModel], names: Sequence[str]) -> list[LoadedModel]:
     from dataclasses import replace
 
+    if any(not name.strip() for name in names):
+        raise AdvdpnpError("--name is empty; give what tables shall call the model")
     if names and len(names) != len(loaded):
         raise AdvdpnpError(
             f"there are {len(loaded)} models and {len(names)} --name; give one per model, in the same order"

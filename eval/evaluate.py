@@ -71,6 +71,10 @@ def evaluate_models(
     """
     if not models:
         raise AdvdpnpError("there is no model to evaluate; give a checkpoint or --model")
+    if not 0 <= seed < 2**63:
+        raise AdvdpnpError(f"the seed {seed} is out of range; choose one from 0 to {2**63 - 1}")
+    if batch_size is not None and batch_size < 1:
+        raise AdvdpnpError(f"a batch size of {batch_size} leaves no image; give 1 or more")
     threats = tuple({threat.eps: threat for threat in (ThreatModel.parse(norm, radius) for radius in eps)}.values())
     if not threats:
         raise AdvdpnpError("there is no eps; give one, for example 8/255")

@@ -14,6 +14,7 @@ FLAGS = {
     "order": "an attack that should be stronger left significantly more samples robust than a weaker one",
     "zero-gradient": "more than 5 % of the attacked samples had an exactly zero first gradient: gradients are masked",
     "randomised": "the model answers differently when asked again: each verdict is the majority of 20 seeded draws",
+    "batch-dependent": "what the model says of an image depends on the images beside it: verdicts hold for one batch",
     "ce-margin-gap": "cross-entropy and margin attacks differ by more than 5 points: one loss is masked",
     "few-classes": "fewer than 4 classes: the standard AutoAttack needs 4, a variant without its DLR loss ran instead",
 }
@@ -56,6 +57,11 @@ def _zero_gradient(row: Row) -> Iterator[Flag]:
             yield Flag("zero-gradient", f"{attack}: {_percent(zero)} of the attacked samples")
 
 
+def _batch_dependent(row: Row) -> Iterator[Flag]:
+    if any(unit.info.get("batch_dependent") for unit in (row.clean, *row.attacks.values())):
+        yield Flag("batch-dependent", "the same images in other company got other logits")
+
+
 def _randomised(row: Row) -> Iterator[Flag]:
     if any(unit.info.get("randomised") for unit in (row.clean, *row.attacks.values())):
         yield Flag("randomised", "repeated predictions differ")
@@ -80,6 +86,7 @@ _CHECKS: tuple[Callable[[Row], Iterator[Flag]], ...] = (
     _order,
     _zero_gradient,
     _randomised,
+    _batch_dependent,
     _ce_margin_gap,
     _few_classes,
 )

@@ -70,6 +70,11 @@ def evaluate(
     Example:
         >>> advdpnp.evaluate(net, x, y, eps="8/255").row[["clean", "autoattack"]]  # doctest: +SKIP
     """
+    if not isinstance(model, nn.Module):
+        raise AdvdpnpError(f"the model must be a torch.nn.Module, not {type(model).__name__}; load_model loads files")
+    wrong = {str(weight.dtype) for weight in model.parameters() if weight.is_floating_point()} - {"torch.float32"}
+    if wrong:
+        raise AdvdpnpError(f"the model's weights are {', '.join(sorted(wrong))}; evaluate model.float()")
     images, labels = _images(x), _labels(y)
     # Bytes are images whatever they are: their labels are all there is to check.
     check_inputs(images if images.is_floating_point() else torch.zeros(len(labels), 1, 1, 1), labels)

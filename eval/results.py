@@ -215,7 +215,14 @@ def find_results(folders: Iterable[Path]) -> list[StoredUnit]:
         for path in identities:
             identity = read_identity(path)
             for file in sorted(path.parent.glob("*.parquet")):
-                found[file.resolve()] = StoredUnit(identity, read_verdicts(file))
+                verdicts = read_verdicts(file)
+                strangers = set(verdicts.frame["weights"].unique()) - {identity.weights_hash}
+                if strangers:
+                    raise AdvdpnpError(
+                        f"{file} holds verdicts of another model than {path.name} beside it tells; move it back or "
+                        "delete it"
+                    )
+                found[file.resolve()] = StoredUnit(identity, verdicts)
         found = {path: unit for path, unit in found.items() if len(unit.samples)}
         if not found:
             why = "only unfinished evaluations" if identities else "no results"

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from advdpnp.attacks import resolve_attacks
 from advdpnp.attacks.contract import Attack, StageRecord, WholeBatchAttack
 from advdpnp.attacks.engine import Findings, search
-from advdpnp.attacks.execution import Executor, check_inputs, evaluation_mode, is_randomised
+from advdpnp.attacks.execution import Executor, check_inputs, evaluation_mode, is_batch_dependent, is_randomised
 from advdpnp.attacks.objectives import margin
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.attacks.verification import judge, repeats
@@ -118,15 +118,19 @@ class _Run:
         check_inputs(x, y)
         try:
             with evaluation_mode(self.model):
-                logits = Executor(self.model, self.shape, self.plan.device).logits(x).cpu()
+                executor = Executor(self.model, self.shape, self.plan.device)
+                logits = executor.logits(x).cpu()
                 randomised = is_randomised(self.model, x.to(self.plan.device))
-        except torch.OutOfMemoryError:
+                self.batch_dependent = not randomised and is_batch_dependent(executor, x)
+        except (torch.OutOfMemoryError, AdvdpnpError):
             raise
-        except (RuntimeError, ValueError, TypeError) as error:
+        except Exception as error:  # whatever the user's own code raises
             raise AdvdpnpError(
                 f"{self.name} fails on images of shape {tuple(x.shape[1:])} from {self.plan.dataset.label}: "
-                f"{_first_line(error)}; choose the data set it was made for"
+                f"{_first_line(error)}; choose the data set it was made for, or mend its forward"
             ) from error
+        if self.plan.attacks.strip() != "none":
+            self._try_gradient(x)
         largest = int(self.plan.labels(self.plan.samples).max())
         if largest >= logits.shape[1]:
             raise AdvdpnpError(
@@ -137,6 +141,20 @@ class _Run:
         if not randomised:
             self._compare_with_stored(samples, -margin(logits, y).numpy())
         return logits.shape[1], randomised
+
+    def _try_gradient(self, x: Tensor) -> None:
+        """What fails when it is differentiated shows before hours of work, not after."""
+        full = x[torch.arange(self.shape).clamp(max=len(x) - 1)]
+        try:
+            with evaluation_mode(self.model):
+                Executor(self.model, self.shape, self.plan.device).logits_and_gradient(full, lambda z: z.sum(1))
+        except (torch.OutOfMemoryError, AdvdpnpError):
+            raise
+        except Exception as error:  # whatever the user's own code raises
+            raise AdvdpnpError(
+                f"{self.name} fails when it is differentiated: {_first_line(error)}; mend its backward pass, or use "
+                "--attacks none"
+            ) from error
 
     def _compare_with_stored(self, samples: np.ndarray, margins: np.ndarray) -> None:
         """Refuse to mix verdicts of models of equal weights that compute different things: their code changed."""
@@ -266,6 +284,7 @@ class _Run:
             "dataset": self.plan.dataset.label,
             "seed": seed,
             "randomised": self.randomised,
+            "batch_dependent": self.batch_dependent,
             "versions": dict(self.plan.versions),
             "device": device_name(self.plan.device),
             "command": self.plan.command,

@@ -250,7 +250,7 @@ class UnitWriter:
         self._examples.write()
         now = time.monotonic()
         table = pa.concat_tables(self._pending).unify_dictionaries()
-        shared = ("dataset", "seed", "randomised")
+        shared = ("dataset", "seed", "randomised", "batch_dependent")
         run = {key: value for key, value in self._facts.items() if key not in shared}
         info = {
             "identity": self._unit.identity,

@@ -180,12 +180,30 @@ class Request:
         if train is None:
             train = validation = test.head(0)
         else:
+            _check_labels(self.spec, train.labels, test.labels)
             count = min(self.validation, len(train) // LARGEST_VALIDATION_SHARE)
             if largest_validation is not None:
                 count = min(count, largest_validation)
             held_out, kept = stratified(train.labels, count, seed_of("validation", self.seed))
             train, validation = train.pick(kept), train.pick(held_out)
         return Dataset(self.spec, tuple(class_names), train, validation, test, augmentation)
+
+
+def _check_labels(spec: str, train: Tensor, test: Tensor) -> None:
+    """Labels that cannot be learned are nearly always slips in making the data.
+
+    Raises:
+        AdvdpnpError: one class only, no class 0, or test images of classes without training images.
+    """
+    known = torch.unique(train).tolist()
+    if len(known) < 2:
+        raise AdvdpnpError(f"the training images of {spec} are all of one class; a classifier needs at least 2")
+    if known[0] != 0:
+        raise AdvdpnpError(f"the labels of {spec} begin at {known[0]}; number the classes from 0")
+    unknown = sorted(set(torch.unique(test).tolist()) - set(known))
+    if unknown:
+        listed = ", ".join(map(str, unknown[:5]))
+        raise AdvdpnpError(f"{spec} has test images of the classes {listed} but no training images of them; add some")
 
 
 def default_data_root() -> Path:

@@ -28,7 +28,7 @@ class CountedModel(nn.Module):
         if x.requires_grad and torch.is_grad_enabled():
             x = x.view_as(x)
             x.register_hook(self._backward)
-        return self.model(x)  # type: ignore[no-any-return]
+        return self.model(x.clone())  # type: ignore[no-any-return]
 
     def _backward(self, gradient: Tensor) -> Tensor:
         self.backwards += len(gradient)

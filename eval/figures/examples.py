@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from advdpnp.errors import AdvdpnpError
 from advdpnp.eval.figures.style import INK, QUIET, drawing
 from advdpnp.eval.leaderboard import order_attacks
 from advdpnp.eval.results import Row
@@ -30,7 +31,12 @@ def draw_examples(rows: Sequence[Row], colours: dict[str, str], out: Path) -> li
             model = f"{file_name(row.model.name)}-{row.model.weights_hash[:8]}"
             threat = f"{row.threat.norm}-{file_name(row.threat.eps_text)}{f'-seed{row.seed}' if several else ''}"
             path = out / f"examples-{model}-{file_name(row.dataset)}-{threat}-{file_name(attack)}.png"
-            _draw(row, attack, read_arrays(stored), path)
+            if not path.exists() or path.stat().st_mtime < stored.stat().st_mtime:
+                try:
+                    images = read_arrays(stored)
+                except AdvdpnpError:
+                    continue  # a damaged picture is no reason to withhold the table
+                _draw(row, attack, images, path)
             paths.append(path)
             break
     return paths

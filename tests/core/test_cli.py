@@ -179,3 +179,108 @@ def test_ctrl_c_saves_and_says_how_to_continue(npz, tmp_path):
     assert "continue with: advdpnp train" in said
     assert "--resume" in said
     assert "Traceback" not in said
+
+
+def train_small(npz, name: str, *words: str) -> None:
+    assert (
+        run(["train", "--recipe", "ce", "--dataset", f"npz:{npz}", "--name", name, *FAST, "--epochs", "1", *words]) == 0
+    )
+
+
+def test_checkpoints_of_different_eps_are_compared_at_the_default(npz, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    train_small(npz, "a")
+    train_small(npz, "b", "--eps", "0.2")
+    assert run(["eval", "runs/a", "runs/b", "--attacks", "fgsm", "--limit", "8"]) == 0
+    assert "linf 8/255" in capsys.readouterr().out
+
+
+def test_a_norm_in_capitals_means_the_same(npz, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    train_small(npz, "a")
+    assert run(["eval", "runs/a", "--attacks", "fgsm", "--limit", "8", "--norm", "Linf"]) == 0
+    assert "linf 0.1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--eps", ","], "--eps is empty"),
+        (["--name", " "], "--name is empty"),
+        (["--mean", "0", "--std", "1"], "checkpoints normalise"),
+        (["--device", "meta"], "choose cpu"),
+        (["--seed", str(2**63)], "--seed"),
+        (["--limit", "0"], "--limit"),
+    ],
+)
+def test_words_that_say_nothing_are_refused(words, said, npz, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    train_small(npz, "a")
+    assert run(["eval", "runs/a", "--attacks", "fgsm", "--limit", "8", *words]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_resuming_what_was_never_begun_is_refused(npz, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run(["train", "--dataset", f"npz:{npz}", "--name", "typo", "--resume"]) == 2
+    assert "no run in runs/typo to resume" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (np.zeros(160, dtype=int), "all of one class"),
+        (np.arange(160) % 4 + 1, "begin at 1"),
+        (np.arange(160) % 3, "no training images of them"),
+    ],
+)
+def test_labels_that_cannot_be_learned_are_refused(labels, said, npz, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    arrays = dict(np.load(npz))
+    np.savez(tmp_path / "odd.npz", **{**arrays, "y_train": labels})
+    assert run(["train", "--dataset", "npz:odd.npz", *FAST]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_too_few_images_are_refused(npz, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    arrays = dict(np.load(npz))
+    few = {"x_train": arrays["x_train"][:4], "y_train": arrays["y_train"][:4]}
+    np.savez(tmp_path / "few.npz", **{**arrays, **few})
+    assert run(["train", "--dataset", "npz:few.npz", *FAST]) == 2
+    assert "at least 10 training images" in capsys.readouterr().err
+
+
+def test_a_full_disk_that_a_library_reports_in_its_own_words_is_one_sentence(npz, tmp_path, capsys, monkeypatch):
+    import torch
+
+    def full(*arguments, **options):
+        raise RuntimeError("unexpected pos 64 vs 0: No space left on device")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torch, "save", full)
+    assert run(["train", "--recipe", "ce", "--dataset", f"npz:{npz}", *FAST]) == 2
+    assert "the disk is full" in capsys.readouterr().err
+
+
+def test_ctrl_c_anywhere_is_one_sentence(capsys, monkeypatch):
+    import advdpnp.catalogue
+
+    def interrupt(kind):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(advdpnp.catalogue, "catalogue", interrupt)
+    assert run(["list", "attacks"]) == 2
+    assert "stopped" in capsys.readouterr().err
+
+
+def test_verdicts_in_another_models_folder_are_refused(npz, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b"):
+        train_small(npz, name, "--seed", str(ord(name)))
+    assert run(["eval", "runs/a", "runs/b", "--attacks", "fgsm", "--limit", "8", "--out", "out"]) == 0
+    first, second = sorted(path for path in (tmp_path / "out").iterdir() if path.is_dir())
+    (moved,) = first.glob("fgsm*.parquet")
+    moved.rename(second / moved.name)
+    assert run(["leaderboard", "out"]) == 2
+    assert "another model" in capsys.readouterr().err
