@@ -222,6 +222,24 @@ def leaderboard(
     leaderboard_command(folders, out or folders[0])
 
 
+@app.command(epilog="Example: `advdpnp geometry runs/my-run --limit 1000`")
+def geometry(
+    checkpoint: Annotated[Path, typer.Argument(help="A run folder or a .safetensors file.")],
+    dataset: Annotated[
+        str | None, typer.Option(help="Whose test images are used.", show_default="the checkpoint's")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=2, help="Use only the first N test images.")] = 1000,
+    out: Annotated[
+        Path | None, typer.Option(help="Where JSON and figures go.", show_default="results/DATASET/geometry/NAME")
+    ] = None,
+    data_root: DataRoot = None,
+) -> None:
+    """Measure the geometry of a net: angles between its classes, how tight and how separate their features are."""
+    from advdpnp.eval.geometry_command import geometry_command
+
+    geometry_command(checkpoint, dataset=dataset, limit=limit, results=out, data_root=data_root)
+
+
 @app.command(epilog="Example: `advdpnp demo --out /tmp/demo`")
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the runs and the results.")] = Path("demo"),

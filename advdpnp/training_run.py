@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 from lightning_fabric import Fabric
 from pydantic import ValidationError
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from advdpnp.attacks.pgd import PGD, perturb
@@ -31,6 +32,7 @@ from advdpnp.validation import validate
 from advdpnp.versions import software_versions
 from advdpnp.weight_perturbation import perturbed_weights
 
+VECTORS = "class_vectors.safetensors"  # how prototypes moved: (epochs, classes, dim), one entry per finished epoch
 _STATE_VERSION = 2
 _STATISTICS_BATCHES = 16  # batches that the BatchNorm statistics of averaged weights are computed from
 
@@ -120,6 +122,7 @@ class TrainingRun:
         self.step = 0
         self.sums: dict[str, Tensor] = {}
         self.metrics: list[dict[str, Any]] = []
+        self.vectors: list[Tensor] = []
         self.warnings: list[str] = []
         self.best: list[float] = []
         self.seconds = 0.0
@@ -248,7 +251,9 @@ class TrainingRun:
         found = validate(
             self.judged, self.validation_split, self.threat, self.recipe.validation_steps, self.recipe.seed
         )
-        angle = min_separation(class_vectors(self.judged.head))
+        vectors = class_vectors(self.judged.head).detach().float().cpu().clone()
+        angle = min_separation(vectors)
+        self.vectors.append(vectors)
         self.warnings = found.warnings(angle)
         row = {
             "epoch": self.epoch + 1,
@@ -271,6 +276,8 @@ class TrainingRun:
             if improved:
                 save_checkpoint(self.folder / "best.safetensors", self.judged, header)
             save_checkpoint(self.folder / "last.safetensors", self.judged, header)
+            with atomic_path(self.folder / VECTORS) as temporary:
+                save_file({"vectors": torch.stack(self.vectors)}, temporary)
             write_text(self.folder / "metrics.csv", pd.DataFrame(self.metrics).to_csv(index=False))
         self.epoch, self.step, self.sums = self.epoch + 1, 0, {}
         self.save()
@@ -309,6 +316,7 @@ class TrainingRun:
             "optimiser": self.optimiser.state_dict(),
             "sums": self.sums,
             "metrics": self.metrics,
+            "vectors": self.vectors,
             "warnings": self.warnings,
             "best": self.best,
             "seconds": self._clock(),
@@ -348,6 +356,7 @@ class TrainingRun:
         self.optimiser.load_state_dict(state["optimiser"])
         self.epoch, self.step = state["epoch"], state["step"]
         self.sums, self.metrics, self.best = state["sums"], state["metrics"], state["best"]
+        self.vectors = [vectors.cpu() for vectors in state["vectors"]]
         self.warnings, self.seconds = state["warnings"], state["seconds"]
 
     def _clock(self) -> float:

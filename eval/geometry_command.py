@@ -1,0 +1,54 @@
+"""What ``advdpnp geometry`` does, put together from the library."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from advdpnp.attacks.threat import ThreatModel
+from advdpnp.checkpoint import load_checkpoint
+from advdpnp.console import out as console
+from advdpnp.console import print_records
+from advdpnp.datasets import load_dataset
+from advdpnp.errors import AdvdpnpError
+from advdpnp.eval.figures.geometry import draw_geometry
+from advdpnp.files import write_text
+from advdpnp.geometry import drift, measure_geometry
+from advdpnp.prototypes import class_vectors
+from advdpnp.training_run import VECTORS
+from advdpnp.zoo import load_model
+
+
+def geometry_command(
+    checkpoint: Path, *, dataset: str | None, limit: int, results: Path | None, data_root: Path | None
+) -> None:
+    """Measure a checkpoint of this program on test images, clean and attacked, and draw it."""
+    loaded = load_model(str(checkpoint))
+    network, header = load_checkpoint(checkpoint / "best.safetensors" if checkpoint.is_dir() else checkpoint)
+    name = dataset or str(header.get("dataset", ""))
+    if not name:
+        raise AdvdpnpError(f"{checkpoint} does not tell what it was trained on; choose the images with --dataset")
+    data = load_dataset(name, data_root=data_root, train=False)
+    attack: dict[str, Any] = header.get("recipe", {}).get("attack", {})
+    threat = ThreatModel.parse(attack.get("norm", "linf"), attack.get("eps", "8/255"))
+    report, features = measure_geometry(network, data.test.head(limit), threat)
+    history = checkpoint / VECTORS
+    if checkpoint.is_dir() and history.exists():
+        report["drift"] = drift(load_file(history)["vectors"])
+    folder = results or Path("results") / data.label / "geometry" / loaded.name
+    write_text(folder / "geometry.json", json.dumps({"model": loaded.name, "dataset": data.name, **report}, indent=1))
+    vectors = class_vectors(network.head).detach().to(torch.float64)
+    figures = draw_geometry(loaded.name, features, vectors, data.class_names, folder)
+    found = report["vectors"]
+    reach = "" if found["bound_can_be_reached"] else ", which so few dimensions cannot reach"
+    console.print(
+        f"{loaded.name}: MinSep {found['min_separation']:.2f} degrees, {found['below_bound']:.2f} below the simplex "
+        f"bound of {found['simplex_bound']:.2f}{reach}",
+        markup=False,
+    )
+    keys = ("mean_angle_to_own", "mean_angle_to_nearest_rival", "within", "between", "separation_ratio", "silhouette")
+    rows = [[f["kind"], *("-" if f[key] is None else f"{f[key]:.3f}" for key in keys)] for f in report["features"]]
+    print_records("", rows, ["images", *(key.replace("_", " ") for key in keys)])
+    console.print(f"\n{folder / 'geometry.json'} and {len(figures)} figures", markup=False)
