@@ -11,7 +11,9 @@ from advdpnp.training_run import build_method
 
 
 @pytest.mark.parametrize("name", recipe_files())
-@pytest.mark.parametrize("dataset", ["digits", "cifar10", "mnist"])
+@pytest.mark.parametrize(
+    "dataset", ["digits", "cifar10", "cifar100", "svhn", "flowers102", "mnist", "fashion-mnist", "npz:own.npz"]
+)
 def test_every_recipe_resolves_for_every_data_set(name, dataset):
     recipe = resolve_recipe(name, dataset)
     assert recipe.description
