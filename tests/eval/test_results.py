@@ -1,0 +1,44 @@
+"""The committed results: what the texts say is what the verdicts say."""
+
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import advdpnp
+from advdpnp.checkpoint import load_checkpoint, weights_hash
+from advdpnp.eval.leaderboard import build_leaderboard, read_leaderboard
+
+ROOT = Path(advdpnp.__file__).resolve().parent.parent
+RESULTS = ROOT / "results"
+
+
+@pytest.fixture(scope="module")
+def table() -> pd.DataFrame:
+    return read_leaderboard(RESULTS / "cifar10" / "leaderboard.csv").set_index("model")
+
+
+def test_the_readme_shows_the_numbers_of_the_leaderboard(table):
+    columns = ["clean", "fgsm", "pgd-20", "cw", "autoattack", "worst_case", "corruptions"]
+    rows = re.findall(
+        r"^\| ([a-z-]+) \| ((?:\d+\.\d\d \| ){6}\d+\.\d\d) \|$", (ROOT / "README.md").read_text(), re.MULTILINE
+    )
+    assert len(rows) == len(table)
+    for method, numbers in rows:
+        expected = table.loc[f"cifar10-{method}-s0", columns].astype(float).tolist()
+        assert [float(number) for number in numbers.split(" | ")] == expected, method
+
+
+@pytest.mark.parametrize("folder", ["cifar10", "cifar10-public"])
+def test_leaderboards_follow_from_the_verdicts_beside_them(folder):
+    stored = read_leaderboard(RESULTS / folder / "leaderboard.csv")
+    pd.testing.assert_frame_equal(build_leaderboard([RESULTS / folder]), stored)
+
+
+def test_every_committed_net_is_the_one_that_was_attacked(table):
+    nets = sorted((RESULTS / "checkpoints").glob("*.safetensors"))
+    assert len(nets) >= 9
+    for path in nets:
+        assert path.stat().st_size < 2_000_000
+        assert weights_hash(load_checkpoint(path)[0]) == table.loc[path.stem, "weights_hash"]
