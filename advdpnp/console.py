@@ -32,19 +32,24 @@ err = Console(stderr=True, highlight=False, soft_wrap=True)
 _WORTH_A_LINE = 1.0  # seconds; ninety-five quick cells would drown the rest
 
 
-@contextmanager
-def training_bar(name: str) -> Iterator[Callable[["TrainingProgress"], None]]:
-    """A bar over all steps of a run with loss and accuracy; one line per finished epoch where output is no terminal."""
-    columns = (
-        TextColumn("{task.description}"),
+def _bars() -> Progress:
+    """What both kinds of work show: name, bar, count, a note of their own, time gone and time left."""
+    return Progress(
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[note]}"),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
+        console=err,
     )
-    with Progress(*columns, console=err) as progress:
+
+
+@contextmanager
+def training_bar(name: str) -> Iterator[Callable[["TrainingProgress"], None]]:
+    """A bar over all steps of a run with loss and accuracy; one line per finished epoch where output is no terminal."""
+    with _bars() as progress:
         task = progress.add_task(name, note="", total=None)
         finished = 0
 
@@ -101,16 +106,7 @@ class _EvaluationBar:
 @contextmanager
 def evaluation_bar() -> Iterator[_EvaluationBar]:
     """Shows the course of an evaluation (see ``advdpnp.eval.progress``)."""
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[note]}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=err) as progress:
+    with _bars() as progress:
         yield _EvaluationBar(progress)
 
 

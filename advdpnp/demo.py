@@ -2,13 +2,17 @@
 
 from pathlib import Path
 
-from advdpnp.console import training_bar
+from advdpnp.console import evaluation_bar, training_bar
 from advdpnp.datasets import load_dataset
 from advdpnp.eval.command import evaluate_command
+from advdpnp.eval.evaluate import evaluate_models
 from advdpnp.recipe import resolve_recipe
 from advdpnp.trainer import Hardware, train
+from advdpnp.zoo import load_model
 
 RECIPES = ("ce", "dpnp", "pgd-at", "adv-dpnp")
+CURVE = ("0.02", "0.05", "0.15", "0.2")
+CURVE_ATTACKS = "fgsm,pgd-20,cw"
 
 
 def run_demo(folder: Path, *, seed: int, limit: int, device: str) -> None:
@@ -29,6 +33,18 @@ def run_demo(folder: Path, *, seed: int, limit: int, device: str) -> None:
                 resume_command="advdpnp demo",
             )
         runs.append(run)
+    with evaluation_bar() as progress:  # cheap attacks at other radii, for the figure of accuracy against eps
+        evaluate_models(
+            [load_model(str(run), dataset=dataset) for run in runs],
+            dataset,
+            out=folder / "results",
+            attacks=CURVE_ATTACKS,
+            eps=CURVE,
+            limit=limit,
+            seed=seed,
+            device=device,
+            progress=progress,
+        )
     evaluate_command(
         checkpoints=runs,
         models=[],
