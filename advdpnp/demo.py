@@ -2,10 +2,13 @@
 
 from pathlib import Path
 
-from advdpnp.console import evaluation_bar, training_bar
-from advdpnp.datasets import load_dataset
+from advdpnp.console import evaluation_bar, out, training_bar
+from advdpnp.datasets import Dataset, load_dataset
 from advdpnp.eval.command import evaluate_command
 from advdpnp.eval.evaluate import evaluate_models
+from advdpnp.eval.figures.radius import draw_accuracy_against_eps
+from advdpnp.eval.figures.style import model_colours
+from advdpnp.eval.results import find_results, make_rows
 from advdpnp.recipe import resolve_recipe
 from advdpnp.trainer import Hardware, train
 from advdpnp.zoo import load_model
@@ -33,18 +36,6 @@ def run_demo(folder: Path, *, seed: int, limit: int, device: str) -> None:
                 resume_command="advdpnp demo",
             )
         runs.append(run)
-    with evaluation_bar() as progress:  # cheap attacks at other radii, for the figure of accuracy against eps
-        evaluate_models(
-            [load_model(str(run), dataset=dataset) for run in runs],
-            dataset,
-            out=folder / "results",
-            attacks=CURVE_ATTACKS,
-            eps=CURVE,
-            limit=limit,
-            seed=seed,
-            device=device,
-            progress=progress,
-        )
     evaluate_command(
         checkpoints=runs,
         models=[],
@@ -65,3 +56,24 @@ def run_demo(folder: Path, *, seed: int, limit: int, device: str) -> None:
         download=False,
         device=device,
     )
+    _draw_curve(folder, runs, dataset, seed, limit, device)
+
+
+def _draw_curve(folder: Path, runs: list[Path], dataset: Dataset, seed: int, limit: int, device: str) -> None:
+    """Accuracy against eps: cheap attacks at other radii, kept apart so that the leaderboard shows one threat model."""
+    with evaluation_bar() as progress:
+        evaluate_models(
+            [load_model(str(run), dataset=dataset) for run in runs],
+            dataset,
+            out=folder / "curve",
+            attacks=CURVE_ATTACKS,
+            eps=CURVE,
+            limit=limit,
+            seed=seed,
+            device=device,
+            progress=progress,
+        )
+    rows = make_rows(find_results([folder / "curve", folder / "results"]))
+    colours = model_colours(sorted({row.model.name for row in rows}))
+    for path in draw_accuracy_against_eps(rows, colours, folder / "results"):
+        out.print(f"{path}: how accuracy falls with eps", markup=False)
