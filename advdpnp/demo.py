@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from advdpnp.console import evaluation_bar, out, training_bar
+from advdpnp.console import evaluation_bar, training_bar
 from advdpnp.datasets import Dataset, load_dataset
 from advdpnp.eval.command import evaluate_command
 from advdpnp.eval.evaluate import evaluate_models
@@ -36,6 +36,7 @@ def run_demo(folder: Path, *, seed: int, limit: int, device: str) -> None:
                 resume_command="advdpnp demo",
             )
         runs.append(run)
+    _evaluate_curve(folder, runs, dataset, seed, limit, device)
     evaluate_command(
         checkpoints=runs,
         models=[],
@@ -56,11 +57,11 @@ def run_demo(folder: Path, *, seed: int, limit: int, device: str) -> None:
         download=False,
         device=device,
     )
-    _draw_curve(folder, runs, dataset, seed, limit, device)
+    _draw_curve(folder)
 
 
-def _draw_curve(folder: Path, runs: list[Path], dataset: Dataset, seed: int, limit: int, device: str) -> None:
-    """Accuracy against eps: cheap attacks at other radii, kept apart so that the leaderboard shows one threat model."""
+def _evaluate_curve(folder: Path, runs: list[Path], dataset: Dataset, seed: int, limit: int, device: str) -> None:
+    """Cheap attacks at other radii, kept apart so that the leaderboard shows one threat model."""
     with evaluation_bar() as progress:
         evaluate_models(
             [load_model(str(run), dataset=dataset) for run in runs],
@@ -73,7 +74,10 @@ def _draw_curve(folder: Path, runs: list[Path], dataset: Dataset, seed: int, lim
             device=device,
             progress=progress,
         )
+
+
+def _draw_curve(folder: Path) -> None:
+    """Accuracy against eps, from both sets of results: the figure of one radius alone would be a straight line."""
     rows = make_rows(find_results([folder / "curve", folder / "results"]))
     colours = model_colours(sorted({row.model.name for row in rows}))
-    for path in draw_accuracy_against_eps(rows, colours, folder / "results"):
-        out.print(f"{path}: how accuracy falls with eps", markup=False)
+    draw_accuracy_against_eps(rows, colours, folder / "results")
