@@ -7,3 +7,9 @@ class AdvdpnpError(Exception):
     The message is one sentence that says what is wrong and what to do about it. The command line prints it
     without a traceback and exits with code 2.
     """
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of somebody else's code says, without the pages that may follow; its type if it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

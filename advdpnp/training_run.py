@@ -110,7 +110,7 @@ class TrainingRun:
                 "validate; give at least 10 training images"
             )
         self.batch_size = min(recipe.batch_size, len(self.train_split))
-        self.extra_size = 0 if extra is None else round(recipe.extra_share * self.batch_size)
+        self.extra_size = 0 if extra is None else min(round(recipe.extra_share * self.batch_size), self.batch_size - 1)
         self.steps = len(self.train_split) // (self.batch_size - self.extra_size)
         if self.batch_size % fabric.world_size:
             raise AdvdpnpError(

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from advdpnp.checkpoint import checkpoint_file, has_header, load_checkpoint, weights_hash
-from advdpnp.errors import AdvdpnpError
+from advdpnp.errors import AdvdpnpError, first_line
 from advdpnp.foreign import load_into, read_state_dict
 from advdpnp.models import MODELS, ModelConfig, Network, build_model
 from advdpnp.randomness import isolated_rng
@@ -349,10 +349,10 @@ def _describe(error: BaseException) -> str:
     """Type and first line of an error that somebody else's code raised; our own errors are sentences already."""
     if isinstance(error, AdvdpnpError):
         return str(error)
-    lines = str(error).strip().splitlines()
-    if not lines:
+    if not str(error).strip():
         return type(error).__name__
-    first = lines[0] if len(lines[0]) <= 160 else f"{lines[0][:157]}..."  # network errors hold whole object dumps
+    first = first_line(error)
+    first = first if len(first) <= 160 else f"{first[:157]}..."  # network errors hold whole object dumps
     return f"{type(error).__name__}: {first}"
 
 

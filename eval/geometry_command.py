@@ -8,7 +8,6 @@ import torch
 from safetensors.torch import load_file
 
 from advdpnp.attacks.threat import ThreatModel
-from advdpnp.checkpoint import load_checkpoint
 from advdpnp.console import out as console
 from advdpnp.console import print_records
 from advdpnp.datasets import load_dataset
@@ -16,6 +15,7 @@ from advdpnp.errors import AdvdpnpError
 from advdpnp.eval.figures.geometry import draw_geometry
 from advdpnp.files import write_text
 from advdpnp.geometry import drift, measure_geometry
+from advdpnp.models.network import Network
 from advdpnp.prototypes import class_vectors
 from advdpnp.training_run import VECTORS
 from advdpnp.zoo import load_model
@@ -26,7 +26,9 @@ def geometry_command(
 ) -> None:
     """Measure a checkpoint of this program on test images, clean and attacked, and draw it."""
     loaded = load_model(str(checkpoint))
-    network, header = load_checkpoint(checkpoint / "best.safetensors" if checkpoint.is_dir() else checkpoint)
+    network, header = loaded.model, loaded.header
+    if not isinstance(network, Network):
+        raise AdvdpnpError(f"{checkpoint} is no checkpoint of this program; give a run folder or a .safetensors file")
     name = dataset or str(header.get("dataset", ""))
     if not name:
         raise AdvdpnpError(f"{checkpoint} does not tell what it was trained on; choose the images with --dataset")

@@ -19,7 +19,7 @@ from advdpnp.attacks.threat import ThreatModel
 from advdpnp.attacks.verification import judge, repeats
 from advdpnp.corruption import CorruptionSource
 from advdpnp.datasets import to_float
-from advdpnp.errors import AdvdpnpError
+from advdpnp.errors import AdvdpnpError, first_line
 from advdpnp.eval.leaderboard import order_attacks
 from advdpnp.eval.plan import Plan, device_name
 from advdpnp.eval.store import FOUND, ModelFolder, ModelIdentity, UnitWriter, open_model
@@ -89,8 +89,15 @@ def _on_device(model: nn.Module, device: torch.device) -> Iterator[None]:
             model.to(next(iter(places)))
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+@contextmanager
+def _blaming(what: str, remedy: str) -> Iterator[None]:
+    """Whatever the model's own code raises inside becomes one sentence about it."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, AdvdpnpError):
+        raise
+    except Exception as error:
+        raise AdvdpnpError(f"{what}: {first_line(error)}; {remedy}") from error
 
 
 class _Run:
@@ -98,7 +105,7 @@ class _Run:
 
     def __init__(self, loaded: LoadedModel, plan: Plan, folder: ModelFolder, shape: int) -> None:
         self.name, self.model, self.plan, self.folder, self.shape = loaded.name, loaded.model, plan, folder, shape
-        self.classes, self.randomised = self._first_look()
+        self._first_look()
 
     def everything(self) -> Iterator[str]:
         """Run all units; yields the hash of each when it is complete."""
@@ -111,50 +118,35 @@ class _Run:
             for name, severity in source.cells:
                 yield self._cell(source, name, severity)
 
-    def _first_look(self) -> tuple[int, bool]:
-        """Number of classes, and whether the model is randomised. Refuses what cannot be evaluated."""
+    def _first_look(self) -> None:
+        """Find the number of classes, whether the model is randomised and whether it looks at its whole batch.
+
+        Refuses what cannot be evaluated, before hours of work and not after.
+        """
         samples = self.plan.samples[: self.shape]
         x, y = self.plan.images(samples), self.plan.labels(samples)
         check_inputs(x, y)
-        try:
-            with evaluation_mode(self.model):
-                executor = Executor(self.model, self.shape, self.plan.device)
-                logits = executor.logits(x).cpu()
-                randomised = is_randomised(self.model, x.to(self.plan.device))
-                self.batch_dependent = not randomised and is_batch_dependent(executor, x)
-        except (torch.OutOfMemoryError, AdvdpnpError):
-            raise
-        except Exception as error:  # whatever the user's own code raises
-            raise AdvdpnpError(
-                f"{self.name} fails on images of shape {tuple(x.shape[1:])} from {self.plan.dataset.label}: "
-                f"{_first_line(error)}; choose the data set it was made for, or mend its forward"
-            ) from error
+        executor = Executor(self.model, self.shape, self.plan.device)
+        source = f"images of shape {tuple(x.shape[1:])} from {self.plan.dataset.label}"
+        remedy = "choose the data set it was made for, or mend its forward"
+        with _blaming(f"{self.name} fails on {source}", remedy), evaluation_mode(self.model):
+            logits = executor.logits(x).cpu()
+            randomised = is_randomised(self.model, x.to(self.plan.device))
+            batch_dependent = not randomised and is_batch_dependent(executor, x)
         if self.plan.attacks.strip() != "none":
-            self._try_gradient(x)
+            full = x[torch.arange(self.shape).clamp(max=len(x) - 1)]
+            remedy = "mend its backward pass, or use --attacks none"
+            with _blaming(f"{self.name} fails when it is differentiated", remedy), evaluation_mode(self.model):
+                executor.logits_and_gradient(full, lambda z: z.sum(1))
         largest = int(self.plan.labels(self.plan.samples).max())
         if largest >= logits.shape[1]:
             raise AdvdpnpError(
                 f"{self.name} has {logits.shape[1]} classes, but the labels of {self.plan.dataset.label} go up to "
                 f"{largest}; choose the data set it was trained on"
             )
-        self.randomised = randomised
+        self.classes, self.randomised, self.batch_dependent = logits.shape[1], randomised, batch_dependent
         if not randomised:
             self._compare_with_stored(samples, -margin(logits, y).numpy())
-        return logits.shape[1], randomised
-
-    def _try_gradient(self, x: Tensor) -> None:
-        """What fails when it is differentiated shows before hours of work, not after."""
-        full = x[torch.arange(self.shape).clamp(max=len(x) - 1)]
-        try:
-            with evaluation_mode(self.model):
-                Executor(self.model, self.shape, self.plan.device).logits_and_gradient(full, lambda z: z.sum(1))
-        except (torch.OutOfMemoryError, AdvdpnpError):
-            raise
-        except Exception as error:  # whatever the user's own code raises
-            raise AdvdpnpError(
-                f"{self.name} fails when it is differentiated: {_first_line(error)}; mend its backward pass, or use "
-                "--attacks none"
-            ) from error
 
     def _compare_with_stored(self, samples: np.ndarray, margins: np.ndarray) -> None:
         """Refuse to mix verdicts of models of equal weights that compute different things: their code changed."""

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from advdpnp.errors import AdvdpnpError
+from advdpnp.errors import AdvdpnpError, first_line
 from advdpnp.models.base import MODELS
 
 
@@ -39,7 +39,7 @@ def timm_backbone(name: str, channels: int, image_size: tuple[int, int], pretrai
     except Exception as error:  # downloads and the hundreds of builders in timm fail in ways of their own
         what = "the pretrained weights of" if pretrained else "the timm model"
         hint = "check the network connection, or train from scratch" if pretrained else "choose another model"
-        raise AdvdpnpError(f"{what} '{name}' cannot be had ({_first_line(error)}); {hint}") from error
+        raise AdvdpnpError(f"{what} '{name}' cannot be had ({first_line(error)}); {hint}") from error
     backbone.width = _width(backbone, name, (1, channels, *image_size))  # type: ignore[assignment]
     return backbone
 
@@ -65,7 +65,7 @@ def _width(model: nn.Module, name: str, shape: tuple[int, ...]) -> int:
     except Exception as error:
         size = f"{shape[2]}x{shape[3]}"
         raise AdvdpnpError(
-            f"the timm model '{name}' does not take images of {size} ({_first_line(error)}); resize or choose another"
+            f"the timm model '{name}' does not take images of {size} ({first_line(error)}); resize or choose another"
         ) from error
     finally:
         model.train(training)
@@ -74,7 +74,3 @@ def _width(model: nn.Module, name: str, shape: tuple[int, ...]) -> int:
             f"the timm model '{name}' gives features of shape {tuple(features.shape[1:])}, not a vector; choose another"
         )
     return int(features.shape[1])
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]

@@ -192,3 +192,9 @@ def test_extra_images_of_another_kind_are_refused(quadrants, tmp_path):
     )
     with pytest.raises(AdvdpnpError, match="3x8x8"):
         train(recipe(), quadrants, tmp_path, extra=other)
+
+
+def test_every_batch_keeps_an_image_of_the_training_set(quadrants, tmp_path):
+    """Rounding must not let the extra images fill a small batch."""
+    metrics = train(recipe("ce", epochs=1, batch_size=4, extra_share=0.95), quadrants, tmp_path, extra=quadrants)
+    assert len(metrics) == 1
