@@ -25,8 +25,12 @@ def catalogue(kind: str) -> tuple[list[list[str]], list[str]]:
     if kind == "recipes":
         rows = [[name, str(read_yaml(path).get("description", ""))] for name, path in recipe_files().items()]
         return rows, ["name", "what it is"]
+    if kind == "studies":
+        from advdpnp.study import read_study, study_files  # it imports torch
+
+        return [[name, read_study(name).description] for name in study_files()], ["name", "what it asks"]
     if kind not in _REGISTRIES:
-        known = sorted([*_REGISTRIES, "recipes"])
+        known = sorted([*_REGISTRIES, "recipes", "studies"])
         close = difflib.get_close_matches(kind, known, n=1)
         hint = f"did you mean {close[0]}?" if close else f"choose one of {', '.join(known)}"
         raise AdvdpnpError(f"there is no list of '{kind}'; {hint}")

@@ -240,6 +240,21 @@ def geometry(
     geometry_command(checkpoint, dataset=dataset, limit=limit, results=out, data_root=data_root)
 
 
+@app.command(epilog="Example: `advdpnp study dimensions`, or two halves at once with `--shard 0/2` and `--shard 1/2`")
+def study(
+    name: Annotated[str, typer.Argument(help="A study of `advdpnp list studies`, or the path of a YAML file.")],
+    out: Annotated[Path, typer.Option(help="Where table and figure go.")] = Path("results/studies"),
+    runs: Annotated[Path, typer.Option(help="Folder that holds the trainings.")] = Path("runs/studies"),
+    shard: Annotated[str, typer.Option(help="Do only this share of the trainings, such as 0/2.")] = "0/1",
+    data_root: DataRoot = None,
+    device: Device = "auto",
+) -> None:
+    """Train one recipe with values changed, over several seeds, and tabulate; judged on held-out training images."""
+    from advdpnp.eval.study_command import study_command
+
+    study_command(name, results=out, folder=runs, shard=shard, data_root=data_root, device=device)
+
+
 @app.command(epilog="Example: `advdpnp demo --out /tmp/demo`")
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the runs and the results.")] = Path("demo"),
@@ -255,7 +270,7 @@ def demo(
 
 @app.command("list", epilog="Example: `advdpnp list attacks`")
 def list_(
-    kind: Annotated[str, typer.Argument(help="attacks, corruptions, datasets, methods, models or recipes.")],
+    kind: Annotated[str, typer.Argument(help="attacks, corruptions, datasets, methods, models, recipes or studies.")],
 ) -> None:
     """Print what there is of one kind: names, what they are, and where they come from."""
     from advdpnp.catalogue import catalogue

@@ -7,23 +7,30 @@ from torch import Tensor, nn
 
 
 class PrototypeHead(nn.Module):
-    """Logits are inner products with the prototypes: <h(x), c_j> (DPNP, arXiv 2501.02477).
+    """Logits are inner products with the prototypes, <h(x), c_j> (DPNP, arXiv 2501.02477), over a temperature.
 
     Args:
         dim: length of a feature vector.
         classes: number of classes.
         radius: radius alpha of the sphere that ``renormalise`` puts the prototypes on.
+        temperature: what the inner products are divided by; 1 is the papers' head. At a large radius it keeps the
+            logits where the softmax has a gradient.
     """
 
-    def __init__(self, dim: int, classes: int, radius: float) -> None:
+    def __init__(self, dim: int, classes: int, radius: float, temperature: float = 1.0) -> None:
         super().__init__()
         self.radius = radius
+        self.temperature = temperature
         self.prototypes = nn.Parameter(torch.randn(classes, dim))
         self.renormalise()
 
     def forward(self, features: Tensor) -> Tensor:
         """Features (n, dim) to logits (n, classes)."""
-        return features @ self.prototypes.T
+        return self.logits(features, self.prototypes)
+
+    def logits(self, features: Tensor, prototypes: Tensor) -> Tensor:
+        """Logits (n, classes) of features (n, dim) under these prototypes, which may be detached ones."""
+        return features @ prototypes.T / self.temperature
 
     @torch.no_grad()
     def renormalise(self) -> None:
@@ -31,7 +38,8 @@ class PrototypeHead(nn.Module):
         self.prototypes.copy_(nn.functional.normalize(self.prototypes, dim=1) * self.radius)
 
     def extra_repr(self) -> str:
-        return f"{self.prototypes.shape[1]} -> {self.prototypes.shape[0]}, radius {self.radius:g}"
+        classes, dim = self.prototypes.shape
+        return f"{dim} -> {classes}, radius {self.radius:g}, temperature {self.temperature:g}"
 
 
 class CentreHead(nn.Linear):

@@ -24,6 +24,8 @@ class _Section(BaseModel):
 class ModelSection(_Section):
     """The net. ``head`` null: the one the method needs. ``feature_dim`` null: as wide as the backbone.
 
+    ``radius``: length of the prototypes; ``temperature``: what a prototype head divides its inner products by.
+
     ``pretrained``: start the backbone from published weights (architectures of timm), which may be downloaded.
     """
 
@@ -31,6 +33,7 @@ class ModelSection(_Section):
     feature_dim: int | None = Field(default=None, ge=1)
     head: Literal["linear", "prototype", "centre"] | None = None
     radius: float = Field(default=1.0, gt=0)
+    temperature: float = Field(default=1.0, gt=0)
     pretrained: bool = False
 
 

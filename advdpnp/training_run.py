@@ -190,6 +190,7 @@ class TrainingRun:
         if self.recipe.optimiser.clip is not None:
             self.fabric.clip_gradients(self.module, self.optimiser, max_norm=self.recipe.optimiser.clip)
         self.optimiser.step()
+        self.method.end_step(self.network)
         if self.average is not None:
             self.average.follow(self.network)
         # Sum and number of finite values per term: one bad value spoils every term a step later, so the one with the
@@ -432,6 +433,7 @@ def _model_config(recipe: Recipe, dataset: Dataset, method: Method) -> ModelConf
         radius=recipe.model.radius if head == "prototype" else None,
         mean=dataset.mean,
         std=dataset.std,
+        temperature=recipe.model.temperature if head == "prototype" else 1.0,
     )
 
 

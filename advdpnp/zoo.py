@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -43,6 +44,12 @@ class LoadedModel:
     method: str
     parameters: int
     header: dict[str, Any]
+
+    def metric(self, name: str) -> float | None:
+        """What the header says of the epoch that was kept ("seconds", "min_separation"); None if it says nothing."""
+        metrics = self.header.get("metrics")
+        value = metrics.get(name) if isinstance(metrics, dict) else None
+        return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
 @dataclass(frozen=True)

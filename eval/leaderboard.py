@@ -45,7 +45,8 @@ def tabulate_rows(rows: Sequence[Row]) -> pd.DataFrame:
     records = [_record(row) for row in rows]
     bounds = [f"{name}_{side}" for name in accuracies for side in ("low", "high")]
     columns = [
-        "model", *accuracies, "n", "flags", "method", "architecture", "parameters", *bounds, "norm", "eps", "eps_text",
+        "model", *accuracies, "n", "flags", "method", "architecture", "parameters", "min_separation",
+        "training_seconds", *bounds, "norm", "eps", "eps_text",
         "seed", "dataset", "corruption_source", "weights_hash", "data_hash", "definitions", "versions", "device",
         "date", "command", "forwards", "backwards", "seconds", "flag_details",
     ]  # fmt: skip
@@ -117,6 +118,8 @@ def _record(row: Row) -> dict[str, Any]:
         "method": row.model.method,
         "architecture": row.model.architecture,
         "parameters": row.model.parameters,
+        "min_separation": _rounded(row.model.min_separation),
+        "training_seconds": _rounded(row.model.training_seconds),
         "norm": row.threat.norm,
         "eps": row.threat.eps,
         "eps_text": row.threat.eps_text,
@@ -154,6 +157,10 @@ def _corruption_record(row: Row) -> dict[str, Any]:
     }
 
 
+def _rounded(value: float | None) -> float:
+    return float("nan") if value is None else round(value, 2)
+
+
 def _percent_with_bounds(name: str, successes: float, n: int) -> dict[str, float]:
     low, high = wilson(successes, n)
     value = 100 * successes / n if n else np.nan
@@ -168,7 +175,7 @@ def _percent_columns(frame: pd.DataFrame) -> list[str]:
 def _typed(frame: pd.DataFrame) -> pd.DataFrame:
     kinds: dict[str, Any] = dict.fromkeys(_percent_columns(frame), "float64")
     kinds |= dict.fromkeys(("n", "parameters", "seed", "forwards", "backwards"), "Int64")
-    kinds |= dict.fromkeys(("eps", "seconds"), "float64")
+    kinds |= dict.fromkeys(("eps", "seconds", "min_separation", "training_seconds"), "float64")
     for name in ("model", "flags", *_TEXT):
         frame[name] = frame[name].fillna("").astype(str)
     for name, kind in kinds.items():

@@ -50,6 +50,8 @@ def run_model(loaded: LoadedModel, plan: Plan, out: Path) -> set[str]:
         architecture=loaded.architecture,
         method=loaded.method,
         parameters=loaded.parameters,
+        min_separation=loaded.metric("min_separation"),
+        training_seconds=loaded.metric("seconds"),
         class_names=tuple(plan.dataset.class_names),
         dataset=plan.dataset.label,
     )

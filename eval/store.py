@@ -77,6 +77,8 @@ class ModelIdentity:
         parameters: their number.
         class_names: names of the classes, in the order of the logits; may be empty.
         dataset: name of the data set it was last evaluated on.
+        min_separation: smallest angle between two classes, in degrees; None if the checkpoint does not tell.
+        training_seconds: what training took until the epoch that was kept; None if the checkpoint does not tell.
     """
 
     name: str
@@ -86,6 +88,8 @@ class ModelIdentity:
     parameters: int = 0
     class_names: tuple[str, ...] = ()
     dataset: str = ""
+    min_separation: float | None = None
+    training_seconds: float | None = None
 
 
 @dataclass(frozen=True)

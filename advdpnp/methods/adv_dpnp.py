@@ -3,13 +3,15 @@
 from typing import ClassVar, Literal
 
 import torch
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from advdpnp.losses import CONSISTENCIES
 from advdpnp.methods.base import METHODS, Terms
-from advdpnp.methods.dpnp import PrototypeWeights, with_prototypes
+from advdpnp.methods.prototype_based import PullingAndRepelling, with_prototypes
+
+Branches = Literal["both", "clean", "adversarial"]
 
 
 @METHODS.register(
@@ -18,7 +20,7 @@ from advdpnp.methods.dpnp import PrototypeWeights, with_prototypes
     reference="arXiv 2504.03782 (reconstruction)",
 )
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class AdvDPNP(PrototypeWeights):
+class AdvDPNP(PullingAndRepelling):
     """Adv-DPNP (arXiv 2504.03782), with sg = stop-gradient on the prototypes c:
 
         (L_DPNP(x; c) + beta * [CE + pos + sample_neg](x_adv; sg(c))) / (1 + beta) + lambda_cons * D(x, x_adv; sg(c))
@@ -29,15 +31,17 @@ class AdvDPNP(PrototypeWeights):
         beta: weight of the adversarial branch beside the clean one.
         lambda_cons: weight of the consistency term.
         consistency: D, "kl" (from clean to adversarial) or "mse" (between the probabilities).
+        pos_branches, sample_neg_branches: the branches whose features are pulled, and repelled.
         batchnorm: "joint": both branches pass as one batch and share its statistics, which are those the net will use
             at test time; "separate": one pass each.
     """
 
     adversarial: ClassVar[bool] = True
-    head: ClassVar[str] = "prototype"
-    beta: float = 1.0
+    beta: float = Field(default=1.0, ge=0)
     lambda_cons: float = 1.0
     consistency: Literal["kl", "mse"] = "kl"
+    pos_branches: Branches = "both"
+    sample_neg_branches: Branches = "both"
     batchnorm: Literal["joint", "separate"] = "joint"
 
     def loss(self, model: nn.Module, x: Tensor, x_adv: Tensor | None, y: Tensor) -> tuple[Tensor, Terms]:
@@ -49,11 +53,29 @@ class AdvDPNP(PrototypeWeights):
             clean, adversarial = network.features(x), network.features(x_adv)
         prototypes = head.prototypes
         fixed = prototypes.detach()
-        clean_loss, terms = self.clean_loss(clean, prototypes, y)
-        adversarial_loss, adversarial_terms = self.sample_terms(adversarial, fixed, y, "_adv")
-        consistency = CONSISTENCIES[self.consistency](clean @ fixed.T, adversarial @ fixed.T)
-        loss = (clean_loss + self.beta * adversarial_loss) / (1 + self.beta) + self.lambda_cons * consistency
-        return loss, {**terms, **adversarial_terms, "consistency": consistency}
-
-    def start_epoch(self, model: nn.Module) -> None:
-        with_prototypes(model)[1].renormalise()
+        clean_loss, terms = self.sample_terms(
+            head,
+            clean,
+            prototypes,
+            y,
+            pulls=self.pos_branches != "adversarial",
+            repels=self.sample_neg_branches != "adversarial",
+        )
+        between, class_terms = self.class_term(prototypes)
+        adversarial_loss, adversarial_terms = self.sample_terms(
+            head,
+            adversarial,
+            fixed,
+            y,
+            "_adv",
+            pulls=self.pos_branches != "clean",
+            repels=self.sample_neg_branches != "clean",
+        )
+        consistency = CONSISTENCIES[self.consistency](head.logits(clean, fixed), head.logits(adversarial, fixed))
+        branches = (clean_loss + between + self.beta * adversarial_loss) / (1 + self.beta)
+        return branches + self.lambda_cons * consistency, {
+            **terms,
+            **class_terms,
+            **adversarial_terms,
+            "consistency": consistency,
+        }

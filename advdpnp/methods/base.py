@@ -37,6 +37,10 @@ class Method(Protocol):
         """Called before the first step of every epoch."""
         ...
 
+    def end_step(self, model: nn.Module) -> None:
+        """Called after every step of the optimiser."""
+        ...
+
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Common:
@@ -55,6 +59,9 @@ class Common:
         return F.cross_entropy(logits, y, label_smoothing=self.label_smoothing)
 
     def start_epoch(self, model: nn.Module) -> None:
+        pass
+
+    def end_step(self, model: nn.Module) -> None:
         pass
 
 

@@ -6,8 +6,8 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from advdpnp.methods.base import METHODS, Common, Terms
-from advdpnp.methods.dpnp import PrototypeWeights, with_prototypes
+from advdpnp.methods.base import METHODS, Terms
+from advdpnp.methods.prototype_based import Pulling, with_prototypes
 
 
 @METHODS.register(
@@ -16,23 +16,11 @@ from advdpnp.methods.dpnp import PrototypeWeights, with_prototypes
     reference="the baseline of arXiv 2501.02477 (reconstruction)",
 )
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class DPP(Common):
-    """Cross-entropy and the pull of the features to their own prototype.
-
-    Attributes:
-        lambda_pos: weight of the pull.
-    """
+class DPP(Pulling):
+    """Cross-entropy and the pull of the features to their own prototype."""
 
     adversarial: ClassVar[bool] = False
-    head: ClassVar[str] = "prototype"
-    lambda_pos: float = 0.01
 
     def loss(self, model: nn.Module, x: Tensor, x_adv: Tensor | None, y: Tensor) -> tuple[Tensor, Terms]:
         network, head = with_prototypes(model)
-        weights = PrototypeWeights(
-            lambda_pos=self.lambda_pos, lambda_sample_neg=0, lambda_class_neg=0, label_smoothing=self.label_smoothing
-        )
-        return weights.clean_loss(network.features(x), head.prototypes, y)
-
-    def start_epoch(self, model: nn.Module) -> None:
-        with_prototypes(model)[1].renormalise()
+        return self.pulling_terms(head, network.features(x), head.prototypes, y)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any, cast
 
 import torch
@@ -48,6 +48,7 @@ class ModelConfig:
         head: a key of ``HEADS``.
         radius: length of the prototypes at the start; None for heads without prototypes.
         mean, std: normalisation, one number per channel, for images in [0, 1].
+        temperature: what a prototype head divides its inner products by; 1 for other heads.
     """
 
     architecture: str
@@ -59,6 +60,7 @@ class ModelConfig:
     radius: float | None
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    temperature: float = 1.0
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON takes it."""
@@ -74,7 +76,8 @@ class ModelConfig:
         if not isinstance(values, Mapping):
             raise AdvdpnpError("there is no description of the model")
         known = {field.name for field in fields(cls)}
-        wrong = sorted(known ^ set(values))
+        needed = {field.name for field in fields(cls) if field.default is MISSING}
+        wrong = sorted((set(values) - known) | (needed - set(values)))
         if wrong:
             raise AdvdpnpError(f"the description of the model has missing or unknown fields: {', '.join(wrong)}")
         try:
@@ -95,7 +98,7 @@ def _linear_head(dim: int, config: ModelConfig) -> nn.Module:
 def _prototype_head(dim: int, config: ModelConfig) -> nn.Module:
     if config.radius is None or not (math.isfinite(config.radius) and config.radius > 0):
         raise AdvdpnpError(f"a prototype head needs a positive radius, not {config.radius}; set the radius")
-    return PrototypeHead(dim, config.classes, config.radius)
+    return PrototypeHead(dim, config.classes, config.radius, config.temperature)
 
 
 def _centre_head(dim: int, config: ModelConfig) -> nn.Module:
@@ -164,6 +167,10 @@ def _check(config: ModelConfig) -> None:
         raise AdvdpnpError(f"images need at least 1 channel, not {config.channels}")
     if config.feature_dim is not None and config.feature_dim < 1:
         raise AdvdpnpError(f"feature_dim must be at least 1, not {config.feature_dim}; leave it out to keep the width")
+    if not (isinstance(config.temperature, int | float) and 0 < config.temperature < math.inf):
+        raise AdvdpnpError(f"the temperature must be a positive number, not {config.temperature}")
+    if config.temperature != 1 and config.head != "prototype":
+        raise AdvdpnpError("only a prototype head has a temperature; leave the temperature out")
     for name, values in (("mean", config.mean), ("std", config.std)):
         if len(values) != config.channels:
             raise AdvdpnpError(

@@ -60,11 +60,17 @@ def test_adversarial_terms_leave_prototypes_alone_and_move_the_backbone(term, ba
     """With the clean loss taken out, the prototypes' gradient must be exactly zero."""
     weights = {"branch": {"beta": 1.0, "lambda_cons": 0.0}, "consistency": {"beta": 0.0, "lambda_cons": 1.0}}[term]
     method = METHODS.make("adv-dpnp", batchnorm=batchnorm, lambda_pos=1.0, lambda_sample_neg=1.0, **weights)
+    original = type(method).sample_terms
     monkeypatch.setattr(
         type(method),
-        "clean_loss",
-        lambda self, features, prototypes, y: (features.sum() * 0 + prototypes.sum() * 0, {}),
+        "sample_terms",
+        lambda self, head, features, prototypes, y, suffix="", **options: (
+            original(self, head, features, prototypes, y, suffix, **options)
+            if suffix
+            else (features.sum() * 0 + prototypes.sum() * 0, {})
+        ),
     )
+    monkeypatch.setattr(type(method), "class_term", lambda self, prototypes: (prototypes.sum() * 0, {}))
     network = tiny_network()
     x, x_adv, y = batch()
     loss, _ = method.loss(network, x, x_adv, y)
@@ -158,3 +164,45 @@ def test_start_of_an_epoch_puts_the_prototypes_back_on_their_sphere():
         network.head.prototypes *= 1.7
     METHODS.make("adv-dpnp").start_epoch(network)
     assert torch.allclose(network.head.prototypes.norm(dim=1), torch.tensor(3.0, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("term", ["pos", "sample_neg"])
+def test_a_term_may_be_kept_to_one_branch(term):
+    """What both branches see is the sum of what each sees alone; the cross-entropies stay."""
+    x, x_adv, y = batch()
+
+    def gradient(**values: object) -> torch.Tensor:
+        network = tiny_network().eval()
+        METHODS.make("adv-dpnp", lambda_cons=0.0, **values).loss(network, x, x_adv, y)[0].backward()
+        return network.projection.weight.grad
+
+    both, clean, adversarial = (gradient(**{f"{term}_branches": which}) for which in ("both", "clean", "adversarial"))
+    neither = gradient(**{f"lambda_{term}": 0.0})
+    torch.testing.assert_close(both - neither, (clean - neither) + (adversarial - neither))
+    assert not torch.allclose(clean, both)
+    assert not torch.allclose(clean, adversarial)
+
+
+@pytest.mark.parametrize("name", ["dpp", "dpnp", "adv-dpnp"])
+@pytest.mark.parametrize(("when", "at_start", "after_step"), [("epoch", 1, 3), ("step", 3, 1), ("never", 3, 3)])
+def test_prototypes_return_to_their_sphere_when_the_recipe_says_so(name, when, at_start, after_step):
+    method = METHODS.make(name, renormalise=when)
+    for hook, length in (("start_epoch", at_start), ("end_step", after_step)):
+        network = tiny_network()
+        with torch.no_grad():
+            network.head.prototypes *= 3
+        getattr(method, hook)(network)
+        torch.testing.assert_close(network.head.prototypes.norm(dim=1), torch.full((4,), float(length)).double())
+
+
+def test_the_temperature_reaches_the_loss():
+    """At a temperature, cross-entropy and consistency see softer logits; the geometric terms see the same features."""
+    x, x_adv, y = batch()
+    network = tiny_network(radius=40.0).eval()
+    plain = METHODS.make("adv-dpnp").loss(network, x, x_adv, y)[1]
+    network.head.temperature = 160.0
+    soft = METHODS.make("adv-dpnp").loss(network, x, x_adv, y)[1]
+    expected = F.cross_entropy(network.features(x) @ network.head.prototypes.T / 160, y)
+    torch.testing.assert_close(soft["ce"], expected)
+    assert soft["consistency"] < plain["consistency"]
+    assert soft["pos"] == plain["pos"]

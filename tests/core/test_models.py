@@ -9,8 +9,8 @@ from advdpnp.errors import AdvdpnpError
 from advdpnp.models import MODELS, ModelConfig, Network, build_model
 from advdpnp.prototypes import PrototypeHead
 
-SMALL = ("small-cnn", "resnet20", "timm:resnet10t")
-ALL = ("small-cnn", "resnet20", "resnet18", "preactresnet18", "wrn-28-10", "wrn-34-10")
+SMALL = ("small-cnn", "tiny-resnet", "tiny-resnet", "resnet20", "timm:resnet10t")
+ALL = ("small-cnn", "tiny-resnet", "resnet20", "resnet18", "preactresnet18", "wrn-28-10", "wrn-34-10")
 
 
 def config(architecture: str = "small-cnn", channels: int = 3, size: int = 32, **changes: object) -> ModelConfig:
@@ -130,6 +130,9 @@ def test_a_description_with_wrong_fields_names_them() -> None:
         ({"std": (0.0, 1.0, 1.0)}, "must be positive"),
         ({"architecture": "resnet19"}, "did you mean resnet1?8"),
         ({"architecture": "timm:resnet10tt"}, "timm has no model called 'resnet10tt'; did you mean resnet10t"),
+        ({"temperature": 0.0}, "temperature must be a positive number, not 0"),
+        ({"temperature": float("nan")}, "temperature must be a positive number, not nan"),
+        ({"temperature": 2.0}, "only a prototype head has a temperature"),
         ({"image_size": (4, 4)}, "4x4 pixels are too small for 'small-cnn', which needs at least 8x8"),
         ({"architecture": "wrn-28-10", "image_size": (7, 32)}, "too small for 'wrn-28-10'"),
     ],

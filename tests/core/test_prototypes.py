@@ -37,3 +37,12 @@ def test_min_separation_of_known_arrangements():
         math.degrees(0.1), rel=1e-4
     )
     assert min_separation(torch.ones(3, 4)) == pytest.approx(0, abs=1e-3)
+
+
+def test_the_temperature_divides_the_logits_and_leaves_the_prediction():
+    torch.manual_seed(0)
+    plain, soft = PrototypeHead(5, 4, 40.0), PrototypeHead(5, 4, 40.0, temperature=160.0)
+    soft.load_state_dict(plain.state_dict())
+    features = torch.randn(7, 5)
+    torch.testing.assert_close(soft(features) * 160, plain(features))
+    assert torch.equal(soft(features).argmax(1), plain(features).argmax(1))

@@ -23,7 +23,8 @@ def test_columns_are_as_scripts_rely_on(store_model: Store) -> None:
         "model", "clean", "fgsm", "pgd-20", "cw", "cw-l2", "pgd-40", "pgd-100", "autoattack", "worst_case",
         "corruptions", "n", "flags", "method", "architecture",
     ]  # fmt: skip
-    rest = """parameters clean_low autoattack_high norm eps eps_text seed dataset weights_hash data_hash definitions
+    rest = """parameters min_separation training_seconds clean_low autoattack_high norm eps eps_text seed dataset
+        weights_hash data_hash definitions
         versions date forwards backwards seconds"""
     assert set(rest.split()) <= set(frame.columns)
 
