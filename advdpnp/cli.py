@@ -76,7 +76,7 @@ def train(
     strategy: Annotated[
         str, typer.Option(help="Strategy of Lightning Fabric.", show_default="ddp if several")
     ] = "auto",
-    precision: Annotated[str | None, typer.Option(help="32-true or bf16-mixed.")] = None,
+    precision: Annotated[str | None, typer.Option(help="32, bf16-mixed or 64.")] = None,
     compile: Annotated[bool, typer.Option("--compile", help="Compile the training step with torch.compile.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Continue a run that was stopped.")] = False,
     data_root: DataRoot = None,

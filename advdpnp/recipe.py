@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from advdpnp.errors import AdvdpnpError
 
@@ -90,6 +90,11 @@ class Recipe(_Section):
     extra_share: float = Field(default=0.5, gt=0, lt=1)
     precision: Literal["32-true", "bf16-mixed", "64-true"] = "32-true"
     seed: int = Field(default=0, ge=0, lt=2**63)
+
+    @field_validator("precision", mode="before")
+    @classmethod
+    def _short_names(cls, value: Any) -> Any:
+        return {"32": "32-true", "64": "64-true", "bf16": "bf16-mixed"}.get(str(value), value)
 
     def to_yaml(self) -> str:
         """The recipe as YAML that ``resolve_recipe`` reads back to the same recipe."""

@@ -1,6 +1,6 @@
 """Attacks: threat models, searches that are asked and told, the engine that runs and verifies them."""
 
-from advdpnp.attacks import cw_l2, pgd
+from advdpnp.attacks import apgd, cw_l2, fab, pgd, square
 from advdpnp.attacks.adapters import autoattack, torchattacks
 from advdpnp.attacks.contract import ATTACKS, Attack, WholeBatchAttack
 from advdpnp.attacks.engine import Findings, search
@@ -9,4 +9,12 @@ from advdpnp.attacks.threat import ThreatModel
 
 __all__ = ["ATTACKS", "Attack", "Findings", "ThreatModel", "WholeBatchAttack", "resolve_attacks", "search"]
 
-_registering = (autoattack, cw_l2, pgd, torchattacks)  # importing a module registers what it declares
+_registering = (
+    apgd,
+    autoattack,
+    cw_l2,
+    fab,
+    pgd,
+    square,
+    torchattacks,
+)  # importing a module registers what it declares

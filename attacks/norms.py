@@ -66,8 +66,23 @@ def random_start(x: Tensor, threat: ThreatModel, draw: Draw, *counters: int | Te
     return (x + GEOMETRIES[threat.norm].start(x, threat, draw, *counters)).clamp(threat.low, threat.high)
 
 
-def ascent_step(x_adv: Tensor, gradient: Tensor, step: float, norm: str) -> Tensor:
-    """Move by ``step``, measured in the norm, in the direction that raises the objective most."""
+def surface_start(x: Tensor, threat: ThreatModel, draw: Draw, *counters: int | Tensor) -> Tensor:
+    """A random image at distance eps of x, before the box cuts it: where AutoAttack starts."""
+    if threat.norm == "linf":
+        start = 2 * draw.uniform(tuple(x.shape[1:]), *counters, dtype=x.dtype) - 1
+    else:
+        start = draw.normal(tuple(x.shape[1:]), *counters, dtype=x.dtype)
+    size = length(start, threat.norm).clamp(min=1e-12)[:, None, None, None]
+    return (x + start / size * threat.eps).clamp(threat.low, threat.high)
+
+
+def length(delta: Tensor, norm: str) -> Tensor:
+    """Length of each sample's perturbation in the norm, (n,)."""
+    return delta.abs().flatten(1).amax(1) if norm == "linf" else _l2(delta).flatten()
+
+
+def ascent_step(x_adv: Tensor, gradient: Tensor, step: float | Tensor, norm: str) -> Tensor:
+    """Move by ``step``, measured in the norm (one for all, or (n, 1, 1, 1)), in the direction of steepest ascent."""
     return x_adv + step * GEOMETRIES[norm].direction(gradient)
 
 

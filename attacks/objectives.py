@@ -37,6 +37,16 @@ def difference_of_logits_ratio(logits: Tensor, y: Tensor) -> Tensor:
     return margin(logits, y) / (ordered[:, 0] - ordered[:, 2] + 1e-12)
 
 
+def targeted_difference_of_logits_ratio(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
+    """Lead of the target over the own class, over the gap between the first logit and the mean of third and fourth.
+
+    Croce and Hein 2020, equation 7. Needs four classes or more.
+    """
+    ordered = logits.sort(1, descending=True).values
+    spread = ordered[:, 0] - (ordered[:, 2] + ordered[:, 3]) / 2 + 1e-12
+    return (own_logit(logits, target) - own_logit(logits, y)) / spread
+
+
 def divergence(logits: Tensor, clean_logits: Tensor) -> Tensor:
     """KL(p(x) || p(x_adv)), what the inner attack of TRADES maximises (Zhang et al., 2019); labels play no part.
 

@@ -90,3 +90,8 @@ def test_broken_yaml_is_one_sentence(tmp_path):
     path.write_text("- a list")
     with pytest.raises(AdvdpnpError, match="key: value"):
         resolve_recipe(str(path), "digits")
+
+
+@pytest.mark.parametrize(("written", "meant"), [("32", "32-true"), (64, "64-true"), ("bf16", "bf16-mixed")])
+def test_precision_may_be_written_short(written, meant):
+    assert resolve_recipe("ce", "digits", {"precision": written}).precision == meant
