@@ -1,6 +1,6 @@
 """Attacks: threat models, searches that are asked and told, the engine that runs and verifies them."""
 
-from advdpnp.attacks import apgd, cw_l2, fab, pgd, square
+from advdpnp.attacks import apgd, cw_l2, fab, pgd, square, stages
 from advdpnp.attacks.adapters import autoattack, torchattacks
 from advdpnp.attacks.contract import ATTACKS, Attack, WholeBatchAttack
 from advdpnp.attacks.engine import Findings, search
@@ -16,5 +16,6 @@ _registering = (
     fab,
     pgd,
     square,
+    stages,
     torchattacks,
 )  # importing a module registers what it declares

@@ -6,7 +6,7 @@ the sample: not on its company, its place, or how many rows are in flight.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from advdpnp.attacks.contract import Attack, Rows, State
 from advdpnp.attacks.execution import Executor, check_inputs, evaluation_mode
+from advdpnp.attacks.stages import Stages
 from advdpnp.attacks.verification import judge, repeats
 from advdpnp.randomness import Draw, seed_of
 
@@ -83,7 +84,7 @@ class Flight(Rows):
 
 def search(
     model: nn.Module,
-    attack: Attack,
+    attack: Attack | Stages,
     x: Tensor,
     y: Tensor,
     sample: Tensor,
@@ -112,38 +113,87 @@ def search(
     executor = Executor(model, shape, device, seed_of(seed, "noise", attack.name) if randomised else None)
     with evaluation_mode(model):
         images = x.detach().float().contiguous()
-        yield from _Search(attack, executor, seed).run(images, y.long(), sample.long(), rows or shape)
+        stages = attack.stages if isinstance(attack, Stages) else (attack,)
+        searches = [_Search(stage, executor, seed, rows or shape) for stage in stages]
+        yield from _overlapped(searches, _Unseen(images, y.long(), sample.long()))
+
+
+def _overlapped(searches: list["_Search"], samples: "_Unseen") -> Iterator[Findings]:
+    """All stages at once: the last one that can fill a batch goes on, else the first that has anything to do."""
+    place = {int(name): index for index, name in enumerate(samples.sample)}
+    forwards, backwards = torch.zeros(2, len(samples), dtype=torch.int64)
+    zero_gradient = torch.zeros(len(samples), dtype=torch.bool)
+    searches[0].feed(samples)
+    while any(search.busy for search in searches):
+        full = [search for search in searches if search.full]
+        now = full[-1] if full else next(search for search in searches if search.busy)
+        following = searches[searches.index(now) + 1 :]
+        for found in now.advance():
+            index = torch.tensor([place[int(name)] for name in found.sample])
+            forwards[index] += found.forwards
+            backwards[index] += found.backwards
+            zero_gradient[index] |= found.zero_gradient
+            costs = {"forwards": forwards[index], "backwards": backwards[index], "zero_gradient": zero_gradient[index]}
+            goes_on = ~found.success if following else torch.zeros_like(found.success)
+            yield from _some(replace(found, **costs)[~goes_on])
+            if bool(goes_on.any()):
+                following[0].feed(samples[index[goes_on]])
+
+
+@dataclass(frozen=True)
+class _Unseen(Rows):
+    """Samples that a stage has not begun."""
+
+    x: Tensor
+    y: Tensor
+    sample: Tensor
 
 
 class _Search:
-    """One search. All calls of the attack and of the model have exactly ``shape`` rows: the same arithmetic always."""
+    """One stage. All calls of the attack and of the model have exactly ``shape`` rows: the same arithmetic always."""
 
-    def __init__(self, attack: Attack, executor: Executor, seed: int) -> None:
-        self.attack, self.executor, self.shape = attack, executor, executor.shape
+    def __init__(self, attack: Attack, executor: Executor, seed: int, rows: int) -> None:
+        self.attack, self.executor, self.shape, self.rows = attack, executor, executor.shape, rows
         self.stream = seed_of(seed, attack.name)
+        self.unseen: deque[_Unseen] = deque()
+        self.ready: list[Flight] = []  # can be asked: new rows, and those whose candidate was refused
+        self.active: list[Flight] = []  # asked in every iteration; one piece, or none
+        self.pending: list[Flight] = []  # wait to be verified, out of the batch meanwhile
 
-    def run(self, x: Tensor, y: Tensor, sample: Tensor, rows: int) -> Iterator[Findings]:
-        batches = zip(x.split(self.shape), y.split(self.shape), sample.split(self.shape), strict=True)
-        unseen = deque(batch for batch in batches if len(batch[0]))
-        ready: list[Flight] = []  # can be asked: new rows, and those whose candidate was refused
-        active: list[Flight] = []  # asked in every iteration; one piece, or none
-        pending: list[Flight] = []  # wait to be verified, out of the batch meanwhile
-        while unseen or ready or active or pending:
-            while unseen and _count(ready) + _count(active) < rows:
-                begun, ended = self._begin(*unseen.popleft())
-                yield from _some(ended)
-                ready += _some(begun)
-            active, ready = _fill(active, ready, rows)
-            for flight in active:
-                leaving = flight.last | torch.isfinite(flight.candidate_norm) & self._is_time(flight)
-                if bool(leaving.any()):
-                    pending.append(flight[leaving])
-                    active = _some(flight[~leaving])
-            if _count(pending) >= self.shape or (pending and not active):
-                kept, ended = self._verify(Flight.concatenate(pending))
-                yield from _some(ended)
-                ready, pending = _some(kept) + ready, []
-            active = [self._by_shape(self._advance, flight) for flight in active]
+    def feed(self, samples: _Unseen) -> None:
+        """More samples to attack."""
+        pieces = [samples[i : i + self.shape] for i in range(0, len(samples), self.shape)]
+        if self.unseen and pieces and len(self.unseen[-1]) + len(pieces[0]) <= self.shape:
+            pieces[0] = _Unseen.concatenate([self.unseen.pop(), pieces[0]])
+        self.unseen.extend(pieces)
+
+    @property
+    def busy(self) -> bool:
+        """Whether any sample is left."""
+        return bool(self.unseen or self.ready or self.active or self.pending)
+
+    @property
+    def full(self) -> bool:
+        """Whether the samples at hand fill a batch."""
+        return _count([*self.unseen, *self.ready, *self.active]) >= self.shape
+
+    def advance(self) -> Iterator[Findings]:
+        """One iteration of the rows in flight, and what must go before it: new rows begin, ended ones are verified."""
+        while self.unseen and _count(self.ready) + _count(self.active) < self.rows:
+            begun, ended = self._begin(self.unseen.popleft())
+            yield from _some(ended)
+            self.ready += _some(begun)
+        self.active, self.ready = _fill(self.active, self.ready, self.rows)
+        for flight in self.active:
+            leaving = flight.last | torch.isfinite(flight.candidate_norm) & self._is_time(flight)
+            if bool(leaving.any()):
+                self.pending.append(flight[leaving])
+                self.active = _some(flight[~leaving])
+        if _count(self.pending) >= self.shape or (self.pending and not self.active):
+            kept, ended = self._verify(Flight.concatenate(self.pending))
+            yield from _some(ended)
+            self.ready, self.pending = _some(kept) + self.ready, []
+        self.active = [self._by_shape(self._advance, flight) for flight in self.active]
 
     def _is_time(self, flight: Flight) -> Tensor:
         """Whether a candidate is to be verified now: by the row's own clock, lest its company show in the costs."""
@@ -155,11 +205,11 @@ class _Search:
         chunks = [flight[i : i + self.shape] for i in range(0, len(flight), self.shape)]
         return Flight.concatenate([function(chunk.padded(self.shape))[: len(chunk)] for chunk in chunks])
 
-    def _begin(self, x: Tensor, y: Tensor, sample: Tensor) -> tuple[Flight, Findings]:
+    def _begin(self, samples: _Unseen) -> tuple[Flight, Findings]:
         """Judge at most ``shape`` clean images: first rows of those classified right, findings of the mistakes."""
-        count, device = len(x), self.executor.device
+        count, device = len(samples), self.executor.device
         place = torch.arange(self.shape).clamp(max=count - 1)
-        x, y, sample = (values[place.to(values.device)].to(device) for values in (x, y, sample))
+        x, y, sample = (v[place.to(v.device)].to(device) for v in (samples.x, samples.y, samples.sample))
         clean = judge(self.executor, x, y)
         wrong = clean.prediction != y
         zero, far = torch.zeros_like(y), torch.full(y.shape, torch.inf, dtype=torch.float64, device=device)
@@ -286,7 +336,7 @@ def _fill(active: list[Flight], ready: list[Flight], rows: int) -> tuple[list[Fl
     return _some(Flight.concatenate([*active, queue[:room]])), _some(queue[room:])
 
 
-def _count(parts: list[Flight]) -> int:
+def _count(parts: Sequence[Rows]) -> int:
     return sum(map(len, parts))
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from advdpnp.attacks.contract import ATTACKS, Attack, WholeBatchAttack
+from advdpnp.attacks.stages import Stages
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.errors import AdvdpnpError
 
@@ -18,7 +19,7 @@ def standard_attacks(classes: int) -> list[str]:
 
 def resolve_attacks(
     text: str | Sequence[str], threat: ThreatModel, classes: int
-) -> list[tuple[str, Attack | WholeBatchAttack]]:
+) -> list[tuple[str, Attack | Stages | WholeBatchAttack]]:
     """Labels and attacks for "all", "none" or names with commas, in the order given, each once.
 
     Raises:

@@ -15,6 +15,7 @@ from advdpnp.attacks.contract import Attack, StageRecord, WholeBatchAttack
 from advdpnp.attacks.engine import Findings, search
 from advdpnp.attacks.execution import Executor, check_inputs, evaluation_mode, is_batch_dependent, is_randomised
 from advdpnp.attacks.objectives import margin
+from advdpnp.attacks.stages import Stages
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.attacks.verification import judge, repeats
 from advdpnp.corruption import CorruptionSource
@@ -167,12 +168,12 @@ class _Run:
         execution = {"engine": ENGINE, "precision": "float32", "shape": self.shape, "randomised": self.randomised}
         return Unit(label, self.plan.dataset.test.content_hash, threat, {**execution, **definition})
 
-    def _attack(self, label: str, attack: Attack | WholeBatchAttack) -> str:
-        if isinstance(attack, Attack):
+    def _attack(self, label: str, attack: Attack | Stages | WholeBatchAttack) -> str:
+        if isinstance(attack, Attack | Stages):
             return self._search(label, attack)
         return self._whole_batch(label, attack)
 
-    def _search(self, label: str, attack: Attack) -> str:
+    def _search(self, label: str, attack: Attack | Stages) -> str:
         unit = self._unit(label, attack.threat, {"attack": attack.definition(), "seed": self.plan.seed})
 
         def find(samples: np.ndarray, writer: UnitWriter) -> Iterator[Findings]:
