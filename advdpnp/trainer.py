@@ -5,8 +5,8 @@ function of the recipe's seed, the epoch and the step, so a run that was stopped
 bit for bit on the CPU.
 """
 
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import torch
 from lightning_fabric import Fabric
 
 from advdpnp.datasets.base import Dataset
-from advdpnp.errors import AdvdpnpError
+from advdpnp.errors import AdvdpnpError, first_line
 from advdpnp.files import folder_lock, write_text
 from advdpnp.interrupts import deferred_interrupts
 from advdpnp.randomness import isolated_rng
@@ -127,6 +127,8 @@ def train(
             stack.enter_context(folder_lock(folder))
         stack.enter_context(isolated_rng())
         interrupted = stack.enter_context(deferred_interrupts())
+        if hardware.compile:
+            stack.enter_context(_compiler_errors())
         run = TrainingRun(recipe, dataset, extra, folder, fabric, compiled=hardware.compile)
         if (folder / "training.pt").exists():
             if not resume:
@@ -150,6 +152,15 @@ def train(
             if fabric.is_global_zero:
                 report(_progress(run))
         return pd.DataFrame(run.metrics)
+
+
+@contextmanager
+def _compiler_errors() -> Iterator[None]:
+    try:
+        yield
+    except torch._dynamo.exc.BackendCompilerFailed as error:
+        need = f"torch.compile needs a C++ compiler that works ({first_line(error.inner_exception)})"
+        raise AdvdpnpError(f"{need}; install g++, or leave out --compile") from error
 
 
 def _progress(run: TrainingRun) -> Progress:

@@ -45,7 +45,7 @@ class Stages:
 
 @ATTACKS.register(
     "fast",
-    description="APGD-CE, then APGD-T: the two stages that find nearly all that AutoAttack finds. It is not AutoAttack",
+    description="APGD-CE, then APGD-T: two stages of AutoAttack, which it is not",
     reference="two of the four stages of Croce and Hein 2020",
 )
 def fast(threat: ThreatModel, classes: int) -> Stages:
