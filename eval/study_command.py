@@ -10,14 +10,17 @@ from tabulate import tabulate
 from advdpnp.console import out as console
 from advdpnp.console import training_bar
 from advdpnp.datasets.base import Dataset
+from advdpnp.errors import AdvdpnpError
 from advdpnp.eval.figures.study import draw_study
 from advdpnp.eval.memory import evaluate
+from advdpnp.eval.unit import short_hash
 from advdpnp.files import write_text
 from advdpnp.models.network import Network
 from advdpnp.study import DEFAULT, Study, Variant, factor_names, parse_shard, read_study, runs, study_data, variants
 from advdpnp.trainer import Hardware, train
 from advdpnp.zoo import load_model
 
+_JUDGED = "judged.json"
 _LAST_METRICS = ("min_separation", "zero_gradient", "seconds")
 
 
@@ -26,11 +29,14 @@ def study_command(name: str, *, results: Path, folder: Path, shard: str, data_ro
     study, label = read_study(name), Path(name).stem
     training, judging = study_data(study, data_root)
     share = parse_shard(shard)
+    data = f"{training.train.content_hash} {training.validation.content_hash} {judging.test.content_hash}"
     for variant, seed in runs(study, share):
         run = _folder(folder / label, variant, seed)
-        if not (run / "judged.json").exists():
-            _train_and_judge(study, variant, seed, run, training, judging, device, f"advdpnp study {name}")
-    frame = collect(study, folder / label)
+        if _judged(run, _definition(study, variant, seed, data)) is None:
+            measured = _train_and_judge(study, variant, seed, run, training, judging, device, f"advdpnp study {name}")
+            content = {"definition": _definition(study, variant, seed, data), "measured": measured}
+            write_text(run / _JUDGED, json.dumps(content))
+    frame = collect(study, folder / label, data)
     write_text(results / f"{label}.csv", frame.to_csv(index=False, float_format="%.6g"))
     write_text(results / f"{label}.md", to_markdown(study, frame, len(judging.test)))
     figures = draw_study(study, summary(frame), results / f"{label}.png")
@@ -42,9 +48,36 @@ def _folder(folder: Path, variant: Variant, seed: int) -> Path:
     return folder / f"{variant.label.replace(', ', '--').replace(' ', '-').replace('/', '_')}-s{seed}"
 
 
+def _definition(study: Study, variant: Variant, seed: int, data: str) -> str:
+    """Hash of everything that what is measured depends on."""
+    recipe = variant.resolve(study, seed).to_yaml()
+    return short_hash([recipe, study.attacks, study.rare.model_dump() if study.rare else None, data])
+
+
+def _judged(run: Path, definition: str) -> dict[str, float] | None:
+    """What was measured of a training, if it is finished.
+
+    Raises:
+        AdvdpnpError: it is that of another study, or cannot be read.
+    """
+    path = run / _JUDGED
+    if not path.exists():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        same, measured = content["definition"] == definition, dict(content["measured"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise AdvdpnpError(f"{path} is damaged; delete it, and the same command judges the net again") from error
+    if not same:
+        raise AdvdpnpError(
+            f"{run} was trained or judged otherwise than the study now says; delete it or choose another --runs"
+        )
+    return measured
+
+
 def _train_and_judge(
     study: Study, variant: Variant, seed: int, run: Path, training: Dataset, judging: Dataset, device: str, command: str
-) -> None:
+) -> dict[str, float]:
     recipe = variant.resolve(study, seed)
     recipe = recipe.model_copy(update={"validation": len(training.validation)})
     with training_bar(run.name) as report:
@@ -71,8 +104,7 @@ def _train_and_judge(
     if study.rare is not None:
         record |= _rare(found.verdicts, study.rare.classes)
     last = metrics.iloc[-1]
-    record |= {column: float(last[column]) for column in _LAST_METRICS}
-    write_text(run / "judged.json", json.dumps(record))
+    return record | {column: float(last[column]) for column in _LAST_METRICS}
 
 
 def _rare(verdicts: pd.DataFrame, classes: list[int]) -> dict[str, float]:
@@ -84,16 +116,23 @@ def _rare(verdicts: pd.DataFrame, classes: list[int]) -> dict[str, float]:
     return {"rare_clean": 100 * float(clean.mean()), "rare_worst_case": 100 * float(robust.mean())}
 
 
-def collect(study: Study, folder: Path) -> pd.DataFrame:
-    """One line per finished training: the variant, its factors, its seed, and what was measured."""
+def collect(study: Study, folder: Path, data: str) -> pd.DataFrame:
+    """One line per finished training: the variant, its factors, its seed, and what was measured.
+
+    Args:
+        data: hashes of the images, as ``study_command`` names them.
+
+    Raises:
+        AdvdpnpError: a training is that of another study, or cannot be read.
+    """
     found = variants(study)
     factors = factor_names(found)
     records = []
     for variant, seed in runs(study):
-        path = _folder(folder, variant, seed) / "judged.json"
-        if path.exists():
+        measured = _judged(_folder(folder, variant, seed), _definition(study, variant, seed, data))
+        if measured is not None:
             values = {key: variant.factors.get(key, "") for key in factors}
-            records.append({"variant": variant.label, **values, "seed": seed, **json.loads(path.read_text())})
+            records.append({"variant": variant.label, **values, "seed": seed, **measured})
     frame = pd.DataFrame(records, columns=None if records else ["variant", *factors, "seed"])
     order = {variant.label: place for place, variant in enumerate(found)}
     frame = frame.dropna(axis="columns", how="all")

@@ -113,9 +113,15 @@ def test_a_study_is_finished_in_shards_and_then_only_read(tmp_path, monkeypatch,
     assert table["seed"].tolist() == [0, 1] * 3
     assert (tmp_path / "out" / "tiny.png").stat().st_size > 1000
     first = json.loads((tmp_path / "runs" / "tiny" / "default-s0" / "judged.json").read_text())
-    assert table["clean"][0] == pytest.approx(first["clean"])
+    assert table["clean"][0] == pytest.approx(first["measured"]["clean"])
     monkeypatch.setattr("advdpnp.eval.study_command.train", None)  # would fail if anything were trained again
     assert run(words) == 0
+    path.write_text(TINY.replace("attack.steps=1", "attack.steps=2"))
+    assert run(words) == 2
+    assert "was trained or judged otherwise than the study now says" in capsys.readouterr().err
+    (tmp_path / "runs" / "tiny" / "default-s0" / "judged.json").write_text("{")
+    assert run(words) == 2
+    assert "judged.json is damaged" in capsys.readouterr().err
 
 
 def test_the_table_tells_what_each_factor_changes():
