@@ -1,7 +1,8 @@
 """Attacks: threat models, searches that are asked and told, the engine that runs and verifies them."""
 
-from advdpnp.attacks import apgd, cw_l2, fab, pgd, square, stages
-from advdpnp.attacks.adapters import autoattack, torchattacks
+from advdpnp.attacks import apgd, autoattack, cw_l2, fab, pgd, square, stages
+from advdpnp.attacks.adapters import autoattack as package_autoattack
+from advdpnp.attacks.adapters import torchattacks
 from advdpnp.attacks.contract import ATTACKS, Attack, WholeBatchAttack
 from advdpnp.attacks.engine import Findings, search
 from advdpnp.attacks.select import resolve_attacks
@@ -14,6 +15,7 @@ _registering = (
     autoattack,
     cw_l2,
     fab,
+    package_autoattack,
     pgd,
     square,
     stages,

@@ -39,6 +39,10 @@ class Rows:
         """The rows of ``parts`` one after the other; at least one part."""
         return cls(**{f.name: _concatenate([getattr(part, f.name) for part in parts]) for f in fields(cls)})
 
+    def where(self, mask: Tensor, other: Self) -> Self:
+        """These rows where ``mask`` (n,) holds, those of ``other`` elsewhere."""
+        return type(self)(**{f.name: _where(mask, getattr(self, f.name), getattr(other, f.name)) for f in fields(self)})
+
     def to(self, device: torch.device | str) -> Self:
         return type(self)(**{f.name: _to(getattr(self, f.name), device) for f in fields(self)})
 
@@ -59,6 +63,14 @@ def _concatenate(values: list[Any]) -> Any:
     if isinstance(values[0], Draw):
         return Draw(torch.cat([value.key for value in values]))
     return torch.cat(values) if isinstance(values[0], Tensor) else values[0].concatenate(values)
+
+
+def _where(mask: Tensor, value: Any, other: Any) -> Any:
+    if isinstance(value, Draw):
+        return Draw(torch.where(mask, value.key, other.key))
+    if isinstance(value, Tensor):
+        return torch.where(mask.reshape(-1, *[1] * (value.dim() - 1)), value, other)
+    return value.where(mask, other)
 
 
 def _to(value: Any, device: torch.device | str) -> Any:

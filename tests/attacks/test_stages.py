@@ -5,9 +5,11 @@ import torch
 
 from advdpnp.attacks import ThreatModel
 from advdpnp.attacks.apgd import APGD
+from advdpnp.attacks.averaged import Averaged
 from advdpnp.attacks.cw_l2 import CWL2
 from advdpnp.attacks.square import Square
 from advdpnp.attacks.stages import Stages
+from advdpnp.errors import AdvdpnpError
 
 THREAT = ThreatModel.parse("linf", 0.008)
 
@@ -80,3 +82,43 @@ def test_fast_is_two_stages_of_autoattack_and_says_that_it_is_not_autoattack(att
     fast = attack("fast", classes=classes)
     assert [stage.name for stage in fast.stages] == names
     assert fast.definition()["attack"] == "fast"
+
+
+class Noisy(torch.nn.Module):
+    """Adds noise to the images, drawn anew at every call."""
+
+    def __init__(self, model: torch.nn.Module, size: float) -> None:
+        super().__init__()
+        self.model, self.size = model, size
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.model(x + self.size * torch.randn_like(x))
+        return logits
+
+
+def test_averaging_asks_each_image_as_often_as_told_and_changes_nothing_where_there_is_no_noise(
+    net, images, labels, find
+):
+    plain = APGD(THREAT, "ce", iterations=5)
+    once, often = find(net, plain, images, labels), find(net, Averaged(plain, 4), images, labels)
+    assert torch.equal(once.success, often.success)
+    never = ~once.success
+    assert bool((often.backwards[never] == 4 * once.backwards[never]).all())
+
+
+def test_averaged_gradients_beat_single_ones_on_a_randomised_model(net, images, labels, find):
+    noisy = Noisy(net, 0.3)
+    threat = ThreatModel.parse("linf", 0.01)
+    counts = [
+        int(find(noisy, attack, images[5:], labels[5:], randomised=True).success.sum())
+        for attack in (APGD(threat, "margin", iterations=6), Averaged(APGD(threat, "margin", iterations=6), 16))
+    ]
+    assert counts[1] > counts[0]
+
+
+def test_rand_is_two_averaged_stages(attack):
+    rand = attack("autoattack-rand")
+    assert [stage.definition()["gradients_averaged"] for stage in rand.stages] == [20, 20]
+    assert [stage.definition()["objective"] for stage in rand.stages] == ["ce", "dlr"]
+    with pytest.raises(AdvdpnpError, match="at least 3 classes"):
+        attack("autoattack-rand", classes=2)
