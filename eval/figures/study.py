@@ -76,7 +76,16 @@ def _dots(study: Study, table: pd.DataFrame, path: Path) -> None:
                 middle, width = (table[measure, kind][DEFAULT] for kind in ("mean", "std"))
                 axes.axvline(middle, color=QUIET, linewidth=0.9)
                 axes.axvspan(middle - width, middle + width, color=GRID, linewidth=0)
-            axes.errorbar(mean, rows, xerr=spread, fmt="o", color=colour, markersize=4.5, elinewidth=1.2)
+            low, high = _legible_range(mean)
+            shown = (mean >= low) & (mean <= high)
+            axes.errorbar(mean[shown], rows[shown], xerr=spread[shown], fmt="o", color=colour, ms=4.5, elinewidth=1.2)
+            for value, row in zip(mean[~shown], rows[~shown], strict=True):
+                side, arrow = (0.0, "\u25c2 {:.0f}") if value < low else (1.0, "{:.0f} \u25b8")
+                axes.text(
+                    side, row, arrow.format(value), transform=axes.get_yaxis_transform(), color=colour, fontsize=8,
+                    va="center", ha="right" if side else "left",
+                )  # fmt: skip
+            axes.set_xlim(low, high)
             axes.set_title(_title(measure), loc="left", color=QUIET)
             axes.xaxis.grid(True, color=GRID, linewidth=0.8)
             axes.set_axisbelow(True)
@@ -84,4 +93,15 @@ def _dots(study: Study, table: pd.DataFrame, path: Path) -> None:
         panels[0].set_yticks(rows, [str(name) for name in table.index], color=INK)
         panels[0].set_ylim(-0.8, len(table) - 0.2)
         figure.subplots_adjust(wspace=0.12)
-        figure.suptitle(study.description, x=0.02, ha="left", fontsize=10.5, fontweight="bold")
+        panels[0].text(
+            0, 1.0, study.description, transform=panels[0].get_yaxis_transform(), fontsize=10.5, fontweight="bold"
+        ).set_y(len(table) + 1.5)
+
+
+def _legible_range(values: np.ndarray) -> tuple[float, float]:
+    """From the smallest to the largest value, without those so far off that all others would fall together."""
+    first, last = np.nanquantile(values, [0.1, 0.9])
+    reach = 2 * max(last - first, 1.0)
+    near = values[(values >= first - reach) & (values <= last + reach)]
+    edge = 0.08 * max(near.max() - near.min(), 1.0)
+    return float(near.min() - edge), float(near.max() + edge)
