@@ -60,6 +60,8 @@ def write_text(path: Path, text: str) -> None:
 def folder_lock(folder: Path) -> Iterator[None]:
     """Hold the only writer's place in ``folder``; the operating system frees it when the process dies.
 
+    What killed writers left half-written, in the folder and below, is cleared away on entry.
+
     Raises:
         AdvdpnpError: another process holds it, or the folder cannot be written.
     """
@@ -74,6 +76,8 @@ def folder_lock(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise _explain(error, folder) from error
     try:
+        for left_over in folder.rglob(".*.tmp"):  # nobody else can be writing now
+            left_over.unlink(missing_ok=True)
         yield
     finally:
         lock.release()

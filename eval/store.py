@@ -116,8 +116,6 @@ def open_model(out: Path, identity: ModelIdentity) -> Iterator["ModelFolder"]:
     """
     path = out / f"{file_name(identity.name)}-{identity.weights_hash[:8]}"
     with folder_lock(path):
-        for left_over in path.rglob(".*.tmp"):  # of a killed writer; nobody else can be writing now
-            left_over.unlink(missing_ok=True)
         write_text(path / "model.json", json.dumps(identity.__dict__, indent=2) + "\n")
         yield ModelFolder(path, identity)
 

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 
 import pandas as pd
 import pytest
@@ -198,3 +200,22 @@ def test_every_batch_keeps_an_image_of_the_training_set(quadrants, tmp_path):
     """Rounding must not let the extra images fill a small batch."""
     metrics = train(recipe("ce", epochs=1, batch_size=4, extra_share=0.95), quadrants, tmp_path, extra=quadrants)
     assert len(metrics) == 1
+
+
+@pytest.mark.slow
+def test_compiling_without_a_compiler_is_one_sentence_and_exit_code_2(tmp_path):
+    words = ["train", "--recipe", "ce", "--dataset", "digits", "--epochs", "1", "--device", "cpu", "--compile"]
+    elsewhere = {"PATH": str(tmp_path), "CXX": "/nonexistent", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
+    done = subprocess.run(
+        [sys.executable, "-m", "advdpnp", *words, "--name", "run"],
+        cwd=tmp_path,
+        env={**os.environ, **elsewhere, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    sentence = done.stderr.strip().splitlines()[-1]
+    assert sentence.startswith("advdpnp: torch.compile needs a C++ compiler that works (")
+    assert sentence.endswith("; install g++, or leave out --compile")
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "runs" / "run" / "training.pt").exists()  # so the name is free for a run without --compile
