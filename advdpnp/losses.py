@@ -12,6 +12,7 @@ from torch import Tensor
 
 # Below this a squared distance has no useful root: the gradient of d**(1/2) is infinite at zero.
 _TINY = 1e-12
+_BLOCK = 2**18  # numbers that stay in a processor's cache
 
 
 def _root_distance(difference: Tensor) -> Tensor:
@@ -47,8 +48,9 @@ def squared_distances(features: Tensor, prototypes: Tensor) -> Tensor:
 @torch.no_grad()
 def nearest_rival(features: Tensor, prototypes: Tensor, y: Tensor) -> Tensor:
     """Index of the nearest prototype of another class, int64 (n,); never y itself."""
-    distances = squared_distances(features, prototypes)
-    return distances.scatter_(1, y[:, None], torch.inf).argmin(1)
+    rows = max(1, _BLOCK // prototypes.numel())  # differences of all pairs at once would fill gigabytes
+    blocks = [squared_distances(block, prototypes) for block in features.split(rows)]
+    return torch.cat(blocks).scatter_(1, y[:, None], torch.inf).argmin(1)
 
 
 def pull(features: Tensor, prototypes: Tensor, y: Tensor) -> Tensor:

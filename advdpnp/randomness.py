@@ -21,13 +21,17 @@ _MIX_2 = -7723592293110705685  # 0x94D049BB133111EB
 
 def _shift(x: Tensor, bits: int) -> Tensor:
     """Logical right shift of int64; torch's own keeps the sign."""
-    return (x >> bits) & ((1 << (64 - bits)) - 1)
+    return (x >> bits).bitwise_and_((1 << (64 - bits)) - 1)
 
 
 def _mix(x: Tensor) -> Tensor:
-    x = (x ^ _shift(x, 30)) * _MIX_1
-    x = (x ^ _shift(x, 27)) * _MIX_2
-    return x ^ _shift(x, 31)
+    """Mix in place: ``x`` is the caller's to give away. Fresh memory at every step would cost more than the numbers."""
+    x ^= _shift(x, 30)
+    x *= _MIX_1
+    x ^= _shift(x, 27)
+    x *= _MIX_2
+    x ^= _shift(x, 31)
+    return x
 
 
 def seed_of(*parts: object) -> int:
@@ -65,11 +69,12 @@ class Draw:
         for counter in counters:
             key = _mix(key + _GOLDEN * (torch.as_tensor(counter, device=key.device) + 1))
         place = torch.arange(math.prod(shape), device=key.device, dtype=torch.int64)
-        return _shift(_mix(key[:, None] + _GOLDEN * (place + 1)), 1).reshape(len(key), *shape)
+        bits = _mix(key[:, None] + _GOLDEN * (place + 1))
+        return (bits.bitwise_right_shift_(1).bitwise_and_((1 << 63) - 1)).reshape(len(key), *shape)
 
     def uniform(self, shape: tuple[int, ...], *counters: int | Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """Uniform in [0, 1), shape (n, *shape): multiples of 2**-24, so exact in float32 and alike everywhere."""
-        return (self.bits(shape, *counters) >> 39).to(dtype) * 2.0**-24
+        return self.bits(shape, *counters).bitwise_right_shift_(39).to(dtype).mul_(2.0**-24)
 
     def normal(self, shape: tuple[int, ...], *counters: int | Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """Standard normal, shape (n, *shape), by the Box-Muller transform."""

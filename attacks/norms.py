@@ -83,9 +83,9 @@ def length(delta: Tensor, norm: str) -> Tensor:
 
 def ascent_step(x_adv: Tensor, gradient: Tensor, step: float | Tensor, norm: str) -> Tensor:
     """Move by ``step``, measured in the norm (one for all, or (n, 1, 1, 1)), in the direction of steepest ascent."""
-    return x_adv + step * GEOMETRIES[norm].direction(gradient)
+    return GEOMETRIES[norm].direction(gradient).mul_(step).add_(x_adv)
 
 
 def project(x_adv: Tensor, x: Tensor, threat: ThreatModel) -> Tensor:
     """Back within eps of x, then into the box. x lies in the box, so the second step can only come nearer to it."""
-    return (x + GEOMETRIES[threat.norm].project(x_adv - x, threat.eps)).clamp(threat.low, threat.high)
+    return GEOMETRIES[threat.norm].project(x_adv - x, threat.eps).add_(x).clamp_(threat.low, threat.high)

@@ -32,7 +32,10 @@ class Normalise(nn.Module):
         """
         if x.shape[1] != len(self.mean):
             raise AdvdpnpError(f"the model takes images of {len(self.mean)} channels, not {x.shape[1]}; convert them")
-        return (x - self.mean) / self.std
+        # Spread over a whole image first: with channels_last, broadcasting would run in steps of three numbers.
+        layout = torch.channels_last if x.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
+        mean, std = (v.expand(1, *x.shape[1:]).contiguous(memory_format=layout) for v in (self.mean, self.std))
+        return (x - mean) / std
 
 
 @dataclass(frozen=True)
