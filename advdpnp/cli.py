@@ -108,7 +108,7 @@ def train(
     folder = out / (name or f"{data.label}-{Path(recipe).stem}-s{resolved.seed}")
     if resume and not folder.is_dir():
         raise AdvdpnpError(f"there is no run in {folder} to resume; check --name and --out, or leave out --resume")
-    extra = None if extra_data is None else load_dataset(extra_data, data_root=data_root, validation=0)
+    extra = None if extra_data is None else load_dataset(extra_data, data_root=data_root, validation=0, test=False)
     hardware = Hardware(device, devices, num_nodes, strategy, compile)
     with training_bar(folder.name) as report:
         metrics = run(

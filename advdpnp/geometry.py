@@ -116,10 +116,15 @@ def describe_features(features: Features, vectors: Tensor) -> dict[str, Any]:
         "mean_angle_to_nearest_rival": float(angles.masked_fill(own, torch.inf).amin(1).mean()),
         "mean_distance_to_own": float((values - vectors.double().cpu()[labels]).norm(dim=1).mean()),
         "within": float(within),
-        "between": float(gaps),
-        "separation_ratio": float(gaps / within),
+        "between": _finite(gaps),
+        "separation_ratio": _finite(gaps / within),
         "silhouette": float(silhouette_score(values[:count].numpy(), labels[:count].numpy())) if several else None,
     }
+
+
+def _finite(value: Tensor) -> float | None:
+    """JSON knows no infinity: None where one class only, or one image of each, leaves nothing to compare."""
+    return float(value) if bool(value.isfinite()) else None
 
 
 def drift(history: Tensor) -> list[float]:
@@ -168,9 +173,11 @@ def project(features: list[Features], vectors: Tensor, how: str, seed: int = 0) 
     length = features[0].values.norm(dim=1).mean()
     scaled = torch.nn.functional.normalize(vectors.detach().double(), dim=1) * length
     parts = [*(f.values for f in features), scaled.cpu()]
+    missing = max(0, 2 - scaled.shape[1])  # features of one dimension lie on a line
+    parts = [torch.nn.functional.pad(part, (0, missing)) for part in parts]
     together = torch.cat(parts).numpy()
     if how == "pca":
-        flat = PCA(2, random_state=seed).fit(features[0].values.numpy()).transform(together)
+        flat = PCA(2, random_state=seed).fit(parts[0].numpy()).transform(together)
     else:
         perplexity = min(30.0, (len(together) - 1) / 3)
         flat = TSNE(2, init="pca", perplexity=perplexity, random_state=seed).fit_transform(together)

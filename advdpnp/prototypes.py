@@ -69,7 +69,8 @@ def min_separation(vectors: Tensor) -> float:
     """MinSep (DPNP, arXiv 2501.02477): the smallest angle between two of the vectors (classes, dim), in degrees."""
     directions = nn.functional.normalize(vectors.double(), dim=1)
     cosines = (directions @ directions.T).fill_diagonal_(-1)
-    return math.degrees(math.acos(min(1.0, max(-1.0, float(cosines.max())))))
+    largest = float(cosines.max())
+    return math.degrees(math.acos(min(1.0, max(-1.0, largest)))) if math.isfinite(largest) else math.nan
 
 
 def simplex_bound(classes: int, dim: int) -> float:

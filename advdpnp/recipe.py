@@ -18,7 +18,7 @@ from advdpnp.errors import AdvdpnpError
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class ModelSection(_Section):
@@ -30,7 +30,7 @@ class ModelSection(_Section):
     """
 
     architecture: str = "small-cnn"
-    feature_dim: int | None = Field(default=None, ge=1)
+    feature_dim: int | None = Field(default=None, ge=1, le=1_000_000)
     head: Literal["linear", "prototype", "centre"] | None = None
     radius: float = Field(default=1.0, gt=0)
     temperature: float = Field(default=1.0, gt=0)
@@ -116,15 +116,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise AdvdpnpError(f"cannot read the recipe {path}: {error}; check the path") from error
+        raise AdvdpnpError(f"cannot read {path}: {error}; check the path") from error
     except yaml.YAMLError as error:
-        raise AdvdpnpError(
-            f"the recipe {path} is not YAML ({' '.join(str(error).split())}); mend or replace it"
-        ) from error
-    if not isinstance(content, dict):
-        raise AdvdpnpError(
-            f"the recipe {path} is not a list of `key: value` lines; see those of `advdpnp list recipes`"
-        )
+        raise AdvdpnpError(f"{path} is not YAML ({' '.join(str(error).split())}); mend or replace it") from error
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise AdvdpnpError(f"{path} is not a list of `key: value` lines; see those of `advdpnp list recipes`")
     return content
 
 

@@ -10,19 +10,25 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from advdpnp.attacks import ThreatModel, resolve_attacks
 from advdpnp.datasets.base import Dataset, load_dataset, stratified
 from advdpnp.errors import AdvdpnpError
+from advdpnp.models import MODELS
 from advdpnp.randomness import seed_of
 from advdpnp.recipe import Recipe, explain, read_yaml, resolve_recipe
 from advdpnp.training_run import build_method
 
 DEFAULT = "default"
+MEASURES = ("clean", "worst_case", "rare_clean", "rare_worst_case", "min_separation")  # what figures can show
 _RECIPE = "recipe"  # the factor that is no value of a recipe but its name
+
+
+Values = Annotated[list[Any], Field(min_length=1)]
 
 
 class Rare(BaseModel):
@@ -65,9 +71,9 @@ class Study(BaseModel):
     dataset: str = "digits"
     recipe: str = "adv-dpnp"
     settings: list[str] = []
-    vary: dict[str, list[Any]] = {}
-    grid: list[dict[str, list[Any]]] = []
-    seeds: list[int] = Field(default=[0, 1, 2], min_length=1)
+    vary: dict[str, Values] = {}
+    grid: list[dict[str, Values]] = []
+    seeds: list[Annotated[int, Field(ge=0)]] = Field(default=[0, 1, 2], min_length=1)
     judged: int = Field(default=300, ge=10)
     attacks: str = "pgd-40,cw"
     attacked: int | None = Field(default=None, ge=1)
@@ -104,7 +110,7 @@ class Variant:
 
 
 def _text(value: Any) -> str:
-    return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+    return "null" if value is None else str(value)
 
 
 def study_files() -> dict[str, Path]:
@@ -130,10 +136,38 @@ def read_study(study: str) -> Study:
         read = Study(**read_yaml(path))
     except ValidationError as error:
         raise AdvdpnpError(f"the study '{study}' does not hold: {explain(error)}") from error
-    for variant in variants(read):
-        # A slip in the last variant should not wait for the trainings before it.
-        build_method(variant.resolve(read, 0).method)
+    _check(read)
     return read
+
+
+def _check(study: Study) -> None:
+    """A slip in the last variant should not wait for the trainings before it.
+
+    Raises:
+        AdvdpnpError: there is one.
+    """
+    found = variants(study)
+    factors = factor_names(found)
+    fixed = {"seed": "list it under seeds", "validation": "set it under settings", "method.name": "vary the recipe"}
+    for factor in factors:
+        if factor in fixed:
+            raise AdvdpnpError(f"a study cannot vary '{factor}'; {fixed[factor]}")
+    labels = [variant.label for variant in found]
+    twice = [label for label in labels if labels.count(label) > 1]
+    if twice or len(set(study.seeds)) < len(study.seeds):
+        what = f"two variants are both called '{twice[0]}'" if twice else "a seed is listed twice"
+        raise AdvdpnpError(f"{what}; take one of them out")
+    for variant in found:
+        recipe = variant.resolve(study, 0)
+        build_method(recipe.method)
+        MODELS.find(recipe.model.architecture)
+        threat = ThreatModel.parse(recipe.attack.norm, recipe.attack.eps)
+        resolve_attacks(study.attacks, threat, classes=10)
+    if study.curve is not None:
+        missing = [name for name in (study.curve.x, study.curve.lines) if name not in factors]
+        missing += [name for name in study.curve.y if name not in MEASURES]
+        if missing:
+            raise AdvdpnpError(f"the curve of the study names '{missing[0]}', which it neither varies nor measures")
 
 
 def variants(study: Study) -> list[Variant]:
@@ -142,7 +176,7 @@ def variants(study: Study) -> list[Variant]:
     found += [Variant({key: value}) for key, values in study.vary.items() for value in values]
     for block in study.grid:
         found += [Variant(dict(zip(block, values, strict=True))) for values in itertools.product(*block.values())]
-    return list({variant.label: variant for variant in found}.values())
+    return [variant for place, variant in enumerate(found) if variant not in found[:place]]
 
 
 def runs(study: Study, shard: tuple[int, int] = (0, 1)) -> Iterator[tuple[Variant, int]]:
@@ -155,9 +189,12 @@ def study_data(study: Study, data_root: Path | None = None) -> tuple[Dataset, Da
     """The data set to train on, without test images, and the held-out images as the test images of another.
 
     Raises:
-        AdvdpnpError: no such data set, or too few training images.
+        AdvdpnpError: no such data set, too few training images, or a rare class that is no class.
     """
     whole = load_dataset(study.dataset, data_root=data_root, validation=0)
+    strangers = [label for label in (study.rare.classes if study.rare else []) if not 0 <= label < whole.classes]
+    if strangers:
+        raise AdvdpnpError(f"the rare class {strangers[0]} is none of the {whole.classes} classes of {study.dataset}")
     if study.judged >= len(whole.train):
         raise AdvdpnpError(f"{study.dataset} has {len(whole.train)} training images; judge by fewer than that")
     held_out, kept = stratified(whole.train.labels, study.judged, seed_of("study"))
@@ -187,7 +224,7 @@ def parse_shard(text: str) -> tuple[int, int]:
         AdvdpnpError: it is no share of the work.
     """
     place, _, count = text.partition("/")
-    if not (place.isdigit() and count.isdigit() and int(place) < int(count)):
+    if not (text.isascii() and place.isdigit() and count.isdigit() and int(place) < int(count)):
         raise AdvdpnpError(f"'{text}' names no share of the work; write 0/2 for the first half, 1/2 for the second")
     return int(place), int(count)
 

@@ -129,6 +129,8 @@ def train(
         interrupted = stack.enter_context(deferred_interrupts())
         if hardware.compile:
             stack.enter_context(_compiler_errors())
+        if fabric.world_size > 1:
+            stack.enter_context(_lost_processes())
         run = TrainingRun(recipe, dataset, extra, folder, fabric, compiled=hardware.compile)
         if (folder / "training.pt").exists():
             if not resume:
@@ -161,6 +163,18 @@ def _compiler_errors() -> Iterator[None]:
     except torch._dynamo.exc.BackendCompilerFailed as error:
         need = f"torch.compile needs a C++ compiler that works ({first_line(error.inner_exception)})"
         raise AdvdpnpError(f"{need}; install g++, or leave out --compile") from error
+
+
+@contextmanager
+def _lost_processes() -> Iterator[None]:
+    """When one process ends, the others learn of it by a broken connection."""
+    try:
+        yield
+    except RuntimeError as error:
+        text = str(error)
+        if not any(word in text for word in ("gloo", "NCCL", "Connection closed", "Connection reset")):
+            raise
+        raise AdvdpnpError("another process of this run has ended; its message says why") from error
 
 
 def _progress(run: TrainingRun) -> Progress:

@@ -60,7 +60,7 @@ def build_method(values: dict[str, Any]) -> Method:
     if not isinstance(name, str):
         raise AdvdpnpError(f"the recipe names no method; set method.name to one of {', '.join(METHODS.names())}")
     try:
-        method: Method = METHODS.make(name, **arguments)
+        method: Method = METHODS.find(name)[0].build(**arguments)
     except ValidationError as error:
         raise AdvdpnpError(f"the method {name} cannot be made: {explain(error)}") from error
     return method
@@ -110,7 +110,9 @@ class TrainingRun:
                 "validate; give at least 10 training images"
             )
         self.batch_size = min(recipe.batch_size, len(self.train_split))
-        self.extra_size = 0 if extra is None else min(round(recipe.extra_share * self.batch_size), self.batch_size - 1)
+        self.extra_size = (
+            0 if extra is None else min(max(round(recipe.extra_share * self.batch_size), 1), self.batch_size - 1)
+        )
         self.steps = len(self.train_split) // (self.batch_size - self.extra_size)
         if self.batch_size % fabric.world_size:
             raise AdvdpnpError(
@@ -200,9 +202,8 @@ class TrainingRun:
             self.sums[name] = self.sums[name] + now if name in self.sums else now
 
     def _slice(self, count: int) -> slice:
-        """This process's part of a batch."""
-        size = count // self.fabric.world_size
-        return slice(self.fabric.global_rank * size, (self.fabric.global_rank + 1) * size)
+        """This process's part of a batch: every so-manieth image, for extra images stand behind the others."""
+        return slice(self.fabric.global_rank, count, self.fabric.world_size)
 
     def _set_rate(self) -> None:
         progress = (self.epoch + self.step / self.steps) / self.recipe.epochs
@@ -243,10 +244,25 @@ class TrainingRun:
             )
         return {name: total / self.step for name, (total, _) in totals.items()}
 
+    def _require_finite_weights(self) -> None:
+        """The loss of the last step is computed before that step: what it did to the weights shows here.
+
+        Raises:
+            AdvdpnpError: a weight or statistic is not finite; nothing is saved, so the last good state stands.
+        """
+        networks = [self.network, *([self.average.network] if self.average is not None else [])]
+        for name, value in (item for network in networks for item in network.state_dict().items()):
+            if value.is_floating_point() and not bool(value.isfinite().all()):
+                raise AdvdpnpError(
+                    f"the weights '{name}' are no longer finite in epoch {self.epoch + 1}, by step {self.step}; the "
+                    f"last saved state in {self.folder} stands; lower optimiser.lr or set optimiser.clip=1"
+                )
+
     def end_epoch(self) -> None:
         """Validate, keep the best, and save."""
         self.sums = {name: self._over_processes(total) for name, total in self.sums.items()}
         means = self.means()
+        self._require_finite_weights()
         if self.average is not None:
             self._recompute_statistics(self.average)
         found = validate(
@@ -304,6 +320,7 @@ class TrainingRun:
     def save(self) -> None:
         """Write everything that the next step depends on, in one file."""
         self.means()
+        self._require_finite_weights()
         if not self.fabric.is_global_zero:
             return
         state = {
@@ -336,12 +353,18 @@ class TrainingRun:
             state = torch.load(path, map_location=self.fabric.device, weights_only=True)
             if state["version"] != _STATE_VERSION:
                 raise AdvdpnpError(f"{path} was written by another version of advdpnp; train under another --name")
+            missing = {"recipe", "data", "epoch", "step", "network", "average", "optimiser"} - set(state)
+            if missing:
+                raise KeyError(*missing)
         except AdvdpnpError:
             raise
         except Exception as error:  # torch.load raises whatever the unpickler meets in a damaged file
             raise AdvdpnpError(
-                f"{path} is damaged and cannot be resumed from; delete the folder and train again"
+                f"{path} is damaged and cannot be resumed from; delete that file and train again (best and last, if "
+                "they are there, still hold the nets of finished epochs)"
             ) from error
+        if state["epoch"] and not (self.folder / "best.safetensors").exists():
+            raise AdvdpnpError(f"{self.folder} has lost its best.safetensors; delete training.pt there and train again")
         if state["recipe"] != self.recipe.to_yaml():
             changed = _changed_lines(state["recipe"], self.recipe.to_yaml())
             raise AdvdpnpError(
@@ -419,6 +442,19 @@ def _matching(extra: Dataset, dataset: Dataset) -> Dataset:
 
 def _model_config(recipe: Recipe, dataset: Dataset, method: Method) -> ModelConfig:
     head = recipe.model.head or method.head
+    if head == "centre" and method.head != "centre":
+        raise AdvdpnpError(
+            f"the method {recipe.method['name']} moves no centres; leave model.head out, or use the recipe center"
+        )
+    if method.inner_objective == "dlr" and dataset.classes < 3:
+        raise AdvdpnpError(
+            f"the DLR loss needs at least 3 classes and {dataset.name} has {dataset.classes}; use "
+            "method.inner_objective=margin"
+        )
+    if recipe.awp is not None and not method.adversarial:
+        raise AdvdpnpError(
+            f"awp perturbs weights against adversarial images, and {recipe.method['name']} has none; leave awp out"
+        )
     if method.head == "prototype" and head != "prototype":
         raise AdvdpnpError(
             f"the method {recipe.method['name']} needs prototypes; set model.head=prototype or leave it out"
@@ -461,5 +497,10 @@ def _optimiser(network: Network, recipe: Recipe) -> torch.optim.SGD:
 
 def _changed_lines(old: str, new: str) -> str:
     before, after = old.splitlines(), new.splitlines()
-    changed = [f"'{line.strip()}'" for line in before if line not in after]
-    return "it has " + ", ".join(changed[:3]) if changed else "its values stand in another order"
+    has = [f"'{line.strip()}'" for line in before if line not in after]
+    lacks = [f"'{line.strip()}'" for line in after if line not in before]
+    if not has and not lacks:
+        return "its values stand in another order"
+    return "; ".join(
+        f"{word} {', '.join(lines[:3])}" for word, lines in (("it has", has), ("it lacks", lacks)) if lines
+    )

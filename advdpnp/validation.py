@@ -9,6 +9,7 @@ from advdpnp.attacks.objectives import OBJECTIVES
 from advdpnp.attacks.pgd import PGD, perturb
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.datasets.base import Split, to_float
+from advdpnp.errors import AdvdpnpError
 from advdpnp.randomness import Draw, seed_of
 from advdpnp.statistics import mcnemar
 
@@ -65,7 +66,11 @@ class Validation:
 
 
 def validate(network: nn.Module, split: Split, threat: ThreatModel, steps: int, seed: int) -> Validation:
-    """Judge a network, in eval mode, on a split (uint8 images on the network's device)."""
+    """Judge a network, in eval mode, on a split (uint8 images on the network's device).
+
+    Raises:
+        AdvdpnpError: its logits are not finite.
+    """
     network.eval()
     attacks = {name: PGD(threat, steps=steps, objective=name) for name in ("ce", "margin")}
     right: dict[str, list[Tensor]] = {"clean": [], "ce": [], "margin": []}
@@ -75,6 +80,11 @@ def validate(network: nn.Module, split: Split, threat: ThreatModel, steps: int, 
         y = split.labels[start : start + _BATCH]
         draw = Draw.of(seed_of(seed, "validation"), torch.arange(start, start + len(x), device=x.device))
         logits, gradient = _cross_entropy_gradient(network, x, y)
+        if not bool(logits.isfinite().all()):
+            raise AdvdpnpError(
+                "training has diverged: the logits of validation images are no longer finite; the last saved state "
+                "stands; lower optimiser.lr or set optimiser.clip=1"
+            )
         clean = logits.argmax(1) == y
         right["clean"].append(clean)
         silent.append((gradient == 0).flatten(1).all(1))

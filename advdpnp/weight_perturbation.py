@@ -18,7 +18,7 @@ def perturbed_weights(network: nn.Module, gamma: float) -> Iterator[None]:
     kept = []
     with torch.no_grad():
         for name, weight in network.named_parameters():
-            if weight.grad is None or weight.dim() < 2 or name.endswith("prototypes"):
+            if weight.grad is None or weight.dim() < 2 or name.endswith(("prototypes", "centres")):
                 continue
             kept.append((weight, weight.detach().clone()))
             weight.add_(weight.grad * (gamma * weight.norm() / weight.grad.norm().clamp_min(1e-12)))

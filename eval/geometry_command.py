@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from advdpnp.attacks.threat import ThreatModel
@@ -38,7 +39,10 @@ def geometry_command(
     report, features = measure_geometry(network, data.test.head(limit), threat)
     history = checkpoint / VECTORS
     if checkpoint.is_dir() and history.exists():
-        report["drift"] = drift(load_file(history)["vectors"])
+        try:
+            report["drift"] = drift(load_file(history)["vectors"])
+        except (SafetensorError, KeyError) as error:
+            raise AdvdpnpError(f"{history} is damaged; delete it, and drift is left out") from error
     folder = results or Path("results") / data.label / "geometry" / loaded.name
     write_text(folder / "geometry.json", json.dumps({"model": loaded.name, "dataset": data.name, **report}, indent=1))
     vectors = class_vectors(network.head).detach().to(torch.float64)

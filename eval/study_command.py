@@ -13,7 +13,8 @@ from advdpnp.datasets.base import Dataset
 from advdpnp.errors import AdvdpnpError
 from advdpnp.eval.figures.study import draw_study
 from advdpnp.eval.memory import evaluate
-from advdpnp.eval.unit import short_hash
+from advdpnp.eval.plan import command_line
+from advdpnp.eval.unit import file_name, short_hash
 from advdpnp.files import write_text
 from advdpnp.models.network import Network
 from advdpnp.study import DEFAULT, Study, Variant, factor_names, parse_shard, read_study, runs, study_data, variants
@@ -33,10 +34,13 @@ def study_command(name: str, *, results: Path, folder: Path, shard: str, data_ro
     for variant, seed in runs(study, share):
         run = _folder(folder / label, variant, seed)
         if _judged(run, _definition(study, variant, seed, data)) is None:
-            measured = _train_and_judge(study, variant, seed, run, training, judging, device, f"advdpnp study {name}")
+            measured = _train_and_judge(study, variant, seed, run, training, judging, device, command_line())
             content = {"definition": _definition(study, variant, seed, data), "measured": measured}
             write_text(run / _JUDGED, json.dumps(content))
     frame = collect(study, folder / label, data)
+    if frame.empty:
+        console.print(f"nothing of {label} is finished, and this share of the work holds nothing", markup=False)
+        return
     write_text(results / f"{label}.csv", frame.to_csv(index=False, float_format="%.6g"))
     write_text(results / f"{label}.md", to_markdown(study, frame, len(judging.test)))
     figures = draw_study(study, summary(frame), results / f"{label}.png")
@@ -45,7 +49,8 @@ def study_command(name: str, *, results: Path, folder: Path, shard: str, data_ro
 
 
 def _folder(folder: Path, variant: Variant, seed: int) -> Path:
-    return folder / f"{variant.label.replace(', ', '--').replace(' ', '-').replace('/', '_')}-s{seed}"
+    words = variant.label.replace(", ", "--").replace(" ", "-")
+    return folder / f"{file_name(words)}-s{seed}"
 
 
 def _definition(study: Study, variant: Variant, seed: int, data: str) -> str:
@@ -155,8 +160,6 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
 
 def to_markdown(study: Study, frame: pd.DataFrame, n: int) -> str:
     """Mean and spread over seeds; with factors varied one at a time, what each changes against the default."""
-    if frame.empty:
-        return f"{study.description}: nothing is finished.\n"
     table = summary(frame)
     measures = [column[0] for column in table.columns if column[1] == "mean" and column[0] != "seconds"]
     base = table.loc[DEFAULT] if DEFAULT in table.index and study.vary else None

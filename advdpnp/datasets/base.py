@@ -145,6 +145,7 @@ class Request:
         validation: how many of them to hold out, at most.
         seed: which of them.
         image_size: height and width that images of different sizes are brought to; None leaves it to the data set.
+        test: whether test images are wanted; files that hold none will do otherwise.
     """
 
     spec: str
@@ -154,6 +155,7 @@ class Request:
     validation: int = 1000
     seed: int = 0
     image_size: tuple[int, int] | None = None
+    test: bool = True
 
     def refuse_image_size(self) -> None:
         """For data sets whose images have one size."""
@@ -220,6 +222,7 @@ def load_dataset(
     validation: int = 1000,
     seed: int = 0,
     image_size: int | tuple[int, int] | None = None,
+    test: bool = True,
 ) -> Dataset:
     """Load a data set by name.
 
@@ -231,6 +234,7 @@ def load_dataset(
         validation: training images to hold out, stratified by class; at most a fifth of the training images.
         seed: which training images are held out. The test images never depend on it.
         image_size: pixels (one number for a square, or height and width) for sets whose images differ in size.
+        test: False for images to train on only: a file then needs to hold no test images.
 
     Raises:
         AdvdpnpError: no such data set, missing or damaged data, a failed download.
@@ -243,7 +247,7 @@ def load_dataset(
     if size is not None and min(size) < 1:
         raise AdvdpnpError(f"an image size of {size[0]}x{size[1]} leaves no pixel; give 1 or more")
     root = Path(data_root).expanduser() if data_root is not None else default_data_root()
-    made: Dataset = DATASETS.make(spec, request=Request(spec, root, download, train, validation, seed, size))
+    made: Dataset = DATASETS.make(spec, request=Request(spec, root, download, train, validation, seed, size, test))
     return made
 
 

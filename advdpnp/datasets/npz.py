@@ -25,7 +25,7 @@ def npz(request: Request, path: str) -> Dataset:
     """
     request.refuse_image_size()
     file = Path(path).expanduser()
-    parts = ("train", "test") if request.train else ("test",)
+    parts = ("train", "test") if request.train and request.test else ("train",) if request.train else ("test",)
     try:
         opened = np.load(file, allow_pickle=False)
         if not isinstance(opened, np.lib.npyio.NpzFile):
@@ -43,13 +43,17 @@ def npz(request: Request, path: str) -> Dataset:
     except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error, KeyError) as error:
         raise _explain(file, error) from error
 
-    if request.train and images["train"].shape[1:] != images["test"].shape[1:]:
+    if len(parts) == 2 and images["train"].shape[1:] != images["test"].shape[1:]:
         raise AdvdpnpError(
             f"{file}: training images are {_size(images['train'])}, test images {_size(images['test'])} "
             f"(channels x height x width); bring them to one size"
         )
     splits = {part: Split(images[part], labels[part]) for part in parts}
-    return request.assemble(splits.get("train"), splits["test"], names, augmentation="crop")
+    test = splits["test"] if "test" in splits else splits["train"].head(0)
+    return request.assemble(splits.get("train"), test, names, augmentation="crop")
+
+
+_ALIASES = {"x_train": "image", "y_train": "label"}  # as the generated images of the literature are published
 
 
 class _Arrays:
@@ -63,6 +67,8 @@ class _Arrays:
         return AdvdpnpError(f"{self.file}: {sentence}")
 
     def _array(self, key: str) -> np.ndarray:
+        if key not in self.archive.files and _ALIASES.get(key) in self.archive.files:
+            key = _ALIASES[key]
         if key not in self.archive.files:
             held = ", ".join(sorted(self.archive.files)) or "nothing"
             raise self._error(f"it has no array '{key}' (but {held}); it needs x_train, y_train, x_test and y_test")

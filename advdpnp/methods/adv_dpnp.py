@@ -19,7 +19,7 @@ Branches = Literal["both", "clean", "adversarial"]
     description="dual-branch adversarial training of DPNP: prototypes learn from clean images only, features from both",
     reference="arXiv 2504.03782 (reconstruction)",
 )
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
 class AdvDPNP(PullingAndRepelling):
     """Adv-DPNP (arXiv 2504.03782), with sg = stop-gradient on the prototypes c:
 

@@ -42,7 +42,7 @@ class Method(Protocol):
         ...
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
 class Common:
     """The values that every method has.
 

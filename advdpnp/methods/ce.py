@@ -10,7 +10,7 @@ from advdpnp.methods.base import METHODS, Common, Terms, accuracy
 
 
 @METHODS.register("ce", description="standard training: cross-entropy on clean images")
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
 class CrossEntropy(Common):
     """Cross-entropy. The baseline that every robust method must beat and every attack must break."""
 

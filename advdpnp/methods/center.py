@@ -18,7 +18,7 @@ from advdpnp.prototypes import CentreHead
     description="cross-entropy and centre loss: features pulled to a learned centre of their class; clean images",
     reference="Wen et al., A Discriminative Feature Learning Approach for Deep Face Recognition, 2016",
 )
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
 class CentreLoss(Common):
     """CE + lambda_pos * ||h(x) - c_y||^2 (Wen et al. 2016, equation 5, whose lambda is twice this one).
 

@@ -15,7 +15,7 @@ from advdpnp.methods.prototype_based import PullingAndRepelling, with_prototypes
     description="prototypes as weights and centres, pulled to their class and pushed from their rivals; clean images",
     reference="arXiv 2501.02477 (reconstruction)",
 )
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
 class DPNP(PullingAndRepelling):
     """The whole DPNP loss: the terms of the samples and the repulsion between the prototypes."""
 

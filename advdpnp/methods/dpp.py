@@ -15,7 +15,7 @@ from advdpnp.methods.prototype_based import Pulling, with_prototypes
     description="prototypes as weights and centres, pulled to their class only; clean images",
     reference="the baseline of arXiv 2501.02477 (reconstruction)",
 )
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
 class DPP(Pulling):
     """Cross-entropy and the pull of the features to their own prototype."""
 

@@ -14,7 +14,7 @@ from advdpnp.methods.base import METHODS, Common, Terms, accuracy
     description="adversarial training: cross-entropy on PGD images",
     reference="Madry et al., Towards Deep Learning Models Resistant to Adversarial Attacks, 2018 (arXiv 1706.06083)",
 )
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
 class PGDAdversarialTraining(Common):
     """Cross-entropy on adversarial images alone (Madry et al. 2018, section 2.1)."""
 

@@ -26,7 +26,7 @@ def with_prototypes(model: nn.Module) -> tuple[Network, PrototypeHead]:
     return model, model.head
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
 class Pulling(Common):
     """Cross-entropy and the pull of the features to their own prototype.
 
@@ -59,7 +59,7 @@ class Pulling(Common):
         return loss, {f"ce{suffix}": ce, f"pos{suffix}": pos, name: accuracy(logits, y)}
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
 class PullingAndRepelling(Pulling):
     """All the terms of DPNP.
 

@@ -15,7 +15,7 @@ from advdpnp.methods.base import METHODS, Common, Terms, accuracy
     description="cross-entropy on clean images plus beta times KL from clean to adversarial output",
     reference="Zhang et al., Theoretically Principled Trade-off between Robustness and Accuracy, 2019",
 )
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
 class TRADES(Common):
     """CE(x) + beta * KL(p(x) || p(x_adv)), the inner attack maximising the KL (Zhang et al. 2019, equation 5).
 

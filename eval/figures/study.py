@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from advdpnp.eval.figures.style import GRID, INK, QUIET, bare, drawing, model_colours, spread_labels
-from advdpnp.study import DEFAULT, Study
+from advdpnp.study import DEFAULT, MEASURES, Study
 
 _NAMES = {"clean": "clean accuracy", "worst_case": "worst-case accuracy", "min_separation": "MinSep"}
 _UNITS = {"min_separation": "degrees"}
@@ -65,8 +65,7 @@ def _curves(study: Study, table: pd.DataFrame, path: Path) -> None:
 
 def _dots(study: Study, table: pd.DataFrame, path: Path) -> None:
     """A line per variant, a column per measure, the default as a line down; bars are one standard deviation."""
-    wanted = ("clean", "worst_case", "rare_clean", "rare_worst_case", "min_separation")
-    measures = [name for name in wanted if (name, "mean") in table.columns]
+    measures = [name for name in MEASURES if (name, "mean") in table.columns]
     rows = np.arange(len(table))[::-1]
     with drawing(path, 2.1 + 2.1 * len(measures), 0.6 + 0.21 * len(table)) as figure:
         panels = figure.subplots(1, len(measures), sharey=True, squeeze=False)[0]

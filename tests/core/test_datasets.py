@@ -573,3 +573,15 @@ class TestFolder:
             with pytest.raises(AdvdpnpError) as error:
                 load_dataset(f"folder:{root}")
             assert words.format(root=root) in sentence(error)
+
+
+@pytest.mark.parametrize("names", [("x_train", "y_train"), ("image", "label")])
+def test_images_to_train_on_only_need_no_test_images(names, tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3), dtype=np.uint8)
+    np.savez(tmp_path / "generated.npz", **{names[0]: images, names[1]: np.arange(20) % 4})
+    spec = f"npz:{tmp_path / 'generated.npz'}"
+    made = load_dataset(spec, validation=0, test=False)
+    assert (len(made.train), len(made.validation), len(made.test), made.classes) == (20, 0, 0, 4)
+    assert made.image_size == (8, 8)
+    with pytest.raises(AdvdpnpError, match="no array 'x_test'"):
+        load_dataset(spec, validation=0)

@@ -89,3 +89,21 @@ def test_the_command_writes_numbers_and_pictures(tmp_path, capsys, monkeypatch):
     assert len(report["drift"]) == 1
     assert len(report["vectors"]["angles"]) == 10
     assert len(list((tmp_path / "geo").glob("*.png"))) == 4
+
+
+def test_features_of_one_dimension_are_drawn_on_a_line():
+    values = torch.arange(6.0).double()[:, None]
+    flat = project([Features("clean", values, torch.tensor([0, 0, 0, 1, 1, 1]))], torch.tensor([[1.0], [-1.0]]), "pca")
+    assert flat[0].shape == (6, 2)
+    assert abs(flat[0][:, 1]).max() < 1e-9
+
+
+def test_what_cannot_be_compared_is_null_in_json():
+    one_each = Features("clean", torch.eye(2).double(), torch.tensor([0, 1]))
+    assert describe_features(one_each, torch.eye(2))["separation_ratio"] is None
+    one_class = Features("clean", torch.randn(3, 2).double(), torch.tensor([0, 0, 0]))
+    assert describe_features(one_class, torch.eye(2))["between"] is None
+
+
+def test_a_net_that_is_not_finite_has_no_separation():
+    assert torch.tensor(describe_vectors(torch.full((3, 4), torch.nan))["min_separation"]).isnan()

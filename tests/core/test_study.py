@@ -32,7 +32,7 @@ def test_every_study_of_the_package_holds(name):
 
 def test_factors_are_varied_one_at_a_time_beside_the_default():
     study = Study(description="", vary={"method.beta": [0, 2], "average": [None, 0.9]})
-    assert [v.label for v in variants(study)] == ["default", "beta 0", "beta 2", "average none", "average 0.9"]
+    assert [v.label for v in variants(study)] == ["default", "beta 0", "beta 2", "average null", "average 0.9"]
     recipe = variants(study)[2].resolve(study, 3)
     assert (recipe.method["beta"], recipe.seed) == (2, 3)
 
@@ -70,7 +70,12 @@ def test_rare_classes_lose_their_share():
         assert after[label] == (round(0.1 * int(before[label])) if label in (1, 3) else before[label])
 
 
-@pytest.mark.parametrize("text", ["2/2", "x", "1", "-1/2", "1/0", ""])
+def test_values_that_look_alike_stay_apart():
+    blocks = [{"augmentation": ["none", None]}, {"optimiser.lr": [0.1000001, 0.1000002]}]
+    assert len({v.label for v in variants(Study(description="", grid=blocks))}) == 4
+
+
+@pytest.mark.parametrize("text", ["2/2", "\u00b2/3", "x", "1", "-1/2", "1/0", ""])
 def test_wrong_shards_are_refused(text):
     with pytest.raises(AdvdpnpError, match="names no share of the work"):
         parse_shard(text)
@@ -84,6 +89,17 @@ def test_wrong_shards_are_refused(text):
         ("description: x\nrecipe: dppn", "no recipe called 'dppn'"),
         ("description: x\njudged: 5000", "judge by fewer"),
         ("[]", "key: value"),
+        ("1: 2", "key: value"),
+        ("description: x\nvary: {seed: [7]}", "cannot vary 'seed'; list it under seeds"),
+        ("description: x\nvary: {validation: [7]}", "cannot vary 'validation'"),
+        ("description: x\nvary: {optimiser.lr: []}", "at least 1 item"),
+        ("description: x\nvary: {model.architecture: [nosuch]}", "no model called 'nosuch'"),
+        ("description: x\nvary: {attack.eps: [abc]}", "eps 'abc'"),
+        ("description: x\nattacks: fgsmm", "did you mean fgsm?"),
+        ("description: x\nseeds: [0, -1]", "greater than or equal to 0"),
+        ("description: x\nseeds: [0, 0]", "a seed is listed twice"),
+        ("description: x\nrare: {classes: [99], share: 0.1}", "99 is none of the 10 classes"),
+        ("description: x\ncurve: {x: model.radius, lines: recipe, y: [clean]}", "names 'model.radius'"),
     ],
 )
 def test_wrong_studies_end_in_one_sentence(content, message, tmp_path, capsys):

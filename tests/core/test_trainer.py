@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -219,3 +220,53 @@ def test_compiling_without_a_compiler_is_one_sentence_and_exit_code_2(tmp_path):
     assert sentence.endswith("; install g++, or leave out --compile")
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "runs" / "run" / "training.pt").exists()  # so the name is free for a run without --compile
+
+
+@pytest.mark.parametrize("lr", [1e30, 1e38])
+def test_weights_that_the_last_step_of_an_epoch_spoils_are_not_saved(quadrants, tmp_path, lr):
+    """The loss of that step was still finite."""
+    wild = recipe("ce", **{"optimiser.lr": lr, "optimiser.schedule": "constant", "batch_size": 96})
+    with pytest.raises(AdvdpnpError, match="no longer finite"):
+        train(wild, quadrants, tmp_path)
+    assert not (tmp_path / "best.safetensors").exists()
+    assert not (tmp_path / "training.pt").exists()
+
+
+def test_infinite_values_are_no_recipe():
+    for key in ("optimiser.lr", "method.lambda_pos", "attack.relative_step"):
+        with pytest.raises(AdvdpnpError, match="finite number"):
+            build_method(resolve_recipe("adv-dpnp", "digits", None, [f"{key}=.inf"]).method)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("ce", {"model.head": "centre"}, "moves no centres"),
+        ("ce", {"awp": 0.1}, "leave awp out"),
+        ("ce", {"method.self": 1}, "there is no such value"),
+    ],
+)
+def test_values_that_would_do_nothing_or_harm_are_refused(quadrants, tmp_path, name, changes, message):
+    with pytest.raises(AdvdpnpError, match=message):
+        train(recipe(name, epochs=1, **changes), quadrants, tmp_path)
+
+
+def test_dlr_in_training_needs_three_classes(quadrants, tmp_path):
+    parts = {name: getattr(quadrants, name) for name in ("train", "validation", "test")}
+    halved = {name: Split(part.images, part.labels % 2) for name, part in parts.items()}
+    two = replace(quadrants, class_names=("a", "b"), **halved)
+    with pytest.raises(AdvdpnpError, match="at least 3 classes"):
+        train(recipe("pgd-at", **{"method.inner_objective": "dlr"}), two, tmp_path)
+
+
+def test_resuming_says_what_is_lost(quadrants, tmp_path):
+    short = recipe("ce", epochs=1)
+    train(short, quadrants, tmp_path)
+    with pytest.raises(AdvdpnpError, match=r"it lacks 'label_smoothing: 0.1'"):
+        train(recipe("ce", **{"epochs": 1, "method.label_smoothing": 0.1}), quadrants, tmp_path, resume=True)
+    (tmp_path / "best.safetensors").unlink()
+    with pytest.raises(AdvdpnpError, match=r"has lost its best\.safetensors"):
+        train(short, quadrants, tmp_path, resume=True)
+    torch.save({"version": 2}, tmp_path / "training.pt")
+    with pytest.raises(AdvdpnpError, match=r"damaged.*delete that file"):
+        train(short, quadrants, tmp_path, resume=True)
