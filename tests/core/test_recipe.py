@@ -51,7 +51,7 @@ def test_a_resolved_recipe_reads_back_the_same(tmp_path):
     ("arguments", "message"),
     [
         ({"recipe": "adv-dnp"}, "did you mean adv-dpnp"),
-        ({"recipe": "missing.yaml"}, "cannot read the recipe"),
+        ({"recipe": "missing.yaml"}, "cannot read"),
         ({"settings": ["epochs"]}, "write it as key=value"),
         ({"settings": ["epoch=3"]}, "epoch = 3: there is no such value"),
         ({"settings": ["epochs=0"]}, "epochs = 0"),
