@@ -12,7 +12,7 @@ import pytest
 from advdpnp import __version__
 from advdpnp.cli import run
 
-COMMANDS = ("train", "eval", "leaderboard", "demo", "list", "doctor")
+COMMANDS = ("train", "eval", "leaderboard", "geometry", "study", "demo", "list", "doctor")
 
 
 @pytest.fixture
@@ -94,7 +94,7 @@ def test_wrong_words_are_one_sentence_and_exit_code_2(words, said, capsys, tmp_p
     assert "unexpected" not in error
 
 
-@pytest.mark.parametrize("kind", ["attacks", "corruptions", "datasets", "methods", "models", "recipes"])
+@pytest.mark.parametrize("kind", ["attacks", "corruptions", "datasets", "methods", "models", "recipes", "studies"])
 def test_list(kind, capsys):
     expected = {
         "attacks": "pgd-{steps}",
@@ -103,6 +103,7 @@ def test_list(kind, capsys):
         "methods": "adv-dpnp",
         "models": "resnet18",
         "recipes": "adv-dpnp",
+        "studies": "ablations",
     }
     assert run(["list", kind]) == 0
     assert expected[kind] in capsys.readouterr().out

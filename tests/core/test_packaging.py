@@ -68,6 +68,7 @@ def test_the_wheel_holds_all_four_packages_and_the_recipes(tmp_path):
         "recipes/adv-dpnp.yaml",
         "py.typed",
         "recipes/budgets/digits.yaml",
+        "studies/ablations.yaml",
         "cli.py",
     }
     assert {f"advdpnp/{name}" for name in expected} <= names
