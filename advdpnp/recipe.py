@@ -103,8 +103,35 @@ class Recipe(_Section):
 
 def recipe_files() -> dict[str, Path]:
     """The recipes of the package, by name."""
-    folder = Path(str(resources.files("advdpnp.recipes")))
+    return packaged_files("advdpnp.recipes")
+
+
+def packaged_files(package: str) -> dict[str, Path]:
+    """The YAML files of a package, by name."""
+    folder = Path(str(resources.files(package)))
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def named_file(kind: str, spec: str, files: Mapping[str, Path]) -> Path:
+    """The file that ``spec`` names: one of ``files``, or the path of a YAML file, which need not exist.
+
+    Args:
+        kind: what messages call such a file ("recipe").
+
+    Raises:
+        AdvdpnpError: nothing is called that; the message offers what is nearest.
+    """
+    if Path(spec).suffix in (".yaml", ".yml"):
+        return Path(spec)
+    if spec not in files:
+        close = difflib.get_close_matches(spec, files, n=2)
+        hint = (
+            f"did you mean {' or '.join(close)}?"
+            if close
+            else f"known: {', '.join(files)}, or the path of a .yaml file"
+        )
+        raise AdvdpnpError(f"there is no {kind} called '{spec}'; {hint}")
+    return files[spec]
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -138,18 +165,7 @@ def resolve_recipe(
     Raises:
         AdvdpnpError: unknown recipe, unknown path or a value of the wrong kind.
     """
-    files = recipe_files()
-    path = Path(recipe)
-    if path.suffix not in (".yaml", ".yml"):
-        if recipe not in files:
-            close = difflib.get_close_matches(recipe, files, n=2)
-            hint = (
-                f"did you mean {' or '.join(close)}?"
-                if close
-                else f"known: {', '.join(files)}, or the path of a .yaml file"
-            )
-            raise AdvdpnpError(f"there is no recipe called '{recipe}'; {hint}")
-        path = files[recipe]
+    path = named_file("recipe", recipe, recipe_files())
     values: dict[str, Any] = {}
     budget = Path(str(resources.files("advdpnp.recipes"))) / "budgets" / f"{dataset.partition(':')[0]}.yaml"
     if budget.is_file():

@@ -4,11 +4,9 @@ A study chooses values, so it never sees a test image: it is judged on images he
 from those that choose the epoch.
 """
 
-import difflib
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,7 +18,7 @@ from advdpnp.datasets.base import Dataset, load_dataset, stratified
 from advdpnp.errors import AdvdpnpError
 from advdpnp.models import MODELS
 from advdpnp.randomness import seed_of
-from advdpnp.recipe import Recipe, explain, read_yaml, resolve_recipe
+from advdpnp.recipe import Recipe, explain, named_file, packaged_files, read_yaml, resolve_recipe
 from advdpnp.training_run import build_method
 
 DEFAULT = "default"
@@ -115,8 +113,7 @@ def _text(value: Any) -> str:
 
 def study_files() -> dict[str, Path]:
     """The studies of the package, by name."""
-    folder = Path(str(resources.files("advdpnp.studies")))
-    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    return packaged_files("advdpnp.studies")
 
 
 def read_study(study: str) -> Study:
@@ -125,15 +122,8 @@ def read_study(study: str) -> Study:
     Raises:
         AdvdpnpError: there is none, or it does not hold.
     """
-    files, path = study_files(), Path(study)
-    if path.suffix not in (".yaml", ".yml"):
-        if study not in files:
-            close = difflib.get_close_matches(study, files, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(files)}, or the path of a .yaml file"
-            raise AdvdpnpError(f"there is no study called '{study}'; {hint}")
-        path = files[study]
     try:
-        read = Study(**read_yaml(path))
+        read = Study(**read_yaml(named_file("study", study, study_files())))
     except ValidationError as error:
         raise AdvdpnpError(f"the study '{study}' does not hold: {explain(error)}") from error
     _check(read)

@@ -1,7 +1,7 @@
 """Auto-PGD: projected gradient ascent with momentum that halves its own step (Croce and Hein 2020, algorithm 1)."""
 
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache
 from typing import Any
 
 import torch
@@ -53,6 +53,25 @@ class APGDState(State):
     targets: Tensor
 
 
+@cache
+def checkpoints(iterations: int) -> dict[int, int]:
+    """After how many steps a run is checked, and how many of them have passed since the last time (section 3.1)."""
+    period, shortest, shorter = (max(int(share * iterations), 1) for share in (0.22, 0.06, 0.03))
+    found, step = {}, 0
+    while step + period <= iterations:
+        step += period
+        found[step] = period
+        period = max(period - shorter, shortest)
+    return found
+
+
+@cache
+def _periods(iterations: int, device: torch.device) -> Tensor:
+    """The same by step, zero where no checkpoint is."""
+    found = checkpoints(iterations)
+    return torch.tensor([found.get(step, 0) for step in range(iterations + 1)], device=device)
+
+
 @dataclass(frozen=True)
 class APGD:
     """Auto-PGD within eps.
@@ -86,17 +105,6 @@ class APGD:
             "runs": self.runs,
             "version": 1,
         }
-
-    @cached_property
-    def periods(self) -> dict[int, int]:
-        """Checkpoints: after how many steps, and how many of them have passed since the last (section 3.1)."""
-        period, shortest, shorter = (max(int(share * self.iterations), 1) for share in (0.22, 0.06, 0.03))
-        found, step = {}, 0
-        while step + period <= self.iterations:
-            step += period
-            found[step] = period
-            period = max(period - shorter, shortest)
-        return found
 
     def start(self, x: Tensor, y: Tensor, logits: Tensor | None, draw: Draw) -> APGDState:
         number, none = x.new_zeros(len(x)), torch.zeros_like(y)
@@ -139,8 +147,7 @@ class APGD:
 
     def _checked(self, state: APGDState, gradient: Tensor) -> tuple[Tensor, Tensor, APGDState]:
         """At a checkpoint, a row whose step is too long halves it and goes on from its best image."""
-        table = torch.tensor([self.periods.get(step, 0) for step in range(self.iterations + 1)])
-        period = table.to(state.iteration.device)[state.iteration]
+        period = _periods(self.iterations, state.iteration.device)[state.iteration]
         at = period > 0
         stuck = ~state.halved & (state.loss_at_check >= state.best_loss)
         halve = at & ((state.rises <= _RISING * period) | stuck)

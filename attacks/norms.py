@@ -19,13 +19,21 @@ def _l2(values: Tensor) -> Tensor:
     return norm.reshape(-1, *[1] * (values.dim() - 1))
 
 
+def _linf_noise(x: Tensor, draw: Draw, *counters: int | Tensor) -> Tensor:
+    return 2 * draw.uniform(tuple(x.shape[1:]), *counters, dtype=x.dtype) - 1
+
+
+def _l2_noise(x: Tensor, draw: Draw, *counters: int | Tensor) -> Tensor:
+    return draw.normal(tuple(x.shape[1:]), *counters, dtype=x.dtype)
+
+
 def _linf_start(x: Tensor, threat: ThreatModel, draw: Draw, *counters: int | Tensor) -> Tensor:
-    return (2 * draw.uniform(tuple(x.shape[1:]), *counters, dtype=x.dtype) - 1) * threat.eps
+    return _linf_noise(x, draw, *counters) * threat.eps
 
 
 def _l2_start(x: Tensor, threat: ThreatModel, draw: Draw, *counters: int | Tensor) -> Tensor:
     """A random direction, with a radius uniform in [0, eps): uniform in the ball would nearly always be its surface."""
-    direction = draw.normal(tuple(x.shape[1:]), 0, *counters, dtype=x.dtype)
+    direction = _l2_noise(x, draw, 0, *counters)
     radius = draw.uniform((1,) * (x.dim() - 1), 1, *counters, dtype=x.dtype)
     return direction / _l2(direction).clamp(min=1e-12) * radius * threat.eps
 
@@ -46,18 +54,30 @@ def _l2_project(delta: Tensor, eps: float) -> Tensor:
     return delta * (eps / _l2(delta).clamp(min=eps))
 
 
+def _linf_length(delta: Tensor) -> Tensor:
+    return delta.abs().flatten(1).amax(1)
+
+
+def _l2_length(delta: Tensor) -> Tensor:
+    return _l2(delta).flatten()
+
+
 @dataclass(frozen=True)
 class Geometry:
-    """One norm: a random perturbation in the ball, the steepest unit step for a gradient, the nearest in the ball."""
+    """One norm: the length of a perturbation, noise of no length in particular, a random perturbation in the ball, the
+    steepest unit step for a gradient, the nearest in the ball.
+    """
 
+    length: Callable[[Tensor], Tensor]
+    noise: Callable[..., Tensor]
     start: Callable[..., Tensor]
     direction: Callable[[Tensor], Tensor]
     project: Callable[[Tensor, float], Tensor]
 
 
 GEOMETRIES = {
-    "linf": Geometry(_linf_start, torch.sign, _linf_project),
-    "l2": Geometry(_l2_start, _l2_direction, _l2_project),
+    "linf": Geometry(_linf_length, _linf_noise, _linf_start, torch.sign, _linf_project),
+    "l2": Geometry(_l2_length, _l2_noise, _l2_start, _l2_direction, _l2_project),
 }
 
 
@@ -68,17 +88,14 @@ def random_start(x: Tensor, threat: ThreatModel, draw: Draw, *counters: int | Te
 
 def surface_start(x: Tensor, threat: ThreatModel, draw: Draw, *counters: int | Tensor) -> Tensor:
     """A random image at distance eps of x, before the box cuts it: where AutoAttack starts."""
-    if threat.norm == "linf":
-        start = 2 * draw.uniform(tuple(x.shape[1:]), *counters, dtype=x.dtype) - 1
-    else:
-        start = draw.normal(tuple(x.shape[1:]), *counters, dtype=x.dtype)
+    start = GEOMETRIES[threat.norm].noise(x, draw, *counters)
     size = length(start, threat.norm).clamp(min=1e-12)[:, None, None, None]
     return (x + start / size * threat.eps).clamp(threat.low, threat.high)
 
 
 def length(delta: Tensor, norm: str) -> Tensor:
     """Length of each sample's perturbation in the norm, (n,)."""
-    return delta.abs().flatten(1).amax(1) if norm == "linf" else _l2(delta).flatten()
+    return GEOMETRIES[norm].length(delta)
 
 
 def ascent_step(x_adv: Tensor, gradient: Tensor, step: float | Tensor, norm: str) -> Tensor:

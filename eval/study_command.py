@@ -32,11 +32,10 @@ def study_command(name: str, *, results: Path, folder: Path, shard: str, data_ro
     share = parse_shard(shard)
     data = f"{training.train.content_hash} {training.validation.content_hash} {judging.test.content_hash}"
     for variant, seed in runs(study, share):
-        run = _folder(folder / label, variant, seed)
-        if _judged(run, _definition(study, variant, seed, data)) is None:
+        run, definition = _folder(folder / label, variant, seed), _definition(study, variant, seed, data)
+        if _judged(run, definition) is None:
             measured = _train_and_judge(study, variant, seed, run, training, judging, device, command_line())
-            content = {"definition": _definition(study, variant, seed, data), "measured": measured}
-            write_text(run / _JUDGED, json.dumps(content))
+            write_text(run / _JUDGED, json.dumps({"definition": definition, "measured": measured}))
     frame = collect(study, folder / label, data)
     if frame.empty:
         console.print(f"nothing of {label} is finished, and this share of the work holds nothing", markup=False)

@@ -25,7 +25,8 @@ def npz(request: Request, path: str) -> Dataset:
     """
     request.refuse_image_size()
     file = Path(path).expanduser()
-    parts = ("train", "test") if request.train and request.test else ("train",) if request.train else ("test",)
+    wanted = {"train": request.train, "test": request.test or not request.train}
+    parts = [part for part, asked in wanted.items() if asked]
     try:
         opened = np.load(file, allow_pickle=False)
         if not isinstance(opened, np.lib.npyio.NpzFile):

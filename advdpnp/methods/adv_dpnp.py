@@ -3,12 +3,12 @@
 from typing import ClassVar, Literal
 
 import torch
-from pydantic import ConfigDict, Field
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from advdpnp.losses import CONSISTENCIES
-from advdpnp.methods.base import METHODS, Terms
+from advdpnp.methods.base import METHODS, STRICT, Terms
 from advdpnp.methods.prototype_based import PullingAndRepelling, with_prototypes
 
 Branches = Literal["both", "clean", "adversarial"]
@@ -19,7 +19,7 @@ Branches = Literal["both", "clean", "adversarial"]
     description="dual-branch adversarial training of DPNP: prototypes learn from clean images only, features from both",
     reference="arXiv 2504.03782 (reconstruction)",
 )
-@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
+@dataclass(frozen=True, config=STRICT)
 class AdvDPNP(PullingAndRepelling):
     """Adv-DPNP (arXiv 2504.03782), with sg = stop-gradient on the prototypes c:
 

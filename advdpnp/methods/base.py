@@ -15,6 +15,9 @@ Terms = dict[str, Tensor]
 
 METHODS = Registry("method", "advdpnp.methods")
 
+#: Of every method: values that it does not have, and numbers that are none, are refused.
+STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
+
 
 class Method(Protocol):
     """A training method. It knows nothing of devices, precision, schedules or data sets.
@@ -42,7 +45,7 @@ class Method(Protocol):
         ...
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
+@dataclass(frozen=True, config=STRICT)
 class Common:
     """The values that every method has.
 

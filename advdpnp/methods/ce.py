@@ -2,15 +2,14 @@
 
 from typing import ClassVar
 
-from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from advdpnp.methods.base import METHODS, Common, Terms, accuracy
+from advdpnp.methods.base import METHODS, STRICT, Common, Terms, accuracy
 
 
 @METHODS.register("ce", description="standard training: cross-entropy on clean images")
-@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
+@dataclass(frozen=True, config=STRICT)
 class CrossEntropy(Common):
     """Cross-entropy. The baseline that every robust method must beat and every attack must break."""
 

@@ -2,13 +2,12 @@
 
 from typing import ClassVar
 
-from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from advdpnp.errors import AdvdpnpError
 from advdpnp.losses import pull
-from advdpnp.methods.base import METHODS, Common, Terms, accuracy
+from advdpnp.methods.base import METHODS, STRICT, Common, Terms, accuracy
 from advdpnp.models.network import Network
 from advdpnp.prototypes import CentreHead
 
@@ -18,7 +17,7 @@ from advdpnp.prototypes import CentreHead
     description="cross-entropy and centre loss: features pulled to a learned centre of their class; clean images",
     reference="Wen et al., A Discriminative Feature Learning Approach for Deep Face Recognition, 2016",
 )
-@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
+@dataclass(frozen=True, config=STRICT)
 class CentreLoss(Common):
     """CE + lambda_pos * ||h(x) - c_y||^2 (Wen et al. 2016, equation 5, whose lambda is twice this one).
 

@@ -2,11 +2,10 @@
 
 from typing import ClassVar
 
-from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from advdpnp.methods.base import METHODS, Terms
+from advdpnp.methods.base import METHODS, STRICT, Terms
 from advdpnp.methods.prototype_based import Pulling, with_prototypes
 
 
@@ -15,7 +14,7 @@ from advdpnp.methods.prototype_based import Pulling, with_prototypes
     description="prototypes as weights and centres, pulled to their class only; clean images",
     reference="the baseline of arXiv 2501.02477 (reconstruction)",
 )
-@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
+@dataclass(frozen=True, config=STRICT)
 class DPP(Pulling):
     """Cross-entropy and the pull of the features to their own prototype."""
 

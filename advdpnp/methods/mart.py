@@ -4,11 +4,10 @@ from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from advdpnp.methods.base import METHODS, Common, Terms, accuracy
+from advdpnp.methods.base import METHODS, STRICT, Common, Terms, accuracy
 
 
 @METHODS.register(
@@ -16,7 +15,7 @@ from advdpnp.methods.base import METHODS, Common, Terms, accuracy
     description="misclassification-aware adversarial training: boosted CE, and KL weighted by the clean error",
     reference="Wang et al., Improving Adversarial Robustness Requires Revisiting Misclassified Examples, ICLR 2020",
 )
-@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
+@dataclass(frozen=True, config=STRICT)
 class MART(Common):
     """BCE(x_adv) + beta * KL(p(x) || p(x_adv)) * (1 - p_y(x)) (Wang et al. 2020, equation 11).
 

@@ -2,11 +2,10 @@
 
 from typing import ClassVar
 
-from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from advdpnp.methods.base import METHODS, Common, Terms, accuracy
+from advdpnp.methods.base import METHODS, STRICT, Common, Terms, accuracy
 
 
 @METHODS.register(
@@ -14,7 +13,7 @@ from advdpnp.methods.base import METHODS, Common, Terms, accuracy
     description="adversarial training: cross-entropy on PGD images",
     reference="Madry et al., Towards Deep Learning Models Resistant to Adversarial Attacks, 2018 (arXiv 1706.06083)",
 )
-@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
+@dataclass(frozen=True, config=STRICT)
 class PGDAdversarialTraining(Common):
     """Cross-entropy on adversarial images alone (Madry et al. 2018, section 2.1)."""
 

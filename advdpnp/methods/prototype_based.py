@@ -2,13 +2,12 @@
 
 from typing import ClassVar, Literal
 
-from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from advdpnp.errors import AdvdpnpError
 from advdpnp.losses import class_repulsion, pull, sample_repulsion
-from advdpnp.methods.base import Common, Terms, accuracy
+from advdpnp.methods.base import STRICT, Common, Terms, accuracy
 from advdpnp.models.network import Network
 from advdpnp.prototypes import PrototypeHead
 
@@ -26,7 +25,7 @@ def with_prototypes(model: nn.Module) -> tuple[Network, PrototypeHead]:
     return model, model.head
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
+@dataclass(frozen=True, config=STRICT)
 class Pulling(Common):
     """Cross-entropy and the pull of the features to their own prototype.
 
@@ -59,7 +58,7 @@ class Pulling(Common):
         return loss, {f"ce{suffix}": ce, f"pos{suffix}": pos, name: accuracy(logits, y)}
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
+@dataclass(frozen=True, config=STRICT)
 class PullingAndRepelling(Pulling):
     """All the terms of DPNP.
 

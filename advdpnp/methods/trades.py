@@ -2,12 +2,11 @@
 
 from typing import ClassVar, Literal
 
-from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from advdpnp.losses import kl_consistency
-from advdpnp.methods.base import METHODS, Common, Terms, accuracy
+from advdpnp.methods.base import METHODS, STRICT, Common, Terms, accuracy
 
 
 @METHODS.register(
@@ -15,7 +14,7 @@ from advdpnp.methods.base import METHODS, Common, Terms, accuracy
     description="cross-entropy on clean images plus beta times KL from clean to adversarial output",
     reference="Zhang et al., Theoretically Principled Trade-off between Robustness and Accuracy, 2019",
 )
-@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
+@dataclass(frozen=True, config=STRICT)
 class TRADES(Common):
     """CE(x) + beta * KL(p(x) || p(x_adv)), the inner attack maximising the KL (Zhang et al. 2019, equation 5).
 

@@ -1,5 +1,9 @@
 """A data set small enough to train on in a second."""
 
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 
@@ -22,3 +26,23 @@ def quadrants() -> Dataset:
     return Dataset(
         "quadrants", ("nw", "ne", "sw", "se"), _split(96, 0), _split(32, 1), _split(32, 2), augmentation="none"
     )
+
+
+@pytest.fixture
+def save_npz(tmp_path: Path) -> Callable[[int, int], Path]:
+    """Save a data set of a user's own as own.npz: four classes of 8x8 images, the bright quadrant is the class."""
+
+    def save(train: int, channels: int) -> Path:
+        generator = np.random.default_rng(0)
+        arrays = {}
+        for part, n in (("train", train), ("test", 40)):
+            labels = np.arange(n) % 4
+            images = generator.integers(0, 90, (n, 8, 8, channels), dtype=np.uint8)
+            for image, label in zip(images, labels, strict=True):
+                image[4 * (label // 2) :, 4 * (label % 2) :][:4, :4] += 120
+            arrays |= {f"x_{part}": images, f"y_{part}": labels}
+        path = tmp_path / "own.npz"
+        np.savez(path, **arrays)
+        return path
+
+    return save

@@ -16,19 +16,8 @@ COMMANDS = ("train", "eval", "leaderboard", "geometry", "study", "demo", "list",
 
 
 @pytest.fixture
-def npz(tmp_path):
-    """A data set of a user's own: four classes of 8x8 RGB images, the bright quadrant is the class."""
-    generator = np.random.default_rng(0)
-    arrays = {}
-    for part, n in (("train", 160), ("test", 40)):
-        labels = np.arange(n) % 4
-        images = generator.integers(0, 90, (n, 8, 8, 3), dtype=np.uint8)
-        for image, label in zip(images, labels, strict=True):
-            image[4 * (label // 2) :, 4 * (label % 2) :][:4, :4] += 120
-        arrays |= {f"x_{part}": images, f"y_{part}": labels}
-    path = tmp_path / "own.npz"
-    np.savez(path, **arrays)
-    return path
+def npz(save_npz):
+    return save_npz(160, 3)
 
 
 FAST = [

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -112,16 +111,8 @@ print(json.dumps(said))
 
 
 @pytest.fixture
-def words(tmp_path) -> list[str]:
-    generator = np.random.default_rng(0)
-    arrays = {}
-    for part, n in (("train", 120), ("test", 40)):
-        labels = np.arange(n) % 4
-        images = generator.integers(0, 90, (n, 8, 8, 1), dtype=np.uint8)
-        for image, label in zip(images, labels, strict=True):
-            image[4 * (label // 2) :, 4 * (label % 2) :][:4, :4] += 120
-        arrays |= {f"x_{part}": images, f"y_{part}": labels}
-    np.savez(tmp_path / "own.npz", **arrays)
+def words(save_npz) -> list[str]:
+    save_npz(120, 1)
     values = ("batch_size=16", "attack.steps=2", "validation_steps=2")
     settings = [word for value in values for word in ("--set", value)]
     return ["train", "--dataset", "npz:own.npz", "--eps", "0.1", "--device", "cpu", *settings]
