@@ -15,6 +15,7 @@ import pandas as pd
 import torch
 from lightning_fabric import Fabric
 
+from advdpnp.allocator import keep_freed_memory
 from advdpnp.datasets.base import Dataset
 from advdpnp.errors import AdvdpnpError, first_line
 from advdpnp.files import folder_lock, write_text
@@ -120,6 +121,7 @@ def train(
         AdvdpnpError: the folder holds a run already and ``resume`` is not set, or another run's; the loss is no longer
             finite; the run was interrupted (all that was computed is saved).
     """
+    keep_freed_memory()
     fabric = hardware.fabric(recipe.precision)
     fabric.launch()
     with ExitStack() as stack:

@@ -4,7 +4,8 @@ from advdpnp.attacks import apgd, autoattack, cw_l2, fab, pgd, square, stages
 from advdpnp.attacks.adapters import autoattack as package_autoattack
 from advdpnp.attacks.adapters import torchattacks
 from advdpnp.attacks.contract import ATTACKS, Attack, WholeBatchAttack
-from advdpnp.attacks.engine import Findings, search
+from advdpnp.attacks.engine import search
+from advdpnp.attacks.flight import Findings
 from advdpnp.attacks.select import resolve_attacks
 from advdpnp.attacks.threat import ThreatModel
 

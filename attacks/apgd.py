@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from advdpnp.attacks.contract import ATTACKS, Objective, State, check_norm
+from advdpnp.attacks.contract import ATTACKS, Objective, State, check_norm, choose, worth
 from advdpnp.attacks.norms import ascent_step, project, surface_start
 from advdpnp.attacks.objectives import OBJECTIVES, targeted_difference_of_logits_ratio
 from advdpnp.attacks.targets import likely_targets, target_of
@@ -132,11 +132,10 @@ class APGD:
         loss = self._loss(state, logits)
         first = state.iteration == 0
         better = first | (loss > state.best_loss)
-        wide = better[:, None, None, None]
         state = replace(
             state,
-            best=torch.where(wide, state.x_adv, state.best),
-            best_gradient=torch.where(wide, gradient, state.best_gradient),
+            best=choose(better, state.x_adv, state.best),
+            best_gradient=choose(better, gradient, state.best_gradient),
             best_loss=torch.where(better, loss, state.best_loss),
             loss_at_check=torch.where(first, loss, state.loss_at_check),
             rises=torch.where(first, 0, state.rises + (loss > state.loss)),
@@ -147,11 +146,10 @@ class APGD:
 
     def _checked(self, state: APGDState, gradient: Tensor) -> tuple[Tensor, Tensor, APGDState]:
         """At a checkpoint, a row whose step is too long halves it and goes on from its best image."""
-        period = _periods(self.iterations, state.iteration.device)[state.iteration]
+        period = _periods(self.iterations, state.iteration.device)[state.iteration.clamp(max=self.iterations)]
         at = period > 0
         stuck = ~state.halved & (state.loss_at_check >= state.best_loss)
         halve = at & ((state.rises <= _RISING * period) | stuck)
-        wide = halve[:, None, None, None]
         changed = replace(
             state,
             step=torch.where(halve, state.step / 2, state.step),
@@ -159,15 +157,16 @@ class APGD:
             loss_at_check=torch.where(at, state.best_loss, state.loss_at_check),
             rises=torch.where(at, 0, state.rises),
         )
-        place = torch.where(wide, state.best, state.x_adv)
-        return place, torch.where(wide, state.best_gradient, gradient), changed
+        if not worth(halve):
+            return state.x_adv, gradient, changed
+        return choose(halve, state.best, state.x_adv), choose(halve, state.best_gradient, gradient), changed
 
     def _moved(self, state: APGDState, place: Tensor, gradient: Tensor) -> APGDState:
         """One step with momentum from ``place``, projected twice as in equation 3."""
         length = state.step[:, None, None, None]
         stepped = project(ascent_step(place, gradient, length, self.threat.norm), state.x, self.threat)
         share = torch.where(state.iteration == 0, 1.0, _MOMENTUM)[:, None, None, None]
-        mixed = place + (stepped - place) * share + (place - state.previous) * (1 - share)
+        mixed = (place - state.previous).mul_(1 - share).add_(stepped.sub_(place).mul_(share)).add_(place)
         return replace(state, x_adv=project(mixed, state.x, self.threat), previous=place, iteration=state.iteration + 1)
 
     def _next_run(self, state: APGDState) -> APGDState:
@@ -175,15 +174,15 @@ class APGD:
         over = state.iteration > self.iterations
         run = state.run + over.long()
         done = run >= self.runs
-        wide, again = over[:, None, None, None], over & ~done
-        if not bool(over.any()):
+        again = over & ~done
+        if not worth(over):
             return state
         fresh = surface_start(state.x, self.threat, state.draw, run)
-        fresh = torch.where(done[:, None, None, None], state.best, fresh)
+        fresh = choose(done, state.best, fresh)
         return replace(
             state,
-            x_adv=torch.where(wide, fresh, state.x_adv),
-            previous=torch.where(wide, fresh, state.previous),
+            x_adv=choose(over, fresh, state.x_adv),
+            previous=choose(over, fresh, state.previous),
             step=torch.where(again, 2 * self.threat.eps, state.step),
             halved=state.halved | again,
             iteration=torch.where(again, 0, state.iteration),

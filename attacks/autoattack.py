@@ -2,13 +2,39 @@
 
 from dataclasses import replace
 
-from advdpnp.attacks.apgd import REFERENCE, apgd_ce, apgd_dlr
+from advdpnp.attacks.apgd import REFERENCE, apgd_ce, apgd_dlr, apgd_t
 from advdpnp.attacks.averaged import Averaged
 from advdpnp.attacks.contract import ATTACKS
+from advdpnp.attacks.fab import fab_t
+from advdpnp.attacks.square import square
 from advdpnp.attacks.stages import Stages
 from advdpnp.attacks.threat import ThreatModel
+from advdpnp.errors import AdvdpnpError
 
 _REPEATS = 20
+
+
+@ATTACKS.register(
+    "autoattack",
+    description="AutoAttack, the published standard version: APGD-CE, APGD-T, FAB-T, Square",
+    reference=REFERENCE,
+)
+def autoattack(threat: ThreatModel, classes: int) -> Stages:
+    if classes < 4:
+        raise AdvdpnpError(
+            f"AutoAttack's targeted DLR loss needs at least 4 classes and the model has {classes}; use the attack "
+            "'autoattack-few-classes', which leaves that stage out"
+        )
+    return Stages("autoattack", tuple(build(threat, classes) for build in (apgd_ce, apgd_t, fab_t, square)))
+
+
+@ATTACKS.register(
+    "autoattack-few-classes",
+    description="AutoAttack without its targeted DLR stage, for 2 or 3 classes: APGD-CE, FAB-T, Square",
+    reference=REFERENCE,
+)
+def autoattack_few_classes(threat: ThreatModel, classes: int) -> Stages:
+    return Stages("autoattack-few-classes", tuple(build(threat, classes) for build in (apgd_ce, fab_t, square)))
 
 
 @ATTACKS.register(

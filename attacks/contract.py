@@ -7,6 +7,7 @@ all hold the samples in dimension 0. So rows of different ages can share a batch
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
+from functools import cache
 from typing import Any, Protocol, Self, runtime_checkable
 
 import torch
@@ -28,29 +29,39 @@ ATTACKS = Registry("attack", "advdpnp.attacks")
 class Rows:
     """Base of frozen dataclasses whose every field is a Tensor with the samples in dimension 0, a Draw, or a Rows."""
 
+    @classmethod
+    @cache
+    def _names(cls) -> tuple[str, ...]:
+        """Names of the fields; looked up in every iteration, so found once."""
+        return tuple(field.name for field in fields(cls))
+
     def __len__(self) -> int:
-        return _length(getattr(self, fields(self)[0].name))
+        return _length(getattr(self, self._names()[0]))
 
     def __getitem__(self, index: Tensor | slice) -> Self:
-        return type(self)(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
+        if isinstance(index, slice) and index.indices(len(self)) == (0, len(self), 1):
+            return self  # a full batch is the rule; slicing it would cost a view per tensor in every iteration
+        return type(self)(**{name: getattr(self, name)[index] for name in self._names()})
 
     @classmethod
     def concatenate(cls, parts: Sequence[Self]) -> Self:
-        """The rows of ``parts`` one after the other; at least one part."""
-        return cls(**{f.name: _concatenate([getattr(part, f.name) for part in parts]) for f in fields(cls)})
+        """The rows of ``parts`` one after the other; at least one part. A single part comes back as it is."""
+        if len(parts) == 1:
+            return parts[0]
+        return cls(**{name: _concatenate([getattr(part, name) for part in parts]) for name in cls._names()})
 
     def where(self, mask: Tensor, other: Self) -> Self:
         """These rows where ``mask`` (n,) holds, those of ``other`` elsewhere."""
-        return type(self)(**{f.name: _where(mask, getattr(self, f.name), getattr(other, f.name)) for f in fields(self)})
+        return type(self)(**{name: _where(mask, getattr(self, name), getattr(other, name)) for name in self._names()})
 
     def to(self, device: torch.device | str) -> Self:
-        return type(self)(**{f.name: _to(getattr(self, f.name), device) for f in fields(self)})
+        return type(self)(**{name: _to(getattr(self, name), device) for name in self._names()})
 
     def padded(self, length: int) -> Self:
         """``length`` rows: these and as many copies of the last as are missing (model calls have one fixed shape)."""
         if len(self) == length:
             return self
-        first = getattr(self, fields(self)[0].name)
+        first = getattr(self, self._names()[0])
         device = first.key.device if isinstance(first, Draw) else getattr(first, "device", None)
         return self[torch.arange(length, device=device).clamp(max=len(self) - 1)]
 
@@ -65,6 +76,18 @@ def _concatenate(values: list[Any]) -> Any:
     return torch.cat(values) if isinstance(values[0], Tensor) else values[0].concatenate(values)
 
 
+def choose(mask: Tensor, images: Tensor, others: Tensor) -> Tensor:
+    """``images`` where ``mask`` holds, ``others`` elsewhere, exactly; finite floats of the same shape.
+
+    Args:
+        mask: bool, (n,) for whole rows or anything that spreads over the images.
+
+    As arithmetic it takes a quarter of the time of ``torch.where``, which does not vectorise over masks.
+    """
+    weight = mask.to(images.dtype)
+    return torch.lerp(others, images, weight[:, None, None, None] if mask.dim() == 1 else weight)
+
+
 def _where(mask: Tensor, value: Any, other: Any) -> Any:
     if isinstance(value, Draw):
         return Draw(torch.where(mask, value.key, other.key))
@@ -75,6 +98,11 @@ def _where(mask: Tensor, value: Any, other: Any) -> Any:
 
 def _to(value: Any, device: torch.device | str) -> Any:
     return Draw(value.key.to(device)) if isinstance(value, Draw) else value.to(device)
+
+
+def worth(mask: Tensor) -> bool:
+    """Whether work for the rows of ``mask`` need be done. Off the CPU always: to look would make the host wait."""
+    return mask.device.type != "cpu" or bool(mask.any())
 
 
 @dataclass(frozen=True)
@@ -126,7 +154,10 @@ class Attack(Protocol):
         ...
 
     def tell(self, state: Any, logits: Tensor, gradient: Tensor | None, fooled: Tensor) -> Any:
-        """The next state, given logits (n, classes), gradient of the objective (n, c, h, w) and the engine's word."""
+        """The next state, given logits (n, classes), gradient of the objective (n, c, h, w) and the engine's word.
+
+        Rows that are done may be told again: it must not fail, and what it makes of them is thrown away.
+        """
         ...
 
 

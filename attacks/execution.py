@@ -58,6 +58,19 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
                 buffer.copy_(before)
 
 
+@contextmanager
+def single_threaded(wanted: bool = True) -> Iterator[None]:
+    """torch computes on one core in this thread, if that is wanted; sums over cores would be rounded otherwise."""
+    before = torch.get_num_threads()
+    if wanted:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        if wanted:
+            torch.set_num_threads(before)
+
+
 def check_inputs(x: Tensor, y: Tensor) -> None:
     """Refuse what is no batch of images in [0, 1] with its labels.
 
@@ -94,30 +107,45 @@ class Executor:
         shape: rows of every model call; smaller batches are padded with copies of their last row.
         device: where the model is.
         seed: for randomised models: their noise is drawn from this and the number of the call. None: not randomised.
+        searched: the same function, faster (see ``prepare``): what attacks ask; ``model`` has the last word.
     """
 
-    def __init__(self, model: nn.Module, shape: int, device: torch.device | str, seed: int | None = None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        shape: int,
+        device: torch.device | str,
+        seed: int | None = None,
+        searched: nn.Module | None = None,
+    ) -> None:
         if shape < 1:
             raise AdvdpnpError(f"the execution shape must be at least 1 row, got {shape}")
         self.model, self.shape, self.device, self.seed = model, shape, torch.device(device), seed
+        self.searched = model if searched is None else searched
         self.classes: int | None = None
         self._calls = 0
 
     def logits(self, x: Tensor) -> Tensor:
         """Logits (n, classes) of any number of images."""
         with torch.no_grad():
-            chunks = [self._forward(self._pad(chunk))[: len(chunk)] for chunk in x.split(self.shape)]
+            chunks = [self._forward(self.model, self._pad(chunk))[: len(chunk)] for chunk in x.split(self.shape)]
         return torch.cat(chunks)
 
+    def searched_logits(self, x: Tensor) -> Tensor:
+        """Logits (shape, classes) of exactly ``shape`` images, of what attacks ask."""
+        assert len(x) == self.shape, f"{len(x)} rows in a call of {self.shape}"
+        with torch.no_grad():
+            return self._forward(self.searched, x.contiguous())
+
     def logits_and_gradient(self, x: Tensor, objective: Objective) -> tuple[Tensor, Tensor]:
-        """Logits (shape, classes) and the objective's gradient for exactly ``shape`` images.
+        """The same, and the objective's gradient.
 
         Gradients that are not finite, or do not exist because the output does not depend on the image, count as zero.
         """
         assert len(x) == self.shape, f"{len(x)} rows in a call of {self.shape}"
         with torch.enable_grad():
             queries = x.detach().contiguous().to(self.device).requires_grad_()
-            logits = self._forward(queries)
+            logits = self._forward(self.searched, queries)
             gradient = None
             if logits.requires_grad:
                 (gradient,) = torch.autograd.grad(objective(logits).sum(), queries, allow_unused=True)
@@ -137,15 +165,15 @@ class Executor:
         x = x.to(self.device).contiguous()
         return x if len(x) == self.shape else torch.cat([x, x[-1:].expand(self.shape - len(x), *x.shape[1:])])
 
-    def _forward(self, x: Tensor) -> Tensor:
+    def _forward(self, model: nn.Module, x: Tensor) -> Tensor:
         self._calls += 1
         # A copy: some nets normalise in place, which would change the images they are judged on.
         if self.seed is None:
-            logits = self.model(x.clone())
+            logits = model(x.clone())
         else:
             with isolated_rng():
                 torch.manual_seed(seed_of(self.seed, "model", self._calls))
-                logits = self.model(x.clone())
+                logits = model(x.clone())
         self._check(logits, len(x))
         return logits  # type: ignore[no-any-return]
 

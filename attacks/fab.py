@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from advdpnp.attacks.contract import ATTACKS, Objective, State, check_norm
+from advdpnp.attacks.contract import ATTACKS, Objective, State, check_norm, choose
 from advdpnp.attacks.hyperplane import project_to_hyperplane
 from advdpnp.attacks.norms import length
 from advdpnp.attacks.objectives import own_logit
@@ -95,10 +95,10 @@ class FAB:
         over = state.iteration >= self.iterations
         run = state.run + over.long()
         done = run >= self.runs
-        x_adv = torch.where(back[:, None, None, None], moved_back, stepped)
+        x_adv = choose(back, moved_back, stepped)
         return replace(
             state,
-            x_adv=torch.where(over[:, None, None, None], state.x, x_adv),
+            x_adv=choose(over, state.x, x_adv),
             placed=back | over,
             iteration=torch.where(over, 0, state.iteration + (~back).long()),
             run=run,

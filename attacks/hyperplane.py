@@ -25,22 +25,29 @@ def project_to_hyperplane(
     Returns:
         delta (n, c, h, w). Where the box holds no such point, as far as the box allows.
     """
-    w = normal.flatten(1)
-    flat = points.flatten(1)
+    w, flat = normal.flatten(1), points.flatten(1)
     gap = level - (w * flat).sum(1)
-    direction = torch.sign(w) * torch.sign(gap)[:, None]
-    room = torch.where(direction > 0, high - flat, flat - low) * direction.abs()
     weight, wanted = w.abs(), gap.abs()[:, None]
-    rate = weight if norm == "l2" else torch.ones_like(weight)
-    gain, reach = weight * rate, weight * room
-    whole = gain.sum(1, keepdim=True)
-    scale = torch.where(whole > 0, wanted / whole, torch.inf)
-    for _ in range(_ROUNDS):
-        free = rate * scale < room
-        slope = (gain * free).sum(1, keepdim=True)
-        solved = torch.where(slope > 0, (wanted - (reach * ~free).sum(1, keepdim=True)) / slope, torch.inf)
+    direction = torch.sign(w).mul_(torch.sign(gap)[:, None])
+    room = (flat - (high + low) / 2).mul_(direction).neg_().add_((high - low) / 2)
+    gain, reach = weight * weight if norm == "l2" else weight, weight * room
+    scale = wanted / gain.sum(1, keepdim=True)
+    scale = torch.where(torch.isfinite(scale), scale, torch.inf)
+    mask, product = torch.empty_like(w), torch.empty_like(w)  # numbers, and memory used again: bools are slow
+    for done in range(1, _ROUNDS + 1):
+        moved = torch.mul(weight, scale, out=product) if norm == "l2" else scale
+        slope = torch.mul(torch.gt(room, moved, out=mask), gain, out=product).sum(1, keepdim=True)
+        held = torch.mul(mask.neg_().add_(1), reach, out=product).sum(1, keepdim=True)
+        solved = torch.where(slope > 0, (wanted - held) / slope, torch.inf)
         solved = torch.maximum(solved, scale)  # rounding must not send it back and forth
-        if bool((solved == scale).all()):  # a row that has arrived stays, so its company changes nothing
-            break
+        arrived = solved == scale  # such a row stays, so its company changes nothing
         scale = solved
-    return (direction * torch.minimum(torch.nan_to_num(rate * scale, nan=0.0), room)).view_as(points)
+        if _time_to_look(done, scale.device) and bool(arrived.all()):
+            break
+    moved = torch.nan_to_num(weight * scale, nan=0.0) if norm == "l2" else scale
+    return torch.minimum(moved, room).mul_(direction).view_as(points)
+
+
+def _time_to_look(rounds: int, device: torch.device) -> bool:
+    """To ask a GPU whether all rows have arrived makes the host wait for it, so that is done seldom."""
+    return device.type == "cpu" or rounds % 8 == 0

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from advdpnp.attacks.contract import ATTACKS, Objective, State, check_norm, positive_integer
+from advdpnp.attacks.contract import ATTACKS, Objective, State, check_norm, choose, positive_integer
 from advdpnp.attacks.norms import ascent_step, project, random_start
 from advdpnp.attacks.objectives import OBJECTIVES, OF_CLEAN_LOGITS
 from advdpnp.attacks.threat import ThreatModel
@@ -103,7 +103,7 @@ class PGD:
         restart = state.restart + again.long()
         step = torch.where(again, 0, state.step + 1)
         fresh = self._first(state.x, state.draw, restart)
-        moved = torch.where(again[:, None, None, None], fresh, moved)
+        moved = choose(again, fresh, moved)
         last = (step >= self.steps) & (restart >= self.restarts - 1)
         return replace(state, x_adv=moved, step=step, restart=restart, done=state.done | last)
 

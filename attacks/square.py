@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from advdpnp.attacks.contract import ATTACKS, Objective, State, check_norm
+from advdpnp.attacks.contract import ATTACKS, Objective, State, check_norm, choose, worth
 from advdpnp.attacks.norms import length
 from advdpnp.attacks.objectives import margin
 from advdpnp.attacks.threat import ThreatModel
@@ -17,7 +17,7 @@ from advdpnp.randomness import Draw
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 """Queries after which squares shrink to half their area (section 5), for any number of queries, as in AutoAttack."""
 
-_SIGNS, _PLACE, _OTHER_PLACE, _TURN = range(4)  # what a row draws for, in each query
+_SIGNS, _PLACE, _OTHER_PLACE, _TURN = range(4)  # what a row of the L2 search draws for, in each query
 
 
 @dataclass(frozen=True)
@@ -72,22 +72,22 @@ class Square:
     def tell(self, state: SquareState, logits: Tensor, gradient: Tensor | None, fooled: Tensor) -> SquareState:
         value = margin(logits, state.y)
         better = value > state.best_value
-        best = torch.where(better[:, None, None, None], state.candidate, state.best)
+        best = choose(better, state.candidate, state.best)
         done = state.query >= self.queries
         proposed = _PROPOSALS[self.threat.norm].next(self, state.x, best, state.draw, state.query)
         return replace(
             state,
             best=best,
             best_value=torch.where(better, value, state.best_value),
-            candidate=torch.where(done[:, None, None, None], best, proposed),
+            candidate=choose(done, best, proposed) if worth(done) else proposed,
             query=state.query + 1,
             done=state.done | done,
         )
 
     def sides(self, query: Tensor, height: int, width: int, smallest: int) -> Tensor:
         """Side of the square of each row's query, int64 (n,)."""
-        sides = [self.side(level, height, width, smallest) for level in range(len(_HALVINGS) + 1)]
-        return torch.tensor(sides, device=query.device)[_level(query)]
+        sides = tuple(self.side(level, height, width, smallest) for level in range(len(_HALVINGS) + 1))
+        return _on(sides, query.device)[_level(query)]
 
     def side(self, level: int, height: int, width: int, smallest: int) -> int:
         """The same for one stage of the schedule."""
@@ -96,18 +96,22 @@ class Square:
 
 def _level(query: Tensor) -> Tensor:
     """How often the squares of each row have shrunk, int64 (n,)."""
-    after = torch.tensor(_HALVINGS, device=query.device)
-    return (query[:, None] > after).sum(1)
+    return (query[:, None] > _on(_HALVINGS, query.device)).sum(1)
+
+
+@cache
+def _on(numbers: tuple[int, ...], device: torch.device) -> Tensor:
+    return torch.tensor(numbers, device=device)
 
 
 def _signs(draw: Draw, shape: tuple[int, ...], query: int | Tensor, like: Tensor) -> Tensor:
     return (draw.integers(shape, 2, _SIGNS, query) * 2 - 1).to(like.dtype)
 
 
-def _corner(draw: Draw, purpose: int, query: Tensor, side: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Top and left of a random square that fits, int64 (n, 1, 1, 1) each."""
+def _corner(chance: Tensor, side: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Top and left of a random square that fits, int64 (n, 1, 1, 1) each, from (n, 2) numbers in [0, 1)."""
     room = torch.stack([height - side, width - side], dim=1) + 1
-    place = (draw.uniform((2,), purpose, query) * room).long()
+    place = (chance * room).long()
     return place[:, 0, None, None, None], place[:, 1, None, None, None]
 
 
@@ -116,7 +120,7 @@ def _inside(like: Tensor, top: Tensor, left: Tensor, side: Tensor) -> Tensor:
     rows = torch.arange(like.shape[2], device=like.device)[:, None]
     columns = torch.arange(like.shape[3], device=like.device)
     side = side[:, None, None, None]
-    return (rows >= top) & (rows < top + side) & (columns >= left) & (columns < left + side)
+    return ((rows >= top) & (rows < top + side)) & ((columns >= left) & (columns < left + side))
 
 
 class _Proposals(Protocol):
@@ -134,11 +138,12 @@ class _Linf:
 
     def next(self, attack: Square, x: Tensor, best: Tensor, draw: Draw, query: Tensor) -> Tensor:
         """A square of plus or minus eps in each channel; what was there before does not matter."""
-        threat, (height, width) = attack.threat, x.shape[2:]
+        threat, (channels, height, width) = attack.threat, x.shape[1:]
         side = attack.sides(query, height, width, 1)
-        square = _inside(x, *_corner(draw, _PLACE, query, side, height, width), side)
-        painted = x + threat.eps * _signs(draw, (x.shape[1], 1, 1), query + 1, x)
-        return torch.where(square, painted.clamp(threat.low, threat.high), best)
+        chance = draw.uniform((channels + 2,), query + 1)  # one draw for all: numbers are cheap, calls are not
+        square = _inside(x, *_corner(chance[:, channels:], side, height, width), side)
+        steps = (chance[:, :channels, None, None] < 0.5).to(x.dtype).mul_(-2 * threat.eps).add_(threat.eps)
+        return choose(square, (x + steps).clamp_(threat.low, threat.high), best)
 
 
 class _L2:
@@ -160,10 +165,10 @@ class _L2:
         """One window gets the pattern on top of what it held, and the budget that another window gives up."""
         height, width = x.shape[2:]
         sides = [min(side + (side + 1) % 2, height, width) for side in self._sides(attack, height, width)]
-        side = torch.tensor(sides, device=x.device)[_level(query)]
-        top, left = _corner(draw, _PLACE, query, side, height, width)
+        side = _on(tuple(sides), x.device)[_level(query)]
+        top, left = _corner(draw.uniform((2,), _PLACE, query), side, height, width)
         here = _inside(x, top, left, side)
-        there = _inside(x, *_corner(draw, _OTHER_PLACE, query, side, height, width), side)
+        there = _inside(x, *_corner(draw.uniform((2,), _OTHER_PLACE, query), side, height, width), side)
         delta = best - x
         turned = draw.integers((1, 1, 1), 2, _TURN, query + 1).bool()
         fresh = self._painted(x, tuple(sides), _level(query), top, left, turned) * here
@@ -172,7 +177,7 @@ class _L2:
         spare = (attack.threat.eps**2 - length(delta, "l2")[:, None, None, None] ** 2).clamp(min=0) / x.shape[1]
         budget = (spare + _energy(delta * (here | there)) ** 2).sqrt()
         fresh = fresh / (_energy(fresh) + 1e-12) * budget
-        return self._at_eps(attack, x, torch.where(here, fresh, torch.where(there, 0.0, delta)))
+        return self._at_eps(attack, x, choose(here, fresh, delta * ~there))
 
     def _sides(self, attack: Square, height: int, width: int) -> list[int]:
         return [attack.side(level, height, width, 3) for level in range(len(_HALVINGS) + 1)]

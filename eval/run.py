@@ -12,8 +12,10 @@ from torch import Tensor, nn
 
 from advdpnp.attacks import resolve_attacks
 from advdpnp.attacks.contract import Attack, StageRecord, WholeBatchAttack
-from advdpnp.attacks.engine import Findings, search
+from advdpnp.attacks.engine import search
 from advdpnp.attacks.execution import Executor, check_inputs, evaluation_mode, is_batch_dependent, is_randomised
+from advdpnp.attacks.flight import Findings, Unseen
+from advdpnp.attacks.lanes import Lanes, open_lanes
 from advdpnp.attacks.objectives import margin
 from advdpnp.attacks.stages import Stages
 from advdpnp.attacks.threat import ThreatModel
@@ -28,10 +30,10 @@ from advdpnp.eval.unit import CLEAN, CORRUPTION, Unit, sample_set_hash
 from advdpnp.randomness import seed_of
 from advdpnp.zoo import LoadedModel
 
-ENGINE = 1
+ENGINE = 2
 """Raised whenever the engine finds something else for the same definition; part of every unit."""
 
-DEFAULT_SHAPE = 64
+DEFAULT_SHAPE = 128
 SHAPES = {"cuda": 256}
 """Rows of every model call: enough to keep the device busy, few enough that little of them is padding."""
 
@@ -222,16 +224,19 @@ class _Run:
 
         def find(samples: np.ndarray, writer: UnitWriter) -> Iterator[Findings]:
             noise = seed_of(self.plan.seed, "noise", label) if self.randomised else None
-            executor = Executor(self.model, self.shape, self.plan.device, noise)
-            with evaluation_mode(self.model):
-                for chunk in np.array_split(samples, range(self.shape, len(samples), self.shape)):
-                    yield self._judged(executor, chunk, images(chunk))
+            with (
+                evaluation_mode(self.model),
+                open_lanes(self.model, self.shape, self.plan.device, seed=noise) as lanes,
+            ):
+                for block in np.array_split(samples, range(lanes.width, len(samples), lanes.width)):
+                    yield self._judged(lanes, block, images(block))
 
         return self._complete(unit, find, None)
 
-    def _judged(self, executor: Executor, samples: np.ndarray, x: Tensor) -> Findings:
+    def _judged(self, lanes: Lanes, samples: np.ndarray, x: Tensor) -> Findings:
         y = self.plan.labels(samples)
-        judged = judge(executor, x.to(executor.device), y.to(executor.device)).to("cpu")
+        asked = Unseen(x, y, torch.from_numpy(samples)).to(lanes.device)
+        judged = lanes.map(lambda executor, rows: judge(executor, rows.x, rows.y), asked).to("cpu")
         zeros, never = torch.zeros_like(y), torch.zeros_like(y, dtype=torch.bool)
         return Findings(
             sample=torch.from_numpy(samples),
@@ -241,7 +246,7 @@ class _Run:
             success=judged.prediction != y,
             norm=torch.zeros(len(y), dtype=torch.float64),
             margin=judged.margin,
-            forwards=zeros + repeats(executor),
+            forwards=zeros + repeats(lanes.first),
             backwards=zeros,
             zero_gradient=never,
             borderline=judged.borderline,

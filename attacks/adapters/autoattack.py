@@ -1,4 +1,4 @@
-"""AutoAttack, through pyautoattack: exactly the published standard version, stage by stage and batch by batch.
+"""AutoAttack of the package pyautoattack, against which our own is held: the published version, stage by stage.
 
 The public loop: the stages run one after the other; each takes, in order, batches of the points that are robust when it
 begins. It is repeated here because the package can neither report progress nor resume.
@@ -14,15 +14,15 @@ from torch import Tensor, nn
 
 from advdpnp.attacks.adapters.counting import CountedModel
 from advdpnp.attacks.adapters.ledger import Ledger
+from advdpnp.attacks.apgd import REFERENCE
 from advdpnp.attacks.contract import ATTACKS, StageRecord, check_norm
-from advdpnp.attacks.engine import Findings
 from advdpnp.attacks.execution import evaluation_mode
+from advdpnp.attacks.flight import Findings
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.compat import import_pyautoattack
 from advdpnp.errors import AdvdpnpError
 from advdpnp.randomness import isolated_rng
 
-REFERENCE = "Croce and Hein, Reliable Evaluation of Adversarial Robustness with an Ensemble of Diverse Attacks, 2020"
 NORMS = {"linf": "Linf", "l2": "L2", "l1": "L1"}
 
 
@@ -62,7 +62,7 @@ class AutoAttack:
     threat: ThreatModel
     classes: int
     stages: tuple[str, ...] = tuple(STAGES)
-    name: str = "autoattack"
+    name: str = "pyautoattack"
 
     norms = tuple(NORMS)
 
@@ -71,7 +71,7 @@ class AutoAttack:
 
     def definition(self) -> dict[str, Any]:
         return {
-            "attack": self.name, "package": "pyautoattack", "package_version": version("pyautoattack"),
+            "attack": "autoattack", "package": "pyautoattack", "package_version": version("pyautoattack"),
             "stages": list(self.stages), "classes": self.classes, "order_dependent": True, "version": 1,
         }  # fmt: skip
 
@@ -159,20 +159,25 @@ def _clean_mistakes(counted: CountedModel, ledger: Ledger, batch_size: int) -> T
     return torch.cat(wrong)
 
 
-@ATTACKS.register("autoattack", description="AutoAttack, the published standard version", reference=REFERENCE)
-def autoattack(threat: ThreatModel, classes: int) -> AutoAttack:
-    if classes < 4:
-        raise AdvdpnpError(
-            f"AutoAttack's targeted DLR loss needs at least 4 classes and the model has {classes}; use the attack "
-            "'autoattack-few-classes', which leaves that stage out"
-        )
-    return AutoAttack(threat, classes)
+STANDARD = tuple(STAGES)
+FEW_CLASSES = tuple(stage for stage in STAGES if stage != "apgd-t")
 
 
 @ATTACKS.register(
-    "autoattack-few-classes",
-    description="AutoAttack without its targeted DLR stage, for 2 or 3 classes: APGD-CE, FAB-T, Square",
+    "pyautoattack", description="AutoAttack of the package pyautoattack, the published code", reference=REFERENCE
+)
+def package_autoattack(threat: ThreatModel, classes: int) -> AutoAttack:
+    return AutoAttack(threat, classes, STANDARD if classes >= 4 else FEW_CLASSES)
+
+
+@ATTACKS.register(
+    "pyautoattack:{stage}",
+    description="one stage of the package pyautoattack: apgd-ce, apgd-t, fab-t or square",
     reference=REFERENCE,
 )
-def autoattack_few_classes(threat: ThreatModel, classes: int) -> AutoAttack:
-    return AutoAttack(threat, classes, stages=("apgd-ce", "fab-t", "square"), name="autoattack-few-classes")
+def package_stage(threat: ThreatModel, classes: int, stage: str) -> AutoAttack:
+    if stage not in STAGES:
+        raise AdvdpnpError(f"AutoAttack has no stage called '{stage}'; it has {', '.join(STAGES)}")
+    if stage == "apgd-t" and classes < 4:
+        raise AdvdpnpError(f"the targeted DLR loss needs at least 4 classes and the model has {classes}; use apgd-ce")
+    return AutoAttack(threat, classes, (stage,), f"pyautoattack:{stage}")

@@ -5,8 +5,8 @@ from torch import Tensor, nn
 
 from advdpnp.attacks.adapters.counting import CountedModel
 from advdpnp.attacks.contract import StageRecord
-from advdpnp.attacks.engine import Findings
 from advdpnp.attacks.execution import Executor, check_inputs, is_randomised
+from advdpnp.attacks.flight import Findings
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.attacks.verification import judge, repeats
 from advdpnp.randomness import seed_of

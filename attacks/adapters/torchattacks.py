@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from advdpnp.attacks.adapters.counting import CountedModel
 from advdpnp.attacks.adapters.ledger import Ledger
 from advdpnp.attacks.contract import ATTACKS, StageRecord, check_norm
-from advdpnp.attacks.engine import Findings
 from advdpnp.attacks.execution import evaluation_mode
+from advdpnp.attacks.flight import Findings
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.compat import import_torchattacks
 from advdpnp.errors import AdvdpnpError

@@ -178,17 +178,23 @@ def test_few_classes(make_net, images, attack, classes):
     net = make_net(classes)
     with torch.no_grad():
         y = net(images[:12]).argmax(1)
-    few = attack("autoattack-few-classes" if classes < 4 else "autoattack", 0.2, classes=classes)
-    found = sorted_findings(run(few, net, images[:12], y))
+    found = sorted_findings(run(attack("pyautoattack", 0.2, classes=classes), net, images[:12], y))
     assert len(found) == 12
     assert bool(found.success.any())
     if classes < 4:
-        with pytest.raises(AdvdpnpError, match="autoattack-few-classes"):
-            attack("autoattack", classes=classes)
+        with pytest.raises(AdvdpnpError, match="at least 4 classes"):
+            attack("pyautoattack:apgd-t", classes=classes)
     else:
         _, fooled = direct(net, images[:12], y, "linf", targets=classes - 1)
         same = AutoAttack(ThreatModel.parse("linf", EPS["linf"]), classes)
         assert torch.equal(sorted_findings(run(same, net, images[:12], y)).success, fooled)
+
+
+@pytest.mark.parametrize("stage", ["apgd-ce", "square"])
+def test_stages_by_name(attack, stage):
+    assert attack(f"pyautoattack:{stage}").stages == (stage,)
+    with pytest.raises(AdvdpnpError, match="it has apgd-ce, apgd-t, fab-t, square"):
+        attack("pyautoattack:deepfool")
 
 
 def test_a_package_that_lies_is_not_believed(net, images, labels, monkeypatch):

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from advdpnp.attacks import ThreatModel
 from advdpnp.attacks.contract import Attack, State
-from advdpnp.attacks.engine import Findings, search
+from advdpnp.attacks.engine import search
 from advdpnp.attacks.execution import Executor, check_inputs, is_randomised, predict
+from advdpnp.attacks.flight import Findings
 from advdpnp.attacks.verification import judge
 from advdpnp.errors import AdvdpnpError
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from advdpnp.attacks.contract import StageRecord
-from advdpnp.attacks.engine import Findings
+from advdpnp.attacks.flight import Findings
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.checkpoint import weights_hash
 from advdpnp.datasets import Dataset, Split

@@ -1,0 +1,103 @@
+"""Chunks of a batch side by side: each lane has a thread, a copy of the model and one core of its own.
+
+One core per chunk beats all cores on one chunk, for the tensors of an attack are small. And since no chunk is ever
+spread over cores, what a row gets does not depend on how many there are.
+"""
+
+import copy
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from advdpnp.allocator import keep_freed_memory
+from advdpnp.attacks.contract import Rows
+from advdpnp.attacks.execution import Executor, single_threaded
+from advdpnp.attacks.prepared import prepare
+
+R = TypeVar("R", bound=Rows)
+S = TypeVar("S", bound=Rows)
+
+
+class Lanes:
+    """Executors of one model.
+
+    Attributes:
+        shape: rows of every model call.
+        width: rows that keep all lanes busy.
+    """
+
+    def __init__(self, executors: list[Executor], pool: ThreadPoolExecutor | None) -> None:
+        self._executors, self._pool = executors, pool
+        self.first = executors[0]
+        self.shape, self.device = self.first.shape, self.first.device
+        self.width = self.shape * len(executors)
+
+    def map(self, function: Callable[[Executor, R], S], rows: R) -> S:
+        """Apply a function of exactly ``shape`` rows to any number of them, at least one."""
+        chunks = [rows[i : i + self.shape] for i in range(0, len(rows), self.shape)]
+        done = self.map_chunks(function, [chunk.padded(self.shape) for chunk in chunks])
+        return type(done[0]).concatenate([each[: len(chunk)] for each, chunk in zip(done, chunks, strict=True)])
+
+    def map_chunks(self, function: Callable[[Executor, R], S], chunks: list[R]) -> list[S]:
+        """Apply it to chunks of exactly ``shape`` rows."""
+        done: list[S] = []
+        for i in range(0, len(chunks), len(self._executors)):
+            done += self._side_by_side(function, chunks[i : i + len(self._executors)])
+        return done
+
+    def _side_by_side(self, function: Callable[[Executor, R], S], chunks: list[R]) -> list[S]:
+        work = [partial(function, *each) for each in zip(self._executors, chunks, strict=False)]
+        if self._pool is None:
+            return [each() for each in work]
+        running = [self._pool.submit(each) for each in work[1:]]
+        try:
+            return [work[0](), *(each.result() for each in running)]
+        finally:
+            for each in running:
+                each.exception()  # never leave a thread at work on what the caller has given up
+
+
+@contextmanager
+def open_lanes(
+    model: nn.Module,
+    shape: int,
+    device: torch.device | str,
+    *,
+    example: Tensor | None = None,
+    seed: int | None = None,
+    count: int | None = None,
+) -> Iterator[Lanes]:
+    """Lanes for a model that is in evaluation mode and on ``device``.
+
+    Args:
+        example: images (n, c, h, w) by which a faster copy of the model for attacks is tried; None: no attack is made.
+        seed: as ``Executor`` takes it. A randomised model has one lane: its noise is that of the number of the call.
+        count: of lanes; by default as many as torch has threads on a CPU, and one on any other device.
+    """
+    keep_freed_memory()
+    on_cpu = torch.device(device).type == "cpu"
+    wanted = count or (torch.get_num_threads() if on_cpu else 1)
+    with single_threaded(on_cpu):
+        executors = [Executor(model, shape, device, seed)]
+        if seed is None:
+            models = [model, *_copies(model, wanted - 1)]
+            fast = models if example is None else [prepare(each, example.to(device)) for each in models]
+            executors = [Executor(each, shape, device, None, asked) for each, asked in zip(models, fast, strict=True)]
+        if len(executors) == 1:
+            yield Lanes(executors, None)
+            return
+        with ThreadPoolExecutor(len(executors) - 1, "lane", lambda: torch.set_num_threads(1)) as pool:
+            yield Lanes(executors, pool)
+
+
+def _copies(model: nn.Module, count: int) -> list[nn.Module]:
+    """For threads of their own, as some models keep notes in forward; none where the model's code refuses."""
+    try:
+        return [copy.deepcopy(model) for _ in range(count)]
+    except Exception:
+        return []
