@@ -178,6 +178,13 @@ def eval_(
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Use only the first N test images.")] = None,
     seed: Seed = 0,
+    engine: Annotated[
+        str, typer.Option(help="`own`, or `reference`: the same attacks of torchattacks and pyautoattack.")
+    ] = "own",
+    cross_check: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Run both engines on the first N images and print every disagreement."),
+    ] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Most images in work at once.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the results.", show_default="results/DATASET")] = None,
     data_root: DataRoot = None,
@@ -198,6 +205,8 @@ def eval_(
         eps=eps or [],
         limit=limit,
         seed=seed,
+        engine=engine,
+        cross_check=cross_check,
         batch_size=batch_size,
         results=out,
         names=name or [],

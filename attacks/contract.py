@@ -212,7 +212,10 @@ class WholeBatchAttack(Protocol):
 def check_norm(name: str, threat: ThreatModel, norms: tuple[str, ...]) -> None:
     """Raise AdvdpnpError unless the attack called ``name`` searches under the norm of ``threat``."""
     if threat.norm not in norms:
-        raise AdvdpnpError(f"the attack '{name}' does not search under {threat.norm}; it does under {', '.join(norms)}")
+        reference = "; for l1 use --engine reference" if threat.norm == "l1" else ""
+        raise AdvdpnpError(
+            f"the attack '{name}' does not search under {threat.norm}; it does under {', '.join(norms)}{reference}"
+        )
 
 
 _MOST_STEPS = 1_000_000

@@ -122,6 +122,7 @@ class Executor:
             raise AdvdpnpError(f"the execution shape must be at least 1 row, got {shape}")
         self.model, self.shape, self.device, self.seed = model, shape, torch.device(device), seed
         self.searched = model if searched is None else searched
+        self.shapes: tuple[int, ...] = (shape,)  # which ones a call may have; more where the results are the same
         self.classes: int | None = None
         self._calls = 0
 
@@ -132,17 +133,15 @@ class Executor:
         return torch.cat(chunks)
 
     def searched_logits(self, x: Tensor) -> Tensor:
-        """Logits (shape, classes) of exactly ``shape`` images, of what attacks ask."""
-        assert len(x) == self.shape, f"{len(x)} rows in a call of {self.shape}"
+        """Logits (n, classes) of what attacks ask, in one call; n is one of ``shapes``."""
         with torch.no_grad():
             return self._forward(self.searched, x.contiguous())
 
     def logits_and_gradient(self, x: Tensor, objective: Objective) -> tuple[Tensor, Tensor]:
-        """The same, and the objective's gradient.
+        """The same, and the objective's gradient (n, c, h, w).
 
         Gradients that are not finite, or do not exist because the output does not depend on the image, count as zero.
         """
-        assert len(x) == self.shape, f"{len(x)} rows in a call of {self.shape}"
         with torch.enable_grad():
             queries = x.detach().contiguous().to(self.device).requires_grad_()
             logits = self._forward(self.searched, queries)
@@ -163,7 +162,7 @@ class Executor:
 
     def _pad(self, x: Tensor) -> Tensor:
         x = x.to(self.device).contiguous()
-        return x if len(x) == self.shape else torch.cat([x, x[-1:].expand(self.shape - len(x), *x.shape[1:])])
+        return x if len(x) in self.shapes else torch.cat([x, x[-1:].expand(self.shape - len(x), *x.shape[1:])])
 
     def _forward(self, model: nn.Module, x: Tensor) -> Tensor:
         self._calls += 1

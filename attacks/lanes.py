@@ -2,6 +2,9 @@
 
 One core per chunk beats all cores on one chunk, for the tensors of an attack are small. And since no chunk is ever
 spread over cores, what a row gets does not depend on how many there are.
+
+Every chunk has the same shape, as results may differ in the last bits between shapes. Smaller shapes serve the last
+rows of a search, but only those that were seen to give the same bits.
 """
 
 import copy
@@ -19,6 +22,8 @@ from advdpnp.attacks.contract import Rows
 from advdpnp.attacks.execution import Executor, single_threaded
 from advdpnp.attacks.prepared import prepare
 
+_SMALLEST_SHAPE = 4
+
 R = TypeVar("R", bound=Rows)
 S = TypeVar("S", bound=Rows)
 
@@ -27,24 +32,40 @@ class Lanes:
     """Executors of one model.
 
     Attributes:
-        shape: rows of every model call.
+        shape: rows of a full chunk.
+        shapes: all that a chunk may have, ascending; ``shape`` is the last.
         width: rows that keep all lanes busy.
     """
 
     def __init__(self, executors: list[Executor], pool: ThreadPoolExecutor | None) -> None:
         self._executors, self._pool = executors, pool
         self.first = executors[0]
-        self.shape, self.device = self.first.shape, self.first.device
+        self.shape, self.shapes, self.device = self.first.shape, self.first.shapes, self.first.device
         self.width = self.shape * len(executors)
 
+    def chunk_size(self, rows: int) -> int:
+        """Rows of the chunks into which so many are best cut: the smallest shape by which all lanes get work."""
+        each = -(-rows // len(self._executors))
+        return next((shape for shape in self.shapes if shape >= each), self.shape)
+
+    def padded_size(self, rows: int) -> int:
+        """Rows that are computed for so many."""
+        size = self.chunk_size(rows)
+        return -(-rows // size) * size
+
+    def chunks(self, rows: R) -> list[R]:
+        """Rows cut into chunks, the last one not filled up."""
+        size = self.chunk_size(len(rows))
+        return [rows[i : i + size] for i in range(0, len(rows), size)]
+
     def map(self, function: Callable[[Executor, R], S], rows: R) -> S:
-        """Apply a function of exactly ``shape`` rows to any number of them, at least one."""
-        chunks = [rows[i : i + self.shape] for i in range(0, len(rows), self.shape)]
-        done = self.map_chunks(function, [chunk.padded(self.shape) for chunk in chunks])
+        """Apply a function of the rows of a chunk to any number of them, at least one."""
+        chunks, size = self.chunks(rows), self.chunk_size(len(rows))
+        done = self.map_chunks(function, [chunk.padded(size) for chunk in chunks])
         return type(done[0]).concatenate([each[: len(chunk)] for each, chunk in zip(done, chunks, strict=True)])
 
     def map_chunks(self, function: Callable[[Executor, R], S], chunks: list[R]) -> list[S]:
-        """Apply it to chunks of exactly ``shape`` rows."""
+        """Apply it to full chunks."""
         done: list[S] = []
         for i in range(0, len(chunks), len(self._executors)):
             done += self._side_by_side(function, chunks[i : i + len(self._executors)])
@@ -88,6 +109,10 @@ def open_lanes(
             models = [model, *_copies(model, wanted - 1)]
             fast = models if example is None else [prepare(each, example.to(device)) for each in models]
             executors = [Executor(each, shape, device, None, asked) for each, asked in zip(models, fast, strict=True)]
+            if example is not None and len(example) and on_cpu:
+                shapes = _equal_shapes(executors[0], example)
+                for executor in executors:
+                    executor.shapes = shapes
         if len(executors) == 1:
             yield Lanes(executors, None)
             return
@@ -101,3 +126,30 @@ def _copies(model: nn.Module, count: int) -> list[nn.Module]:
         return [copy.deepcopy(model) for _ in range(count)]
     except Exception:
         return []
+
+
+def _equal_shapes(executor: Executor, example: Tensor) -> tuple[int, ...]:
+    """The full shape and those of its halves, quarters... under which the examples get the same bits."""
+    rows = torch.arange(executor.shape).clamp(max=len(example) - 1)
+    images, shapes = example[rows].contiguous(), [executor.shape]
+    expected = _answers(executor, images, executor.shape)
+    while shapes[0] % 2 == 0 and shapes[0] // 2 >= _SMALLEST_SHAPE:
+        answers = _answers(executor, images, shapes[0] // 2)
+        if not all(torch.equal(a, b) for a, b in zip(answers, expected, strict=True)):
+            break
+        shapes.insert(0, shapes[0] // 2)
+    return tuple(shapes)
+
+
+def _answers(executor: Executor, images: Tensor, shape: int) -> list[Tensor]:
+    """Whatever the model says of images asked in chunks of ``shape``: searched, gradients, judged."""
+    answers = []
+    for chunk in images.split(shape):
+        with torch.no_grad():
+            judged = executor.model(chunk.clone())
+        answers.append([executor.searched_logits(chunk), *executor.logits_and_gradient(chunk, _any_objective), judged])
+    return [torch.cat(parts) for parts in zip(*answers, strict=True)]
+
+
+def _any_objective(logits: Tensor) -> Tensor:
+    return logits[:, 0] - logits[:, 1:].logsumexp(1)

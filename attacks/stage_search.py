@@ -23,7 +23,7 @@ _LOOK_EVERY_ELSEWHERE = 8
 
 
 class StageSearch:
-    """All calls of the attack and of the model have exactly ``shape`` rows: the same arithmetic always."""
+    """All calls of the attack and of the model have a shape of the lanes: the same arithmetic always."""
 
     def __init__(self, attack: Attack, lanes: Lanes, seed: int, rows: int | None) -> None:
         self.attack, self.lanes, self.shape, self.rows = attack, lanes, lanes.shape, rows or lanes.width
@@ -31,7 +31,7 @@ class StageSearch:
         self.stream = seed_of(seed, attack.name)
         self.unseen: deque[Unseen] = deque()
         self.ready: list[Flight] = []  # can be asked: new rows, and those whose candidate was refused
-        self.active: list[Flight] = []  # asked in every iteration; chunks of ``shape`` rows
+        self.active: list[Flight] = []  # asked in every iteration; full chunks
         self.here: list[Tensor] = []  # which rows of each chunk have not left; the others are padding
         self.present = 0  # how many
         self.clock = 0  # iterations
@@ -84,16 +84,18 @@ class StageSearch:
             self.pending += some(flight[leaving & here])
             left = here & ~leaving
             if bool(left.any()):
-                row = torch.arange(self.shape, device=left.device)
+                row = torch.arange(len(flight), device=left.device)
                 active.append(flight[torch.where(left, row, row[left][0])])
                 present.append(left)
         self.active, self.here, self.present = active, present, sum(int(here.sum()) for here in present)
 
     def _worth_packing(self) -> bool:
         """Whether enough places are free: packing copies all rows, so it waits until it saves more than it costs."""
-        free = len(self.active) * self.shape - self.present
         enough = max(1, min(self.rows, self.shape) // 8) if self.present else 1
-        return free >= self.shape or (bool(self.ready) and self.rows - self.present >= enough)
+        computed = count(self.active)
+        return self.lanes.padded_size(self.present) < computed - computed // 8 or (
+            bool(self.ready) and self.rows - self.present >= enough
+        )
 
     def _pack(self) -> None:
         """Put the rows that are left and ready ones into as few chunks as can be."""
@@ -106,9 +108,9 @@ class StageSearch:
         self.active, self.here, self.present = [], [], count(flights)
         if flights:
             batch = Flight.concatenate(flights)
-            chunks = [batch[i : i + self.shape] for i in range(0, len(batch), self.shape)]
-            self.here = [torch.arange(self.shape, device=self.lanes.device) < len(chunk) for chunk in chunks]
-            self.active = [chunk.padded(self.shape) for chunk in chunks]
+            chunks, size = self.lanes.chunks(batch), self.lanes.chunk_size(len(batch))
+            self.here = [torch.arange(size, device=self.lanes.device) < len(chunk) for chunk in chunks]
+            self.active = [chunk.padded(size) for chunk in chunks]
 
     def _leaving(self, flight: Flight) -> Tensor:
         """Which rows wait to be verified."""
@@ -127,7 +129,7 @@ class StageSearch:
         return flight[~flight.last], self._findings(flight[flight.last])
 
     def _first_rows(self, executor: Executor, samples: Unseen) -> Flight:
-        """Exactly ``shape`` rows; those classified wrong need no search."""
+        """A chunk; those classified wrong need no search."""
         x, y, sample = samples.x, samples.y, samples.sample
         clean = judge(executor, x, y)
         wrong = clean.prediction != y
@@ -152,7 +154,7 @@ class StageSearch:
         )
 
     def _advance(self, executor: Executor, flight: Flight) -> Flight:
-        """One iteration of exactly ``shape`` rows. Rows that wait for the next look stay as they are."""
+        """One iteration of a chunk. Rows that wait for the next look stay as they are."""
         if self.patience == 1:
             return self._iterate(executor, flight)
         return flight.where(self._leaving(flight), self._iterate(executor, flight))
@@ -201,7 +203,7 @@ class StageSearch:
         return flight[~ended], self._findings(flight[ended])
 
     def _judge(self, executor: Executor, flight: Flight) -> Flight:
-        """Exactly ``shape`` rows: a candidate that fools the model, is allowed and is nearer becomes the best image."""
+        """A chunk: a candidate that fools the model, is allowed and is nearer becomes the best image."""
         judged = judge(executor, flight.candidate, flight.state.y)
         distance = self._distance(flight.state.x, flight.candidate)
         success = (judged.prediction != flight.state.y) & (distance < flight.best_norm)

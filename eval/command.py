@@ -9,6 +9,8 @@ import pandas as pd
 from advdpnp.console import evaluation_bar, out, print_leaderboard
 from advdpnp.datasets import Dataset, load_dataset
 from advdpnp.errors import AdvdpnpError
+from advdpnp.eval.cross_check import cross_check as run_cross_check
+from advdpnp.eval.cross_check import in_words
 from advdpnp.eval.evaluate import evaluate_models
 from advdpnp.eval.figures import draw_figures
 from advdpnp.eval.leaderboard import accuracy_columns, build_leaderboard, write_leaderboard
@@ -32,6 +34,8 @@ def evaluate_command(
     eps: Sequence[str],
     limit: int | None,
     seed: int,
+    engine: str = "own",
+    cross_check: int | None = None,
     batch_size: int | None,
     results: Path | None,
     data_root: Path | None,
@@ -58,22 +62,28 @@ def evaluate_command(
         radii = [trained_eps or _DEFAULT_EPS.get(norm, "8/255")]
     results = results or Path("results") / data.label
     with evaluation_bar() as progress:
+        common: dict[str, Any] = {
+            "norm": norm, "eps": radii, "seed": seed, "batch_size": batch_size, "device": device, "progress": progress,
+        }  # fmt: skip
         frame = evaluate_models(
             loaded,
             data,
             out=results,
             attacks=attacks,
-            norm=norm,
-            eps=radii,
             limit=limit,
-            seed=seed,
-            batch_size=batch_size,
-            device=device,
             corruptions=corruptions or ("auto" if attacks == "all" else "none"),
             data_root=data_root,
-            progress=progress,
+            engine=engine,
+            **common,
         )
+        if cross_check is not None:
+            beside = results.with_name(f"{results.name}-cross-check")
+            compared = run_cross_check(loaded, data, attacks, beside, limit=cross_check, **common)
     _show(frame, results)
+    if cross_check is not None:
+        for line in in_words(compared):
+            out.print(line, markup=False, highlight=False)
+        out.print(f"{beside / 'cross-check.csv'}", markup=False)
 
 
 def leaderboard_command(folders: Sequence[Path], results: Path) -> None:

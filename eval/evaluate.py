@@ -37,6 +37,7 @@ def evaluate_models(
     device: str | torch.device | None = None,
     corruptions: str = "none",
     data_root: Path | None = None,
+    engine: str = "own",
     progress: Progress | None = None,
     command: str | None = None,
 ) -> pd.DataFrame:
@@ -59,6 +60,7 @@ def evaluate_models(
         device: None or "auto" takes a GPU if there is one.
         corruptions: "none", "auto" or "cifar10-c".
         data_root: where official corrupted images are looked for.
+        engine: "own", or "reference" for the same attacks of torchattacks and pyautoattack.
         progress: is told what happens; nothing is printed.
         command: the command line, for the record; None finds out.
 
@@ -79,7 +81,7 @@ def evaluate_models(
     if not threats:
         raise AdvdpnpError("there is no eps; give one, for example 8/255")
     for threat in threats:  # a misspelt attack shows before hours of work, not after
-        resolve_attacks(attacks, threat, max(2, dataset.classes))
+        resolve_attacks(attacks, threat, max(2, dataset.classes), engine)
     plan = Plan(
         dataset=dataset,
         attacks=attacks,
@@ -90,6 +92,7 @@ def evaluate_models(
         device=choose_device(device),
         progress=progress or Silent(),
         corruptions=corruption_cells(corruptions, _as_bytes(dataset), data_root, seed),
+        engine=engine,
         command=command_line() if command is None else command,
     )
     asked: set[str] = set()
@@ -122,7 +125,7 @@ def _first_samples(dataset: Dataset, limit: int | None) -> np.ndarray:
 def _rows_asked_for(models: Sequence[LoadedModel], plan: Plan, out: Path, asked: set[str]) -> list[Row]:
     """One row per model and threat model, of the plan's samples; clean images alone if no attack was asked for."""
     names = {(model.name, model.weights_hash) for model in models}
-    attacked = any(resolve_attacks(plan.attacks, threat, plan.dataset.classes) for threat in plan.threats)
+    attacked = any(resolve_attacks(plan.attacks, threat, plan.dataset.classes, plan.engine) for threat in plan.threats)
     radii = {(threat.norm, threat.eps) for threat in plan.threats} if attacked else set()
 
     def concerns(unit: StoredUnit) -> bool:

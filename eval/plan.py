@@ -41,6 +41,7 @@ class Plan:
         device: where models run.
         progress: is told what happens.
         corruptions: where corrupted images come from; None for none.
+        engine: "own" or "reference": whose implementations of the attacks.
         command: the command line, for the record.
         versions: of the software, for the record.
         date: when it began, ISO 8601.
@@ -55,6 +56,7 @@ class Plan:
     device: torch.device
     progress: Progress
     corruptions: CorruptionSource | None = None
+    engine: str = "own"
     command: str = ""
     versions: Mapping[str, str] = field(default_factory=software_versions)
     date: str = field(default_factory=_now)

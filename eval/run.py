@@ -116,7 +116,7 @@ class _Run:
         """Run all units; yields the hash of each when it is complete."""
         yield self._judge(CLEAN, {}, self.plan.images)
         for threat in self.plan.threats:
-            attacks = dict(resolve_attacks(self.plan.attacks, threat, self.classes))
+            attacks = dict(resolve_attacks(self.plan.attacks, threat, self.classes, self.plan.engine))
             for label in order_attacks(attacks):  # what is cheap is known first
                 yield self._attack(label, attacks[label])
         if (source := self.plan.corruptions) is not None:

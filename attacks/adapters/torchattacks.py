@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from advdpnp.attacks.adapters.counting import CountedModel
 from advdpnp.attacks.adapters.ledger import Ledger
-from advdpnp.attacks.contract import ATTACKS, StageRecord, check_norm
+from advdpnp.attacks.contract import ATTACKS, StageRecord, check_norm, positive_integer
 from advdpnp.attacks.execution import evaluation_mode
 from advdpnp.attacks.flight import Findings
 from advdpnp.attacks.threat import ThreatModel
@@ -39,15 +39,17 @@ class PackageAttack:
 
     Attributes:
         attack: name of the class ("PGD", "DeepFool").
+        steps: instead of the package's default, for the classes that count steps.
     """
 
     threat: ThreatModel
     classes: int
     attack: str
+    steps: int | None = None
 
     @property
     def name(self) -> str:
-        return f"torchattacks:{self.attack}"
+        return f"torchattacks:{self.attack}" + ("" if self.steps is None else f"-{self.steps}")
 
     @property
     def norms(self) -> tuple[str, ...]:
@@ -70,6 +72,8 @@ class PackageAttack:
             raise AdvdpnpError(
                 f"'{self.name}' changes few pixels without bound, which no threat model here covers; choose another"
             )
+        if self.steps is not None and "steps" not in inspect.signature(_find(self.attack)).parameters:
+            raise AdvdpnpError(f"'{self.name}' names {self.steps} steps, but {self.attack} has none; leave them out")
         check_norm(self.name, self.threat, self.norms)
 
     def arguments(self, seed: int) -> dict[str, Any]:
@@ -81,6 +85,8 @@ class PackageAttack:
             given[radius] = self.threat.eps
             if "alpha" in parameters:
                 given["alpha"] = parameters["alpha"].default * self.threat.eps / parameters[radius].default
+        if self.steps is not None:
+            given["steps"] = self.steps
         return {name: value for name, value in given.items() if name in parameters}
 
     def definition(self) -> dict[str, Any]:
@@ -165,8 +171,9 @@ def _find(name: str) -> Any:
 
 @ATTACKS.register(
     "torchattacks:{attack}",
-    description="any attack of the torchattacks package by its own name, such as torchattacks:DeepFool",
+    description="any attack of the torchattacks package by its own name, such as torchattacks:DeepFool or PGD-20",
     reference="Kim, Torchattacks: A PyTorch Repository for Adversarial Attacks, 2020",
 )
 def package_attack(threat: ThreatModel, classes: int, attack: str) -> PackageAttack:
-    return PackageAttack(threat, classes, attack)
+    name, dash, steps = attack.partition("-")
+    return PackageAttack(threat, classes, name, positive_integer(steps, attack) if dash else None)

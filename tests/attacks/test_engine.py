@@ -329,7 +329,7 @@ def test_randomised_models_are_decided_by_the_majority_and_by_the_seed(attack, f
     x, y = torch.rand(40, 3, 4, 4), torch.zeros(40).long()
     rarely = find(Coin(0.2), attack("pgd-5", classes=3), x, y, randomised=True)
     assert int(rarely.success.sum()) <= 2  # one lucky draw in five would fool nearly all of them in five steps
-    assert int(find(Coin(0.2), attack("pgd-5", classes=3), x, y).success.sum()) > 20
+    assert int(find(Coin(0.2), attack("pgd-5", classes=3), x, y).success.sum()) > 8
     mostly = find(Coin(0.8), attack("pgd-5", classes=3), x, y, randomised=True)
     assert int(mostly.success.sum()) >= 38
     assert mostly.forwards.tolist()[0] == 20

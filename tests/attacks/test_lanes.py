@@ -114,3 +114,33 @@ def test_what_may_not_be_in_the_ball_is_not():
         assert not bool((inside & ~maybe).any())
         assert 0 < int(inside.sum()) < 400
         assert not bool(maybe.all())
+
+
+class ShapeDependent(nn.Module):
+    """Rounds otherwise in small batches, as some libraries do."""
+
+    def __init__(self, net, least):
+        super().__init__()
+        self.net, self.least = net, least
+
+    def forward(self, x):
+        return self.net(x) * (1 if len(x) >= self.least else 1 + 1e-6)
+
+
+def test_smaller_shapes_are_used_only_if_they_give_the_same_bits(net, images, labels, find):
+    for model, shapes in ((net, (4, 8, 16)), (ShapeDependent(net, 8), (8, 16)), (ShapeDependent(net, 16), (16,))):
+        with open_lanes(model.eval().requires_grad_(False), 16, "cpu", example=images[:9]) as lanes:
+            assert lanes.shapes == shapes
+            assert lanes.padded_size(3) == shapes[0]
+            assert lanes.padded_size(17) == 32
+    asked = []
+    net.register_forward_pre_hook(lambda module, inputs: asked.append(len(inputs[0])))
+    found = find(ShapeDependent(net, 16), STAGES, images, labels)
+    assert set(asked[-50:]) == {16}
+    assert bool(found.success.any())
+
+
+def test_work_is_cut_so_that_all_lanes_get_some(net, images):
+    with open_lanes(net.requires_grad_(False), 16, "cpu", example=images[:16], count=2) as lanes:
+        assert [lanes.chunk_size(rows) for rows in (1, 8, 9, 16, 17, 32, 90)] == [4, 4, 8, 8, 16, 16, 16]
+        assert lanes.width == 32

@@ -3,6 +3,7 @@
 import pytest
 
 from advdpnp.attacks import ATTACKS, ThreatModel, resolve_attacks
+from advdpnp.attacks.select import reference_of
 from advdpnp.errors import AdvdpnpError
 
 LINF = ThreatModel.parse("linf", "8/255")
@@ -48,3 +49,45 @@ def test_the_registry_lists_them_with_their_sources():
         "torchattacks:{attack}",
     } <= names
     assert all(entry.description and entry.reference for entry in ATTACKS)
+
+
+@pytest.mark.parametrize(
+    ("own", "reference"),
+    [
+        ("fgsm", "torchattacks:FGSM"),
+        ("pgd-20", "torchattacks:PGD-20"),
+        ("autoattack", "pyautoattack"),
+        ("autoattack-few-classes", "pyautoattack"),
+        ("square", "pyautoattack:square"),
+        ("torchattacks:BIM", "torchattacks:BIM"),
+        ("cw", None),
+        ("apgd-dlr", None),
+    ],
+)
+def test_counterparts_in_the_packages(own, reference):
+    assert reference_of(own) == reference
+    if reference is not None:
+        assert ATTACKS.make(reference, threat=LINF, classes=10).name == reference
+
+
+def test_the_reference_engine_takes_what_the_packages_have():
+    found = resolve_attacks("all", LINF, 10, engine="reference")
+    assert [label for label, _ in found] == ["torchattacks:FGSM", "torchattacks:PGD-20", "pyautoattack"]
+    with pytest.raises(AdvdpnpError, match="no counterpart of 'cw'"):
+        resolve_attacks("cw,fgsm", LINF, 10, engine="reference")
+    with pytest.raises(AdvdpnpError, match="no engine called 'fast'"):
+        resolve_attacks("fgsm", LINF, 10, engine="fast")
+
+
+def test_l1_belongs_to_the_reference_engine():
+    threat = ThreatModel.parse("l1", 12)
+    assert [label for label, _ in resolve_attacks("autoattack", threat, 10, engine="reference")] == ["pyautoattack"]
+    with pytest.raises(AdvdpnpError, match="--engine reference"):
+        resolve_attacks("autoattack", threat, 10)
+
+
+def test_steps_of_package_attacks():
+    attack = ATTACKS.make("torchattacks:PGD-7", threat=LINF, classes=10)
+    assert attack.arguments(0)["steps"] == 7
+    with pytest.raises(AdvdpnpError, match="FGSM has none"):
+        ATTACKS.make("torchattacks:FGSM-7", threat=LINF, classes=10)
