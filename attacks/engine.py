@@ -6,12 +6,13 @@ the sample: not on its company, its place, how many rows are in flight or on how
 """
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from advdpnp.attacks.contract import Attack
+from advdpnp.attacks.contract import Attack, LooksInside
 from advdpnp.attacks.execution import check_inputs, evaluation_mode
 from advdpnp.attacks.flight import Findings, Unseen, some
 from advdpnp.attacks.lanes import open_lanes
@@ -51,9 +52,21 @@ def search(
     check_inputs(x, y)
     noise = seed_of(seed, "noise", attack.name) if randomised else None
     images = x.detach().float().contiguous()
-    with evaluation_mode(model), open_lanes(model, shape, device, example=images[:shape], seed=noise) as lanes:
-        stages = attack.stages if isinstance(attack, Stages) else (attack,)
-        searches = [StageSearch(stage, lanes, seed, rows) for stage in stages]
+    stages = attack.stages if isinstance(attack, Stages) else (attack,)
+    with evaluation_mode(model), ExitStack() as stack:
+        searches, plain = [], None
+        for stage in stages:
+            if isinstance(stage, LooksInside):
+                lanes = stack.enter_context(
+                    open_lanes(model, shape, device, example=images[:shape], look=stage.look, seed=noise)
+                )
+            elif plain is None:
+                lanes = plain = stack.enter_context(
+                    open_lanes(model, shape, device, example=images[:shape], seed=noise)
+                )
+            else:
+                lanes = plain
+            searches.append(StageSearch(stage, lanes, seed, rows))
         yield from _overlapped(searches, Unseen(images, y.long(), sample.long()))
 
 

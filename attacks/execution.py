@@ -107,7 +107,8 @@ class Executor:
         shape: rows of every model call; smaller batches are padded with copies of their last row.
         device: where the model is.
         seed: for randomised models: their noise is drawn from this and the number of the call. None: not randomised.
-        searched: the same function, faster (see ``prepare``): what attacks ask; ``model`` has the last word.
+        searched: what attacks ask: the same function, faster (see ``prepare``), perhaps with more columns after the
+            logits (see ``LooksInside``). ``model`` has the last word.
     """
 
     def __init__(
@@ -135,7 +136,7 @@ class Executor:
     def searched_logits(self, x: Tensor) -> Tensor:
         """Logits (n, classes) of what attacks ask, in one call; n is one of ``shapes``."""
         with torch.no_grad():
-            return self._forward(self.searched, x.contiguous())
+            return self._forward(self.searched, x.contiguous(), judged=False)
 
     def logits_and_gradient(self, x: Tensor, objective: Objective) -> tuple[Tensor, Tensor]:
         """The same, and the objective's gradient (n, c, h, w).
@@ -144,7 +145,7 @@ class Executor:
         """
         with torch.enable_grad():
             queries = x.detach().contiguous().to(self.device).requires_grad_()
-            logits = self._forward(self.searched, queries)
+            logits = self._forward(self.searched, queries, judged=False)
             gradient = None
             if logits.requires_grad:
                 (gradient,) = torch.autograd.grad(objective(logits).sum(), queries, allow_unused=True)
@@ -164,7 +165,7 @@ class Executor:
         x = x.to(self.device).contiguous()
         return x if len(x) in self.shapes else torch.cat([x, x[-1:].expand(self.shape - len(x), *x.shape[1:])])
 
-    def _forward(self, model: nn.Module, x: Tensor) -> Tensor:
+    def _forward(self, model: nn.Module, x: Tensor, judged: bool = True) -> Tensor:
         self._calls += 1
         # A copy: some nets normalise in place, which would change the images they are judged on.
         if self.seed is None:
@@ -173,10 +174,10 @@ class Executor:
             with isolated_rng():
                 torch.manual_seed(seed_of(self.seed, "model", self._calls))
                 logits = model(x.clone())
-        self._check(logits, len(x))
+        self._check(logits, len(x), judged)
         return logits  # type: ignore[no-any-return]
 
-    def _check(self, logits: object, rows: int) -> None:
+    def _check(self, logits: object, rows: int, judged: bool) -> None:
         if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != rows or logits.shape[1] < 2:
             shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             raise AdvdpnpError(
@@ -184,11 +185,12 @@ class Executor:
             )
         if not logits.is_floating_point():
             raise AdvdpnpError(f"the model returns {logits.dtype} values; wrap it so that it returns float logits")
-        if self.classes not in (None, logits.shape[1]):
+        if judged and self.classes not in (None, logits.shape[1]):
             raise AdvdpnpError(
                 f"the model returned {self.classes} classes before and {logits.shape[1]} now; it must not change"
             )
-        self.classes = logits.shape[1]
+        if judged:
+            self.classes = logits.shape[1]
         if not bool(torch.isfinite(logits).all()):
             raise AdvdpnpError("the model's logits hold NaN or infinite values; check its weights and its input range")
 

@@ -90,6 +90,7 @@ def open_lanes(
     device: torch.device | str,
     *,
     example: Tensor | None = None,
+    look: Callable[[nn.Module], nn.Module] = lambda model: model,
     seed: int | None = None,
     count: int | None = None,
 ) -> Iterator[Lanes]:
@@ -97,6 +98,7 @@ def open_lanes(
 
     Args:
         example: images (n, c, h, w) by which a faster copy of the model for attacks is tried; None: no attack is made.
+        look: what attacks ask of a model (see ``LooksInside``).
         seed: as ``Executor`` takes it. A randomised model has one lane: its noise is that of the number of the call.
         count: of lanes; by default as many as torch has threads on a CPU, and one on any other device.
     """
@@ -104,10 +106,10 @@ def open_lanes(
     on_cpu = torch.device(device).type == "cpu"
     wanted = count or (torch.get_num_threads() if on_cpu else 1)
     with single_threaded(on_cpu):
-        executors = [Executor(model, shape, device, seed)]
+        executors = [Executor(model, shape, device, seed, look(model))]
         if seed is None:
             models = [model, *_copies(model, wanted - 1)]
-            fast = models if example is None else [prepare(each, example.to(device)) for each in models]
+            fast = models if example is None else [prepare(look(each), example.to(device)) for each in models]
             executors = [Executor(each, shape, device, None, asked) for each, asked in zip(models, fast, strict=True)]
             if example is not None and len(example) and on_cpu:
                 shapes = _equal_shapes(executors[0], example)
@@ -132,23 +134,21 @@ def _equal_shapes(executor: Executor, example: Tensor) -> tuple[int, ...]:
     """The full shape and those of its halves, quarters... under which the examples get the same bits."""
     rows = torch.arange(executor.shape).clamp(max=len(example) - 1)
     images, shapes = example[rows].contiguous(), [executor.shape]
-    expected = _answers(executor, images, executor.shape)
+    expected = _answers(executor, images)
     while shapes[0] % 2 == 0 and shapes[0] // 2 >= _SMALLEST_SHAPE:
-        answers = _answers(executor, images, shapes[0] // 2)
-        if not all(torch.equal(a, b) for a, b in zip(answers, expected, strict=True)):
+        half = shapes[0] // 2
+        answers = _answers(executor, images[:half])
+        if not all(torch.equal(a, b[:half]) for a, b in zip(answers, expected, strict=True)):
             break
-        shapes.insert(0, shapes[0] // 2)
+        shapes.insert(0, half)
     return tuple(shapes)
 
 
-def _answers(executor: Executor, images: Tensor, shape: int) -> list[Tensor]:
-    """Whatever the model says of images asked in chunks of ``shape``: searched, gradients, judged."""
-    answers = []
-    for chunk in images.split(shape):
-        with torch.no_grad():
-            judged = executor.model(chunk.clone())
-        answers.append([executor.searched_logits(chunk), *executor.logits_and_gradient(chunk, _any_objective), judged])
-    return [torch.cat(parts) for parts in zip(*answers, strict=True)]
+def _answers(executor: Executor, images: Tensor) -> list[Tensor]:
+    """Whatever the model says of images: searched, gradients, judged."""
+    with torch.no_grad():
+        judged = executor.model(images.clone())
+    return [executor.searched_logits(images), *executor.logits_and_gradient(images, _any_objective), judged]
 
 
 def _any_objective(logits: Tensor) -> Tensor:

@@ -169,7 +169,7 @@ class StageSearch:
             if worth(backwards == 0):
                 zero_gradient = zero_gradient | ((backwards == 0) & (gradient == 0).flatten(1).all(1))
             backwards = backwards + 1
-        fooled = logits.argmax(1) != state.y
+        fooled = logits[:, : executor.classes].argmax(1) != state.y
         flight = replace(
             flight,
             state=self.attack.tell(state, logits, gradient, fooled),

@@ -36,6 +36,7 @@ def evaluate_command(
     seed: int,
     engine: str = "own",
     cross_check: int | None = None,
+    transfer_from: Sequence[str] = (),
     batch_size: int | None,
     results: Path | None,
     data_root: Path | None,
@@ -74,6 +75,7 @@ def evaluate_command(
             corruptions=corruptions or ("auto" if attacks == "all" else "none"),
             data_root=data_root,
             engine=engine,
+            transfer_from=[load_model(spec, dataset=data) for spec in transfer_from],
             **common,
         )
         if cross_check is not None:

@@ -38,6 +38,7 @@ def evaluate_models(
     corruptions: str = "none",
     data_root: Path | None = None,
     engine: str = "own",
+    transfer_from: Sequence[LoadedModel] = (),
     progress: Progress | None = None,
     command: str | None = None,
 ) -> pd.DataFrame:
@@ -61,6 +62,7 @@ def evaluate_models(
         corruptions: "none", "auto" or "cifar10-c".
         data_root: where official corrupted images are looked for.
         engine: "own", or "reference" for the same attacks of torchattacks and pyautoattack.
+        transfer_from: models whose adversarial images are tried on every other one (columns ``transfer:NAME``).
         progress: is told what happens; nothing is printed.
         command: the command line, for the record; None finds out.
 
@@ -93,6 +95,7 @@ def evaluate_models(
         progress=progress or Silent(),
         corruptions=corruption_cells(corruptions, _as_bytes(dataset), data_root, seed),
         engine=engine,
+        transfer_from=tuple(transfer_from),
         command=command_line() if command is None else command,
     )
     asked: set[str] = set()
@@ -125,7 +128,9 @@ def _first_samples(dataset: Dataset, limit: int | None) -> np.ndarray:
 def _rows_asked_for(models: Sequence[LoadedModel], plan: Plan, out: Path, asked: set[str]) -> list[Row]:
     """One row per model and threat model, of the plan's samples; clean images alone if no attack was asked for."""
     names = {(model.name, model.weights_hash) for model in models}
-    attacked = any(resolve_attacks(plan.attacks, threat, plan.dataset.classes, plan.engine) for threat in plan.threats)
+    attacked = plan.transfer_from or any(
+        resolve_attacks(plan.attacks, threat, plan.dataset.classes, plan.engine) for threat in plan.threats
+    )
     radii = {(threat.norm, threat.eps) for threat in plan.threats} if attacked else set()
 
     def concerns(unit: StoredUnit) -> bool:

@@ -18,6 +18,7 @@ from advdpnp.datasets import Dataset, to_float
 from advdpnp.errors import AdvdpnpError
 from advdpnp.eval.progress import Progress
 from advdpnp.versions import software_versions
+from advdpnp.zoo import LoadedModel
 
 BLOCK_BYTES = 2**30
 """Images are turned into float32 in blocks of at most this size."""
@@ -42,6 +43,7 @@ class Plan:
         progress: is told what happens.
         corruptions: where corrupted images come from; None for none.
         engine: "own" or "reference": whose implementations of the attacks.
+        transfer_from: models whose adversarial images are tried on every other one.
         command: the command line, for the record.
         versions: of the software, for the record.
         date: when it began, ISO 8601.
@@ -57,6 +59,7 @@ class Plan:
     progress: Progress
     corruptions: CorruptionSource | None = None
     engine: str = "own"
+    transfer_from: tuple[LoadedModel, ...] = ()
     command: str = ""
     versions: Mapping[str, str] = field(default_factory=software_versions)
     date: str = field(default_factory=_now)

@@ -19,6 +19,7 @@ from advdpnp.attacks.lanes import Lanes, open_lanes
 from advdpnp.attacks.objectives import margin
 from advdpnp.attacks.stages import Stages
 from advdpnp.attacks.threat import ThreatModel
+from advdpnp.attacks.transfer import Transfer
 from advdpnp.attacks.verification import judge, repeats
 from advdpnp.corruption import CorruptionSource
 from advdpnp.datasets import to_float
@@ -36,6 +37,8 @@ ENGINE = 2
 DEFAULT_SHAPE = 128
 SHAPES = {"cuda": 256}
 """Rows of every model call: enough to keep the device busy, few enough that little of them is padding."""
+
+_TRANSFERRED = 1024  # samples between two changes of the model, and between two savings
 
 WHOLE_BATCH = 250
 """Batch size of attacks of other packages unless the user gives one. What they find depends on it."""
@@ -110,6 +113,7 @@ class _Run:
 
     def __init__(self, loaded: LoadedModel, plan: Plan, folder: ModelFolder, shape: int) -> None:
         self.name, self.model, self.plan, self.folder, self.shape = loaded.name, loaded.model, plan, folder, shape
+        self.weights_hash = loaded.weights_hash
         self._first_look()
 
     def everything(self) -> Iterator[str]:
@@ -119,6 +123,9 @@ class _Run:
             attacks = dict(resolve_attacks(self.plan.attacks, threat, self.classes, self.plan.engine))
             for label in order_attacks(attacks):  # what is cheap is known first
                 yield self._attack(label, attacks[label])
+            for other in self.plan.transfer_from:
+                if other.weights_hash != self.weights_hash:
+                    yield self._transfer(Transfer(threat, other.model, other.name, other.weights_hash))
         if (source := self.plan.corruptions) is not None:
             for name, severity in source.cells:
                 yield self._cell(source, name, severity)
@@ -185,6 +192,25 @@ class _Run:
                     seed=self.plan.seed, shape=self.shape, rows=self.plan.batch_size, device=self.plan.device,
                     randomised=self.randomised,
                 )  # fmt: skip
+
+        return self._complete(unit, find, self.plan.seed)
+
+    def _transfer(self, attack: Transfer) -> str:
+        unit = self._unit(attack.name, attack.threat, {"attack": attack.definition(), "seed": self.plan.seed})
+        remedy = "both models must take the same images; leave it out of --transfer-from"
+
+        def find(samples: np.ndarray, writer: UnitWriter) -> Iterator[Findings]:
+            device = self.plan.device
+            for block in np.array_split(samples, range(_TRANSFERRED, len(samples), _TRANSFERRED)):
+                asked = Unseen(self.plan.images(block), self.plan.labels(block), torch.from_numpy(block)).to(device)
+                with (
+                    _blaming(f"{attack.source_name} fails on the images of {self.plan.dataset.label}", remedy),
+                    _on_device(attack.source, device),
+                ):
+                    x_adv = attack.images(asked, seed=self.plan.seed, shape=self.shape, device=device)
+                noise = seed_of(self.plan.seed, "noise", attack.name) if self.randomised else None
+                with evaluation_mode(self.model), open_lanes(self.model, self.shape, device, seed=noise) as lanes:
+                    yield attack.try_on(lanes, asked, x_adv)
 
         return self._complete(unit, find, self.plan.seed)
 

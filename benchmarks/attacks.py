@@ -1,0 +1,222 @@
+"""Time of attacks: our engine against pyautoattack and torchattacks, and where the time goes.
+
+    python -m benchmarks.attacks --weights-folder data/checkpoints --threads 2 --out results/benchmarks
+
+Each side of a comparison works in fresh processes of its own, in turns (ours, theirs, ours, theirs, ...), on the same
+images, as its users would run it; imports, loading and a small warm-up are not timed. ``seconds`` is the median over
+the turns, ``ratio`` the median of theirs over ours in the same turn. What both left robust is beside it, for speed
+bought with quality is none. ``floor`` is what the processor needs for the multiplications alone: those of every
+forward and backward that our rows made, over the speed of a large matrix product.
+"""
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import pandas as pd
+import torch
+import typer
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from advdpnp.attacks import ATTACKS, Findings, ThreatModel, search
+from advdpnp.datasets import load_dataset, to_float
+from advdpnp.errors import AdvdpnpError
+from advdpnp.eval.run import DEFAULT_SHAPE
+from advdpnp.zoo import load_model
+from benchmarks import timing
+from benchmarks.parity import STAGES, theirs
+from benchmarks.timing import Row
+
+OURS, THEIRS = "advdpnp", "package"
+NETS = {
+    "cifar_cnn_a": ("benchmarks.foreign_nets:cifar_cnn_a", "cifar_cnn_a_adv.model", "2/255"),
+    "resnet2b": ("benchmarks.foreign_nets:resnet2b", "resnet2b.pth", "2/255"),
+    "tiny-resnet": ("results/checkpoints/cifar10-tiny-resnet-adv-dpnp-s0.safetensors", None, "8/255"),
+    "resnet20": ("benchmarks.foreign_nets:resnet20", "resnet20-12fca82f.th", "8/255"),
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One timed run in a process of its own.
+
+    Attributes:
+        attack: "autoattack" or "pgd-20".
+        side: OURS or THEIRS.
+        stages: of our AutoAttack, time each alone on what the ones before it left.
+    """
+
+    net: str
+    attack: str
+    side: str
+    weights_folder: str
+    samples: int
+    threads: int
+    device: str
+    stages: bool = False
+
+
+def run_job(job: Job) -> dict[str, Any]:
+    """Seconds and number of robust images."""
+    torch.set_num_threads(job.threads)
+    device = torch.device(job.device)
+    model, x, y, threat = _material(job)
+    model.to(device)
+    _attack(job, model, x[:8], y[:8], ThreatModel.parse("linf", "0.0001"), warm_up=True)
+    if job.stages:
+        return {"stages": list(_by_stage(job, model, x, y, threat))}
+    begin = time.perf_counter()
+    robust = _attack(job, model, x, y, threat)
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return {"seconds": time.perf_counter() - begin, "robust": robust}
+
+
+def _material(job: Job) -> tuple[nn.Module, Tensor, Tensor, ThreatModel]:
+    spec, weights, eps = NETS[job.net]
+    data = load_dataset("cifar10", train=False)
+    loaded = load_model(spec, weights=Path(job.weights_folder) / weights if weights else None, dataset=data)
+    images = to_float(data.test.images[: job.samples])
+    return loaded.model.eval(), images, data.test.labels[: job.samples], ThreatModel.parse("linf", eps)
+
+
+def _attack(job: Job, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, *, warm_up: bool = False) -> int:
+    if job.side == OURS:
+        attack = ATTACKS.make("pgd-20" if warm_up else job.attack, threat=threat, classes=10)
+        found = search(model, attack, x, y, torch.arange(len(x)), seed=0, shape=DEFAULT_SHAPE, device=job.device)
+        return int((~Findings.concatenate(list(found)).success).sum())
+    if job.attack == "autoattack":
+        right, left = torch.ones(len(x), dtype=torch.bool), list(STAGES)[: 1 if warm_up else None]
+        for stage in left:
+            rows = right.nonzero()[:, 0]
+            right = theirs(model, threat, x, y, stage, 0, rows).robust if len(rows) else right
+        return int(right.sum())
+    attack = ATTACKS.make(f"torchattacks:{job.attack.upper()}", threat=threat, classes=10)
+    fooled = [item.success for item in attack.run(
+        model, x, y, torch.arange(len(x)), seed=0, batch_size=250, device=job.device
+    ) if isinstance(item, Findings)]  # fmt: skip
+    return int((~torch.cat(fooled)).sum())
+
+
+def _by_stage(job: Job, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel) -> Iterator[Row]:
+    """Our stages one by one: seconds, model evaluations and the least they can take."""
+    forward, backward = _operations(model, x[:1])
+    peak = _peak(torch.device(job.device))
+    rows = torch.arange(len(x))
+    for stage, build in STAGES.items():
+        begin = time.perf_counter()
+        found = search(model, build(threat, 10), x[rows], y[rows], rows, seed=0, shape=DEFAULT_SHAPE, device=job.device)
+        findings = Findings.concatenate(list(found))
+        seconds = time.perf_counter() - begin
+        operations = float((findings.forwards * forward + findings.backwards * backward).sum())
+        yield {
+            "variant": stage, "images": len(rows), "seconds": seconds, "forwards": int(findings.forwards.sum()),
+            "backwards": int(findings.backwards.sum()), "floor": operations / peak,
+            "floor / seconds": operations / peak / seconds,
+        }  # fmt: skip
+        rows = findings.sample[~findings.success].sort().values
+        if not len(rows):
+            return
+
+
+def _operations(model: nn.Module, x: Tensor) -> tuple[float, float]:
+    """Floating point operations of a forward and of a backward to the image, for one image."""
+    x = x.to(next(model.parameters()).device)
+    model.requires_grad_(False)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(x)
+    with FlopCounterMode(display=False) as both:
+        model(x.requires_grad_()).sum().backward()
+    return float(counter.get_total_flops()), float(both.get_total_flops() - counter.get_total_flops())
+
+
+def _peak(device: torch.device, size: int = 1536) -> float:
+    """Operations per second of a matrix product in float32, the best of some."""
+    a = torch.rand(size, size, device=device)
+    turns = [timing.time_calls(lambda: a @ a, 3).wall / 3 for _ in range(6)]
+    return 2 * size**3 / min(turns)
+
+
+def in_process(job: Job) -> dict[str, Any]:
+    """Run a job in a fresh process.
+
+    Raises:
+        AdvdpnpError: it failed; the message is its last line.
+    """
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.attacks", "--job", json.dumps(asdict(job))], capture_output=True, text=True
+    )
+    lines = done.stdout.strip().splitlines()
+    if done.returncode or not lines:
+        reason = (done.stderr.strip().splitlines() or ["no word"])[-1]
+        raise AdvdpnpError(f"{job.side} fails on {job.net} with {job.attack}: {reason}")
+    return dict(json.loads(lines[-1]))
+
+
+def compare(net: str, attack: str, settings: dict[str, Any], repeats: int) -> Iterator[Row]:
+    """Two lines: ours and theirs."""
+    sides = (OURS, THEIRS)
+    turns = [{side: in_process(Job(net, attack, side, **settings)) for side in sides} for _ in range(repeats)]
+    ratio = statistics.median(turn[THEIRS]["seconds"] / turn[OURS]["seconds"] for turn in turns)
+    package = "pyautoattack" if attack == "autoattack" else "torchattacks"
+    for side, name in zip(sides, ("advdpnp", package), strict=True):
+        seconds = [turn[side]["seconds"] for turn in turns]
+        yield {
+            "part": attack, "case": net, "variant": name, "images": settings["samples"],
+            "robust": turns[0][side]["robust"], "seconds": statistics.median(seconds), "lowest": min(seconds),
+            "highest": max(seconds), "ratio": ratio if side == OURS else float("nan"),
+        }  # fmt: skip
+
+
+def main(
+    weights_folder: Annotated[Path, typer.Option(help="Where the weights of the public nets are.")] = Path(
+        "data/checkpoints"
+    ),
+    nets: Annotated[str, typer.Option(help=f"Of {', '.join(NETS)}; the last is attacked by PGD-20 alone.")] = ",".join(
+        NETS
+    ),
+    samples: Annotated[
+        int, typer.Option(min=8, help="CIFAR-10 test images for AutoAttack; PGD-20 gets five times as many.")
+    ] = 200,
+    repeats: Annotated[int, typer.Option(min=1)] = 3,
+    threads: Annotated[int, typer.Option(min=1)] = 2,
+    device: str = "cpu",
+    stages: Annotated[bool, typer.Option(help="Also the time of each stage, and its floor.")] = True,
+    out: Annotated[Path | None, typer.Option(help="Folder, or CSV, for the tables.")] = None,
+    job: Annotated[str | None, typer.Option(hidden=True)] = None,
+) -> None:
+    """Compare, print the tables, and the ratios in the last line."""
+    if job is not None:
+        print(json.dumps(run_job(Job(**json.loads(job)))))
+        return
+    settings = {"weights_folder": str(weights_folder), "samples": samples, "threads": threads, "device": device}
+    rows: list[Row] = []
+    for net in nets.split(","):
+        attack = "pgd-20" if net == "resnet20" else "autoattack"
+        chosen = settings | ({"samples": 5 * samples} if attack == "pgd-20" else {})
+        rows += compare(net, attack, chosen, repeats)
+        print(pd.DataFrame(rows[-2:]).to_string(index=False), flush=True)
+        if stages and attack == "autoattack":
+            found = in_process(Job(net, attack, OURS, **chosen, stages=True))["stages"]
+            rows += [{"part": "stages of ours", "case": net, **row} for row in found]
+    frame = pd.DataFrame(rows)
+    ratios = [f"{row['case']} {row['part']} {row['ratio']:.2f}" for row in rows if row.get("ratio", 0) > 0]
+    facts = timing.circumstances(timing.command_of("benchmarks.attacks"), threads, torch.device(device))
+    report = timing.Report("attacks", "Time of attacks", facts, frame, f"ratios (theirs / ours): {', '.join(ratios)}")
+    if out is not None:
+        report.save(out)
+    print(report)
+
+
+if __name__ == "__main__":
+    try:
+        typer.run(main)
+    except AdvdpnpError as error:
+        sys.exit(str(error))
