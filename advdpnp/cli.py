@@ -4,10 +4,13 @@ Importing this module must stay cheap (``advdpnp --help`` imports no torch), so 
 """
 
 import errno
+import logging
 import os
 import sys
 import traceback
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -84,8 +87,8 @@ def train(
     device: Device = "auto",
 ) -> None:
     """Train a classifier by a recipe; leaves `best`, `last`, the metrics and the resolved recipe in OUT/NAME."""
+    from advdpnp.console import first_process, training_bar
     from advdpnp.console import out as console
-    from advdpnp.console import training_bar
     from advdpnp.datasets import load_dataset
     from advdpnp.recipe import resolve_recipe
     from advdpnp.trainer import Hardware
@@ -99,35 +102,50 @@ def train(
         "seed": seed,
         "precision": precision,
     }
-    resolved = resolve_recipe(recipe, dataset, overrides, settings)
-    data = load_dataset(dataset, data_root=data_root, download=download, validation=resolved.validation)
-    # A small data set holds out less than was asked for; the recipe that is kept tells what was done.
-    resolved = resolved.model_copy(update={"validation": len(data.validation)})
-    if name is not None and not name.strip():
-        raise AdvdpnpError("--name is empty; leave it out or give the run a name")
-    folder = out / (name or f"{data.label}-{Path(recipe).stem}-s{resolved.seed}")
-    if resume and not folder.is_dir():
-        raise AdvdpnpError(f"there is no run in {folder} to resume; check --name and --out, or leave out --resume")
-    extra = None if extra_data is None else load_dataset(extra_data, data_root=data_root, validation=0, test=False)
-    hardware = Hardware(device, devices, num_nodes, strategy, compile)
-    with training_bar(folder.name) as report:
-        metrics = run(
-            resolved,
-            data,
-            folder,
-            extra=extra,
-            resume=resume,
-            hardware=hardware,
-            report=report,
-            resume_command=_resume_command(),
+    first = first_process(devices * num_nodes)
+    if not first:
+        logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it tells of every process that joins
+    with _one_voice(first):
+        resolved = resolve_recipe(recipe, dataset, overrides, settings)
+        data = load_dataset(dataset, data_root=data_root, download=download, validation=resolved.validation)
+        # A small data set holds out less than was asked for; the recipe that is kept tells what was done.
+        resolved = resolved.model_copy(update={"validation": len(data.validation)})
+        if name is not None and not name.strip():
+            raise AdvdpnpError("--name is empty; leave it out or give the run a name")
+        folder = out / (name or f"{data.label}-{Path(recipe).stem}-s{resolved.seed}")
+        if resume and not folder.is_dir():
+            raise AdvdpnpError(f"there is no run in {folder} to resume; check --name and --out, or leave out --resume")
+        extra = None if extra_data is None else load_dataset(extra_data, data_root=data_root, validation=0, test=False)
+        hardware = Hardware(device, devices, num_nodes, strategy, compile)
+        with training_bar(folder.name, shown=first) as report:
+            metrics = run(
+                resolved,
+                data,
+                folder,
+                extra=extra,
+                resume=resume,
+                hardware=hardware,
+                report=report,
+                resume_command=_resume_command(),
+            )
+    if first:
+        last = metrics.iloc[-1]
+        console.print(
+            f"{folder}: {len(metrics)} epochs, validation accuracy {100 * last['validation_clean']:.1f} % clean, "
+            f"{100 * last['validation_pgd']:.1f} % under PGD; evaluate with: advdpnp eval --attacks all {folder}"
         )
-    if int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) > 0:
-        return  # the first of several processes speaks for all
-    last = metrics.iloc[-1]
-    console.print(
-        f"{folder}: {len(metrics)} epochs, validation accuracy {100 * last['validation_clean']:.1f} % clean, "
-        f"{100 * last['validation_pgd']:.1f} % under PGD; evaluate with: advdpnp eval --attacks all {folder}"
-    )
+
+
+@contextmanager
+def _one_voice(first: bool) -> Iterator[None]:
+    """Errors of the user, which all processes of a training meet, are told by the first; all exit with code 2."""
+    try:
+        yield
+    except (AdvdpnpError, KeyboardInterrupt) as error:
+        # What goes wrong in one process only can be seen with ADVDPNP_DEBUG; a bug is told by every process.
+        if first or os.environ.get("ADVDPNP_DEBUG"):
+            raise
+        raise Exit(2) from error
 
 
 def _resume_command() -> str:
@@ -185,6 +203,10 @@ def eval_(
         int | None,
         typer.Option(min=1, metavar="N", help="Run both engines on the first N images and print every disagreement."),
     ] = None,
+    transfer_from: Annotated[
+        list[str] | None,
+        typer.Option(metavar="CHECKPOINT", help="Try this model's adversarial images on the others; repeatable."),
+    ] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Most images in work at once.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the results.", show_default="results/DATASET")] = None,
     data_root: DataRoot = None,
@@ -207,6 +229,7 @@ def eval_(
         seed=seed,
         engine=engine,
         cross_check=cross_check,
+        transfer_from=transfer_from or [],
         batch_size=batch_size,
         results=out,
         names=name or [],
@@ -242,11 +265,12 @@ def geometry(
         Path | None, typer.Option(help="Where JSON and figures go.", show_default="results/DATASET/geometry/NAME")
     ] = None,
     data_root: DataRoot = None,
+    device: Device = "auto",
 ) -> None:
     """Measure the geometry of a net: angles between its classes, how tight and how separate their features are."""
     from advdpnp.eval.geometry_command import geometry_command
 
-    geometry_command(checkpoint, dataset=dataset, limit=limit, results=out, data_root=data_root)
+    geometry_command(checkpoint, dataset=dataset, limit=limit, results=out, data_root=data_root, device=device)
 
 
 @app.command(epilog="Example: `advdpnp study dimensions`, or two halves at once with `--shard 0/2` and `--shard 1/2`")
@@ -329,6 +353,10 @@ def run(arguments: list[str] | None = None) -> int:
     except (Abort, KeyboardInterrupt):
         return _fail(_STOPPED)
     except TyperException as error:
+        from advdpnp.console import first_process
+
+        if not first_process():
+            return 2  # torchrun gives all processes the same words
         return _fail(f"{error.format_message().rstrip('.')}; see `advdpnp --help` and `advdpnp COMMAND --help`")
     except Exit as leave:
         return leave.exit_code

@@ -1,5 +1,6 @@
 """What the command line shows while it works: progress bars and tables. No part of the library prints."""
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -46,9 +47,29 @@ def _bars() -> Progress:
     )
 
 
+def first_process(processes: int = 1) -> bool:
+    """Whether this process speaks to the user: the first of those that torchrun, SLURM or Lightning Fabric started.
+
+    Args:
+        processes: how many shall work together; the tasks of a SLURM job that each train alone all speak.
+    """
+    # Inside a SLURM job torchrun numbers processes by itself, so its RANK decides where there is one.
+    names = ["RANK"] if os.environ.get("RANK") else ["LOCAL_RANK"]
+    if names == ["LOCAL_RANK"] and processes > 1:
+        names += ["NODE_RANK", "SLURM_PROCID"]
+    return all(os.environ.get(name, "") in ("", "0") for name in names)
+
+
 @contextmanager
-def training_bar(name: str) -> Iterator[Callable[["TrainingProgress"], None]]:
-    """A bar over all steps of a run with loss and accuracy; one line per finished epoch where output is no terminal."""
+def training_bar(name: str, *, shown: bool = True) -> Iterator[Callable[["TrainingProgress"], None]]:
+    """A bar over all steps of a run with loss and accuracy; one line per finished epoch where output is no terminal.
+
+    Args:
+        shown: whether anything is drawn; of several processes that train together, one does.
+    """
+    if not shown:
+        yield lambda state: None
+        return
     with _bars() as progress:
         task = progress.add_task(name, note="", total=None)
         finished = 0

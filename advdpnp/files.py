@@ -57,10 +57,13 @@ def write_text(path: Path, text: str) -> None:
 
 
 @contextmanager
-def folder_lock(folder: Path) -> Iterator[None]:
+def folder_lock(folder: Path, timeout: float = 0.0) -> Iterator[None]:
     """Hold the only writer's place in ``folder``; the operating system frees it when the process dies.
 
     What killed writers left half-written, in the folder and below, is cleared away on entry.
+
+    Args:
+        timeout: seconds to wait for another process to leave it.
 
     Raises:
         AdvdpnpError: another process holds it, or the folder cannot be written.
@@ -68,7 +71,7 @@ def folder_lock(folder: Path) -> Iterator[None]:
     lock = FileLock(folder / ".lock")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=timeout)
     except Timeout:
         raise AdvdpnpError(
             f"another process is writing to {folder}; wait for it to end or choose another folder"

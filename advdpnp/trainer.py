@@ -5,6 +5,7 @@ function of the recipe's seed, the epoch and the step, so a run that was stopped
 bit for bit on the CPU.
 """
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -49,14 +50,20 @@ class Hardware:
         """Lightning Fabric for this hardware.
 
         Raises:
-            AdvdpnpError: there is no such device.
+            AdvdpnpError: there is no such device, or torchrun has started another number of processes.
         """
         if self.device not in ("auto", "cpu", "cuda"):
             raise AdvdpnpError(f"there is no device called '{self.device}'; choose auto, cpu or cuda")
         if self.device == "cuda" and not torch.cuda.is_available():
             raise AdvdpnpError("there is no CUDA device that torch can use; run `advdpnp doctor`, or use --device cpu")
-        several = self.devices * self.num_nodes > 1
-        strategy = "ddp" if self.strategy == "auto" and several else self.strategy
+        processes = self.devices * self.num_nodes
+        if torch.distributed.is_torchelastic_launched() and os.environ["WORLD_SIZE"] != str(processes):
+            # With one device each process would train alone, and all of them into the same folder.
+            raise AdvdpnpError(
+                f"torchrun has started {os.environ['WORLD_SIZE']} processes, and --devices times --num-nodes is "
+                f"{processes}; give --devices as many as it starts on each machine"
+            )
+        strategy = "ddp" if self.strategy == "auto" and processes > 1 else self.strategy
         try:
             return Fabric(
                 accelerator=self.device,
@@ -118,8 +125,9 @@ def train(
         The metrics, one row per epoch.
 
     Raises:
-        AdvdpnpError: the folder holds a run already and ``resume`` is not set, or another run's; the loss is no longer
-            finite; the run was interrupted (all that was computed is saved).
+        AdvdpnpError: the folder holds a run already and ``resume`` is not set, or another run's, or with ``resume``
+            one whose state is gone; the loss is no longer finite; the run was interrupted (all that was computed is
+            saved).
     """
     keep_freed_memory()
     fabric = hardware.fabric(recipe.precision)
@@ -140,6 +148,8 @@ def train(
                     f"{folder} already holds a run; add --resume to continue it or choose another --name"
                 )
             run.load()
+        elif resume:
+            run.require_nothing_to_lose()
         if fabric.is_global_zero:
             write_text(folder / "recipe.yaml", recipe.to_yaml())
         while run.epoch < recipe.epochs:
@@ -176,7 +186,10 @@ def _lost_processes() -> Iterator[None]:
         text = str(error)
         if not any(word in text for word in ("gloo", "NCCL", "Connection closed", "Connection reset")):
             raise
-        raise AdvdpnpError("another process of this run has ended; its message says why") from error
+        raise AdvdpnpError(
+            "another process of this run has ended; if nothing above says why, set ADVDPNP_DEBUG=1 and run it again: "
+            "then every process speaks"
+        ) from error
 
 
 def _progress(run: TrainingRun) -> Progress:

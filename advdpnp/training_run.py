@@ -33,6 +33,7 @@ from advdpnp.versions import software_versions
 from advdpnp.weight_perturbation import perturbed_weights
 
 VECTORS = "class_vectors.safetensors"  # how prototypes moved: (epochs, classes, dim), one entry per finished epoch
+_LEFT = ("best.safetensors", "last.safetensors", "metrics.csv", VECTORS)  # by finished epochs, beside the state
 _STATE_VERSION = 2
 _STATISTICS_BATCHES = 16  # batches that the BatchNorm statistics of averaged weights are computed from
 
@@ -270,6 +271,9 @@ class TrainingRun:
         )
         vectors = class_vectors(self.judged.head).detach().float().cpu().clone()
         angle = min_separation(vectors)
+        if self.epoch == 0:
+            # Nets never lie in a folder without a state, even when the run is killed between two of the files below.
+            self.save()
         self.vectors.append(vectors)
         self.warnings = found.warnings(angle)
         row = {
@@ -308,6 +312,8 @@ class TrainingRun:
 
     def _recompute_statistics(self, average: WeightAverage[Network]) -> None:
         """BatchNorm statistics of the averaged weights, from passes as the method makes them in training."""
+        for taken_over, buffer in zip(average.network.buffers(), self.network.buffers(), strict=True):
+            taken_over.copy_(buffer)  # those of the last step, also where a state was saved after a recomputation
         batches, prepared = self._batches(), []
         for step in range(min(self.steps, _STATISTICS_BATCHES)):
             index = batches(step)
@@ -342,6 +348,19 @@ class TrainingRun:
         with atomic_path(self.folder / "training.pt") as temporary:
             torch.save(state, temporary)
 
+    def require_nothing_to_lose(self) -> None:
+        """Without a saved state a run begins anew, and would overwrite what finished epochs have left.
+
+        Raises:
+            AdvdpnpError: the folder holds something of the kind.
+        """
+        left = [name for name in _LEFT if (self.folder / name).exists()]
+        if left:
+            raise AdvdpnpError(
+                f"{self.folder} holds {', '.join(left)} but no training.pt, so there is nothing to continue from; "
+                "choose another --name, or remove the folder and train again"
+            )
+
     def load(self) -> None:
         """Continue from the saved state.
 
@@ -360,11 +379,14 @@ class TrainingRun:
             raise
         except Exception as error:  # torch.load raises whatever the unpickler meets in a damaged file
             raise AdvdpnpError(
-                f"{path} is damaged and cannot be resumed from; delete that file and train again (best and last, if "
-                "they are there, still hold the nets of finished epochs)"
+                f"{path} is damaged and cannot be resumed from; choose another --name, or remove the folder and train "
+                "again (best and last, if they are there, still hold the nets of finished epochs)"
             ) from error
         if state["epoch"] and not (self.folder / "best.safetensors").exists():
-            raise AdvdpnpError(f"{self.folder} has lost its best.safetensors; delete training.pt there and train again")
+            raise AdvdpnpError(
+                f"{self.folder} has lost its best.safetensors; choose another --name, or remove the folder and train "
+                "again"
+            )
         if state["recipe"] != self.recipe.to_yaml():
             changed = _changed_lines(state["recipe"], self.recipe.to_yaml())
             raise AdvdpnpError(

@@ -91,7 +91,7 @@ class FAB:
         assert gradient is not None
         back = fooled & ~state.placed
         moved_back = state.x + _BACKWARD * (state.x_adv - state.x)
-        stepped = self._step(state.x, state.x_adv, self._lead(state, logits), gradient)
+        stepped = self._step(state.x, state.x_adv, self._lead(state, logits).to(state.x.dtype), gradient)
         over = state.iteration >= self.iterations
         run = state.run + over.long()
         done = run >= self.runs

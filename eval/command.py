@@ -1,6 +1,7 @@
 """What ``advdpnp eval`` and ``advdpnp leaderboard`` do, put together from the library."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from advdpnp.eval.cross_check import in_words
 from advdpnp.eval.evaluate import evaluate_models
 from advdpnp.eval.figures import draw_figures
 from advdpnp.eval.leaderboard import accuracy_columns, build_leaderboard, write_leaderboard
+from advdpnp.eval.progress import Silent
+from advdpnp.eval.shards import shard_of_environment
 from advdpnp.zoo import LoadedModel, Normalisation, load_model
 
 _DEFAULT_EPS = {"linf": "8/255", "l2": "0.5"}
@@ -62,9 +65,11 @@ def evaluate_command(
         trained_eps = _common(own, "eps") if norm == trained_norm else None
         radii = [trained_eps or _DEFAULT_EPS.get(norm, "8/255")]
     results = results or Path("results") / data.label
-    with evaluation_bar() as progress:
+    shard = shard_of_environment()
+    with evaluation_bar() if shard.first else nullcontext(Silent()) as progress:
         common: dict[str, Any] = {
             "norm": norm, "eps": radii, "seed": seed, "batch_size": batch_size, "device": device, "progress": progress,
+            "shard": shard,
         }  # fmt: skip
         frame = evaluate_models(
             loaded,
@@ -81,6 +86,8 @@ def evaluate_command(
         if cross_check is not None:
             beside = results.with_name(f"{results.name}-cross-check")
             compared = run_cross_check(loaded, data, attacks, beside, limit=cross_check, **common)
+    if not shard.first:
+        return
     _show(frame, results)
     if cross_check is not None:
         for line in in_words(compared):

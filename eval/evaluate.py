@@ -18,6 +18,7 @@ from advdpnp.eval.plan import Plan, choose_device, command_line
 from advdpnp.eval.progress import Progress, Silent
 from advdpnp.eval.results import Row, StoredUnit, find_results, make_rows
 from advdpnp.eval.run import run_model
+from advdpnp.eval.shards import ALONE, Shard, at_work
 from advdpnp.eval.unit import CORRUPTION
 from advdpnp.randomness import isolated_rng
 from advdpnp.zoo import LoadedModel
@@ -38,6 +39,7 @@ def evaluate_models(
     corruptions: str = "none",
     data_root: Path | None = None,
     engine: str = "own",
+    shard: Shard = ALONE,
     transfer_from: Sequence[LoadedModel] = (),
     progress: Progress | None = None,
     command: str | None = None,
@@ -62,6 +64,7 @@ def evaluate_models(
         corruptions: "none", "auto" or "cifar10-c".
         data_root: where official corrupted images are looked for.
         engine: "own", or "reference" for the same attacks of torchattacks and pyautoattack.
+        shard: which of several processes this is; the first returns and writes the table, the others an empty one.
         transfer_from: models whose adversarial images are tried on every other one (columns ``transfer:NAME``).
         progress: is told what happens; nothing is printed.
         command: the command line, for the record; None finds out.
@@ -91,17 +94,20 @@ def evaluate_models(
         samples=_first_samples(dataset, limit),
         seed=seed,
         batch_size=batch_size,
-        device=choose_device(device),
+        device=choose_device(device, shard.local),
         progress=progress or Silent(),
         corruptions=corruption_cells(corruptions, _as_bytes(dataset), data_root, seed),
         engine=engine,
+        shard=shard,
         transfer_from=tuple(transfer_from),
         command=command_line() if command is None else command,
     )
     asked: set[str] = set()
-    with isolated_rng():
+    with isolated_rng(), at_work(shard, out):
         for model in models:
             asked |= run_model(model, plan, out)
+    if not shard.first:
+        return tabulate_rows([])
     rows = _rows_asked_for(models, plan, out, asked)
     keys = {row.key for row in rows}
     others = [row for row in make_rows(find_results([out])) if row.key not in keys]

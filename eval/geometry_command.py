@@ -14,6 +14,7 @@ from advdpnp.console import print_records
 from advdpnp.datasets import load_dataset
 from advdpnp.errors import AdvdpnpError
 from advdpnp.eval.figures.geometry import draw_geometry
+from advdpnp.eval.plan import choose_device
 from advdpnp.files import write_text
 from advdpnp.geometry import drift, measure_geometry
 from advdpnp.models.network import Network
@@ -23,9 +24,16 @@ from advdpnp.zoo import load_model
 
 
 def geometry_command(
-    checkpoint: Path, *, dataset: str | None, limit: int, results: Path | None, data_root: Path | None
+    checkpoint: Path,
+    *,
+    dataset: str | None,
+    limit: int,
+    results: Path | None,
+    data_root: Path | None,
+    device: str = "auto",
 ) -> None:
     """Measure a checkpoint of this program on test images, clean and attacked, and draw it."""
+    chosen = choose_device(device)
     loaded = load_model(str(checkpoint))
     network, header = loaded.model, loaded.header
     if not isinstance(network, Network):
@@ -36,7 +44,7 @@ def geometry_command(
     data = load_dataset(name, data_root=data_root, train=False)
     attack: dict[str, Any] = header.get("recipe", {}).get("attack", {})
     threat = ThreatModel.parse(attack.get("norm", "linf"), attack.get("eps", "8/255"))
-    report, features = measure_geometry(network, data.test.head(limit), threat)
+    report, features = measure_geometry(network.to(chosen), data.test.head(limit), threat)
     history = checkpoint / VECTORS
     if checkpoint.is_dir() and history.exists():
         try:
@@ -45,7 +53,7 @@ def geometry_command(
             raise AdvdpnpError(f"{history} is damaged; delete it, and drift is left out") from error
     folder = results or Path("results") / data.label / "geometry" / loaded.name
     write_text(folder / "geometry.json", json.dumps({"model": loaded.name, "dataset": data.name, **report}, indent=1))
-    vectors = class_vectors(network.head).detach().to(torch.float64)
+    vectors = class_vectors(network.head).detach().to("cpu", torch.float64)
     figures = draw_geometry(loaded.name, features, vectors, data.class_names, folder)
     found = report["vectors"]
     reach = "" if found["bound_can_be_reached"] else ", which so few dimensions cannot reach"

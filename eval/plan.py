@@ -17,6 +17,7 @@ from advdpnp.corruption import CorruptionSource
 from advdpnp.datasets import Dataset, to_float
 from advdpnp.errors import AdvdpnpError
 from advdpnp.eval.progress import Progress
+from advdpnp.eval.shards import ALONE, Shard
 from advdpnp.versions import software_versions
 from advdpnp.zoo import LoadedModel
 
@@ -43,6 +44,7 @@ class Plan:
         progress: is told what happens.
         corruptions: where corrupted images come from; None for none.
         engine: "own" or "reference": whose implementations of the attacks.
+        shard: which of several processes this is.
         transfer_from: models whose adversarial images are tried on every other one.
         command: the command line, for the record.
         versions: of the software, for the record.
@@ -59,6 +61,7 @@ class Plan:
     progress: Progress
     corruptions: CorruptionSource | None = None
     engine: str = "own"
+    shard: Shard = ALONE
     transfer_from: tuple[LoadedModel, ...] = ()
     command: str = ""
     versions: Mapping[str, str] = field(default_factory=software_versions)
@@ -81,22 +84,29 @@ class Plan:
         return [samples[i : i + size] for i in range(0, len(samples), size)]
 
 
-def choose_device(device: str | torch.device | None) -> torch.device:
-    """None and "auto" take a GPU if there is one.
+def choose_device(device: str | torch.device | None, local: int = 0) -> torch.device:
+    """None and "auto" take a GPU if there is one; of several, process ``local`` of this machine takes its own.
 
     Raises:
         AdvdpnpError: no such device.
     """
     if device is None or str(device) == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return _gpu(local) if torch.cuda.is_available() else torch.device("cpu")
     try:
         chosen = torch.device(device)
         if chosen.type not in ("cpu", "cuda"):
             raise RuntimeError(f"{chosen.type} is neither cpu nor cuda")
+        if chosen.type == "cuda" and chosen.index is None:
+            chosen = _gpu(local)
         torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError) as error:
         raise AdvdpnpError(f"the device '{device}' cannot be used here; choose cpu, or see 'advdpnp doctor'") from error
     return chosen
+
+
+def _gpu(local: int) -> torch.device:
+    count = torch.cuda.device_count()
+    return torch.device("cuda", local % count) if local and count else torch.device("cuda")
 
 
 def device_name(device: torch.device) -> str:

@@ -1,5 +1,6 @@
 """One model under one plan: clean images, then the attacks from cheap to dear, then corruptions."""
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
@@ -26,6 +27,7 @@ from advdpnp.datasets import to_float
 from advdpnp.errors import AdvdpnpError, first_line
 from advdpnp.eval.leaderboard import order_attacks
 from advdpnp.eval.plan import Plan, device_name
+from advdpnp.eval.shards import Peers
 from advdpnp.eval.store import FOUND, ModelFolder, ModelIdentity, UnitWriter, open_model
 from advdpnp.eval.unit import CLEAN, CORRUPTION, Unit, sample_set_hash
 from advdpnp.randomness import seed_of
@@ -61,11 +63,11 @@ def run_model(loaded: LoadedModel, plan: Plan, out: Path) -> set[str]:
         class_names=tuple(plan.dataset.class_names),
         dataset=plan.dataset.label,
     )
-    with open_model(out, identity) as folder, _on_device(loaded.model, plan.device):
+    with open_model(plan.shard.folder(out), identity) as folder, _on_device(loaded.model, plan.device):
         shape = first_shape(plan.device)
         while True:
             try:
-                return set(_Run(loaded, plan, folder, shape).everything())
+                return set(_Run(loaded, plan, folder, out, shape).everything())
             except torch.OutOfMemoryError:
                 # Another shape makes other units: nothing found under this one is mixed with what follows.
                 if shape == 1:
@@ -111,9 +113,10 @@ def _blaming(what: str, remedy: str) -> Iterator[None]:
 class _Run:
     """One model, one plan, one execution shape."""
 
-    def __init__(self, loaded: LoadedModel, plan: Plan, folder: ModelFolder, shape: int) -> None:
+    def __init__(self, loaded: LoadedModel, plan: Plan, folder: ModelFolder, out: Path, shape: int) -> None:
         self.name, self.model, self.plan, self.folder, self.shape = loaded.name, loaded.model, plan, folder, shape
         self.weights_hash = loaded.weights_hash
+        self.results, self.peers = folder.below(out), Peers(plan.shard, out)
         self._first_look()
 
     def everything(self) -> Iterator[str]:
@@ -163,13 +166,13 @@ class _Run:
     def _compare_with_stored(self, samples: np.ndarray, margins: np.ndarray) -> None:
         """Refuse to mix verdicts of models of equal weights that compute different things: their code changed."""
         unit = self._unit(CLEAN, None, {})
-        if not self.folder.complete_path(unit).exists():
+        if not self.results.complete_path(unit).exists():
             return
-        stored = self.folder.read(unit).frame.set_index("sample")["margin"].reindex(samples).to_numpy()
+        stored = self.results.read(unit).frame.set_index("sample")["margin"].reindex(samples).to_numpy()
         before, now = stored[~np.isnan(stored)], margins[~np.isnan(stored)]
         if len(before) and np.abs(before - now).max() > 0.01 * max(1.0, float(np.abs(before).max())):
             raise AdvdpnpError(
-                f"{self.name} answers otherwise than when the verdicts in {self.folder.path} were made, though its "
+                f"{self.name} answers otherwise than when the verdicts in {self.results.path} were made, though its "
                 "weights are the same: its code has changed; evaluate it under another name or into another folder"
             )
 
@@ -235,7 +238,7 @@ class _Run:
                 if bool(new.any()):  # a continued search repeats what it found before
                     yield item[new]
 
-        return self._complete(unit, find, self.plan.seed)
+        return self._complete(unit, find, self.plan.seed, shared=False)
 
     def _cell(self, source: CorruptionSource, name: str, severity: int) -> str:
         def images(samples: np.ndarray) -> Tensor:
@@ -280,22 +283,69 @@ class _Run:
         )
 
     def _complete(
-        self, unit: Unit, find: Callable[[np.ndarray, UnitWriter], Iterator[Findings]], seed: int | None
+        self,
+        unit: Unit,
+        find: Callable[[np.ndarray, UnitWriter], Iterator[Findings]],
+        seed: int | None,
+        *,
+        shared: bool = True,
     ) -> str:
-        """Find and store what is missing of a unit; returns its hash."""
-        samples, progress = self.plan.samples, self.plan.progress
-        if self.folder.is_complete(unit, samples):
+        """Find and store what is missing of a unit, if it can be ``shared`` together with others; returns its hash."""
+        samples, progress, shard = self.plan.samples, self.plan.progress, self.plan.shard
+        if self.results.is_complete(unit, samples) or not (shard.first or shared):
             return unit.hash
-        missing = np.setdiff1d(samples, self.folder.stored(unit))
+        known = np.intersect1d(self._known(unit), samples)
+        own = np.intersect1d(self.folder.stored(unit), samples)
         threat = "" if unit.threat is None else f", {unit.threat.label}"
-        progress.start(self.name, unit.label + threat, len(samples), len(samples) - len(missing))
-        with self.folder.writer(unit, samples, self._facts(seed)) as writer:
-            if len(missing):
-                for findings in find(missing, writer):
+        progress.start(self.name, unit.label + threat, len(samples), len(own))
+        with self.folder.writer(unit, samples, self._facts(seed), complete=shard.first) as writer:
+            if shard.first:
+                self._gather(unit, writer)
+            mine = np.setdiff1d(shard.share(samples) if shared else samples, known)
+            while len(mine) or shard.first:
+                for findings in find(mine, writer) if len(mine) else ():
                     self._record(writer, findings, with_images=unit.threat is not None)
                     progress.advance(len(findings), int((~findings.success).sum()))
+                if not shard.first:
+                    break
+                writer.flush()
+                mine = self._left_by_others(unit, writer)
+                if not len(mine):
+                    break
+        for folder in self.peers.folders() if shard.first else ():
+            self.folder.below(folder).clear(unit)
         progress.finish()
         return unit.hash
+
+    def _known(self, unit: Unit) -> np.ndarray:
+        """Samples of a unit that any process, of this run or of an earlier one, has judged."""
+        for attempt in range(50):
+            try:
+                folders = [self.results, *map(self.folder.below, self.peers.folders())]
+                return np.unique(np.concatenate([folder.stored(unit) for folder in folders]))
+            except AdvdpnpError:
+                if self.plan.shard.world == 1 or attempt == 49:
+                    raise
+                time.sleep(0.1)  # the first process is putting parts together
+        raise AssertionError("unreachable")
+
+    def _gather(self, unit: Unit, writer: UnitWriter) -> np.ndarray:
+        """Take over what other processes have found so far; returns the samples that nobody has judged."""
+        missing = np.setdiff1d(self.plan.samples, self.folder.stored(unit))
+        for folder in self.peers.folders():
+            taken = writer.gather(self.folder.below(folder), missing)
+            missing = np.setdiff1d(missing, list(taken))
+            self.plan.progress.advance(len(taken), sum(not broken for broken in taken.values()))
+        return missing
+
+    def _left_by_others(self, unit: Unit, writer: UnitWriter) -> np.ndarray:
+        """Wait for what the other processes find; returns what none of them will, because it has died."""
+        while True:
+            alive = self.peers.any_alive()  # asked first: what a process wrote before it died is seen below
+            missing = self._gather(unit, writer)
+            if not len(missing) or not alive:
+                return missing
+            time.sleep(0.2)
 
     def _record(self, writer: UnitWriter, findings: Findings, *, with_images: bool) -> None:
         columns = {name: getattr(findings, name).numpy() for name in FOUND.names}

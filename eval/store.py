@@ -152,14 +152,25 @@ class ModelFolder:
         """The complete file of a unit."""
         return read_verdicts(self.complete_path(unit))
 
+    def below(self, folder: Path) -> "ModelFolder":
+        """The same model's folder below another one than the results'."""
+        return ModelFolder(folder / self.path.name, self.identity)
+
     def discard(self, unit: Unit) -> None:
         """Forget what an interrupted search of the unit has left."""
         shutil.rmtree(self.parts_folder(unit), ignore_errors=True)
 
+    def clear(self, unit: Unit) -> None:
+        """Forget all of a unit that is not complete here, the images too: another folder has it."""
+        self.discard(unit)
+        self.parts_folder(unit).with_suffix(".examples.npz").unlink(missing_ok=True)
+
     @contextmanager
-    def writer(self, unit: Unit, samples: np.ndarray, facts: Mapping[str, Any]) -> Iterator["UnitWriter"]:
+    def writer(
+        self, unit: Unit, samples: np.ndarray, facts: Mapping[str, Any], *, complete: bool = True
+    ) -> Iterator["UnitWriter"]:
         """Add verdicts to a unit. However the block is left, what was added is on disk; left without an error, the
-        unit is complete.
+        unit is complete, unless ``complete`` says that another process will see to that.
 
         Args:
             unit: what is searched.
@@ -174,7 +185,8 @@ class ModelFolder:
             yield writer
         finally:
             writer.flush()
-        self._compact(unit, samples)
+        if complete:
+            self._compact(unit, samples)
 
     def _load(self, unit: Unit) -> tuple[pa.Table, list[dict[str, Any]], dict[str, Any]]:
         """All rows stored for a unit, sorted, each sample once; the runs that made them; the latest metadata."""
@@ -215,6 +227,7 @@ class UnitWriter:
         self._folder, self._unit = folder, unit
         self._facts = dict(facts)
         self._pending: list[pa.Table] = []
+        self._gathered: set[Path] = set()
         self._parts = folder.parts_folder(unit)
         self._next_part = 1 + max((int(p.stem) for p in self._parts.glob("*.parquet") if p.stem.isdigit()), default=-1)
         self._examples = _Examples(self._parts.with_suffix(".examples.npz"))
@@ -264,6 +277,30 @@ class UnitWriter:
         self._next_part += 1
         self._pending = []
         self._clock = self._last_flush = now
+
+    def gather(self, other: "ModelFolder", wanted: np.ndarray) -> dict[int, bool]:
+        """Take over what another process has found of the samples ``wanted`` (int64); returns who of them is broken.
+
+        A part that is still to come is taken at the next call; files appear whole or not at all.
+        """
+        taken: dict[int, bool] = {}
+        parts = other.parts_folder(self._unit)
+        for path in sorted(parts.glob("*.parquet")):
+            if path in self._gathered:
+                continue
+            table = _read_table(path)
+            new = np.isin(table.column("sample").to_numpy(), np.setdiff1d(wanted, list(taken)))
+            self._gathered.add(path)
+            if new.any():
+                found = table.filter(pa.array(new))
+                _write_table(self._parts / f"{self._next_part:06d}.parquet", found, _info(table, path))
+                self._next_part += 1
+                taken |= dict(zip(found.column("sample").to_pylist(), found.column("success").to_pylist(), strict=True))
+        examples = parts.with_suffix(".examples.npz")
+        if taken and examples.exists():
+            self._examples.take_over(read_arrays(examples))
+            self._examples.write()
+        return taken
 
     def checkpoint(self, record: Columns) -> None:
         """Keep what a search needs to continue from here; it is gone when the unit is complete."""
@@ -323,6 +360,12 @@ class _Examples:
             if len(self._held) > EXAMPLES:
                 del self._held[max(self._held)]
             self._changed = True
+
+    def take_over(self, stored: Mapping[str, np.ndarray]) -> None:
+        """Images that another process has kept."""
+        places = self.places(stored["sample"])
+        columns = {name: values[places] for name, values in stored.items() if name not in ("x", "x_adv")}
+        self.add(columns, stored["x"][places], stored["x_adv"][places])
 
     def write(self) -> None:
         if not self._changed:

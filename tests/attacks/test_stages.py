@@ -1,7 +1,10 @@
 """Attacks in stages: what each finds, what it costs, and that nothing depends on company."""
 
+from dataclasses import replace
+
 import pytest
 import torch
+from torch import nn
 
 from advdpnp.attacks import ThreatModel
 from advdpnp.attacks.apgd import APGD
@@ -122,3 +125,66 @@ def test_rand_is_two_averaged_stages(attack):
     assert [stage.definition()["objective"] for stage in rand.stages] == ["ce", "dlr"]
     with pytest.raises(AdvdpnpError, match="at least 3 classes"):
         attack("autoattack-rand", classes=2)
+
+
+def short(attack):
+    """The stages of an attack with few steps."""
+    lengths = {"apgd": {"iterations": 6}, "fab-t": {"iterations": 4}, "square": {"queries": 20}}
+    return Stages(
+        attack.name,
+        tuple(replace(stage, **lengths[stage.definition()["attack"]]) for stage in attack.stages),
+    )
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize(
+    ("classes", "image"),
+    [(2, (1, 28, 28)), (3, (3, 16, 16)), (10, (3, 32, 32)), (100, (3, 20, 12)), (5, (3, 224, 224))],
+)
+def test_autoattack_on_any_number_of_classes_and_any_image(attack, find, classes, image, norm):
+    generator = torch.Generator().manual_seed(0)
+    net = nn.Sequential(nn.AvgPool2d(4), nn.Flatten(), nn.LazyLinear(classes))
+    x = torch.rand(6, *image, generator=generator)
+    net(x)
+    with torch.no_grad():
+        for weight in net.parameters():
+            weight.copy_(torch.randn(weight.shape, generator=generator))
+        y = net(x).argmax(1)
+    name = "autoattack" if classes >= 4 else "autoattack-few-classes"
+    whole = attack(name, {"linf": 0.3, "l2": 0.4 * x[0].numel() ** 0.5}[norm], norm, classes=classes)
+    found = find(net, short(whole), x, y, shape=4)
+    assert found.success.tolist() == [True] * 6
+    assert bool(whole.threat.contains(x, found.x_adv).all())
+    held = find(net, short(attack(name, 1e-6, norm, classes=classes)), x, y, shape=4)
+    assert held.success.tolist() == [False] * 6
+
+
+class Float64(nn.Module):
+    """A float64 model for float32 images: in float32, scales and shifts round the logits themselves."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model.double()
+
+    def forward(self, x):
+        return self.model(x.double())
+
+
+LENGTHS = {
+    "apgd-t": {"iterations": 8, "runs": 3},
+    "apgd-dlr": {"iterations": 8},
+    "fab-t": {"iterations": 6, "runs": 3},
+    "square": {"queries": 60},
+}
+
+
+@pytest.mark.parametrize(("scale", "shift"), [(1000.0, 0.0), (1.0, 300.0)])
+@pytest.mark.parametrize("name", LENGTHS)
+def test_neither_scale_nor_shift_of_the_logits_changes_a_verdict(
+    net, affine, images, labels, attack, find, name, scale, shift
+):
+    chosen = replace(attack(name, 0.008), **LENGTHS[name])
+    plain = Float64(net)
+    found, other = (find(model, chosen, images, labels) for model in (plain, affine(plain, scale, shift)))
+    assert torch.equal(found.success, other.success)
+    assert 0 < int(found.success.sum()) < len(images)

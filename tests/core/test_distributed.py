@@ -8,6 +8,10 @@ import pytest
 import torch
 
 from advdpnp.checkpoint import load_checkpoint
+from advdpnp.cli import run
+from advdpnp.console import first_process, training_bar
+from advdpnp.errors import AdvdpnpError
+from advdpnp.trainer import Hardware
 
 SCRIPT = '''
 import sys
@@ -89,5 +93,77 @@ def test_the_command_line_starts_its_own_processes(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("1 epochs") == 1  # the second process keeps quiet
+    assert done.stderr.count("epoch 1/1") == 1
+    assert "GLOBAL_RANK: 1" not in done.stderr
+    bars = [line for line in done.stderr.splitlines() if line.startswith("two ") and "left" in line]
+    assert len(bars) == 1
     _, header = load_checkpoint(tmp_path / "runs" / "two" / "best.safetensors")
     assert header["method"] == "ce"
+
+
+@pytest.mark.slow
+def test_an_error_that_all_processes_meet_is_told_once(tmp_path):
+    """Three processes cannot share a batch of 64, which each of them finds out by itself."""
+    words = ["train", "--recipe", "ce", "--dataset", "digits", "--epochs", "1", "--devices", "3", "--device", "cpu"]
+    words += ["--set", "batch_size=64"]
+    done = subprocess.run(
+        [sys.executable, "-m", "advdpnp", *words], cwd=tmp_path, env=environment(), capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert done.stderr.count("advdpnp: ") == 1, done.stderr
+    assert "cannot be shared by 3 processes" in done.stderr
+
+
+@pytest.fixture
+def no_launcher(monkeypatch):
+    for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID", "ADVDPNP_DEBUG"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.parametrize(
+    ("variables", "processes", "first"),
+    [
+        ({}, 1, True),
+        ({"RANK": "0", "LOCAL_RANK": "0"}, 2, True),
+        ({"RANK": "2", "LOCAL_RANK": "0"}, 4, False),  # the second machine of torchrun
+        ({"RANK": "0", "LOCAL_RANK": "0", "SLURM_PROCID": "1"}, 4, True),  # torchrun inside a SLURM job
+        ({"LOCAL_RANK": "1", "NODE_RANK": "0"}, 2, False),  # what Lightning Fabric starts
+        ({"LOCAL_RANK": "0", "NODE_RANK": "1"}, 4, False),
+        ({"SLURM_PROCID": "1"}, 2, False),
+        ({"SLURM_PROCID": "1"}, 1, True),  # tasks that each train a net of their own
+    ],
+)
+def test_which_process_speaks(variables, processes, first, no_launcher, monkeypatch):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert first_process(processes) is first
+
+
+@pytest.mark.parametrize("words", [["--dataset", "cifar11"], ["--epochs", "many"]])
+def test_all_but_the_first_process_are_silent_and_exit_with_code_2(words, no_launcher, monkeypatch, capsys):
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert run(["train", "--devices", "2", *words]) == 2
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    assert run(["train", "--devices", "2", *words]) == 2
+    assert capsys.readouterr().err.startswith("advdpnp: ")
+
+
+def test_what_one_process_alone_meets_can_be_seen(no_launcher, monkeypatch, capsys):
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setenv("ADVDPNP_DEBUG", "1")
+    assert run(["train", "--devices", "2", "--dataset", "cifar11"]) == 2
+    assert "cifar11" in capsys.readouterr().err
+
+
+def test_a_bar_that_is_not_shown_draws_nothing(capsys):
+    with training_bar("second", shown=False) as report:
+        report(None)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_torchrun_and_devices_must_agree(no_launcher, monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "a")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(AdvdpnpError, match=r"torchrun has started 2 processes.*give --devices"):
+        Hardware("cpu").fabric("32-true")

@@ -91,6 +91,24 @@ def test_the_command_writes_numbers_and_pictures(tmp_path, capsys, monkeypatch):
     assert len(list((tmp_path / "geo").glob("*.png"))) == 4
 
 
+def test_the_command_measures_on_the_device_that_was_chosen(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ["--recipe", "ce", "--dataset", "digits", "--epochs", "1", "--name", "run", "--set", "validation_steps=1"]
+    assert run(["train", *words, "--device", "cpu"]) == 0
+    assert run(["geometry", "runs/run", "--device", "tpu"]) == 2
+    assert "the device 'tpu' cannot be used here; choose cpu" in capsys.readouterr().err
+    devices = []
+
+    def measure(network, *others):
+        devices.append(next(network.parameters()).device.type)
+        return measure_geometry(network, *others)
+
+    monkeypatch.setattr("advdpnp.eval.geometry_command.measure_geometry", measure)
+    for device in ("cpu", *(["cuda"] if torch.cuda.is_available() else [])):
+        assert run(["geometry", "runs/run", "--limit", "40", "--device", device]) == 0
+        assert devices.pop() == device
+
+
 def test_features_of_one_dimension_are_drawn_on_a_line():
     values = torch.arange(6.0).double()[:, None]
     flat = project([Features("clean", values, torch.tensor([0, 0, 0, 1, 1, 1]))], torch.tensor([[1.0], [-1.0]]), "pca")

@@ -95,7 +95,7 @@ every, *words = sys.argv[1:]
 assert train("straight") == 0
 files = "half a file", "a whole file"
 moments = [(kind, count, 0) for kind in files for count in range(1, writes + 1)]
-moments += [(kind, 7, 9) for kind in files]  # the seventh write is the state that Ctrl-C at step 9 leaves
+moments += [(kind, 8, 9) for kind in files]  # the eighth write is the state that Ctrl-C at step 9 leaves
 moments += [("a step", 4, 0), ("a step", 9, 0), ("a validation", 2, 0)]
 said = []
 for place, moment in enumerate(moments[:: int(every)]):

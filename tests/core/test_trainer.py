@@ -158,7 +158,7 @@ def test_prototypes_have_their_own_optimiser_group(quadrants, tmp_path):
     values = {"optimiser.weight_decay": 0.1, "optimiser.lr": 1e-12, "epochs": 1}
     train(recipe(**values), quadrants, tmp_path)
     prototypes = weights(tmp_path / "last.safetensors")["head.prototypes"]
-    assert torch.allclose(prototypes.norm(dim=1), torch.ones(4), atol=1e-6)
+    assert torch.allclose(prototypes.norm(dim=1), torch.full((4,), recipe().model.radius), rtol=1e-6)
 
 
 @pytest.mark.parametrize("extra", [{"awp": 0.01}, {"average": 0.9}, {"awp": 0.01, "average": 0.5}])
@@ -268,5 +268,33 @@ def test_resuming_says_what_is_lost(quadrants, tmp_path):
     with pytest.raises(AdvdpnpError, match=r"has lost its best\.safetensors"):
         train(short, quadrants, tmp_path, resume=True)
     torch.save({"version": 2}, tmp_path / "training.pt")
-    with pytest.raises(AdvdpnpError, match=r"damaged.*delete that file"):
+    with pytest.raises(AdvdpnpError, match=r"damaged.*remove the folder"):
         train(short, quadrants, tmp_path, resume=True)
+
+
+@pytest.mark.parametrize("kept", ["best.safetensors", "metrics.csv"])
+def test_resuming_what_has_lost_its_state_is_refused(quadrants, tmp_path, kept):
+    """It would begin anew and overwrite what was kept."""
+    run = tmp_path / "run"
+    run.mkdir()
+    train(recipe("ce", epochs=1), quadrants, run, resume=True)  # an empty folder is begun
+    for path in run.iterdir():
+        if path.name != kept:
+            path.unlink()
+    before = (run / kept).read_bytes()
+    with pytest.raises(AdvdpnpError, match=rf"holds {kept} but no training\.pt.*another --name, or remove the folder"):
+        train(recipe("ce", epochs=1), quadrants, run, resume=True)
+    assert (run / kept).read_bytes() == before
+    (run / kept).unlink()
+    train(recipe("ce", epochs=1), quadrants, run, resume=True)  # a lock and nothing else is no run
+
+
+def test_no_net_is_saved_before_a_state(quadrants, tmp_path, monkeypatch):
+    """A run killed between the two could not be resumed."""
+    seen = []
+    monkeypatch.setattr(
+        "advdpnp.training_run.save_checkpoint",
+        lambda path, *others: seen.append((path.name, (tmp_path / "training.pt").exists())),
+    )
+    train(recipe("ce", epochs=1), quadrants, tmp_path)
+    assert seen == [("best.safetensors", True), ("last.safetensors", True)]
