@@ -175,5 +175,7 @@ def _find(name: str) -> Any:
     reference="Kim, Torchattacks: A PyTorch Repository for Adversarial Attacks, 2020",
 )
 def package_attack(threat: ThreatModel, classes: int, attack: str) -> PackageAttack:
-    name, dash, steps = attack.partition("-")
-    return PackageAttack(threat, classes, name, positive_integer(steps, attack) if dash else None)
+    steps = re.fullmatch(r"(\w+)-(\d+)", attack)
+    if steps is None:
+        return PackageAttack(threat, classes, attack)
+    return PackageAttack(threat, classes, steps[1], positive_integer(steps[2], attack))

@@ -296,7 +296,7 @@ class Package:
 
 def use(monkeypatch: pytest.MonkeyPatch, make: Callable[[ThreatModel], Any]) -> None:
     for module in (run_module, evaluate_module):
-        monkeypatch.setattr(module, "resolve_attacks", lambda text, threat, classes: [("package", make(threat))])
+        monkeypatch.setattr(module, "resolve_attacks", lambda text, threat, *_: [("package", make(threat))])
 
 
 def test_a_whole_batch_attack_continues_after_its_last_batch(
