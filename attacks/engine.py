@@ -1,8 +1,9 @@
 """The loop around asked attacks: keeps the batch full, verifies, and counts what each row costs.
 
-A row is one sample under one attack. Rows in flight are asked together, in chunks of exactly the execution shape; rows
-that end leave between iterations and waiting ones take their place. What is found for a sample depends on nothing but
-the sample: not on its company, its place, how many rows are in flight or on how many cores.
+A row is one sample under one attack. Rows in flight are asked together, in chunks of the execution shape (or of smaller
+ones that give the same bits); rows that end leave between iterations and waiting ones take their place. What is found
+for a sample depends on nothing but the sample: not on its company, its place, how many rows are in flight or on how
+many cores.
 """
 
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from advdpnp.attacks.contract import Attack, LooksInside
 from advdpnp.attacks.execution import check_inputs, evaluation_mode
 from advdpnp.attacks.flight import Findings, Unseen, some
-from advdpnp.attacks.lanes import open_lanes
+from advdpnp.attacks.lanes import Lanes, open_lanes
 from advdpnp.attacks.stage_search import StageSearch
 from advdpnp.attacks.stages import Stages
 from advdpnp.randomness import seed_of
@@ -42,8 +43,7 @@ def search(
         y: labels, int64 (n,).
         sample: what the samples are called, int64 (n,); their randomness comes from it, ``seed`` and the attack's name.
         shape: rows of every model call; part of the result.
-        rows: most rows in flight; changes speed and memory, never the result. Default: what keeps all
-            cores busy.
+        rows: most rows in flight; changes speed and memory, never the result. Default: what keeps all cores busy.
         randomised: the model is; the majority of 20 forwards decides.
 
     Raises:
@@ -54,23 +54,19 @@ def search(
     images = x.detach().float().contiguous()
     stages = attack.stages if isinstance(attack, Stages) else (attack,)
     with evaluation_mode(model), ExitStack() as stack:
-        searches, plain = [], None
+        lanes: dict[Attack | None, Lanes] = {}  # of stages that look inside, and (None) what all others share
+        searches = []
         for stage in stages:
-            if isinstance(stage, LooksInside):
-                lanes = stack.enter_context(
-                    open_lanes(model, shape, device, example=images[:shape], look=stage.look, seed=noise)
-                )
-            elif plain is None:
-                lanes = plain = stack.enter_context(
-                    open_lanes(model, shape, device, example=images[:shape], seed=noise)
-                )
-            else:
-                lanes = plain
-            searches.append(StageSearch(stage, lanes, seed, rows))
+            inside = stage if isinstance(stage, LooksInside) else None
+            if inside not in lanes:
+                look = inside.look if inside else None
+                opened = open_lanes(model, shape, device, example=images[:shape], look=look, seed=noise)
+                lanes[inside] = stack.enter_context(opened)
+            searches.append(StageSearch(stage, lanes[inside], seed, rows))
         yield from _overlapped(searches, Unseen(images, y.long(), sample.long()))
 
 
-def _overlapped(searches: list["StageSearch"], samples: "Unseen") -> Iterator[Findings]:
+def _overlapped(searches: list[StageSearch], samples: Unseen) -> Iterator[Findings]:
     """All stages at once: the last one that can fill a batch goes on, else the first that has anything to do."""
     place = {int(name): index for index, name in enumerate(samples.sample)}
     forwards, backwards = torch.zeros(2, len(samples), dtype=torch.int64)

@@ -90,7 +90,7 @@ def open_lanes(
     device: torch.device | str,
     *,
     example: Tensor | None = None,
-    look: Callable[[nn.Module], nn.Module] = lambda model: model,
+    look: Callable[[nn.Module], nn.Module] | None = None,
     seed: int | None = None,
     count: int | None = None,
 ) -> Iterator[Lanes]:
@@ -98,7 +98,7 @@ def open_lanes(
 
     Args:
         example: images (n, c, h, w) by which a faster copy of the model for attacks is tried; None: no attack is made.
-        look: what attacks ask of a model (see ``LooksInside``).
+        look: makes of the model what attacks ask (see ``LooksInside``); None: they ask the model.
         seed: as ``Executor`` takes it. A randomised model has one lane: its noise is that of the number of the call.
         count: of lanes; by default as many as torch has threads on a CPU, and one on any other device.
     """
@@ -106,15 +106,17 @@ def open_lanes(
     on_cpu = torch.device(device).type == "cpu"
     wanted = count or (torch.get_num_threads() if on_cpu else 1)
     with single_threaded(on_cpu):
-        executors = [Executor(model, shape, device, seed, look(model))]
-        if seed is None:
-            models = [model, *_copies(model, wanted - 1)]
-            fast = models if example is None else [prepare(look(each), example.to(device)) for each in models]
-            executors = [Executor(each, shape, device, None, asked) for each, asked in zip(models, fast, strict=True)]
-            if example is not None and len(example) and on_cpu:
-                shapes = _equal_shapes(executors[0], example)
-                for executor in executors:
-                    executor.shapes = shapes
+        models = [model, *_copies(model, wanted - 1)] if seed is None else [model]
+        executors = []
+        for each in models:
+            asked = look(each) if look else each
+            if seed is None and example is not None:
+                asked = prepare(asked, example.to(device))
+            executors.append(Executor(each, shape, device, seed, asked))
+        if seed is None and on_cpu and example is not None and len(example):
+            shapes = _equal_shapes(executors[0], example)
+            for executor in executors:
+                executor.shapes = shapes
         if len(executors) == 1:
             yield Lanes(executors, None)
             return

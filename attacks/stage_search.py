@@ -123,9 +123,7 @@ class StageSearch:
 
     def _begin(self, samples: Unseen) -> tuple[Flight, Findings]:
         """Judge at most ``shape`` clean images: first rows of those classified right, findings of the mistakes."""
-        device = self.lanes.device
-        on_device = Unseen(*(value.to(device) for value in (samples.x, samples.y, samples.sample)))
-        flight = self.lanes.map(self._first_rows, on_device)
+        flight = self.lanes.map(self._first_rows, samples.to(self.lanes.device))
         return flight[~flight.last], self._findings(flight[flight.last])
 
     def _first_rows(self, executor: Executor, samples: Unseen) -> Flight:
@@ -207,6 +205,7 @@ class StageSearch:
         judged = judge(executor, flight.candidate, flight.state.y)
         distance = self._distance(flight.state.x, flight.candidate)
         success = (judged.prediction != flight.state.y) & (distance < flight.best_norm)
+        inside = self.attack.threat.contains(flight.state.x, flight.candidate, distance)
         shown = success | torch.isinf(flight.best_norm)
         flight = replace(
             flight,
@@ -214,7 +213,7 @@ class StageSearch:
             candidate_norm=torch.full_like(flight.candidate_norm, torch.inf),
             best=torch.where(success[:, None, None, None], flight.candidate, flight.best),
             best_norm=torch.where(success, distance, flight.best_norm),
-            inside=torch.where(success, self.attack.threat.contains(flight.state.x, flight.candidate), flight.inside),
+            inside=torch.where(success, inside, flight.inside),
             prediction=torch.where(success, judged.prediction, flight.prediction),
             margin=torch.where(shown, judged.margin, flight.margin),
             borderline=torch.where(shown, judged.borderline, flight.borderline),
@@ -228,7 +227,8 @@ class StageSearch:
             threat = replace(threat, eps=torch.inf)
         elif not worth(threat.may_contain(x, x_adv)):
             return torch.full((len(x),), torch.inf, dtype=torch.float64, device=x.device)
-        return threat.distance(x, x_adv).masked_fill(~threat.contains(x, x_adv), torch.inf)
+        distance = threat.distance(x, x_adv)
+        return distance.masked_fill(~threat.contains(x, x_adv, distance), torch.inf)
 
     def _findings(self, flight: Flight) -> Findings:
         success = flight.inside

@@ -209,10 +209,8 @@ def main(
     frame = pd.DataFrame(rows)
     ratios = [f"{row['case']} {row['part']} {row['ratio']:.2f}" for row in rows if row.get("ratio", 0) > 0]
     facts = timing.circumstances(timing.command_of("benchmarks.attacks"), threads, torch.device(device))
-    report = timing.Report("attacks", "Time of attacks", facts, frame, f"ratios (theirs / ours): {', '.join(ratios)}")
-    if out is not None:
-        report.save(out)
-    print(report)
+    last = f"ratios (theirs / ours): {', '.join(ratios)}"
+    timing.Report("attacks", "Time of attacks", facts, frame, last).publish(out)
 
 
 if __name__ == "__main__":

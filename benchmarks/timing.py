@@ -179,8 +179,13 @@ class Report:
     def __str__(self) -> str:
         return self._text("")
 
-    def save(self, path: Path) -> None:
-        """``path`` as CSV, and a .md beside it with the circumstances; a folder gets files of the report's name."""
+    def publish(self, path: Path | None) -> None:
+        """Print it; ``path`` is a CSV that it goes to, with a .md beside it, or a folder for files of its name."""
+        if path is not None:
+            self._save(path)
+        print(self)
+
+    def _save(self, path: Path) -> None:
         path = path if path.suffix == ".csv" else path / f"{self.name}.csv"
         write_text(path, self.table.to_csv(index=False, float_format="%.4f"))
         write_text(path.with_suffix(".md"), f"# {self.title}\n\n{self._text('- ')}\n")

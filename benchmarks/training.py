@@ -303,10 +303,7 @@ def main(
     )
     dataset = timing.images(max(12_000, quality_images if quality else 0, settings.images))
     table = measure(settings, dataset, lambda what: print(what, file=sys.stderr, flush=True))
-    made = report(settings, dataset, table, timing.command_of("benchmarks.training"))
-    if out is not None:
-        made.save(out)
-    print(made)
+    report(settings, dataset, table, timing.command_of("benchmarks.training")).publish(out)
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ def test_every_part_has_its_rows_and_the_last_line_its_ratios(training, quadrant
     timed = table[(table["part"] != "quality") & (table["variant"] != "advdpnp compiled")]
     assert (timed[["ms", "cpu_ms", "relative"]] > 0).all(axis=None)
     assert (table[table["part"] == "quality"]["pgd_20"].between(0, 100)).all()
-    training.report(settings, quadrants, table, "python -m benchmarks.training").save(tmp_path / "made")
+    training.report(settings, quadrants, table, "python -m benchmarks.training").publish(tmp_path / "made")
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "made" / "training.csv"), table, atol=1e-3)
     last = (tmp_path / "made" / "training.md").read_text(encoding="utf-8").splitlines()[-1]
     assert last.startswith("ratios: small-cnn advdpnp fp32")

@@ -7,8 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
 from advdpnp.attacks.threat import ThreatModel
+from advdpnp.datasets import Dataset, Split
 from advdpnp.eval.store import ModelIdentity, open_model
 from advdpnp.eval.unit import CLEAN, Unit
 
@@ -84,6 +87,33 @@ def write_model(
             unit = Unit(f"corruption/{kind}/{severity}", "d" * 64, None, {"source": "cifar10-c (regenerated)"})
             with folder.writer(unit, samples, {**facts, "seed": None}) as writer:
                 writer.add(columns(samples, wrong, wrong))
+
+
+def linear_net(noise: float = 0.0, seed: int = 1) -> nn.Module:
+    """Linear, 4 classes of 8x8 images; with ``noise`` a relative of that without."""
+    weight = torch.randn(4, 64, generator=torch.Generator().manual_seed(seed))
+    weight = weight + noise * torch.randn(4, 64, generator=torch.Generator().manual_seed(7))
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 4))
+    with torch.no_grad():
+        model[1].weight.copy_(weight - weight.mean(1, keepdim=True))
+        model[1].bias.zero_()
+    return model.eval()
+
+
+@pytest.fixture
+def net() -> Callable[..., nn.Module]:
+    """``linear_net``."""
+    return linear_net
+
+
+@pytest.fixture
+def data() -> Dataset:
+    """50 test images of noise, labelled as ``linear_net()`` sees them."""
+    images = torch.randint(0, 256, (50, 1, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    empty = Split(images[:0], torch.zeros(0).long())
+    with torch.no_grad():
+        labels = linear_net()(images / 255).argmax(1)
+    return Dataset("toy", tuple("abcd"), empty, empty, Split(images, labels), "none")
 
 
 @pytest.fixture

@@ -1,11 +1,12 @@
 """Images of one model tried on another: what counts, what does not, and that samples stand for themselves."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
-import torch
 from torch import Tensor, nn
 
 from advdpnp.checkpoint import weights_hash
@@ -16,16 +17,7 @@ from advdpnp.eval.evaluate import evaluate_models
 from advdpnp.eval.results import find_results
 from advdpnp.zoo import LoadedModel
 
-
-def net(noise: float = 0.0, seed: int = 1, masked: bool = False) -> nn.Module:
-    """Linear, 4 classes; with ``noise`` a relative of that without; ``masked`` has no gradients."""
-    weight = torch.randn(4, 64, generator=torch.Generator().manual_seed(seed))
-    weight = weight + noise * torch.randn(4, 64, generator=torch.Generator().manual_seed(7))
-    model: nn.Module = nn.Sequential(nn.Flatten(), nn.Linear(64, 4))
-    with torch.no_grad():
-        model[1].weight.copy_(weight - weight.mean(1, keepdim=True))  # type: ignore[index]
-        model[1].bias.zero_()  # type: ignore[index]
-    return (Masked(model) if masked else model).eval()
+Net = Callable[..., nn.Module]
 
 
 class Masked(nn.Module):
@@ -42,13 +34,11 @@ def loaded(model: nn.Module, name: str) -> LoadedModel:
 
 
 @pytest.fixture
-def data() -> Dataset:
-    images = torch.randint(0, 256, (50, 1, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    empty = Split(images[:0], torch.zeros(0).long())
-    with torch.no_grad():
-        labels = net()(images / 255).argmax(1)
+def data(data: Dataset) -> Dataset:
+    """With one label in ten wrong."""
+    labels = data.test.labels.clone()
     labels[::10] = (labels[::10] + 1) % 4
-    return Dataset("toy", tuple("abcd"), empty, empty, Split(images, labels), "none")
+    return replace(data, test=Split(data.test.images, labels))
 
 
 def run(out: Path, data: Dataset, target: LoadedModel, *sources: LoadedModel, **arguments: Any) -> pd.DataFrame:
@@ -56,8 +46,8 @@ def run(out: Path, data: Dataset, target: LoadedModel, *sources: LoadedModel, **
     return evaluate_models([target], data, out=out, transfer_from=sources, **settings)
 
 
-def test_images_of_a_relative_break_a_model_without_gradients(tmp_path: Path, data: Dataset) -> None:
-    target, relative, stranger = net(0.1, masked=True), net(), net(seed=5)
+def test_images_of_a_relative_break_a_model_without_gradients(tmp_path: Path, data: Dataset, net: Net) -> None:
+    target, relative, stranger = Masked(net(0.1)).eval(), net(), net(seed=5)
     row = run(tmp_path, data, loaded(target, "masked"), loaded(relative, "kin"), loaded(stranger, "stranger")).iloc[0]
     assert row["pgd-20"] > row["transfer:kin"] + 20
     assert row["transfer:stranger"] > row["transfer:kin"] + 20
@@ -72,12 +62,12 @@ def test_images_of_a_relative_break_a_model_without_gradients(tmp_path: Path, da
     assert (kin["backwards"] == 0).all()
 
 
-def test_a_model_is_not_tried_on_its_own_images(tmp_path: Path, data: Dataset) -> None:
+def test_a_model_is_not_tried_on_its_own_images(tmp_path: Path, data: Dataset, net: Net) -> None:
     own = loaded(net(), "own")
     assert "transfer:own" not in run(tmp_path, data, own, own).columns
 
 
-def test_samples_stand_for_themselves(tmp_path: Path, data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_samples_stand_for_themselves(tmp_path: Path, data: Dataset, net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
     target, source = loaded(net(0.3), "target"), loaded(net(), "source")
     run(tmp_path / "a", data, target, source)
     run(tmp_path / "b", data, target, source, limit=13)
@@ -87,7 +77,7 @@ def test_samples_stand_for_themselves(tmp_path: Path, data: Dataset, monkeypatch
     pd.testing.assert_frame_equal(first["transfer:source"], second["transfer:source"])
 
 
-def test_a_source_that_takes_other_images_is_named(tmp_path: Path, data: Dataset) -> None:
+def test_a_source_that_takes_other_images_is_named(tmp_path: Path, data: Dataset, net: Net) -> None:
     source = loaded(nn.Sequential(nn.Flatten(), nn.Linear(10, 4)), "other")
     with pytest.raises(AdvdpnpError, match="other fails on the images of toy"):
         run(tmp_path, data, loaded(net(), "own"), source)
