@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -32,6 +33,30 @@ def _mix(x: Tensor) -> Tensor:
     x *= _MIX_2
     x ^= _shift(x, 31)
     return x
+
+
+_SMALL = 4096  # numbers up to which a call costs more than they do, and NumPy's calls cost less than torch's
+_GOLDEN_U, _MIX_1_U, _MIX_2_U = (np.uint64(number % 2**64) for number in (_GOLDEN, _MIX_1, _MIX_2))
+
+
+def _mix_array(x: np.ndarray) -> np.ndarray:
+    """The same for uint64, where shifts are logical."""
+    x ^= x >> np.uint64(30)
+    x *= _MIX_1_U
+    x ^= x >> np.uint64(27)
+    x *= _MIX_2_U
+    x ^= x >> np.uint64(31)
+    return x
+
+
+def _few_bits(key: Tensor, count: int, counters: tuple[int | Tensor, ...]) -> Tensor:
+    """What ``Draw.bits`` gives, (n, count), for keys on the CPU."""
+    numbers = key.numpy().view(np.uint64)
+    for counter in counters:
+        place = counter.numpy() if isinstance(counter, Tensor) else np.full(1, counter)
+        numbers = _mix_array(numbers + _GOLDEN_U * (place.astype(np.int64) + 1).view(np.uint64))
+    places = np.arange(1, count + 1, dtype=np.uint64)
+    return torch.from_numpy((_mix_array(numbers[:, None] + _GOLDEN_U * places) >> np.uint64(1)).view(np.int64))
 
 
 def seed_of(*parts: object) -> int:
@@ -65,10 +90,12 @@ class Draw:
             shape: shape of one sample's numbers.
             counters: what tells this draw from the others (restart, iteration...), each one number or one per sample.
         """
-        key = self.key
+        key, count = self.key, math.prod(shape)
+        if key.device.type == "cpu" and len(key) * count <= _SMALL:
+            return _few_bits(key, count, counters).reshape(len(key), *shape)
         for counter in counters:
             key = _mix(key + _GOLDEN * (torch.as_tensor(counter, device=key.device) + 1))
-        place = torch.arange(math.prod(shape), device=key.device, dtype=torch.int64)
+        place = torch.arange(count, device=key.device, dtype=torch.int64)
         bits = _mix(key[:, None] + _GOLDEN * (place + 1))
         return (bits.bitwise_right_shift_(1).bitwise_and_((1 << 63) - 1)).reshape(len(key), *shape)
 
@@ -90,8 +117,6 @@ class Draw:
 def isolated_rng() -> Iterator[None]:
     """Leave the caller's global generators (Python, NumPy, torch on every device) as they were found."""
     import random
-
-    import numpy as np
 
     python, numpy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):

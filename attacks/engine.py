@@ -19,7 +19,10 @@ from advdpnp.attacks.flight import Findings, Unseen, some
 from advdpnp.attacks.lanes import Lanes, open_lanes
 from advdpnp.attacks.stage_search import StageSearch
 from advdpnp.attacks.stages import Stages
+from advdpnp.attacks.workers import can_fork, side_by_side
 from advdpnp.randomness import seed_of
+
+_LEAST_SHARE = 8  # samples for which a process is worth its while
 
 
 def search(
@@ -51,19 +54,34 @@ def search(
     """
     check_inputs(x, y)
     noise = seed_of(seed, "noise", attack.name) if randomised else None
-    images = x.detach().float().contiguous()
+    samples = Unseen(x.detach().float().contiguous(), y.long(), sample.long())
     stages = attack.stages if isinstance(attack, Stages) else (attack,)
+    count = _processes(len(x), device) if noise is None else 1
     with evaluation_mode(model), ExitStack() as stack:
         lanes: dict[Attack | None, Lanes] = {}  # of stages that look inside, and (None) what all others share
-        searches = []
         for stage in stages:
             inside = stage if isinstance(stage, LooksInside) else None
             if inside not in lanes:
-                look = inside.look if inside else None
-                opened = open_lanes(model, shape, device, example=images[:shape], look=look, seed=noise)
+                opened = open_lanes(
+                    model, shape, device, example=samples.x[:shape], look=inside.look if inside else None, seed=noise,
+                    count=1 if count > 1 else None,
+                )  # fmt: skip
                 lanes[inside] = stack.enter_context(opened)
-            searches.append(StageSearch(stage, lanes[inside], seed, rows))
-        yield from _overlapped(searches, Unseen(images, y.long(), sample.long()))
+
+        def share(place: int) -> Iterator[Findings]:
+            of_each = [lanes[stage if isinstance(stage, LooksInside) else None] for stage in stages]
+            in_flight = None if rows is None else -(-rows // count)
+            searches = [StageSearch(*each, seed, in_flight) for each in zip(stages, of_each, strict=True)]
+            yield from _overlapped(searches, samples[place::count])
+
+        yield from share(0) if count == 1 else side_by_side(share, count)
+
+
+def _processes(rows: int, device: torch.device | str) -> int:
+    """How many processes share the rows: as many as torch has threads, on a CPU."""
+    if torch.device(device).type != "cpu" or not can_fork():
+        return 1
+    return max(1, min(torch.get_num_threads(), rows // _LEAST_SHARE))
 
 
 def _overlapped(searches: list[StageSearch], samples: Unseen) -> Iterator[Findings]:

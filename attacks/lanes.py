@@ -1,7 +1,8 @@
 """Chunks of a batch side by side: each lane has a thread, a copy of the model and one core of its own.
 
 One core per chunk beats all cores on one chunk, for the tensors of an attack are small. And since no chunk is ever
-spread over cores, what a row gets does not depend on how many there are.
+spread over cores, what a row gets does not depend on how many there are. A search takes processes instead of threads
+where it can (see ``workers``); judging, which is all convolutions, is as fast with threads.
 
 Every chunk has the same shape, as results may differ in the last bits between shapes. Smaller shapes serve the last
 rows of a search, but only those that were seen to give the same bits.
@@ -23,6 +24,7 @@ from advdpnp.attacks.execution import Executor, single_threaded
 from advdpnp.attacks.prepared import prepare
 
 _SMALLEST_SHAPE = 4
+_TRIED = 8  # images by which a faster copy is tried
 
 R = TypeVar("R", bound=Rows)
 S = TypeVar("S", bound=Rows)
@@ -111,7 +113,7 @@ def open_lanes(
         for each in models:
             asked = look(each) if look else each
             if seed is None and example is not None:
-                asked = prepare(asked, example.to(device))
+                asked = prepare(asked, example[:_TRIED].to(device))
             executors.append(Executor(each, shape, device, seed, asked))
         if seed is None and on_cpu and example is not None and len(example):
             shapes = _equal_shapes(executors[0], example)

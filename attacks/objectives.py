@@ -9,8 +9,8 @@ from torch.nn import functional
 
 def best_other(logits: Tensor, y: Tensor) -> Tensor:
     """The largest logit of any class but the own, (n,). Masked with -inf, so right for logits of any sign."""
-    own = functional.one_hot(y, logits.shape[1]).bool()
-    return logits.masked_fill(own, -torch.inf).amax(1)
+    others: Tensor = logits.scatter(1, y[:, None], -torch.inf)
+    return others.amax(1)
 
 
 def own_logit(logits: Tensor, y: Tensor) -> Tensor:

@@ -72,7 +72,7 @@ class Square:
     def tell(self, state: SquareState, logits: Tensor, gradient: Tensor | None, fooled: Tensor) -> SquareState:
         value = margin(logits, state.y)
         better = value > state.best_value
-        best = choose(better, state.candidate, state.best)
+        best = choose(better, state.candidate, state.best) if worth(better) else state.best
         done = state.query >= self.queries
         proposed = _PROPOSALS[self.threat.norm].next(self, state.x, best, state.draw, state.query)
         return replace(
@@ -109,18 +109,20 @@ def _signs(draw: Draw, shape: tuple[int, ...], query: int | Tensor, like: Tensor
 
 
 def _corner(chance: Tensor, side: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Top and left of a random square that fits, int64 (n, 1, 1, 1) each, from (n, 2) numbers in [0, 1)."""
-    room = torch.stack([height - side, width - side], dim=1) + 1
-    place = (chance * room).long()
-    return place[:, 0, None, None, None], place[:, 1, None, None, None]
+    """Top and left of a random square that fits, int64 (n,) each, from (n, 2) numbers in [0, 1)."""
+    return (chance[:, 0] * (height + 1 - side)).long(), (chance[:, 1] * (width + 1 - side)).long()
 
 
 def _inside(like: Tensor, top: Tensor, left: Tensor, side: Tensor) -> Tensor:
-    """Which pixels lie in each row's square, bool (n, 1, h, w)."""
-    rows = torch.arange(like.shape[2], device=like.device)[:, None]
-    columns = torch.arange(like.shape[3], device=like.device)
-    side = side[:, None, None, None]
-    return ((rows >= top) & (rows < top + side)) & ((columns >= left) & (columns < left + side))
+    """One in each row's square and zero elsewhere, (n, 1, h, w); numbers, for bools are slow."""
+    down, across = _band(like.shape[2], top, side).to(like.dtype), _band(like.shape[3], left, side).to(like.dtype)
+    return down[:, None, :, None] * across[:, None, None, :]
+
+
+def _band(size: int, first: Tensor, side: Tensor) -> Tensor:
+    """Which of ``size`` lines are among the ``side`` from the ``first``, bool (n, size)."""
+    lines = _on(tuple(range(size)), first.device)
+    return (lines >= first[:, None]) & (lines < (first + side)[:, None])
 
 
 class _Proposals(Protocol):
@@ -143,7 +145,7 @@ class _Linf:
         chance = draw.uniform((channels + 2,), query + 1)  # one draw for all: numbers are cheap, calls are not
         square = _inside(x, *_corner(chance[:, channels:], side, height, width), side)
         steps = (chance[:, :channels, None, None] < 0.5).to(x.dtype).mul_(-2 * threat.eps).add_(threat.eps)
-        return choose(square, (x + steps).clamp_(threat.low, threat.high), best)
+        return torch.lerp(best, (x + steps).clamp_(threat.low, threat.high), square)
 
 
 class _L2:
@@ -175,9 +177,9 @@ class _L2:
         fresh = fresh * _signs(draw, (x.shape[1], 1, 1), query + 1, x)
         fresh = fresh + delta * here / (_energy(delta * here) + 1e-12)
         spare = (attack.threat.eps**2 - length(delta, "l2")[:, None, None, None] ** 2).clamp(min=0) / x.shape[1]
-        budget = (spare + _energy(delta * (here | there)) ** 2).sqrt()
+        budget = (spare + _energy(delta * torch.maximum(here, there)) ** 2).sqrt()
         fresh = fresh / (_energy(fresh) + 1e-12) * budget
-        return self._at_eps(attack, x, choose(here, fresh, delta * ~there))
+        return self._at_eps(attack, x, torch.lerp(delta * (1 - there), fresh, here))
 
     def _sides(self, attack: Square, height: int, width: int) -> list[int]:
         return [attack.side(level, height, width, 3) for level in range(len(_HALVINGS) + 1)]
@@ -187,6 +189,7 @@ class _L2:
     ) -> Tensor:
         """The pattern of each row's side at each row's place, (n, 1, h, w); outside the square it means nothing."""
         patterns = _patterns(sides).to(x)
+        top, left = top[:, None, None, None], left[:, None, None, None]
         rows = (torch.arange(x.shape[2], device=x.device)[:, None] - top).clamp(0, patterns.shape[1] - 1)
         columns = (torch.arange(x.shape[3], device=x.device) - left).clamp(0, patterns.shape[1] - 1)
         rows, columns = torch.broadcast_tensors(rows, columns)

@@ -1,9 +1,10 @@
 """Chunks side by side, and looks that are seldom: neither shows in what is found."""
 
+import pytest
 import torch
 from torch import nn
 
-from advdpnp.attacks import stage_search
+from advdpnp.attacks import engine, search, stage_search
 from advdpnp.attacks.apgd import APGD
 from advdpnp.attacks.contract import choose
 from advdpnp.attacks.cw_l2 import CWL2
@@ -11,6 +12,7 @@ from advdpnp.attacks.lanes import open_lanes
 from advdpnp.attacks.square import Square
 from advdpnp.attacks.stages import Stages
 from advdpnp.attacks.threat import ThreatModel
+from advdpnp.errors import AdvdpnpError
 
 THREAT = ThreatModel.parse("linf", 0.008)
 STAGES = Stages(
@@ -22,6 +24,12 @@ COLUMNS = ("success", "x_adv", "forwards", "backwards", "zero_gradient", "margin
 def assert_same(a, b):
     for name in COLUMNS:
         assert torch.equal(getattr(a, name), getattr(b, name)), name
+
+
+@pytest.fixture(autouse=True)
+def threads(monkeypatch):
+    """As where no process can be forked."""
+    monkeypatch.setattr(engine, "can_fork", lambda: False)
 
 
 def test_the_number_of_cores_changes_nothing(net, images, labels, find):
@@ -76,11 +84,6 @@ def test_a_model_that_cannot_be_copied_has_one_lane(net, images, labels, find):
 
 
 def test_errors_of_a_lane_reach_the_caller(net, images, labels, find):
-    import pytest
-
-    from advdpnp.attacks import search
-    from advdpnp.errors import AdvdpnpError
-
     class Broken(APGD):
         def tell(self, state, logits, gradient, fooled):
             raise AdvdpnpError("it is late")
