@@ -199,6 +199,10 @@ def eval_(
     engine: Annotated[
         str, typer.Option(help="`own`, or `reference`: the same attacks of torchattacks and pyautoattack.")
     ] = "own",
+    precision: Annotated[
+        str,
+        typer.Option(help="Of our searches: 32, tf32, bf16, or auto for the fastest; verdicts are float32 always."),
+    ] = "32",
     cross_check: Annotated[
         int | None,
         typer.Option(min=1, metavar="N", help="Run both engines on the first N images and print every disagreement."),
@@ -228,6 +232,7 @@ def eval_(
         limit=limit,
         seed=seed,
         engine=engine,
+        precision=precision,
         cross_check=cross_check,
         transfer_from=transfer_from or [],
         batch_size=batch_size,

@@ -25,7 +25,7 @@ def autoattack(threat: ThreatModel, classes: int) -> Stages:
             f"AutoAttack's targeted DLR loss needs at least 4 classes and the model has {classes}; use the attack "
             "'autoattack-few-classes', which leaves that stage out"
         )
-    return Stages("autoattack", tuple(build(threat, classes) for build in (apgd_ce, apgd_t, fab_t, square)))
+    return Stages("autoattack", tuple(build(threat, classes) for build in (apgd_ce, apgd_t, fab_t, square)), "apgd-t")
 
 
 @ATTACKS.register(
@@ -34,7 +34,8 @@ def autoattack(threat: ThreatModel, classes: int) -> Stages:
     reference=REFERENCE,
 )
 def autoattack_few_classes(threat: ThreatModel, classes: int) -> Stages:
-    return Stages("autoattack-few-classes", tuple(build(threat, classes) for build in (apgd_ce, fab_t, square)))
+    stages = tuple(build(threat, classes) for build in (apgd_ce, fab_t, square))
+    return Stages("autoattack-few-classes", stages, "fab-t")
 
 
 @ATTACKS.register(

@@ -17,6 +17,7 @@ from advdpnp.attacks.contract import Attack, LooksInside
 from advdpnp.attacks.execution import check_inputs, evaluation_mode
 from advdpnp.attacks.flight import Findings, Unseen, some
 from advdpnp.attacks.lanes import Lanes, open_lanes
+from advdpnp.attacks.precision import FULL
 from advdpnp.attacks.stage_search import StageSearch
 from advdpnp.attacks.stages import Stages
 from advdpnp.attacks.workers import can_fork, side_by_side
@@ -37,6 +38,7 @@ def search(
     rows: int | None = None,
     device: torch.device | str = "cpu",
     randomised: bool = False,
+    precision: str = FULL,
 ) -> Iterator[Findings]:
     """Attack images and yield what was found as rows end; every sample exactly once, in any order.
 
@@ -48,6 +50,8 @@ def search(
         shape: rows of every model call; part of the result.
         rows: most rows in flight; changes speed and memory, never the result. Default: what keeps all cores busy.
         randomised: the model is; the majority of 20 forwards decides.
+        precision: "32", or "tf32" or "bf16" for what attacks ask. A success counts only in float32; a row that fails
+            there goes on in float32, and what survives an attack in stages gets its decisive one once more.
 
     Raises:
         AdvdpnpError: unusable images, labels or logits.
@@ -56,23 +60,27 @@ def search(
     noise = seed_of(seed, "noise", attack.name) if randomised else None
     samples = Unseen(x.detach().float().contiguous(), y.long(), sample.long())
     stages = attack.stages if isinstance(attack, Stages) else (attack,)
+    again = [stage for stage in stages if isinstance(attack, Stages) and stage.name == attack.decisive]
+    parts = [*((stage, precision) for stage in stages), *((stage, FULL) for stage in again if precision != FULL)]
     count = _processes(len(x), device) if noise is None else 1
     with evaluation_mode(model), ExitStack() as stack:
-        lanes: dict[Attack | None, Lanes] = {}  # of stages that look inside, and (None) what all others share
-        for stage in stages:
+        lanes: dict[tuple[Attack | None, str], Lanes] = {}  # by the stage that looks inside, or None, and the precision
+
+        def start(stage: Attack, kind: str) -> StageSearch:
             inside = stage if isinstance(stage, LooksInside) else None
-            if inside not in lanes:
+            if (inside, kind) not in lanes:
                 opened = open_lanes(
                     model, shape, device, example=samples.x[:shape], look=inside.look if inside else None, seed=noise,
-                    count=1 if count > 1 else None,
+                    precision=kind, count=1 if count > 1 else None,
                 )  # fmt: skip
-                lanes[inside] = stack.enter_context(opened)
+                lanes[inside, kind] = stack.enter_context(opened)
+            exact = None if kind == FULL else start(stage, FULL)
+            return StageSearch(stage, lanes[inside, kind], seed, None if rows is None else -(-rows // count), exact)
+
+        searches = [start(*part) for part in parts]
 
         def share(place: int) -> Iterator[Findings]:
-            of_each = [lanes[stage if isinstance(stage, LooksInside) else None] for stage in stages]
-            in_flight = None if rows is None else -(-rows // count)
-            searches = [StageSearch(*each, seed, in_flight) for each in zip(stages, of_each, strict=True)]
-            yield from _overlapped(searches, samples[place::count])
+            return _overlapped(searches, samples[place::count])
 
         yield from share(0) if count == 1 else side_by_side(share, count)
 
@@ -84,23 +92,26 @@ def _processes(rows: int, device: torch.device | str) -> int:
     return max(1, min(torch.get_num_threads(), rows // _LEAST_SHARE))
 
 
-def _overlapped(searches: list[StageSearch], samples: Unseen) -> Iterator[Findings]:
+def _overlapped(parts: list[StageSearch], samples: Unseen) -> Iterator[Findings]:
     """All stages at once: the last one that can fill a batch goes on, else the first that has anything to do."""
     place = {int(name): index for index, name in enumerate(samples.sample)}
     forwards, backwards = torch.zeros(2, len(samples), dtype=torch.int64)
     zero_gradient = torch.zeros(len(samples), dtype=torch.bool)
-    searches[0].feed(samples)
-    while any(search.busy for search in searches):
-        full = [search for search in searches if search.full]
-        now = full[-1] if full else next(search for search in searches if search.busy)
-        following = searches[searches.index(now) + 1 :]
+    following: dict[StageSearch, StageSearch | None] = {}
+    for part, after in zip(parts, [*parts[1:], None], strict=True):
+        following |= {each: after for each in (part, part.exact) if each is not None}
+    parts[0].feed(samples)
+    while any(search.busy for search in following):
+        full = [search for search in following if search.full]
+        now = full[-1] if full else next(search for search in following if search.busy)
+        after = following[now]
         for found in now.advance():
             index = torch.tensor([place[int(name)] for name in found.sample])
             forwards[index] += found.forwards
             backwards[index] += found.backwards
             zero_gradient[index] |= found.zero_gradient
             costs = {"forwards": forwards[index], "backwards": backwards[index], "zero_gradient": zero_gradient[index]}
-            goes_on = ~found.success if following else torch.zeros_like(found.success)
+            goes_on = torch.zeros_like(found.success) if after is None else ~found.success
             yield from some(replace(found, **costs)[~goes_on])
-            if bool(goes_on.any()):
-                following[0].feed(samples[index[goes_on]])
+            if after is not None and bool(goes_on.any()):
+                after.feed(samples[index[goes_on]])

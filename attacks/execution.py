@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from advdpnp.attacks.contract import Objective
+from advdpnp.attacks.precision import FULL, arithmetic
 from advdpnp.errors import AdvdpnpError
 from advdpnp.randomness import isolated_rng, seed_of
 
@@ -110,6 +111,7 @@ class Executor:
         seed: for randomised models: their noise is drawn from this and the number of the call. None: not randomised.
         searched: what attacks ask: the same function, faster (see ``prepare``), perhaps with more columns after the
             logits (see ``LooksInside``). ``model`` has the last word.
+        precision: of what attacks ask.
     """
 
     def __init__(
@@ -119,11 +121,13 @@ class Executor:
         device: torch.device | str,
         seed: int | None = None,
         searched: nn.Module | None = None,
+        precision: str = FULL,
     ) -> None:
         if shape < 1:
             raise AdvdpnpError(f"the execution shape must be at least 1 row, got {shape}")
         self.model, self.shape, self.device, self.seed = model, shape, torch.device(device), seed
         self.searched = model if searched is None else searched
+        self.precision = precision
         self.shapes: tuple[int, ...] = (shape,)  # which ones a call may have; more where the results are the same
         self.classes: int | None = None
         self._calls = 0
@@ -136,17 +140,17 @@ class Executor:
 
     def searched_logits(self, x: Tensor) -> Tensor:
         """Logits (n, classes) of what attacks ask, in one call; n is one of ``shapes``."""
-        with torch.no_grad():
-            return self._forward(self.searched, x.contiguous(), judged=False)
+        with torch.no_grad(), arithmetic(self.precision, self.device):
+            return self._forward(self.searched, x.contiguous(), judged=False).float()
 
     def logits_and_gradient(self, x: Tensor, objective: Objective) -> tuple[Tensor, Tensor]:
         """The same, and the objective's gradient (n, c, h, w).
 
         Gradients that are not finite, or do not exist because the output does not depend on the image, count as zero.
         """
-        with torch.enable_grad():
+        with torch.enable_grad(), arithmetic(self.precision, self.device):
             queries = x.detach().contiguous().to(self.device).requires_grad_()
-            logits = self._forward(self.searched, queries, judged=False)
+            logits = self._forward(self.searched, queries, judged=False).float()
             gradient = None
             if logits.requires_grad:
                 (gradient,) = torch.autograd.grad(objective(logits).sum(), queries, allow_unused=True)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from advdpnp.allocator import keep_freed_memory
 from advdpnp.attacks.contract import Rows
 from advdpnp.attacks.execution import Executor, single_threaded
+from advdpnp.attacks.precision import FULL
 from advdpnp.attacks.prepared import prepare
 
 _SMALLEST_SHAPE = 4
@@ -94,6 +95,7 @@ def open_lanes(
     example: Tensor | None = None,
     look: Callable[[nn.Module], nn.Module] | None = None,
     seed: int | None = None,
+    precision: str = FULL,
     count: int | None = None,
 ) -> Iterator[Lanes]:
     """Lanes for a model that is in evaluation mode and on ``device``.
@@ -102,6 +104,7 @@ def open_lanes(
         example: images (n, c, h, w) by which a faster copy of the model for attacks is tried; None: no attack is made.
         look: makes of the model what attacks ask (see ``LooksInside``); None: they ask the model.
         seed: as ``Executor`` takes it. A randomised model has one lane: its noise is that of the number of the call.
+        precision: of what attacks ask.
         count: of lanes; by default as many as torch has threads on a CPU, and one on any other device.
     """
     keep_freed_memory()
@@ -114,7 +117,7 @@ def open_lanes(
             asked = look(each) if look else each
             if seed is None and example is not None:
                 asked = prepare(asked, example[:_TRIED].to(device))
-            executors.append(Executor(each, shape, device, seed, asked))
+            executors.append(Executor(each, shape, device, seed, asked, precision))
         if seed is None and on_cpu and example is not None and len(example):
             shapes = _equal_shapes(executors[0], example)
             for executor in executors:

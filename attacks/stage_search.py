@@ -25,7 +25,9 @@ _LOOK_EVERY_ELSEWHERE = 8
 class StageSearch:
     """All calls of the attack and of the model have a shape of the lanes: the same arithmetic always."""
 
-    def __init__(self, attack: Attack, lanes: Lanes, seed: int, rows: int | None) -> None:
+    def __init__(
+        self, attack: Attack, lanes: Lanes, seed: int, rows: int | None, exact: "StageSearch | None" = None
+    ) -> None:
         self.attack, self.lanes, self.shape, self.rows = attack, lanes, lanes.shape, rows or lanes.width
         self.patience = LOOK_EVERY.get(lanes.device.type, _LOOK_EVERY_ELSEWHERE)
         self.stream = seed_of(seed, attack.name)
@@ -36,6 +38,7 @@ class StageSearch:
         self.present = 0  # how many
         self.clock = 0  # iterations
         self.pending: list[Flight] = []  # wait to be verified, out of the batch meanwhile
+        self.exact = exact  # takes over the rows that this one, of less precision, took for successes
 
     def feed(self, samples: Unseen) -> None:
         """More samples to attack."""
@@ -194,11 +197,17 @@ class StageSearch:
 
     def _verify(self, flight: Flight) -> tuple[Flight, Findings]:
         """Judge the candidates: rows that go on, findings of those that end."""
-        ended = flight.last  # as of before: a row may propose its last image only now
+        before = flight
         flight = self.lanes.map(self._judge, flight)
+        ended = before.last  # as of before: a row may propose its last image only now
         if not self.attack.minimum_norm:
             ended = ended | flight.inside
-        return flight[~ended], self._findings(flight[ended])
+        stays = ~ended
+        if self.exact is not None:
+            refused = stays & torch.isfinite(before.candidate_norm) & (flight.best_norm == before.best_norm)
+            self.exact.ready += some(flight[refused])
+            stays = stays & ~refused
+        return flight[stays], self._findings(flight[ended])
 
     def _judge(self, executor: Executor, flight: Flight) -> Flight:
         """A chunk: a candidate that fools the model, is allowed and is nearer becomes the best image."""

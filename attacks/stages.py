@@ -14,10 +14,12 @@ class Stages:
     Attributes:
         name: what it is called in tables.
         stages: of one threat model, none of them a minimum-norm attack, each of another name.
+        decisive: name of the stage that what survives a search of less than float32 gets once more, in float32.
     """
 
     name: str
     stages: tuple[Attack, ...]
+    decisive: str | None = None
 
     minimum_norm = False
 
@@ -50,4 +52,4 @@ class Stages:
 )
 def fast(threat: ThreatModel, classes: int) -> Stages:
     names = ["apgd-ce", "apgd-t"] if classes >= 4 else ["apgd-ce"]
-    return Stages("fast", tuple(ATTACKS.make(name, threat=threat, classes=classes) for name in names))
+    return Stages("fast", tuple(ATTACKS.make(name, threat=threat, classes=classes) for name in names), names[-1])

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 import torch
 
+from advdpnp.attacks.precision import computes_bf16
 from advdpnp.datasets import load_dataset
 from advdpnp.datasets.base import Dataset, Split
 from advdpnp.errors import AdvdpnpError
@@ -120,13 +121,6 @@ def threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def computes_bf16(device: torch.device) -> bool:
-    """Whether the processor multiplies bf16 numbers itself; without it torch converts them to and fro."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def images(count: int = 12_000) -> Dataset:

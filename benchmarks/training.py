@@ -21,6 +21,7 @@ import torch
 import typer
 from torch import nn
 
+from advdpnp.attacks.precision import computes_bf16
 from advdpnp.datasets.base import Dataset, Split
 from advdpnp.errors import AdvdpnpError
 from advdpnp.randomness import isolated_rng
@@ -118,7 +119,7 @@ class Bench:
         half = self._pgd_recipe(architecture, augmentation="none", precision="bf16-mixed")
         ours = self._ours(recipe)
         start = copy.deepcopy(ours.run.network)
-        bf16 = "advdpnp bf16" if timing.computes_bf16(ours.run.fabric.device) else "advdpnp bf16 emulated"
+        bf16 = "advdpnp bf16" if computes_bf16(ours.run.fabric.device) else "advdpnp bf16 emulated"
         works: dict[str, Work] = {
             PUBLIC: self._at_hand(PublicWay(start, recipe)),
             PUBLIC_LAST: self._at_hand(PublicWay(start, recipe, channels_last=True)),

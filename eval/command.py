@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from advdpnp.attacks.precision import FULL
 from advdpnp.console import evaluation_bar, out, print_leaderboard
 from advdpnp.datasets import Dataset, load_dataset
 from advdpnp.errors import AdvdpnpError
@@ -38,6 +39,7 @@ def evaluate_command(
     limit: int | None,
     seed: int,
     engine: str = "own",
+    precision: str = FULL,
     cross_check: int | None = None,
     transfer_from: Sequence[str] = (),
     batch_size: int | None,
@@ -80,6 +82,7 @@ def evaluate_command(
             corruptions=corruptions or ("auto" if attacks == "all" else "none"),
             data_root=data_root,
             engine=engine,
+            precision=precision,
             transfer_from=[load_model(spec, dataset=data) for spec in transfer_from],
             **common,
         )

@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 
 from advdpnp.attacks import resolve_attacks
+from advdpnp.attacks.precision import FULL, choose_precision
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.corruption import corruption_cells
 from advdpnp.datasets import Dataset, Split
@@ -39,6 +40,7 @@ def evaluate_models(
     corruptions: str = "none",
     data_root: Path | None = None,
     engine: str = "own",
+    precision: str = FULL,
     shard: Shard = ALONE,
     transfer_from: Sequence[LoadedModel] = (),
     progress: Progress | None = None,
@@ -64,6 +66,8 @@ def evaluate_models(
         corruptions: "none", "auto" or "cifar10-c".
         data_root: where official corrupted images are looked for.
         engine: "own", or "reference" for the same attacks of torchattacks and pyautoattack.
+        precision: of our searches: "32", "tf32", "bf16" or "auto". Successes count in float32 only; the columns of a
+            search of less are called so, "autoattack (bf16 search)".
         shard: which of several processes this is; the first returns and writes the table, the others an empty one.
         transfer_from: models whose adversarial images are tried on every other one (columns ``transfer:NAME``).
         progress: is told what happens; nothing is printed.
@@ -87,6 +91,7 @@ def evaluate_models(
         raise AdvdpnpError("there is no eps; give one, for example 8/255")
     for threat in threats:  # a misspelt attack shows before hours of work, not after
         resolve_attacks(attacks, threat, max(2, dataset.classes), engine)
+    chosen = choose_device(device, shard.local)
     plan = Plan(
         dataset=dataset,
         attacks=attacks,
@@ -94,10 +99,11 @@ def evaluate_models(
         samples=_first_samples(dataset, limit),
         seed=seed,
         batch_size=batch_size,
-        device=choose_device(device, shard.local),
+        device=chosen,
         progress=progress or Silent(),
         corruptions=corruption_cells(corruptions, _as_bytes(dataset), data_root, seed),
         engine=engine,
+        precision=choose_precision(precision, chosen),
         shard=shard,
         transfer_from=tuple(transfer_from),
         command=command_line() if command is None else command,

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from advdpnp.attacks.precision import FULL
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.corruption import CorruptionSource
 from advdpnp.datasets import Dataset, to_float
@@ -44,6 +45,7 @@ class Plan:
         progress: is told what happens.
         corruptions: where corrupted images come from; None for none.
         engine: "own" or "reference": whose implementations of the attacks.
+        precision: of our searches ("32", "tf32", "bf16"); never of what counts.
         shard: which of several processes this is.
         transfer_from: models whose adversarial images are tried on every other one.
         command: the command line, for the record.
@@ -61,6 +63,7 @@ class Plan:
     progress: Progress
     corruptions: CorruptionSource | None = None
     engine: str = "own"
+    precision: str = FULL
     shard: Shard = ALONE
     transfer_from: tuple[LoadedModel, ...] = ()
     command: str = ""

@@ -18,6 +18,7 @@ from advdpnp.attacks.execution import Executor, check_inputs, evaluation_mode, i
 from advdpnp.attacks.flight import Findings, Unseen
 from advdpnp.attacks.lanes import Lanes, open_lanes
 from advdpnp.attacks.objectives import margin
+from advdpnp.attacks.precision import FULL
 from advdpnp.attacks.stages import Stages
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.attacks.transfer import Transfer
@@ -186,14 +187,17 @@ class _Run:
         return self._whole_batch(label, attack)
 
     def _search(self, label: str, attack: Attack | Stages) -> str:
-        unit = self._unit(label, attack.threat, {"attack": attack.definition(), "seed": self.plan.seed})
+        precision, definition = self.plan.precision, {"attack": attack.definition(), "seed": self.plan.seed}
+        if precision != FULL:
+            label, definition["precision"] = f"{label} ({precision} search)", f"{precision} search, float32 verdict"
+        unit = self._unit(label, attack.threat, definition)
 
         def find(samples: np.ndarray, writer: UnitWriter) -> Iterator[Findings]:
             for block in self.plan.blocks(samples):
                 yield from search(
                     self.model, attack, self.plan.images(block), self.plan.labels(block), torch.from_numpy(block),
                     seed=self.plan.seed, shape=self.shape, rows=self.plan.batch_size, device=self.plan.device,
-                    randomised=self.randomised,
+                    randomised=self.randomised, precision=precision,
                 )  # fmt: skip
 
         return self._complete(unit, find, self.plan.seed)

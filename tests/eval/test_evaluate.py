@@ -161,6 +161,20 @@ def test_batch_size_changes_nothing(tmp_path: Path, dataset: Dataset) -> None:
     assert_same_results(tmp_path / "a", tmp_path / "b")
 
 
+def test_a_search_in_bf16_is_called_so_and_is_a_unit_of_its_own(
+    tmp_path: Path, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(tmp_path, dataset)
+    low: dict[str, Any] = {"attacks": "pgd-5", "precision": "bf16"}
+    row = run(tmp_path, dataset, **low).iloc[0]
+    assert abs(row["pgd-5 (bf16 search)"] - row["pgd-5"]) < 5
+    searches = record_searches(monkeypatch)
+    pd.testing.assert_frame_equal(run(tmp_path, dataset, **low), pd.DataFrame([row]), check_dtype=False)
+    assert not searches
+    with pytest.raises(AdvdpnpError, match="no precision called '64'"):
+        run(tmp_path, dataset, precision="64")
+
+
 def test_other_weights_are_another_model(tmp_path: Path, dataset: Dataset) -> None:
     run(tmp_path, dataset, attacks="none")
     run(tmp_path, dataset, loaded(Net(seed=5)), attacks="none")
