@@ -10,6 +10,7 @@ from advdpnp.eval.figures.corruptions import draw_corruptions
 from advdpnp.eval.figures.examples import draw_examples
 from advdpnp.eval.figures.radius import draw_accuracy_against_eps
 from advdpnp.eval.figures.style import model_colours
+from advdpnp.eval.figures.transfer import draw_transfer
 from advdpnp.eval.results import Row, find_results, make_rows
 
 _FIGURES: tuple[Callable[[Sequence[Row], dict[str, str], Path], list[Path]], ...] = (
@@ -17,6 +18,7 @@ _FIGURES: tuple[Callable[[Sequence[Row], dict[str, str], Path], list[Path]], ...
     draw_accuracy_against_eps,
     draw_corruptions,
     draw_examples,
+    draw_transfer,
 )
 
 

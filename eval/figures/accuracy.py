@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 
+from advdpnp.attacks.transfer import PREFIX
 from advdpnp.eval.figures.style import GRID, INK, QUIET, bare, drawing
 from advdpnp.eval.leaderboard import order_attacks
 from advdpnp.eval.results import Row
@@ -20,30 +21,35 @@ LINE = 0.34
 def draw_accuracy(rows: Sequence[Row], colours: dict[str, str], out: Path) -> list[Path]:
     """One figure per data set, threat model and seed: ``accuracy-digits-linf-0.1.png``."""
     paths = []
-    seeds = {row.seed for row in rows if row.attacks}
-    for (dataset, data, threat, seed), group in _grouped(rows):
-        seed_suffix = f"-seed{seed}" if len(seeds) > 1 else ""
-        data_suffix = f"-{data[:8]}" if len({row.data for row in rows if row.dataset == dataset}) > 1 else ""
-        path = out / f"accuracy-{file_name(dataset)}{data_suffix}-{threat[0]}-{file_name(threat[2])}{seed_suffix}.png"
-        _draw(group, colours, path)
-        paths.append(path)
+    for group in grouped(rows):
+        paths.append(out / f"accuracy-{suffix(group[0], rows)}.png")
+        _draw(group, colours, paths[-1])
     return paths
 
 
-def _grouped(rows: Sequence[Row]) -> list[tuple[tuple[str, str, tuple[str, float, str], int], list[Row]]]:
+def grouped(rows: Sequence[Row]) -> list[list[Row]]:
+    """Rows with attacks, those of one data set, threat model and seed together."""
+
     def key(row: Row) -> tuple[str, str, str, float, int]:
         return row.dataset, row.data, row.threat.norm, row.threat.eps, row.seed or 0
 
-    attacked = sorted((row for row in rows if row.attacks), key=key)
-    groups = [list(group) for _, group in groupby(attacked, key)]
-    return [((g[0].dataset, g[0].data, g[0].threat, g[0].seed or 0), g) for g in groups]
+    return [list(group) for _, group in groupby(sorted((row for row in rows if row.attacks), key=key), key)]
+
+
+def suffix(row: Row, rows: Sequence[Row]) -> str:
+    """What tells the figure of a group, of which ``row`` is one, from those of the other groups in ``rows``."""
+    several_data = len({other.data for other in rows if other.dataset == row.dataset}) > 1
+    several_seeds = len({other.seed for other in rows if other.attacks}) > 1
+    data, seed = (f"-{row.data[:8]}" if several_data else ""), (f"-seed{row.seed or 0}" if several_seeds else "")
+    return f"{file_name(row.dataset)}{data}-{row.threat.norm}-{file_name(row.threat.eps_text)}{seed}"
 
 
 def _draw(rows: list[Row], colours: dict[str, str], path: Path) -> None:
     rows = sorted(
         rows, key=lambda row: (-(~row.broken_by_any).mean() if row.n else 0, row.clean_wrong.mean(), row.model.name)
     )
-    attacks = order_attacks({attack for row in rows for attack in row.attacks})
+    # Images of other models have a figure of their own.
+    attacks = order_attacks({attack for row in rows for attack in row.attacks if not attack.startswith(PREFIX)})
     panels = ["clean", *attacks, *(["worst case"] if len(attacks) > 1 else [])]
     with drawing(path, PANEL * len(panels), LINE * len(rows) + 0.8) as figure:
         axes = figure.subplots(1, len(panels), sharey=True, squeeze=False, gridspec_kw={"wspace": 0.16})[0]

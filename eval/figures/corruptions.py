@@ -4,13 +4,11 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.ticker import MultipleLocator
 
 from advdpnp.corruption import BENCHMARK
-from advdpnp.eval.figures.style import GRID, INK, QUIET, bare, drawing, spread_labels
+from advdpnp.eval.figures.style import GRID, QUIET, bare, drawing, heat_cells, spread_labels
 from advdpnp.eval.results import Row
 from advdpnp.eval.unit import file_name
 
@@ -56,7 +54,7 @@ def _draw_heat_map(row: Row, table: pd.DataFrame, path: Path) -> None:
         widths = [values.shape[1] for values, _ in blocks]
         axes = figure.subplots(1, 2, gridspec_kw={"width_ratios": widths, "wspace": 0.05})
         for axis, (values, names) in zip(axes, blocks, strict=True):
-            _cells(axis, values, names)
+            heat_cells(axis, values, names)
         axes[0].set_yticks(range(len(grid)), [str(name).replace("_", " ") for name in grid.index])
         axes[1].set_yticks([])
         axes[0].set_xlabel("severity", labelpad=4)
@@ -66,21 +64,6 @@ def _draw_heat_map(row: Row, table: pd.DataFrame, path: Path) -> None:
             f"accuracy in percent, {_source(row)}, {n:,} images\nclean {clean:.1f}, mean of all cells {mean:.1f}",
             (0, 1), xytext=(0, 5), xycoords="axes fraction", textcoords="offset points", color=QUIET, fontsize=7.5,
         )  # fmt: skip
-
-
-def _cells(axes: Axes, values: np.ndarray, names: list[str]) -> None:
-    # The colour scale is the same for every model: 0 to 100.
-    axes.imshow(values, cmap="Blues", vmin=0, vmax=110, aspect="auto")
-    for line, column in np.ndindex(*values.shape):
-        value = values[line, column]
-        ink = "white" if value > 60 else INK
-        axes.text(column, line, f"{value:.0f}", ha="center", va="center_baseline", fontsize=8, color=ink)
-    axes.set_xticks(range(len(names)), names)
-    for place in range(1, values.shape[1]):
-        axes.axvline(place - 0.5, color="white", linewidth=1.5)
-    for place in range(1, values.shape[0]):
-        axes.axhline(place - 0.5, color="white", linewidth=1.5)
-    bare(axes)
 
 
 def _usual_order(kinds: list[str]) -> list[str]:

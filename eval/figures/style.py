@@ -63,6 +63,23 @@ def bare(axes: Axes, *, keep: str = "") -> None:
     axes.tick_params(length=0)
 
 
+def heat_cells(axes: Axes, values: np.ndarray, names: Sequence[str]) -> None:
+    """Percentages (lines, columns) as a heat map with the numbers in it; NaN is blank."""
+    # The colour scale is the same for every model: 0 to 100.
+    axes.imshow(values, cmap="Blues", vmin=0, vmax=110, aspect="auto")
+    for line, column in np.ndindex(*values.shape):
+        value = values[line, column]
+        if not np.isnan(value):
+            ink = "white" if value > 60 else INK
+            axes.text(column, line, f"{value:.0f}", ha="center", va="center_baseline", fontsize=8, color=ink)
+    axes.set_xticks(range(len(names)), names)
+    for place in range(1, values.shape[1]):
+        axes.axvline(place - 0.5, color="white", linewidth=1.5)
+    for place in range(1, values.shape[0]):
+        axes.axhline(place - 0.5, color="white", linewidth=1.5)
+    bare(axes)
+
+
 def spread_labels(values: Sequence[float], gap: float, low: float, high: float) -> list[float]:
     """Positions near ``values``, at least ``gap`` apart and within [low, high] where there is room, in their order.
 

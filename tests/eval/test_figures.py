@@ -36,6 +36,20 @@ def test_all_figures_are_drawn_and_none_is_empty(store_model: Store, tmp_path: P
     assert plt.get_fignums() == []  # nothing is left in pyplot's global state
 
 
+def test_transferred_images_are_a_matrix_and_no_panels(store_model: Store, tmp_path: Path) -> None:
+    store_model("a", {**ROBUST, "transfer:b": 0.7})
+    without = draw_figures([store_model("b", ROBUST)], tmp_path / "one")
+    out = store_model("b", {**ROBUST, "transfer:a": 0.8, "transfer:c": 0.6})
+    paths = draw_figures([out], tmp_path / "two")
+    matrix = [path for path in paths if path.name.startswith("transfer-")]
+    assert [path.name for path in matrix] == ["transfer-digits-linf-8_255.png"]
+    assert imread(matrix[0]).std() > 0.02
+    widths = [
+        imread(next(p for p in some if p.name.startswith("accuracy-digits"))).shape[1] for some in (without, paths)
+    ]
+    assert widths[0] == widths[1]
+
+
 def test_clean_rows_alone_draw_nothing(store_model: Store, tmp_path: Path) -> None:
     assert draw_figures([store_model("a", {"clean": 0.9})], tmp_path) == []
 
