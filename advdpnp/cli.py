@@ -18,7 +18,7 @@ import typer
 from typer.exceptions import Abort, Exit, TyperException
 
 from advdpnp import __version__
-from advdpnp.errors import AdvdpnpError
+from advdpnp.errors import AdvdpnpError, AlreadyTold
 
 app = typer.Typer(
     name="advdpnp",
@@ -353,6 +353,8 @@ def run(arguments: list[str] | None = None) -> int:
         result: Any = app(arguments, standalone_mode=False)
         code = result if isinstance(result, int) else 0
         return _fail(_STOPPED) if code == _INTERRUPTED else code
+    except AlreadyTold:
+        return 2
     except AdvdpnpError as error:
         return _fail(str(error))
     except (Abort, KeyboardInterrupt):

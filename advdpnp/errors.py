@@ -9,6 +9,10 @@ class AdvdpnpError(Exception):
     """
 
 
+class AlreadyTold(AdvdpnpError):
+    """The same mistake, in another process of the same command, which has told it."""
+
+
 def first_line(error: BaseException) -> str:
     """What an error of somebody else's code says, without the pages that may follow; its type if it says nothing."""
     lines = str(error).strip().splitlines()

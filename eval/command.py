@@ -17,7 +17,7 @@ from advdpnp.eval.evaluate import evaluate_models
 from advdpnp.eval.figures import draw_figures
 from advdpnp.eval.leaderboard import accuracy_columns, build_leaderboard, write_leaderboard
 from advdpnp.eval.progress import Silent
-from advdpnp.eval.shards import shard_of_environment
+from advdpnp.eval.shards import one_speaks, shard_of_environment
 from advdpnp.zoo import LoadedModel, Normalisation, load_model
 
 _DEFAULT_EPS = {"linf": "8/255", "l2": "0.5"}
@@ -52,22 +52,24 @@ def evaluate_command(
 
     What the user leaves open is taken from the checkpoints where they agree: data set, norm and eps.
     """
-    if not checkpoints and not models:
-        raise AdvdpnpError("there is nothing to evaluate; give a run folder, a .safetensors file or --model")
-    own = [load_model(str(path)) for path in checkpoints]
-    data = _dataset(dataset, own, data_root, download)
-    own = [load_model(str(path), dataset=data) for path in checkpoints]  # now tried on an image of this data set
-    loaded = _named([*own, *_foreign(models, weights, data, _normalisation(mean, std, data))], names)
-    trained_norm = _common(own, "norm")
-    norm = norm.strip().lower() if norm is not None else trained_norm or "linf"
-    radii = [text.strip() for item in eps for text in item.split(",") if text.strip()]
-    if eps and not radii:
-        raise AdvdpnpError("--eps is empty; write it as 0.03 or 8/255, several with commas")
-    if not radii:
-        trained_eps = _common(own, "eps") if norm == trained_norm else None
-        radii = [trained_eps or _DEFAULT_EPS.get(norm, "8/255")]
-    results = results or Path("results") / data.label
     shard = shard_of_environment()
+    with one_speaks(shard):
+        if not checkpoints and not models:
+            raise AdvdpnpError("there is nothing to evaluate; give a run folder, a .safetensors file or --model")
+        own = [load_model(str(path)) for path in checkpoints]
+        data = _dataset(dataset, own, data_root, download)
+        own = [load_model(str(path), dataset=data) for path in checkpoints]  # now tried on an image of this data set
+        loaded = _named([*own, *_foreign(models, weights, data, _normalisation(mean, std, data))], names)
+        trained_norm = _common(own, "norm")
+        norm = norm.strip().lower() if norm is not None else trained_norm or "linf"
+        radii = [text.strip() for item in eps for text in item.split(",") if text.strip()]
+        if eps and not radii:
+            raise AdvdpnpError("--eps is empty; write it as 0.03 or 8/255, several with commas")
+        if not radii:
+            trained_eps = _common(own, "eps") if norm == trained_norm else None
+            radii = [trained_eps or _DEFAULT_EPS.get(norm, "8/255")]
+        results = results or Path("results") / data.label
+        sources = [load_model(spec, dataset=data) for spec in transfer_from]
     with evaluation_bar() if shard.first else nullcontext(Silent()) as progress:
         common: dict[str, Any] = {
             "norm": norm, "eps": radii, "seed": seed, "batch_size": batch_size, "device": device, "progress": progress,
@@ -83,7 +85,7 @@ def evaluate_command(
             data_root=data_root,
             engine=engine,
             precision=precision,
-            transfer_from=[load_model(spec, dataset=data) for spec in transfer_from],
+            transfer_from=sources,
             **common,
         )
         if cross_check is not None:

@@ -19,7 +19,7 @@ from advdpnp.eval.plan import Plan, choose_device, command_line
 from advdpnp.eval.progress import Progress, Silent
 from advdpnp.eval.results import Row, StoredUnit, find_results, make_rows
 from advdpnp.eval.run import run_model
-from advdpnp.eval.shards import ALONE, Shard, at_work
+from advdpnp.eval.shards import ALONE, Shard, at_work, one_speaks
 from advdpnp.eval.unit import CORRUPTION
 from advdpnp.randomness import isolated_rng
 from advdpnp.zoo import LoadedModel
@@ -80,34 +80,35 @@ def evaluate_models(
         AdvdpnpError: nothing to evaluate, unknown attacks, unusable images or models, a folder that another
             process writes to.
     """
-    if not models:
-        raise AdvdpnpError("there is no model to evaluate; give a checkpoint or --model")
-    if not 0 <= seed < 2**63:
-        raise AdvdpnpError(f"the seed {seed} is out of range; choose one from 0 to {2**63 - 1}")
-    if batch_size is not None and batch_size < 1:
-        raise AdvdpnpError(f"a batch size of {batch_size} leaves no image; give 1 or more")
-    threats = tuple({threat.eps: threat for threat in (ThreatModel.parse(norm, radius) for radius in eps)}.values())
-    if not threats:
-        raise AdvdpnpError("there is no eps; give one, for example 8/255")
-    for threat in threats:  # a misspelt attack shows before hours of work, not after
-        resolve_attacks(attacks, threat, max(2, dataset.classes), engine)
-    chosen = choose_device(device, shard.local)
-    plan = Plan(
-        dataset=dataset,
-        attacks=attacks,
-        threats=threats,
-        samples=_first_samples(dataset, limit),
-        seed=seed,
-        batch_size=batch_size,
-        device=chosen,
-        progress=progress or Silent(),
-        corruptions=corruption_cells(corruptions, _as_bytes(dataset), data_root, seed),
-        engine=engine,
-        precision=choose_precision(precision, chosen),
-        shard=shard,
-        transfer_from=tuple(transfer_from),
-        command=command_line() if command is None else command,
-    )
+    with one_speaks(shard):
+        if not models:
+            raise AdvdpnpError("there is no model to evaluate; give a checkpoint or --model")
+        if not 0 <= seed < 2**63:
+            raise AdvdpnpError(f"the seed {seed} is out of range; choose one from 0 to {2**63 - 1}")
+        if batch_size is not None and batch_size < 1:
+            raise AdvdpnpError(f"a batch size of {batch_size} leaves no image; give 1 or more")
+        threats = tuple({threat.eps: threat for threat in (ThreatModel.parse(norm, radius) for radius in eps)}.values())
+        if not threats:
+            raise AdvdpnpError("there is no eps; give one, for example 8/255")
+        for threat in threats:  # a misspelt attack shows before hours of work, not after
+            resolve_attacks(attacks, threat, max(2, dataset.classes), engine)
+        chosen = choose_device(device, shard.local)
+        plan = Plan(
+            dataset=dataset,
+            attacks=attacks,
+            threats=threats,
+            samples=_first_samples(dataset, limit),
+            seed=seed,
+            batch_size=batch_size,
+            device=chosen,
+            progress=progress or Silent(),
+            corruptions=corruption_cells(corruptions, _as_bytes(dataset), data_root, seed),
+            engine=engine,
+            precision=choose_precision(precision, chosen),
+            shard=shard,
+            transfer_from=tuple(transfer_from),
+            command=command_line() if command is None else command,
+        )
     asked: set[str] = set()
     with isolated_rng(), at_work(shard, out):
         for model in models:

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from advdpnp.cli import run as run_cli
 from advdpnp.errors import AdvdpnpError
 from advdpnp.eval.results import find_results
 from advdpnp.eval.shards import FOLDER, Shard, shard_of_environment
@@ -168,3 +169,30 @@ def test_nonsense_in_the_environment_is_refused(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setenv("WORLD_SIZE", "4")
     with pytest.raises(AdvdpnpError, match="RANK"):
         shard_of_environment()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["eval"], "nothing to evaluate"),
+        (["eval", "--dataset", "digits", "--model", "net_of_a_stranger:make", "--attacks", "pgdd-3"], "pgdd-3"),
+    ],
+)
+def test_a_mistake_of_the_user_is_told_once(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    sentence: str,
+) -> None:
+    net = "from torch import nn\ndef make(): return nn.Sequential(nn.Flatten(), nn.Linear(1024, 10))\n"
+    (tmp_path / "net_of_a_stranger.py").write_text(net, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    said = []
+    for rank in "012":
+        monkeypatch.setenv("RANK", rank)
+        assert run_cli(arguments) == 2
+        said.append(capsys.readouterr().err)
+    assert sentence in said[0]
+    assert said[1:] == ["", ""]

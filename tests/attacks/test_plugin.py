@@ -1,0 +1,54 @@
+"""The attack that the README shows is found through its entry point and gets all that the built-in ones get."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+README = Path(__file__).resolve().parents[2] / "README.md"
+
+SCRIPT = """
+import sys
+import torch
+from advdpnp.attacks import ATTACKS, Findings, ThreatModel, search
+from advdpnp.cli import run
+
+threat = ThreatModel.parse("linf", "0.2")
+attack = ATTACKS.make("many-tries-30", threat=threat, classes=2)
+model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 2))
+x = torch.rand(40, 1, 4, 4)
+y = model(x).argmax(1)
+
+def find(**options):
+    found = Findings.concatenate(list(search(model, attack, x, y, torch.arange(40), seed=0, shape=8, **options)))
+    return found[found.sample.argsort()]
+
+found = find()
+assert 0 < int(found.success.sum()) < 40, found.success
+assert bool((found.forwards[~found.success] == 1 + 30 + 1).all()), found.forwards
+with torch.no_grad():
+    assert torch.equal(model(found.x_adv).argmax(1) != y, found.success)
+assert bool(threat.contains(x, found.x_adv).all())
+assert torch.equal(find(rows=3).x_adv, found.x_adv)
+assert torch.equal(find(precision="bf16").success, found.success)
+sys.exit(run(["list", "attacks"]))
+"""
+
+
+def block(name: str) -> str:
+    return next(text for text in README.read_text(encoding="utf-8").split("```") if f"# {name}\n" in text[:40])
+
+
+def test_the_attack_of_the_readme_is_one(tmp_path):
+    (tmp_path / "many_tries.py").write_text(block("many_tries.py").removeprefix("python\n"), encoding="utf-8")
+    assert 'many-tries = "many_tries"' in block("pyproject.toml")
+    information = tmp_path / "many_tries-1.0.dist-info"
+    information.mkdir()
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: many-tries\nVersion: 1.0\n", encoding="utf-8")
+    (information / "entry_points.txt").write_text("[advdpnp.attacks]\nmany-tries = many_tries\n", encoding="utf-8")
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT], env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "many-tries-{tries}" in done.stdout
