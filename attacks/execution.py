@@ -128,7 +128,7 @@ class Executor:
         self.model, self.shape, self.device, self.seed = model, shape, torch.device(device), seed
         self.searched = model if searched is None else searched
         self.precision = precision
-        self.shapes: tuple[int, ...] = (shape,)  # which ones a call may have; more where the results are the same
+        self.shapes = {shape}  # which ones a call may have; more where the results are the same
         self.classes: int | None = None
         self._calls = 0
 

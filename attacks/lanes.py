@@ -4,8 +4,8 @@ One core per chunk beats all cores on one chunk, for the tensors of an attack ar
 spread over cores, what a row gets does not depend on how many there are. A search takes processes instead of threads
 where it can (see ``workers``); judging, which is all convolutions, is as fast with threads.
 
-Every chunk has the same shape, as results may differ in the last bits between shapes. Smaller shapes serve the last
-rows of a search, but only those that were seen to give the same bits.
+Every chunk has the same shape, as results may differ in the last bits between shapes. Smaller shapes serve where there
+are fewer rows, but only those that were seen to give the same bits.
 """
 
 import copy
@@ -24,7 +24,7 @@ from advdpnp.attacks.execution import Executor, single_threaded
 from advdpnp.attacks.precision import FULL
 from advdpnp.attacks.prepared import prepare
 
-_SMALLEST_SHAPE = 4
+_SMALLEST_SHAPE, _STEPS = 4, 16  # shapes are multiples of the larger of a smallest one and a 16th of the full one
 _TRIED = 8  # images by which a faster copy is tried
 
 R = TypeVar("R", bound=Rows)
@@ -36,20 +36,22 @@ class Lanes:
 
     Attributes:
         shape: rows of a full chunk.
-        shapes: all that a chunk may have, ascending; ``shape`` is the last.
         width: rows that keep all lanes busy.
     """
 
-    def __init__(self, executors: list[Executor], pool: ThreadPoolExecutor | None) -> None:
-        self._executors, self._pool = executors, pool
+    def __init__(self, executors: list[Executor], pool: ThreadPoolExecutor | None, trial: "ShapeTrial | None") -> None:
+        self._executors, self._pool, self._trial = executors, pool, trial
         self.first = executors[0]
-        self.shape, self.shapes, self.device = self.first.shape, self.first.shapes, self.first.device
+        self.shape, self.device = self.first.shape, self.first.device
         self.width = self.shape * len(executors)
 
     def chunk_size(self, rows: int) -> int:
         """Rows of the chunks into which so many are best cut: the smallest shape by which all lanes get work."""
         each = -(-rows // len(self._executors))
-        return next((shape for shape in self.shapes if shape >= each), self.shape)
+        size = self.shape if self._trial is None else self._trial.smallest(each)
+        for executor in self._executors:
+            executor.shapes.add(size)
+        return size
 
     def padded_size(self, rows: int) -> int:
         """Rows that are computed for so many."""
@@ -118,15 +120,13 @@ def open_lanes(
             if seed is None and example is not None:
                 asked = prepare(asked, example[:_TRIED].to(device))
             executors.append(Executor(each, shape, device, seed, asked, precision))
-        if seed is None and on_cpu and example is not None and len(example):
-            shapes = _equal_shapes(executors[0], example)
-            for executor in executors:
-                executor.shapes = shapes
+        smaller = seed is None and on_cpu and example is not None and len(example)
+        trial = ShapeTrial(executors[0], example) if smaller and example is not None else None
         if len(executors) == 1:
-            yield Lanes(executors, None)
+            yield Lanes(executors, None, trial)
             return
         with ThreadPoolExecutor(len(executors) - 1, "lane", lambda: torch.set_num_threads(1)) as pool:
-            yield Lanes(executors, pool)
+            yield Lanes(executors, pool, trial)
 
 
 def _copies(model: nn.Module, count: int) -> list[nn.Module]:
@@ -137,18 +137,27 @@ def _copies(model: nn.Module, count: int) -> list[nn.Module]:
         return []
 
 
-def _equal_shapes(executor: Executor, example: Tensor) -> tuple[int, ...]:
-    """The full shape and those of its halves, quarters... under which the examples get the same bits."""
-    rows = torch.arange(executor.shape).clamp(max=len(example) - 1)
-    images, shapes = example[rows].contiguous(), [executor.shape]
-    expected = _answers(executor, images)
-    while shapes[0] % 2 == 0 and shapes[0] // 2 >= _SMALLEST_SHAPE:
-        half = shapes[0] // 2
-        answers = _answers(executor, images[:half])
-        if not all(torch.equal(a, b[:half]) for a, b in zip(answers, expected, strict=True)):
-            break
-        shapes.insert(0, half)
-    return tuple(shapes)
+class ShapeTrial:
+    """Finds out, when it is asked, which smaller shapes give examples the same bits as the full one does."""
+
+    def __init__(self, executor: Executor, example: Tensor) -> None:
+        self._executor = executor
+        self._images = example[torch.arange(executor.shape).clamp(max=len(example) - 1)].contiguous()
+        self._step = max(_SMALLEST_SHAPE, executor.shape // _STEPS)
+        self._equal: dict[int, bool] = {}
+        self._expected: list[Tensor] | None = None
+
+    def smallest(self, rows: int) -> int:
+        """The smallest shape for so many rows."""
+        full, least = self._executor.shape, -(-max(rows, 1) // self._step) * self._step
+        return next((size for size in range(least, full, self._step) if self._same(size)), full)
+
+    def _same(self, size: int) -> bool:
+        if size not in self._equal:
+            self._expected = self._expected or _answers(self._executor, self._images)
+            answers = _answers(self._executor, self._images[:size])
+            self._equal[size] = all(torch.equal(a, b[:size]) for a, b in zip(answers, self._expected, strict=True))
+        return self._equal[size]
 
 
 def _answers(executor: Executor, images: Tensor) -> list[Tensor]:

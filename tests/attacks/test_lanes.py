@@ -131,11 +131,15 @@ class ShapeDependent(nn.Module):
 
 
 def test_smaller_shapes_are_used_only_if_they_give_the_same_bits(net, images, labels, find):
-    for model, shapes in ((net, (4, 8, 16)), (ShapeDependent(net, 8), (8, 16)), (ShapeDependent(net, 16), (16,))):
+    for model, sizes in (
+        (net, [4, 4, 8, 12, 16, 16]),
+        (ShapeDependent(net, 8), [8, 8, 8, 12, 16, 16]),
+        (ShapeDependent(net, 16), [16] * 6),
+    ):
         with open_lanes(model.eval().requires_grad_(False), 16, "cpu", example=images[:9]) as lanes:
-            assert lanes.shapes == shapes
-            assert lanes.padded_size(3) == shapes[0]
+            assert [lanes.chunk_size(rows) for rows in (1, 4, 5, 12, 13, 90)] == sizes
             assert lanes.padded_size(17) == 32
+            assert lanes.first.shapes == {16, *sizes}
     asked = []
     net.register_forward_pre_hook(lambda module, inputs: asked.append(len(inputs[0])))
     found = find(ShapeDependent(net, 16), STAGES, images, labels)
@@ -145,5 +149,5 @@ def test_smaller_shapes_are_used_only_if_they_give_the_same_bits(net, images, la
 
 def test_work_is_cut_so_that_all_lanes_get_some(net, images):
     with open_lanes(net.requires_grad_(False), 16, "cpu", example=images[:16], count=2) as lanes:
-        assert [lanes.chunk_size(rows) for rows in (1, 8, 9, 16, 17, 32, 90)] == [4, 4, 8, 8, 16, 16, 16]
+        assert [lanes.chunk_size(rows) for rows in (1, 8, 9, 16, 17, 32, 90)] == [4, 4, 8, 8, 12, 16, 16]
         assert lanes.width == 32
