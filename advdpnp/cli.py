@@ -306,6 +306,22 @@ def demo(
     run_demo(out, seed=seed, limit=limit, device=device)
 
 
+@app.command(epilog="Example: `advdpnp corrupt --dataset cifar10 --out data/cifar10-c-regenerated`")
+def corrupt(
+    out: Annotated[Path, typer.Option(help="Folder for TYPE.npy and labels.npy.")],
+    dataset: Annotated[str, typer.Option(help="A data set of `advdpnp list datasets`.")] = "cifar10",
+    types: Annotated[str, typer.Option(help="`all`, or names of `advdpnp list corruptions` with commas.")] = "all",
+    limit: Annotated[int | None, typer.Option(min=1, help="Corrupt only the first N test images.")] = None,
+    seed: Seed = 0,
+    data_root: DataRoot = None,
+    download: Download = False,
+) -> None:
+    """Write corrupted test images in the layout of the official CIFAR-10-C files, for other tools to read."""
+    from advdpnp.corruption.command import corrupt_command
+
+    corrupt_command(dataset, out, types=types, limit=limit, seed=seed, data_root=data_root, download=download)
+
+
 @app.command("list", epilog="Example: `advdpnp list attacks`")
 def list_(
     kind: Annotated[str, typer.Argument(help="attacks, corruptions, datasets, methods, models, recipes or studies.")],

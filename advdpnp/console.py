@@ -95,6 +95,14 @@ def training_bar(name: str, *, shown: bool = True) -> Iterator[Callable[["Traini
         yield report
 
 
+@contextmanager
+def counting_bar(name: str, total: int) -> Iterator[Callable[[], None]]:
+    """A bar over pieces of work of one kind; the function is called after each."""
+    with _bars() as progress:
+        task = progress.add_task(name, note="", total=total)
+        yield lambda: progress.advance(task)
+
+
 class _EvaluationBar:
     """One bar per unit (an attack under a threat model, or a cell of the corruptions); finished ones leave a line."""
 

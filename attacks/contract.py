@@ -162,6 +162,21 @@ class Attack(Protocol):
 
 
 @runtime_checkable
+class SparesGradients(Protocol):
+    """An attack that wants the gradient of every ``rhythm``-th query of a row alone, beginning with the first.
+
+    The engine keeps rows in step where it can, and leaves out the backward pass when no row of a chunk wants it.
+    """
+
+    @property
+    def rhythm(self) -> int: ...
+
+    def wants_gradient(self, state: Any) -> Tensor:
+        """Which rows, bool (n,). ``tell`` may be given gradients that were not wanted, and must not look at them."""
+        ...
+
+
+@runtime_checkable
 class LooksInside(Protocol):
     """An attack that wants to see more of a model than its logits."""
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from advdpnp.attacks.contract import ATTACKS, Objective, State, check_norm, choose
+from advdpnp.attacks.contract import ATTACKS, Objective, State, check_norm, choose, worth
 from advdpnp.attacks.hyperplane import project_to_hyperplane
 from advdpnp.attacks.norms import length
 from advdpnp.attacks.objectives import own_logit
@@ -26,7 +26,8 @@ class FABState(State):
 
     Attributes:
         x_adv: image to be evaluated.
-        placed: it is no result of a step: the clean image, or one moved back. Only its gradient is wanted, bool (n,).
+        placed: the next step goes from it: the clean image, or the result of a step, perhaps moved back. Its gradient
+            is wanted. Else it is the result of a step, to be judged, bool (n,).
         iteration: steps taken in this run, int64 (n,).
         run: place of the target, int64 (n,).
         targets: class aimed at in each run, int64 (n, runs).
@@ -41,8 +42,7 @@ class FABState(State):
 
 @dataclass(frozen=True)
 class FAB:
-    """Targeted FAB. It needs gradients of one difference of logits only, and one model call tells whether an iterate
-    crossed the boundary and, if it did not, where the next step goes.
+    """Targeted FAB. It needs gradients of one difference of logits only, and one for each step.
 
     Attributes:
         threat: Linf or L2.
@@ -58,6 +58,7 @@ class FAB:
 
     norms = ("linf", "l2")
     minimum_norm = False  # a stage of AutoAttack asks only what lies within eps
+    rhythm = 2
 
     def __post_init__(self) -> None:
         check_norm(self.name, self.threat, self.norms)
@@ -87,20 +88,27 @@ class FAB:
         """Target's logit minus own: positive beyond the boundary between the two."""
         return own_logit(logits, target_of(state.targets, state.run)) - own_logit(logits, state.y)
 
+    def wants_gradient(self, state: FABState) -> Tensor:
+        """In turns: where it is placed, and then not for where the step has led, which need only be judged."""
+        return state.placed
+
     def tell(self, state: FABState, logits: Tensor, gradient: Tensor | None, fooled: Tensor) -> FABState:
-        assert gradient is not None
-        back = fooled & ~state.placed
-        moved_back = state.x + _BACKWARD * (state.x_adv - state.x)
-        stepped = self._step(state.x, state.x_adv, self._lead(state, logits).to(state.x.dtype), gradient)
-        over = state.iteration >= self.iterations
+        x_adv, stepping = state.x_adv, state.placed
+        over = ~stepping & (state.iteration >= self.iterations)
+        back = fooled & ~stepping
+        if worth(back):
+            x_adv = choose(back, state.x + _BACKWARD * (state.x_adv - state.x), x_adv)
+        if worth(stepping):
+            assert gradient is not None
+            lead = self._lead(state, logits).to(state.x.dtype)
+            x_adv = choose(stepping, self._step(state.x, state.x_adv, lead, gradient), x_adv)
         run = state.run + over.long()
         done = run >= self.runs
-        x_adv = choose(back, moved_back, stepped)
         return replace(
             state,
-            x_adv=choose(over, state.x, x_adv),
-            placed=back | over,
-            iteration=torch.where(over, 0, state.iteration + (~back).long()),
+            x_adv=choose(over, state.x, x_adv) if worth(over) else x_adv,
+            placed=~stepping,
+            iteration=torch.where(over, 0, state.iteration + stepping.long()),
             run=run,
             done=state.done | done,
         )

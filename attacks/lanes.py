@@ -12,7 +12,7 @@ import copy
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import partial
+from functools import cached_property, partial
 from typing import TypeVar
 
 import torch
@@ -52,6 +52,10 @@ class Lanes:
         for executor in self._executors:
             executor.shapes.add(size)
         return size
+
+    def forwards_agree(self) -> bool:
+        """Whether a forward without gradients gives the same bits as one with; where nothing was tried, no."""
+        return self._trial is not None and self._trial.forwards_agree
 
     def padded_size(self, rows: int) -> int:
         """Rows that are computed for so many."""
@@ -145,7 +149,6 @@ class ShapeTrial:
         self._images = example[torch.arange(executor.shape).clamp(max=len(example) - 1)].contiguous()
         self._step = max(_SMALLEST_SHAPE, executor.shape // _STEPS)
         self._equal: dict[int, bool] = {}
-        self._expected: list[Tensor] | None = None
 
     def smallest(self, rows: int) -> int:
         """The smallest shape for so many rows."""
@@ -154,10 +157,19 @@ class ShapeTrial:
 
     def _same(self, size: int) -> bool:
         if size not in self._equal:
-            self._expected = self._expected or _answers(self._executor, self._images)
             answers = _answers(self._executor, self._images[:size])
             self._equal[size] = all(torch.equal(a, b[:size]) for a, b in zip(answers, self._expected, strict=True))
         return self._equal[size]
+
+    @cached_property
+    def _expected(self) -> list[Tensor]:
+        return _answers(self._executor, self._images)
+
+    @cached_property
+    def forwards_agree(self) -> bool:
+        """Whether a forward without gradients gives the same bits as one with."""
+        alone, together, *_ = self._expected
+        return torch.equal(alone, together)
 
 
 def _answers(executor: Executor, images: Tensor) -> list[Tensor]:

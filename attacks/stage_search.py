@@ -1,5 +1,6 @@
 """One stage of a search: keeps the batch full, verifies, and counts what each row costs."""
 
+import math
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
@@ -7,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from advdpnp.attacks.contract import Attack, worth
+from advdpnp.attacks.contract import Attack, SparesGradients, worth
 from advdpnp.attacks.execution import Executor
 from advdpnp.attacks.flight import Findings, Flight, Unseen, count, propose, some
 from advdpnp.attacks.lanes import Lanes
@@ -29,7 +30,9 @@ class StageSearch:
         self, attack: Attack, lanes: Lanes, seed: int, rows: int | None, exact: "StageSearch | None" = None
     ) -> None:
         self.attack, self.lanes, self.shape, self.rows = attack, lanes, lanes.shape, rows or lanes.width
-        self.patience = LOOK_EVERY.get(lanes.device.type, _LOOK_EVERY_ELSEWHERE)
+        self.sparing = attack if isinstance(attack, SparesGradients) and lanes.forwards_agree() else None
+        rhythm = self.sparing.rhythm if self.sparing else 1
+        self.patience = math.lcm(LOOK_EVERY.get(lanes.device.type, _LOOK_EVERY_ELSEWHERE), rhythm)
         self.stream = seed_of(seed, attack.name)
         self.unseen: deque[Unseen] = deque()
         self.ready: list[Flight] = []  # can be asked: new rows, and those whose candidate was refused
@@ -63,9 +66,9 @@ class StageSearch:
             begun, ended = self._begin(self.unseen.popleft())
             yield from some(ended)
             self.ready += some(begun)
-        if self._worth_packing():
-            self._pack()
-        if self.clock % self.patience == 0:
+        if self.clock % self.patience == 0:  # rows come and go at these times alone, which keeps them in step
+            if self._worth_packing():
+                self._pack()
             self._let_go()
         if count(self.pending) >= self.shape or (self.pending and not self.present):
             kept, ended = self._verify(Flight.concatenate(self.pending))
@@ -156,20 +159,20 @@ class StageSearch:
 
     def _advance(self, executor: Executor, flight: Flight) -> Flight:
         """One iteration of a chunk. Rows that wait for the next look stay as they are."""
-        if self.patience == 1:
-            return self._iterate(executor, flight)
-        return flight.where(self._leaving(flight), self._iterate(executor, flight))
+        asked, leaving = self._iterate(executor, flight), self._leaving(flight)
+        return flight.where(leaving, asked) if self.patience > 1 and worth(leaving) else asked
 
     def _iterate(self, executor: Executor, flight: Flight) -> Flight:
         state, gradient, backwards, zero_gradient = flight.state, None, flight.backwards, flight.zero_gradient
         queries, objective = self.attack.ask(state)
-        if objective is None:
+        wanted = torch.ones_like(flight.last) if self.sparing is None else self.sparing.wants_gradient(state)
+        if objective is None or (self.sparing is not None and not worth(wanted)):
             logits = executor.searched_logits(queries)
         else:
             logits, gradient = executor.logits_and_gradient(queries, objective)
-            if worth(backwards == 0):
-                zero_gradient = zero_gradient | ((backwards == 0) & (gradient == 0).flatten(1).all(1))
-            backwards = backwards + 1
+            if worth(first := wanted & (backwards == 0)):
+                zero_gradient = zero_gradient | (first & (gradient == 0).flatten(1).all(1))
+            backwards = backwards + wanted
         fooled = logits[:, : executor.classes].argmax(1) != state.y
         flight = replace(
             flight,

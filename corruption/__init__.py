@@ -10,7 +10,7 @@ from advdpnp.corruption.apply import corrupt
 from advdpnp.corruption.export import export_corruptions
 from advdpnp.corruption.official import OfficialCorruptions, find_official
 from advdpnp.corruption.registry import CORRUPTIONS, SEVERITIES, Corruption, declare, find_corruption
-from advdpnp.corruption.source import MODES, CorruptionSource, corruption_cells
+from advdpnp.corruption.source import MODES, CorruptionSource, as_bytes, corruption_cells
 from advdpnp.corruption.types import BENCHMARK, EXTRA, GROUPS
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "Corruption",
     "CorruptionSource",
     "OfficialCorruptions",
+    "as_bytes",
     "corrupt",
     "corruption_cells",
     "declare",

@@ -1,7 +1,7 @@
 """Where an evaluation gets its corrupted images: the official files or regenerated ones, one of them for all cells."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,7 +12,7 @@ from advdpnp.corruption.apply import corrupt
 from advdpnp.corruption.official import RELEASES, OfficialCorruptions, find_official
 from advdpnp.corruption.registry import SEVERITIES, find_corruption
 from advdpnp.corruption.types import BENCHMARK, EXTRA
-from advdpnp.datasets.base import Dataset, default_data_root
+from advdpnp.datasets.base import Dataset, Split, default_data_root
 from advdpnp.errors import AdvdpnpError
 
 VERSION = 1
@@ -145,6 +145,14 @@ MODES: dict[str, Callable[[Dataset, tuple[str, ...], Path, int], CorruptionSourc
     **{f"{name}-c": _official_of(name) for name in RELEASES},
 }
 """What ``--corruptions`` takes besides "none"."""
+
+
+def as_bytes(dataset: Dataset) -> Dataset:
+    """The data set with uint8 test images, which is what corruptions are made of; floats are rounded."""
+    test = dataset.test
+    if test.images.dtype == torch.uint8:
+        return dataset
+    return replace(dataset, test=Split((test.images * 255).round().to(torch.uint8), test.labels))
 
 
 def corruption_cells(

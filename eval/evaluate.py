@@ -1,7 +1,6 @@
 """Evaluation of any number of models: plan, run each, tabulate."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +10,8 @@ import torch
 from advdpnp.attacks import resolve_attacks
 from advdpnp.attacks.precision import FULL, choose_precision
 from advdpnp.attacks.threat import ThreatModel
-from advdpnp.corruption import corruption_cells
-from advdpnp.datasets import Dataset, Split
+from advdpnp.corruption import as_bytes, corruption_cells
+from advdpnp.datasets import Dataset
 from advdpnp.errors import AdvdpnpError
 from advdpnp.eval.leaderboard import tabulate_rows, write_leaderboard
 from advdpnp.eval.plan import Plan, choose_device, command_line
@@ -102,7 +101,7 @@ def evaluate_models(
             batch_size=batch_size,
             device=chosen,
             progress=progress or Silent(),
-            corruptions=corruption_cells(corruptions, _as_bytes(dataset), data_root, seed),
+            corruptions=corruption_cells(corruptions, as_bytes(dataset), data_root, seed),
             engine=engine,
             precision=choose_precision(precision, chosen),
             shard=shard,
@@ -120,14 +119,6 @@ def evaluate_models(
     others = [row for row in make_rows(find_results([out])) if row.key not in keys]
     write_leaderboard(tabulate_rows([*rows, *others]), out)
     return tabulate_rows(rows)
-
-
-def _as_bytes(dataset: Dataset) -> Dataset:
-    """The data set with uint8 test images, which is what corruptions are made of; floats are rounded."""
-    test = dataset.test
-    if test.images.dtype == torch.uint8:
-        return dataset
-    return replace(dataset, test=Split((test.images * 255).round().to(torch.uint8), test.labels))
 
 
 def _first_samples(dataset: Dataset, limit: int | None) -> np.ndarray:

@@ -104,8 +104,8 @@ def work(place):
     time.sleep(600)
 
 found = side_by_side(work, 2)
-print(next(found), next(found), flush=True)
 try:
+    print(next(found), next(found), flush=True)
     next(found)
 except KeyboardInterrupt:
     print("stopped", flush=True)

@@ -1,0 +1,53 @@
+"""``advdpnp corrupt`` writes what readers of the official files read, and nothing over anybody's files."""
+
+import json
+
+import numpy as np
+import pytest
+
+from advdpnp.cli import run
+from advdpnp.corruption import corrupt
+from advdpnp.datasets import load_dataset
+
+
+def test_files_in_the_official_layout(tmp_path, capsys):
+    out = tmp_path / "digits-c"
+    assert (
+        run(["corrupt", "--dataset", "digits", "--types", "fog, gaussian_noise", "--limit", "7", "--out", str(out)])
+        == 0
+    )
+    assert "3 files in" in capsys.readouterr().out
+    test = load_dataset("digits", train=False).test.head(7)
+    labels = np.load(out / "labels.npy")
+    assert labels.dtype == np.uint8
+    assert labels.tolist() == test.labels.tolist() * 5
+    for name in ("fog", "gaussian_noise"):
+        stored = np.load(out / f"{name}.npy")
+        assert stored.dtype == np.uint8
+        assert stored.shape == (35, *test.images.shape[2:], 1)
+        for severity in (1, 5):
+            block = stored[7 * (severity - 1) : 7 * severity].transpose(0, 3, 1, 2)
+            assert np.array_equal(block, corrupt(test.images, name, severity).numpy())
+    assert "regenerated" in json.loads((out / "regenerated.json").read_text(encoding="utf-8"))["data"]
+    assert run(["corrupt", "--dataset", "digits", "--types", "fog", "--limit", "7", "--out", str(out)]) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--types", "fogg"], "fogg"),
+        (["--types", ","], "--types names no corruption"),
+        (["--dataset", "digitz"], "digitz"),
+    ],
+)
+def test_wrong_words(tmp_path, capsys, arguments, sentence):
+    assert run(["corrupt", "--dataset", "digits", "--limit", "3", *arguments, "--out", str(tmp_path / "made")]) == 2
+    assert sentence in capsys.readouterr().err
+    assert not (tmp_path / "made").exists()
+
+
+def test_official_files_are_left_alone(tmp_path, capsys):
+    np.save(tmp_path / "labels.npy", np.zeros(50_000, dtype=np.uint8))
+    assert run(["corrupt", "--dataset", "digits", "--limit", "3", "--out", str(tmp_path)]) == 2
+    assert "choose another --out" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["labels.npy"]
