@@ -252,11 +252,14 @@ def leaderboard(
     out: Annotated[
         Path | None, typer.Option(help="Where the tables and figures go.", show_default="the first folder")
     ] = None,
+    mce_baseline: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Add the mCE: errors on corruptions relative to this model's.")
+    ] = None,
 ) -> None:
     """Make the leaderboard and the figures again from the verdicts of any number of evaluations."""
     from advdpnp.eval.command import leaderboard_command
 
-    leaderboard_command(folders, out or folders[0])
+    leaderboard_command(folders, out or folders[0], mce_baseline)
 
 
 @app.command(epilog="Example: `advdpnp geometry runs/my-run --limit 1000`")

@@ -26,6 +26,7 @@ from advdpnp.attacks.prepared import prepare
 
 _SMALLEST_SHAPE, _STEPS = 4, 16  # shapes are multiples of the larger of a smallest one and a 16th of the full one
 _TRIED = 8  # images by which a faster copy is tried
+_CALLS, _SHARE = 3, 0.1  # model calls that the trial of a shape takes, and what trials may take of all that is computed
 
 R = TypeVar("R", bound=Rows)
 S = TypeVar("S", bound=Rows)
@@ -75,6 +76,8 @@ class Lanes:
 
     def map_chunks(self, function: Callable[[Executor, R], S], chunks: list[R]) -> list[S]:
         """Apply it to full chunks."""
+        if self._trial is not None:
+            self._trial.computed += sum(map(len, chunks))
         done: list[S] = []
         for i in range(0, len(chunks), len(self._executors)):
             done += self._side_by_side(function, chunks[i : i + len(self._executors)])
@@ -142,13 +145,21 @@ def _copies(model: nn.Module, count: int) -> list[nn.Module]:
 
 
 class ShapeTrial:
-    """Finds out, when it is asked, which smaller shapes give examples the same bits as the full one does."""
+    """Finds out which smaller shapes give examples the same bits as the full one does.
+
+    Trials cost time too: they may take a tenth of what has been computed so far, and shapes not yet tried are not used.
+
+    Attributes:
+        computed: rows that models were asked for so far.
+    """
 
     def __init__(self, executor: Executor, example: Tensor) -> None:
         self._executor = executor
         self._images = example[torch.arange(executor.shape).clamp(max=len(example) - 1)].contiguous()
         self._step = max(_SMALLEST_SHAPE, executor.shape // _STEPS)
         self._equal: dict[int, bool] = {}
+        self._spent = 0
+        self.computed = 0
 
     def smallest(self, rows: int) -> int:
         """The smallest shape for so many rows."""
@@ -157,6 +168,10 @@ class ShapeTrial:
 
     def _same(self, size: int) -> bool:
         if size not in self._equal:
+            cost = _CALLS * (size if self._equal else size + self._executor.shape)
+            if self._spent + cost > _SHARE * self.computed:
+                return False
+            self._spent += cost
             answers = _answers(self._executor, self._images[:size])
             self._equal[size] = all(torch.equal(a, b[:size]) for a, b in zip(answers, self._expected, strict=True))
         return self._equal[size]

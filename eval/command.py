@@ -100,9 +100,9 @@ def evaluate_command(
         out.print(f"{beside / 'cross-check.csv'}", markup=False)
 
 
-def leaderboard_command(folders: Sequence[Path], results: Path) -> None:
+def leaderboard_command(folders: Sequence[Path], results: Path, mce_baseline: str | None = None) -> None:
     """Tables and figures from stored verdicts."""
-    frame = build_leaderboard(folders)
+    frame = build_leaderboard(folders, mce_baseline)
     write_leaderboard(frame, results)
     _show(frame, results, folders)
 

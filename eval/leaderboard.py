@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from advdpnp.corruption import BENCHMARK, EXTRA, GROUPS, SEVERITIES
+from advdpnp.errors import AdvdpnpError
 from advdpnp.eval.flags import FLAGS, raised_flags
 from advdpnp.eval.results import Row, find_results, make_rows
 from advdpnp.eval.unit import short_hash
@@ -15,6 +17,7 @@ from advdpnp.files import write_text
 from advdpnp.statistics import wilson
 
 CORRUPTIONS_COLUMN = "corruptions"
+GROUP_COLUMNS = (*(f"corruptions_{group}" for group in GROUPS), "corruptions_extra")
 _BEFORE = ("fgsm", "pgd-20", "cw")
 _LAST = ("autoattack",)
 _TEXT = (
@@ -23,30 +26,38 @@ _TEXT = (
 )  # fmt: skip
 
 
-def build_leaderboard(folders: Sequence[Path]) -> pd.DataFrame:
+def build_leaderboard(folders: Sequence[Path], mce_baseline: str | None = None) -> pd.DataFrame:
     """The table of everything complete in or below these folders, one row per model, threat model and seed.
 
     Columns: model, clean, the attacks that ran (fgsm, pgd-20, cw, others, autoattack), worst_case, corruptions (if
     run), n, flags; then everything else. Accuracies are percent, rounded to 2 decimals, on the same n samples within
     a row. Rows are sorted by data set and threat model, then best first.
 
+    Args:
+        folders: what to read.
+        mce_baseline: name of the model whose errors those of the others are divided by, in a column ``mce``.
+
     Raises:
-        AdvdpnpError: a folder holds no results, or a file is damaged.
+        AdvdpnpError: a folder holds no results, a file is damaged, or the baseline cannot be compared with.
     """
-    return tabulate_rows(make_rows(find_results(folders)))
+    return tabulate_rows(make_rows(find_results(folders)), mce_baseline)
 
 
-def tabulate_rows(rows: Sequence[Row]) -> pd.DataFrame:
+def tabulate_rows(rows: Sequence[Row], mce_baseline: str | None = None) -> pd.DataFrame:
     """The same for rows already in hand."""
     attacks = order_attacks({attack for row in rows for attack in row.attacks})
     accuracies = ["clean", *attacks, "worst_case"]
     if any(row.cells for row in rows):
         accuracies.append(CORRUPTIONS_COLUMN)
     records = [_record(row) for row in rows]
+    if mce_baseline:
+        for record, mce in zip(records, mean_corruption_errors(rows, mce_baseline), strict=True):
+            record |= {"mce": mce, "mce_baseline": mce_baseline}
     bounds = [f"{name}_{side}" for name in accuracies for side in ("low", "high")]
     columns = [
         "model", *accuracies, "n", "flags", "method", "architecture", "parameters", "min_separation",
-        "training_seconds", *bounds, "norm", "eps", "eps_text",
+        "training_seconds", *(GROUP_COLUMNS if any(row.cells for row in rows) else ()),
+        *(("mce", "mce_baseline") if mce_baseline else ()), *bounds, "norm", "eps", "eps_text",
         "seed", "dataset", "corruption_source", "weights_hash", "data_hash", "definitions", "versions", "device",
         "date", "command", "forwards", "backwards", "seconds", "flag_details",
     ]  # fmt: skip
@@ -144,17 +155,62 @@ def _corruption_record(row: Row) -> dict[str, Any]:
     The cells show the same images, so the interval takes each image, not each cell, as one observation: it is wider
     than what is known, never narrower.
     """
-    from advdpnp.corruption import BENCHMARK
-
-    cells = row.corruption_accuracy()
-    cells = cells[cells["type"].isin(list(BENCHMARK))]
+    every = row.corruption_accuracy()
+    cells = every[every["type"].isin(list(BENCHMARK))]
     if cells.empty or not cells["n"].iloc[0]:
         return {}
     n, mean = int(cells["n"].iloc[0]), float(cells["accuracy"].mean())
-    sources = dict.fromkeys(str(unit.info["identity"].get("source", "")) for unit in row.cells.values())
-    return _percent_with_bounds(CORRUPTIONS_COLUMN, mean * n, n) | {
-        "corruption_source": ", ".join(filter(None, sources))
+    groups = {
+        column: round(100 * float(every[every["type"].isin(list(types))]["accuracy"].mean()), 2)
+        for column, types in zip(GROUP_COLUMNS, (*GROUPS.values(), EXTRA), strict=True)
     }
+    source = next(iter(row.cells.values())).source
+    return _percent_with_bounds(CORRUPTIONS_COLUMN, mean * n, n) | groups | {"corruption_source": source}
+
+
+def mean_corruption_errors(rows: Sequence[Row], baseline: str) -> list[float]:
+    """mCE of each row in percent: errors of a type over those of the baseline, averaged over the 15 types.
+
+    Hendrycks and Dietterich 2019, section 3.1. NaN where a row has not all 75 cells, or is of other data.
+
+    Raises:
+        AdvdpnpError: no row of that name has all cells, or official images meet regenerated ones.
+    """
+    errors = [_errors_by_type(row) for row in rows]
+    known = [place for place, row in enumerate(rows) if row.model.name == baseline and errors[place] is not None]
+    if not known:
+        names = sorted({row.model.name for row, found in zip(rows, errors, strict=True) if found is not None})
+        raise AdvdpnpError(
+            f"no model called '{baseline}' has results on all 75 corruptions; "
+            + (f"choose one of {', '.join(names)}" if names else "run 'advdpnp eval --corruptions auto' first")
+        )
+    base, reference = rows[known[0]], errors[known[0]]
+    assert reference is not None
+    means = []
+    for row, found in zip(rows, errors, strict=True):
+        if found is None or row.data != base.data:
+            means.append(np.nan)
+            continue
+        if _source(row) != _source(base):
+            raise AdvdpnpError(
+                f"{row.model.name} was judged on {_source(row)} and the baseline {baseline} on {_source(base)}; an mCE "
+                "between the two means nothing"
+            )
+        means.append(round(100 * float((found / reference).mean()), 2))
+    return means
+
+
+def _source(row: Row) -> str:
+    return next(iter(row.cells.values())).source
+
+
+def _errors_by_type(row: Row) -> pd.Series | None:
+    """Sum of the error over the severities by type; None unless all cells are there."""
+    cells = row.corruption_accuracy()
+    cells = cells[cells["type"].isin(list(BENCHMARK))]
+    if len(cells) < len(BENCHMARK) * len(SEVERITIES) or not cells["n"].iloc[0]:
+        return None
+    return (1 - cells["accuracy"]).groupby(cells["type"]).sum()
 
 
 def _rounded(value: float | None) -> float:
@@ -176,6 +232,7 @@ def _typed(frame: pd.DataFrame) -> pd.DataFrame:
     kinds: dict[str, Any] = dict.fromkeys(_percent_columns(frame), "float64")
     kinds |= dict.fromkeys(("n", "parameters", "seed", "forwards", "backwards"), "Int64")
     kinds |= dict.fromkeys(("eps", "seconds", "min_separation", "training_seconds"), "float64")
+    kinds |= dict.fromkeys([name for name in (*GROUP_COLUMNS, "mce") if name in frame], "float64")
     for name in ("model", "flags", *_TEXT):
         frame[name] = frame[name].fillna("").astype(str)
     for name, kind in kinds.items():
@@ -212,7 +269,23 @@ def _markdown_table(part: pd.DataFrame) -> str:
     raised = dict.fromkeys(code for flags in part["flags"] for code in flags.split("; ") if code)
     if raised:
         lines += ["", *(f"- `{code}`: {FLAGS[code]}." for code in raised)]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *_corruption_lines(part)]) + "\n"
+
+
+def _corruption_lines(part: pd.DataFrame) -> list[str]:
+    """A second table: means per group of corruptions, and mCE where a baseline was named."""
+    columns = [name for name in (CORRUPTIONS_COLUMN, *GROUP_COLUMNS, "mce") if name in part]
+    columns = [name for name in columns if part[name].notna().any()]
+    if len(columns) < 2:
+        return []
+    heads = [name.removeprefix("corruptions_") for name in columns]
+    if "mce" in columns:
+        heads[-1] = f"mCE against {_escape(part['mce_baseline'].iloc[0])}"
+    lines = ["", "| model | " + " | ".join(heads) + " |", "|" + "|".join([":--", *["--:"] * len(heads)]) + "|"]
+    for _, row in part[part[columns].notna().any(axis=1)].iterrows():
+        cells = ["–" if pd.isna(row[name]) else f"{row[name]:.2f}" for name in columns]
+        lines.append("| " + " | ".join([_escape(str(row["model"])), *cells]) + " |")
+    return lines
 
 
 def _caption(part: pd.DataFrame) -> str:

@@ -80,6 +80,11 @@ class StoredUnit:
         )
 
     @property
+    def source(self) -> str:
+        """Of the corrupted images: "cifar10-c" or "cifar10-c (regenerated)"; "" for all else."""
+        return str(self.info["identity"].get("source", ""))
+
+    @property
     def info(self) -> dict[str, Any]:
         """The JSON metadata of the file."""
         return self.verdicts.info
@@ -251,17 +256,19 @@ def make_rows(
     for subject in subjects:
         mine = [u for u in units if (u.model.name, u.model.weights_hash, u.data) == subject]
         mine.sort(key=lambda unit: (unit.hash in preferred, *_rank(unit)))
-        rows += _rows_of_one_model(mine, samples)
+        rows += _rows_of_one_model(mine, samples, preferred)
     return rows
 
 
-def _rows_of_one_model(units: list[StoredUnit], samples: np.ndarray | None) -> list[Row]:
+def _rows_of_one_model(
+    units: list[StoredUnit], samples: np.ndarray | None, preferred: Container[str] = ()
+) -> list[Row]:
     """Rows of verdict files that are sorted so that of two with the same label the later one counts."""
     chosen: dict[tuple[str, tuple[str, float] | None, int | None], StoredUnit] = {}
     for unit in units:
         key = (unit.label, unit.threat and (unit.threat.norm, unit.threat.eps), unit.seed if unit.threat else None)
         chosen[key] = unit
-    cells = {_cell(u.label): u for u in chosen.values() if u.label.startswith(CORRUPTION)}
+    cells = _of_one_source([unit for unit in units if unit.label.startswith(CORRUPTION)], preferred)
     searched = [unit for unit in chosen.values() if unit.threat is not None]
     # An attack's verdicts hold the clean prediction too, should the file for clean images be lost.
     clean = next((u for u in chosen.values() if u.label == CLEAN), None) or max(searched, key=_rank, default=None)
@@ -278,6 +285,18 @@ def _rows_of_one_model(units: list[StoredUnit], samples: np.ndarray | None) -> l
     if clean.label == CLEAN and len(alone) > max((len(_shared([unit], samples)) for unit in searched), default=-1):
         rows.append(Row(clean.model, clean.dataset, clean.data, NO_THREAT, None, alone, clean, {}, cells))
     return rows
+
+
+def _of_one_source(units: list[StoredUnit], preferred: Container[str]) -> dict[tuple[str, int], StoredUnit]:
+    """Cells of official or of regenerated images, never of both: those asked for, else the most, else the newest."""
+    by_source: dict[str, dict[tuple[str, int], StoredUnit]] = {}
+    for unit in units:
+        by_source.setdefault(unit.source, {})[_cell(unit.label)] = unit
+
+    def rank(cells: dict[tuple[str, int], StoredUnit]) -> tuple[bool, int, str]:
+        return any(u.hash in preferred for u in cells.values()), len(cells), max(u.date for u in cells.values())
+
+    return max(by_source.values(), key=rank, default={})
 
 
 def _shared(units: Sequence[StoredUnit], samples: np.ndarray | None) -> np.ndarray:

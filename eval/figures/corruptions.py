@@ -41,8 +41,7 @@ def draw_corruptions(rows: Sequence[Row], colours: dict[str, str], out: Path) ->
 
 
 def _source(row: Row) -> str:
-    sources = dict.fromkeys(str(unit.info["identity"].get("source", "")) for unit in row.cells.values())
-    return ", ".join(filter(None, sources)) or row.dataset
+    return next(iter(row.cells.values())).source or row.dataset
 
 
 def _draw_heat_map(row: Row, table: pd.DataFrame, path: Path) -> None:

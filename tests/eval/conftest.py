@@ -52,6 +52,7 @@ def write_model(
     others: Mapping[str, Mapping[str, Any]] | None = None,
     images: bool = False,
     cells: Mapping[tuple[str, int], float] | None = None,
+    source: str = "cifar10-c (regenerated)",
     method: str = "",
     dataset: str = "digits",
     weights: str = "",
@@ -84,7 +85,7 @@ def write_model(
                 writer.add(found, places, x, np.clip(x + noise, 0, 1).astype(np.float32))
         for (kind, severity), share in (cells or {}).items():
             wrong = samples >= round(share * n)
-            unit = Unit(f"corruption/{kind}/{severity}", "d" * 64, None, {"source": "cifar10-c (regenerated)"})
+            unit = Unit(f"corruption/{kind}/{severity}", "d" * 64, None, {"source": source})
             with folder.writer(unit, samples, {**facts, "seed": None}) as writer:
                 writer.add(columns(samples, wrong, wrong))
 

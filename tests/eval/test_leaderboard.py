@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 from scipy.stats import binomtest
 
+from advdpnp.corruption import BENCHMARK, GROUPS, SEVERITIES
 from advdpnp.errors import AdvdpnpError
 from advdpnp.eval.leaderboard import build_leaderboard, order_attacks, read_leaderboard, to_markdown, write_leaderboard
 from advdpnp.eval.results import find_results, make_rows
@@ -177,3 +178,46 @@ def test_a_damaged_model_file_is_named(store_model: Store) -> None:
     next(out.rglob("model.json")).write_text("{")
     with pytest.raises(AdvdpnpError, match=r"model\.json is damaged"):
         build_leaderboard([out])
+
+
+def all_cells(accuracy: Callable[[str, int], float]) -> dict[tuple[str, int], float]:
+    return {(name, severity): accuracy(name, severity) for name in BENCHMARK for severity in SEVERITIES}
+
+
+def test_means_per_group_of_corruptions_and_the_extra_ones_apart(store_model: Store) -> None:
+    share = {"noise": 0.2, "blur": 0.4, "weather": 0.6, "digital": 0.8}
+    group = {name: group for group, names in GROUPS.items() for name in names}
+    cells = all_cells(lambda name, severity: share[group[name]]) | {("spatter", 1): 0.1}
+    frame = build_leaderboard([store_model("net", ALL, cells=cells)])
+    row = frame.iloc[0]
+    assert {name: row[f"corruptions_{name}"] / 100 for name in share} == pytest.approx(share)
+    assert row["corruptions_extra"] == 10
+    assert row["corruptions"] == pytest.approx(100 * (3 * 0.2 + 4 * 0.4 + 4 * 0.6 + 4 * 0.8) / 15, abs=0.01)
+    assert "| model | corruptions | noise | blur | weather | digital | extra |" in to_markdown(frame)
+    assert "| net | 52.00 | 20.00 | 40.00 | 60.00 | 80.00 | 10.00 |" in to_markdown(frame)
+
+
+def test_mean_corruption_error_against_a_named_baseline(store_model: Store, tmp_path: Path) -> None:
+    store_model("base", ALL, cells=all_cells(lambda name, severity: 0.5))
+    store_model("part", ALL, cells={("fog", 1): 0.5})
+    out = store_model("net", ALL, cells=all_cells(lambda name, severity: 0.75 if name in GROUPS["noise"] else 0.6))
+    frame = build_leaderboard([out], mce_baseline="base").set_index("model")
+    assert frame.loc["base", "mce"] == 100
+    assert frame.loc["net", "mce"] == pytest.approx(100 * (3 * 0.5 + 12 * 0.8) / 15)
+    assert np.isnan(frame.loc["part", "mce"])
+    csv, markdown = write_leaderboard(frame.reset_index(), tmp_path / "table")
+    pd.testing.assert_frame_equal(read_leaderboard(csv), frame.reset_index())
+    assert "mCE against base" in markdown.read_text()
+    assert "mce" not in build_leaderboard([out]).columns
+    with pytest.raises(AdvdpnpError, match=r"no model called .bas. has results on all 75 .* one of base, net"):
+        build_leaderboard([out], mce_baseline="bas")
+
+
+def test_official_and_regenerated_corruptions_never_meet(store_model: Store) -> None:
+    out = store_model("base", ALL, cells=all_cells(lambda name, severity: 0.5))
+    store_model("net", ALL, cells=all_cells(lambda name, severity: 0.6), source="cifar10-c")
+    with pytest.raises(AdvdpnpError, match=r"on cifar10-c and the baseline base on cifar10-c \(regenerated\)"):
+        build_leaderboard([out], mce_baseline="base")
+    store_model("net", ALL, cells={("fog", 1): 0.1})
+    row = build_leaderboard([out]).set_index("model").loc["net"]
+    assert (row["corruption_source"], row["corruptions"]) == ("cifar10-c", 60)
