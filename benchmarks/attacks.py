@@ -208,9 +208,8 @@ def main(
             rows += [{"part": "stages of ours", "case": net, **row} for row in found]
     frame = pd.DataFrame(rows)
     ratios = [f"{row['case']} {row['part']} {row['ratio']:.2f}" for row in rows if row.get("ratio", 0) > 0]
-    facts = timing.circumstances(timing.command_of("benchmarks.attacks"), threads, torch.device(device))
     last = f"ratios (theirs / ours): {', '.join(ratios)}"
-    timing.Report("attacks", "Time of attacks", facts, frame, last).publish(out)
+    timing.publish("attacks", "Time of attacks", frame, last, threads=threads, device=torch.device(device), out=out)
 
 
 if __name__ == "__main__":

@@ -57,11 +57,11 @@ def main(
     evaluate_models(models, data, out=verdicts, attacks=f"{LOGITS},{FEATURES}", limit=limit)
     rows = make_rows(find_results([verdicts]), np.arange(limit))
     table = pd.DataFrame([line(row) for row in rows if {LOGITS, FEATURES} <= set(row.attacks)])
-    facts = timing.circumstances(
-        timing.command_of("benchmarks.feature_attack"), torch.get_num_threads(), torch.device("cpu")
-    )
     last = f"images that {FEATURES} alone breaks: {table['only proto'].sum()} of {table['n'].sum()}"
-    timing.Report("feature-attack", "Features and prototypes against logits", facts, table, last).publish(out)
+    timing.publish(
+        "feature_attack", "Features and prototypes against logits", table, last, threads=torch.get_num_threads(),
+        device=torch.device("cpu"), out=out,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

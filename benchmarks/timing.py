@@ -189,6 +189,14 @@ class Report:
         return f"{facts}\n\n{as_markdown(self.table)}\n\n{self.last}"
 
 
+def publish(
+    name: str, title: str, table: pd.DataFrame, last: str, *, threads: int, device: torch.device, out: Path | None
+) -> None:
+    """Print the tables of the script ``benchmarks.NAME`` with the circumstances, and save them in ``out``."""
+    facts = circumstances(command_of(f"benchmarks.{name}"), threads, device)
+    Report(name.replace("_", "-"), title, facts, table, last).publish(out)
+
+
 def as_markdown(table: pd.DataFrame) -> str:
     """One table per part, without the columns that are empty there."""
     texts = []
