@@ -189,7 +189,10 @@ def eval_(
     corruptions: Annotated[
         str, typer.Option(help="`none`, `auto` or `cifar10-c`.", show_default="auto with --attacks all")
     ] = "",
-    norm: Annotated[str | None, typer.Option(help="linf or l2.", show_default="the checkpoint's, or linf")] = None,
+    norm: Annotated[
+        str | None,
+        typer.Option(help="linf or l2; l1 with --engine reference.", show_default="the checkpoint's, or linf"),
+    ] = None,
     eps: Annotated[
         list[str] | None,
         typer.Option(help="Radius, a number or 8/255; several with commas.", show_default="the checkpoint's, or 8/255"),
@@ -211,7 +214,13 @@ def eval_(
         list[str] | None,
         typer.Option(metavar="CHECKPOINT", help="Try this model's adversarial images on the others; repeatable."),
     ] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Most images in work at once.")] = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Most images in work at once; a call of the model may be padded to 128 (GPU: 256).",
+        ),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the results.", show_default="results/DATASET")] = None,
     data_root: DataRoot = None,
     download: Download = False,

@@ -13,6 +13,21 @@ class AlreadyTold(AdvdpnpError):
     """The same mistake, in another process of the same command, which has told it."""
 
 
+class ModelError(AdvdpnpError):
+    """What is wrong lies with the model; whoever knows its name puts it before the sentence."""
+
+
+class ModelFailure(ModelError):
+    """The model's own code has raised something: ``what`` it did then, and what was raised."""
+
+    def __init__(self, what: str, raised: str) -> None:
+        super().__init__(what, raised)
+        self.what, self.raised = what, raised
+
+    def __str__(self) -> str:
+        return f"{self.what} fails: {self.raised}; mend the model's code"
+
+
 def first_line(error: BaseException) -> str:
     """What an error of somebody else's code says, without the pages that may follow; its type if it says nothing."""
     lines = str(error).strip().splitlines()

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from advdpnp.attacks.contract import Objective
 from advdpnp.attacks.precision import FULL, arithmetic
-from advdpnp.errors import AdvdpnpError
+from advdpnp.errors import AdvdpnpError, ModelError, ModelFailure, first_line
 from advdpnp.randomness import isolated_rng, seed_of
 
 
@@ -153,7 +153,8 @@ class Executor:
             logits = self._forward(self.searched, queries, judged=False).float()
             gradient = None
             if logits.requires_grad:
-                (gradient,) = torch.autograd.grad(objective(logits).sum(), queries, allow_unused=True)
+                with _blaming_model("its backward pass"):
+                    (gradient,) = torch.autograd.grad(objective(logits).sum(), queries, allow_unused=True)
         if gradient is None:
             gradient = torch.zeros_like(queries)
         return logits.detach(), torch.nan_to_num(gradient.detach().contiguous(), nan=0.0, posinf=0.0, neginf=0.0)
@@ -173,32 +174,46 @@ class Executor:
     def _forward(self, model: nn.Module, x: Tensor, judged: bool = True) -> Tensor:
         self._calls += 1
         # A copy: some nets normalise in place, which would change the images they are judged on.
-        if self.seed is None:
-            logits = model(x.clone())
-        else:
-            with isolated_rng():
-                torch.manual_seed(seed_of(self.seed, "model", self._calls))
+        with _blaming_model("its forward pass"):
+            if self.seed is None:
                 logits = model(x.clone())
+            else:
+                with isolated_rng():
+                    torch.manual_seed(seed_of(self.seed, "model", self._calls))
+                    logits = model(x.clone())
         self._check(logits, len(x), judged)
         return logits  # type: ignore[no-any-return]
 
     def _check(self, logits: object, rows: int, judged: bool) -> None:
         if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != rows or logits.shape[1] < 2:
             shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-            raise AdvdpnpError(
+            raise ModelError(
                 f"the model must return logits (n, classes), got {shape} for {rows} images; wrap it so that it does"
             )
         if not logits.is_floating_point():
-            raise AdvdpnpError(f"the model returns {logits.dtype} values; wrap it so that it returns float logits")
+            raise ModelError(f"the model returns {logits.dtype} values; wrap it so that it returns float logits")
         if judged and self.classes not in (None, logits.shape[1]):
-            raise AdvdpnpError(
+            raise ModelError(
                 f"the model returned {self.classes} classes before and {logits.shape[1]} now; it must not change"
             )
         if judged:
             self.classes = logits.shape[1]
         # The sum is the quick look: it can overflow without need, but no NaN or infinity hides in it.
         if not math.isfinite(float(logits.detach().sum())) and not bool(torch.isfinite(logits).all()):
-            raise AdvdpnpError("the model's logits hold NaN or infinite values; check its weights and its input range")
+            raise ModelError(
+                "the model's logits hold NaN or infinite values for some images; check its weights and input range"
+            )
+
+
+@contextmanager
+def _blaming_model(what: str) -> Iterator[None]:
+    """Around a model's own code: even ``sys.exit`` in it is a failure of the model."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, AdvdpnpError):
+        raise
+    except (Exception, SystemExit) as error:
+        raise ModelFailure(what, first_line(error)) from error
 
 
 def predict(model: nn.Module, x: Tensor, *, shape: int, device: torch.device | str) -> Tensor:

@@ -63,14 +63,14 @@ class Lanes:
         size = self.chunk_size(rows)
         return -(-rows // size) * size
 
-    def chunks(self, rows: R) -> list[R]:
-        """Rows cut into chunks, the last one not filled up."""
+    def chunks(self, rows: R) -> tuple[list[R], int]:
+        """Rows cut into chunks, the last one not filled up; and the size to fill it up to."""
         size = self.chunk_size(len(rows))
-        return [rows[i : i + size] for i in range(0, len(rows), size)]
+        return [rows[i : i + size] for i in range(0, len(rows), size)], size
 
     def map(self, function: Callable[[Executor, R], S], rows: R) -> S:
         """Apply a function of the rows of a chunk to any number of them, at least one."""
-        chunks, size = self.chunks(rows), self.chunk_size(len(rows))
+        chunks, size = self.chunks(rows)
         done = self.map_chunks(function, [chunk.padded(size) for chunk in chunks])
         return type(done[0]).concatenate([each[: len(chunk)] for each, chunk in zip(done, chunks, strict=True)])
 

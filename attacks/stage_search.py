@@ -114,7 +114,7 @@ class StageSearch:
         self.active, self.here, self.present = [], [], count(flights)
         if flights:
             batch = Flight.concatenate(flights)
-            chunks, size = self.lanes.chunks(batch), self.lanes.chunk_size(len(batch))
+            chunks, size = self.lanes.chunks(batch)
             self.here = [torch.arange(size, device=self.lanes.device) < len(chunk) for chunk in chunks]
             self.active = [chunk.padded(size) for chunk in chunks]
 

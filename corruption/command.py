@@ -4,9 +4,9 @@ from pathlib import Path
 
 from advdpnp.console import counting_bar
 from advdpnp.console import out as console
-from advdpnp.corruption.export import export_corruptions
+from advdpnp.corruption.export import export_corruptions, same_images
 from advdpnp.corruption.official import MARKER
-from advdpnp.corruption.registry import SEVERITIES
+from advdpnp.corruption.registry import SEVERITIES, find_corruption
 from advdpnp.corruption.source import as_bytes
 from advdpnp.corruption.types import BENCHMARK, EXTRA
 from advdpnp.datasets.base import load_dataset
@@ -30,6 +30,12 @@ def corrupt_command(
     if limit is not None and limit < 1:
         raise AdvdpnpError(f"a limit of {limit} leaves no image; give 1 or more")
     test = data.test if limit is None else data.test.head(limit)
+    for name in names:
+        find_corruption(name)
+    if (folder / "labels.npy").exists() and not same_images(test, folder):
+        raise AdvdpnpError(
+            f"{folder} holds corruptions of other images (or of fewer); delete it or choose another --out"
+        )
     with counting_bar(f"{data.label}, {len(test)} images", len(names) * len(SEVERITIES)) as count:
         written = export_corruptions(
             test, data.label, folder, names=names, seed=seed, progress=lambda name, severity: count()

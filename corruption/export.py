@@ -67,8 +67,20 @@ def export_corruptions(
                 progress(name, severity)
             stored.flush()
             del stored
+    with atomic_path(out / "labels.npy") as temporary, open(temporary, "wb") as stream:
+        np.save(stream, _labels(test))
+    return [*written, out / "labels.npy"]
+
+
+def same_images(test: Split, out: Path) -> bool:
+    """Whether what a folder holds already can stand beside corruptions of these images: it has their labels."""
+    try:
+        return np.array_equal(np.load(out / "labels.npy", allow_pickle=False), _labels(test))
+    except (OSError, ValueError):
+        return False
+
+
+def _labels(test: Split) -> np.ndarray:
     labels = test.labels.cpu().numpy()
     kind = np.uint8 if not len(labels) or labels.max() < 256 else np.int64
-    with atomic_path(out / "labels.npy") as temporary, open(temporary, "wb") as stream:
-        np.save(stream, np.tile(labels.astype(kind), len(SEVERITIES)))
-    return [*written, out / "labels.npy"]
+    return np.tile(labels.astype(kind), len(SEVERITIES))

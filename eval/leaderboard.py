@@ -181,7 +181,7 @@ def mean_corruption_errors(rows: Sequence[Row], baseline: str) -> list[float]:
     if not known:
         names = sorted({row.model.name for row, found in zip(rows, errors, strict=True) if found is not None})
         raise AdvdpnpError(
-            f"no model called '{baseline}' has results on all 75 corruptions; "
+            f"there is no model called '{baseline}' here, or it has not been judged on all 75 corruptions; "
             + (f"choose one of {', '.join(names)}" if names else "run 'advdpnp eval --corruptions auto' first")
         )
     base, reference = rows[known[0]], errors[known[0]]

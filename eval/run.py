@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from advdpnp.attacks import resolve_attacks
-from advdpnp.attacks.contract import Attack, StageRecord, WholeBatchAttack
+from advdpnp.attacks.contract import Attack, LooksInside, StageRecord, WholeBatchAttack
 from advdpnp.attacks.engine import search
 from advdpnp.attacks.execution import Executor, check_inputs, evaluation_mode, is_batch_dependent, is_randomised
 from advdpnp.attacks.flight import Findings, Unseen
@@ -25,7 +25,7 @@ from advdpnp.attacks.transfer import Transfer
 from advdpnp.attacks.verification import judge, repeats
 from advdpnp.corruption import CorruptionSource
 from advdpnp.datasets import to_float
-from advdpnp.errors import AdvdpnpError, first_line
+from advdpnp.errors import AdvdpnpError, ModelError, ModelFailure, first_line
 from advdpnp.eval.leaderboard import order_attacks
 from advdpnp.eval.plan import Plan, device_name
 from advdpnp.eval.shards import Peers
@@ -69,6 +69,8 @@ def run_model(loaded: LoadedModel, plan: Plan, out: Path) -> set[str]:
         while True:
             try:
                 return set(_Run(loaded, plan, folder, out, shape).everything())
+            except ModelError as error:
+                raise AdvdpnpError(f"{loaded.name}: {error}") from error
             except torch.OutOfMemoryError:
                 # Another shape makes other units: nothing found under this one is mixed with what follows.
                 if shape == 1:
@@ -105,6 +107,8 @@ def _blaming(what: str, remedy: str) -> Iterator[None]:
     """Whatever the model's own code raises inside becomes one sentence about it."""
     try:
         yield
+    except ModelFailure as error:
+        raise AdvdpnpError(f"{what}: {error.raised}; {remedy}") from error
     except (torch.OutOfMemoryError, AdvdpnpError):
         raise
     except Exception as error:
@@ -161,6 +165,10 @@ class _Run:
                 f"{largest}; choose the data set it was trained on"
             )
         self.classes, self.randomised, self.batch_dependent = logits.shape[1], randomised, batch_dependent
+        for threat in self.plan.threats:
+            for _, attack in resolve_attacks(self.plan.attacks, threat, self.classes, self.plan.engine):
+                if isinstance(attack, LooksInside):
+                    attack.look(self.model)  # which refuses what it cannot look into
         if not randomised:
             self._compare_with_stored(samples, -margin(logits, y).numpy())
 

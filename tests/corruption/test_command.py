@@ -30,6 +30,9 @@ def test_files_in_the_official_layout(tmp_path, capsys):
             assert np.array_equal(block, corrupt(test.images, name, severity).numpy())
     assert "regenerated" in json.loads((out / "regenerated.json").read_text(encoding="utf-8"))["data"]
     assert run(["corrupt", "--dataset", "digits", "--types", "fog", "--limit", "7", "--out", str(out)]) == 0
+    assert run(["corrupt", "--dataset", "digits", "--types", "snow", "--limit", "9", "--out", str(out)]) == 2
+    assert "corruptions of other images" in capsys.readouterr().err
+    assert not (out / "snow.npy").exists()
 
 
 @pytest.mark.parametrize(

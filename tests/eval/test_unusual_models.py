@@ -110,3 +110,48 @@ def test_norms_of_the_verdicts_are_within_eps_or_infinite(images):
     attacked = verdicts[verdicts["attack"] == "fgsm"]
     assert (attacked.loc[attacked["success"], "norm"] <= 0.05 + 1e-6).all()
     assert attacked.loc[~attacked["success"], "norm"].map(math.isinf).all()
+
+
+class Failing(Normalised):
+    """Does something else after so many calls."""
+
+    def __init__(self, after: int, what: str) -> None:
+        super().__init__(False)
+        self.after, self.what, self.calls = after, what, 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        if self.calls <= self.after:
+            return super().forward(x)
+        if self.what == "exit":
+            raise SystemExit(0)
+        if self.what == "raise":
+            raise RuntimeError("boom")
+        return super().forward(x) * math.nan
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(
+    ("what", "sentence"),
+    [("exit", "forward pass fails: 0"), ("raise", "forward pass fails: boom"), ("nan", "hold NaN or infinite values")],
+)
+def test_a_net_that_fails_late_is_named(images, what, sentence, threads):
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with pytest.raises(AdvdpnpError, match=f"a net: .*{sentence}"):
+            advdpnp.evaluate(Failing(40, what), *images, eps=0.01, attacks="square", name="a net")
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_net_that_leaves_at_once_is_no_success(images):
+    with pytest.raises(AdvdpnpError, match="fails on images of shape"):
+        advdpnp.evaluate(Failing(0, "exit"), *images, eps=0.01, attacks="fgsm")
+
+
+def test_an_attack_that_cannot_look_inside_is_refused_before_any_work(images):
+    net = Failing(10_000, "raise")
+    with pytest.raises(AdvdpnpError, match="the attack 'proto' looks at features"):
+        advdpnp.evaluate(net, *images, eps=0.01, attacks="square,proto")
+    assert net.calls < 40
