@@ -13,6 +13,7 @@ import torch
 from advdpnp.attacks import ATTACKS, Findings, ThreatModel, search
 from advdpnp.cli import run
 
+torch.manual_seed(1)
 threat = ThreatModel.parse("linf", "0.2")
 attack = ATTACKS.make("many-tries-30", threat=threat, classes=2)
 model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 2))
