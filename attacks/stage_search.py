@@ -159,20 +159,24 @@ class StageSearch:
 
     def _advance(self, executor: Executor, flight: Flight) -> Flight:
         """One iteration of a chunk. Rows that wait for the next look stay as they are."""
-        asked, leaving = self._iterate(executor, flight), self._leaving(flight)
-        return flight.where(leaving, asked) if self.patience > 1 and worth(leaving) else asked
+        asked = self._iterate(executor, flight)
+        if self.patience == 1:
+            return asked
+        leaving = self._leaving(flight)
+        return flight.where(leaving, asked) if worth(leaving) else asked
 
     def _iterate(self, executor: Executor, flight: Flight) -> Flight:
         state, gradient, backwards, zero_gradient = flight.state, None, flight.backwards, flight.zero_gradient
         queries, objective = self.attack.ask(state)
-        wanted = torch.ones_like(flight.last) if self.sparing is None else self.sparing.wants_gradient(state)
-        if objective is None or (self.sparing is not None and not worth(wanted)):
+        wanted = self.sparing.wants_gradient(state) if self.sparing else None
+        if objective is None or (wanted is not None and not worth(wanted)):
             logits = executor.searched_logits(queries)
         else:
             logits, gradient = executor.logits_and_gradient(queries, objective)
-            if worth(first := wanted & (backwards == 0)):
+            first = backwards == 0 if wanted is None else wanted & (backwards == 0)
+            if worth(first):
                 zero_gradient = zero_gradient | (first & (gradient == 0).flatten(1).all(1))
-            backwards = backwards + wanted
+            backwards = backwards + (1 if wanted is None else wanted)
         fooled = logits[:, : executor.classes].argmax(1) != state.y
         flight = replace(
             flight,

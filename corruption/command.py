@@ -27,8 +27,6 @@ def corrupt_command(
     if (folder / "labels.npy").exists() and not (folder / MARKER).exists():
         raise AdvdpnpError(f"{folder} holds files that were not made by this command; choose another --out")
     data = as_bytes(load_dataset(dataset, data_root=data_root, download=download, train=False))
-    if limit is not None and limit < 1:
-        raise AdvdpnpError(f"a limit of {limit} leaves no image; give 1 or more")
     test = data.test if limit is None else data.test.head(limit)
     for name in names:
         find_corruption(name)

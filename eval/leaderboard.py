@@ -164,8 +164,8 @@ def _corruption_record(row: Row) -> dict[str, Any]:
         column: round(100 * float(every[every["type"].isin(list(types))]["accuracy"].mean()), 2)
         for column, types in zip(GROUP_COLUMNS, (*GROUPS.values(), EXTRA), strict=True)
     }
-    source = next(iter(row.cells.values())).source
-    return _percent_with_bounds(CORRUPTIONS_COLUMN, mean * n, n) | groups | {"corruption_source": source}
+    bounds = _percent_with_bounds(CORRUPTIONS_COLUMN, mean * n, n)
+    return bounds | groups | {"corruption_source": row.corruption_source}
 
 
 def mean_corruption_errors(rows: Sequence[Row], baseline: str) -> list[float]:
@@ -191,17 +191,13 @@ def mean_corruption_errors(rows: Sequence[Row], baseline: str) -> list[float]:
         if found is None or row.data != base.data:
             means.append(np.nan)
             continue
-        if _source(row) != _source(base):
+        if row.corruption_source != base.corruption_source:
             raise AdvdpnpError(
-                f"{row.model.name} was judged on {_source(row)} and the baseline {baseline} on {_source(base)}; an mCE "
-                "between the two means nothing"
+                f"{row.model.name} was judged on {row.corruption_source} and the baseline {baseline} on "
+                f"{base.corruption_source}; an mCE between the two means nothing"
             )
         means.append(round(100 * float((found / reference).mean()), 2))
     return means
-
-
-def _source(row: Row) -> str:
-    return next(iter(row.cells.values())).source
 
 
 def _errors_by_type(row: Row) -> pd.Series | None:

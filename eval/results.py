@@ -184,6 +184,11 @@ class Row:
         """The attack's verdicts on the row's samples."""
         return self.attacks[attack].frame.loc[self.samples]
 
+    @property
+    def corruption_source(self) -> str:
+        """Of all cells: "cifar10-c" or "cifar10-c (regenerated)"; "" without any."""
+        return next((unit.source for unit in self.cells.values()), "")
+
     def corruption_accuracy(self) -> pd.DataFrame:
         """Accuracy per cell on those of the row's samples that every cell has judged.
 

@@ -40,10 +40,6 @@ def draw_corruptions(rows: Sequence[Row], colours: dict[str, str], out: Path) ->
     return paths
 
 
-def _source(row: Row) -> str:
-    return next(iter(row.cells.values())).source or row.dataset
-
-
 def _draw_heat_map(row: Row, table: pd.DataFrame, path: Path) -> None:
     grid = 100 * table.pivot(index="type", columns="severity", values="accuracy")
     grid = grid.loc[_usual_order(list(grid.index))]
@@ -57,10 +53,10 @@ def _draw_heat_map(row: Row, table: pd.DataFrame, path: Path) -> None:
         axes[0].set_yticks(range(len(grid)), [str(name).replace("_", " ") for name in grid.index])
         axes[1].set_yticks([])
         axes[0].set_xlabel("severity", labelpad=4)
-        n = int(table["n"].iloc[0])
+        n, source = int(table["n"].iloc[0]), row.corruption_source or row.dataset
         axes[0].set_title(row.model.name, loc="left", pad=24, fontsize=10.5, fontweight="bold")
         axes[0].annotate(
-            f"accuracy in percent, {_source(row)}, {n:,} images\nclean {clean:.1f}, mean of all cells {mean:.1f}",
+            f"accuracy in percent, {source}, {n:,} images\nclean {clean:.1f}, mean of all cells {mean:.1f}",
             (0, 1), xytext=(0, 5), xycoords="axes fraction", textcoords="offset points", color=QUIET, fontsize=7.5,
         )  # fmt: skip
 
@@ -100,5 +96,6 @@ def _draw_severity(models: list[tuple[Row, pd.DataFrame]], colours: dict[str, st
         axes.set_xlabel("severity", labelpad=6)
         axes.set_title("Accuracy in percent against severity", loc="left", pad=24, fontsize=10.5, fontweight="bold")
         kinds = models[0][1]["type"].nunique()
-        axes.text(0, 1.035, f"mean of {kinds} corruptions, {_source(models[0][0])}", transform=axes.transAxes,
+        source = models[0][0].corruption_source or models[0][0].dataset
+        axes.text(0, 1.035, f"mean of {kinds} corruptions, {source}", transform=axes.transAxes,
                   color=QUIET, fontsize=8)  # fmt: skip
