@@ -9,8 +9,6 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,7 +16,7 @@ import typer
 from typer.exceptions import Abort, Exit, TyperException
 
 from advdpnp import __version__
-from advdpnp.errors import AdvdpnpError, AlreadyTold
+from advdpnp.errors import AdvdpnpError, AlreadyTold, one_speaks
 
 app = typer.Typer(
     name="advdpnp",
@@ -105,7 +103,7 @@ def train(
     first = first_process(devices * num_nodes)
     if not first:
         logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it tells of every process that joins
-    with _one_voice(first):
+    with one_speaks(first):
         resolved = resolve_recipe(recipe, dataset, overrides, settings)
         data = load_dataset(dataset, data_root=data_root, download=download, validation=resolved.validation)
         # A small data set holds out less than was asked for; the recipe that is kept tells what was done.
@@ -134,18 +132,6 @@ def train(
             f"{folder}: {len(metrics)} epochs, validation accuracy {100 * last['validation_clean']:.1f} % clean, "
             f"{100 * last['validation_pgd']:.1f} % under PGD; evaluate with: advdpnp eval --attacks all {folder}"
         )
-
-
-@contextmanager
-def _one_voice(first: bool) -> Iterator[None]:
-    """Errors of the user, which all processes of a training meet, are told by the first; all exit with code 2."""
-    try:
-        yield
-    except (AdvdpnpError, KeyboardInterrupt) as error:
-        # What goes wrong in one process only can be seen with ADVDPNP_DEBUG; a bug is told by every process.
-        if first or os.environ.get("ADVDPNP_DEBUG"):
-            raise
-        raise Exit(2) from error
 
 
 def _resume_command() -> str:

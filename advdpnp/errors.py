@@ -1,5 +1,9 @@
 """The one kind of error a user is meant to see."""
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class AdvdpnpError(Exception):
     """Something the user did or met stops the work.
@@ -11,6 +15,20 @@ class AdvdpnpError(Exception):
 
 class AlreadyTold(AdvdpnpError):
     """The same mistake, in another process of the same command, which has told it."""
+
+
+@contextmanager
+def one_speaks(first: bool) -> Iterator[None]:
+    """Around what several processes do alike, mistakes of the user above all: the ``first`` of them says what is wrong.
+
+    What goes wrong in one process only can be seen with ADVDPNP_DEBUG; a bug is told by every process.
+    """
+    try:
+        yield
+    except (AdvdpnpError, KeyboardInterrupt) as error:
+        if first or os.environ.get("ADVDPNP_DEBUG"):
+            raise
+        raise AlreadyTold(str(error)) from error
 
 
 class ModelError(AdvdpnpError):

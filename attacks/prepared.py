@@ -32,7 +32,7 @@ def prepare(model: nn.Module, example: Tensor) -> nn.Module:
             prepared = prepared.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         with torch.no_grad():
             return prepared if _agree(prepared(example.clone()), model(example.clone())) else model
-    except Exception:  # a model's own code may refuse in any way
+    except (Exception, SystemExit):  # a model's own code may refuse in any way
         return model
 
 

@@ -10,14 +10,14 @@ import pandas as pd
 from advdpnp.attacks.precision import FULL
 from advdpnp.console import evaluation_bar, out, print_leaderboard
 from advdpnp.datasets import Dataset, load_dataset
-from advdpnp.errors import AdvdpnpError
+from advdpnp.errors import AdvdpnpError, one_speaks
 from advdpnp.eval.cross_check import cross_check as run_cross_check
 from advdpnp.eval.cross_check import in_words
 from advdpnp.eval.evaluate import evaluate_models
 from advdpnp.eval.figures import draw_figures
 from advdpnp.eval.leaderboard import accuracy_columns, build_leaderboard, write_leaderboard
 from advdpnp.eval.progress import Silent
-from advdpnp.eval.shards import one_speaks, shard_of_environment
+from advdpnp.eval.shards import shard_of_environment
 from advdpnp.zoo import LoadedModel, Normalisation, load_model
 
 _DEFAULT_EPS = {"linf": "8/255", "l2": "0.5"}
@@ -53,7 +53,7 @@ def evaluate_command(
     What the user leaves open is taken from the checkpoints where they agree: data set, norm and eps.
     """
     shard = shard_of_environment()
-    with one_speaks(shard):
+    with one_speaks(shard.first):
         if not checkpoints and not models:
             raise AdvdpnpError("there is nothing to evaluate; give a run folder, a .safetensors file or --model")
         own = [load_model(str(path)) for path in checkpoints]

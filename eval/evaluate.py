@@ -12,13 +12,13 @@ from advdpnp.attacks.precision import FULL, choose_precision
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.corruption import as_bytes, corruption_cells
 from advdpnp.datasets import Dataset
-from advdpnp.errors import AdvdpnpError
+from advdpnp.errors import AdvdpnpError, one_speaks
 from advdpnp.eval.leaderboard import tabulate_rows, write_leaderboard
 from advdpnp.eval.plan import Plan, choose_device, command_line
 from advdpnp.eval.progress import Progress, Silent
 from advdpnp.eval.results import Row, StoredUnit, find_results, make_rows
 from advdpnp.eval.run import run_model
-from advdpnp.eval.shards import ALONE, Shard, at_work, one_speaks
+from advdpnp.eval.shards import ALONE, Shard, at_work
 from advdpnp.eval.unit import CORRUPTION
 from advdpnp.randomness import isolated_rng
 from advdpnp.zoo import LoadedModel
@@ -79,7 +79,7 @@ def evaluate_models(
         AdvdpnpError: nothing to evaluate, unknown attacks, unusable images or models, a folder that another
             process writes to.
     """
-    with one_speaks(shard):
+    with one_speaks(shard.first):
         if not models:
             raise AdvdpnpError("there is no model to evaluate; give a checkpoint or --model")
         if not 0 <= seed < 2**63:

@@ -111,7 +111,7 @@ def _blaming(what: str, remedy: str) -> Iterator[None]:
         raise AdvdpnpError(f"{what}: {error.raised}; {remedy}") from error
     except (torch.OutOfMemoryError, AdvdpnpError):
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise AdvdpnpError(f"{what}: {first_line(error)}; {remedy}") from error
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock, Timeout
 
-from advdpnp.errors import AdvdpnpError, AlreadyTold
+from advdpnp.errors import AdvdpnpError
 from advdpnp.files import folder_lock
 
 FOLDER = ".shards"
@@ -54,17 +54,6 @@ class Shard:
 
 
 ALONE = Shard()
-
-
-@contextmanager
-def one_speaks(shard: Shard) -> Iterator[None]:
-    """Around what all processes do alike, mistakes of the user above all: the first one says what is wrong."""
-    try:
-        yield
-    except AdvdpnpError as error:
-        if shard.first:
-            raise
-        raise AlreadyTold(str(error)) from error
 
 
 def shard_of_environment() -> Shard:
