@@ -62,21 +62,28 @@ class StageSearch:
 
     def advance(self) -> Iterator[Findings]:
         """One iteration of the rows in flight, and what must go before it: new rows begin, ended ones are verified."""
+        looking = self.clock % self.patience == 0  # rows come and go at these times alone, which keeps them in step
+        if looking:
+            self._let_go()
         while self.unseen and count(self.ready) + self.present < self.rows:
             begun, ended = self._begin(self.unseen.popleft())
             yield from some(ended)
             self.ready += some(begun)
-        if self.clock % self.patience == 0:  # rows come and go at these times alone, which keeps them in step
-            if self._worth_packing():
-                self._pack()
-            self._let_go()
-        if count(self.pending) >= self.shape or (self.pending and not self.present):
+        if count(self.pending) >= self.shape or (self.pending and not self.present and not self.ready):
             kept, ended = self._verify(Flight.concatenate(self.pending))
             yield from some(ended)
-            self.ready, self.pending = some(kept) + self.ready, []
+            self.pending = []
+            self._return(kept)
+        if looking and self._worth_packing():
+            self._pack()
         if self.present:
             self.active = self.lanes.map_chunks(self._advance, self.active)
         self.clock += 1
+
+    def _return(self, flight: Flight) -> None:
+        """Rows go on after their candidate was refused; those whose last image is all that is left wait once more."""
+        self.ready = some(flight[~flight.last]) + self.ready
+        self.pending += some(flight[flight.last])
 
     def _let_go(self) -> None:
         """Rows that wait to be verified leave; copies of another row take their places until the batch is packed."""
@@ -212,7 +219,7 @@ class StageSearch:
         stays = ~ended
         if self.exact is not None:
             refused = stays & torch.isfinite(before.candidate_norm) & (flight.best_norm == before.best_norm)
-            self.exact.ready += some(flight[refused])
+            self.exact._return(flight[refused])
             stays = stays & ~refused
         return flight[stays], self._findings(flight[ended])
 

@@ -179,6 +179,19 @@ def test_refused_candidates_go_on_and_nothing_unverified_is_a_success(attack, fi
     assert found.forwards.tolist() == [1 + 6 + 6 + 1] * 3  # clean, iterates, each one's verification, the last image
 
 
+def test_the_batch_is_full_as_long_as_rows_wait(net, attack, find):
+    asked = []
+    net.register_forward_hook(lambda _, inputs, __: asked.append(len(inputs[0])) if inputs[0].requires_grad else None)
+    x = torch.rand(160, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        y = net(x).argmax(1)
+    found = find(net, attack("pgd-10", 0.1), x, y, shape=8)
+    assert bool(found.success.all())
+    assert int(found.backwards.max()) < 10
+    needed = int(found.backwards.sum())
+    assert needed <= sum(asked) <= needed + 8 * 8  # the last rows may be alone
+
+
 class BrokenGradient(nn.Module):
     """The gradient of samples whose first pixel is dark is NaN."""
 
