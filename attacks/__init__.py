@@ -1,6 +1,6 @@
 """Attacks: threat models, searches that are asked and told, the engine that runs and verifies them."""
 
-from advdpnp.attacks import apgd, autoattack, cw_l2, fab, pgd, proto, square, stages
+from advdpnp.attacks import apgd, autoattack, cw_l2, fab, pgd, square, stages
 from advdpnp.attacks.adapters import autoattack as package_autoattack
 from advdpnp.attacks.adapters import torchattacks
 from advdpnp.attacks.contract import ATTACKS, Attack, State, WholeBatchAttack
@@ -18,7 +18,6 @@ _registering = (
     fab,
     package_autoattack,
     pgd,
-    proto,
     square,
     stages,
     torchattacks,

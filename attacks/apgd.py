@@ -112,9 +112,6 @@ class APGD:
             if logits is None:
                 raise ValueError("a targeted objective needs the logits of the clean images")
             targets = likely_targets(logits, y, self.runs)
-        return self._begin(x, y, targets, draw)
-
-    def _begin(self, x: Tensor, y: Tensor, targets: Tensor, draw: Draw) -> APGDState:
         number, none = x.new_zeros(len(x)), torch.zeros_like(y)
         first = surface_start(x, self.threat, draw, none)
         return APGDState(

@@ -176,19 +176,6 @@ class SparesGradients(Protocol):
         ...
 
 
-@runtime_checkable
-class LooksInside(Protocol):
-    """An attack that wants to see more of a model than its logits."""
-
-    def look(self, model: nn.Module) -> nn.Module:
-        """What the search asks instead of ``model``: the same logits, and columns of its own after them.
-
-        Raises:
-            AdvdpnpError: the model has not got what the attack looks for.
-        """
-        ...
-
-
 @dataclass(frozen=True)
 class StageRecord(Rows):
     """Progress of a whole-batch attack, enough to resume it: one batch of one stage has ended.

@@ -13,7 +13,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from advdpnp.attacks.contract import Attack, LooksInside
+from advdpnp.attacks.contract import Attack
 from advdpnp.attacks.execution import check_inputs, evaluation_mode
 from advdpnp.attacks.flight import Findings, Unseen, some
 from advdpnp.attacks.lanes import Lanes, open_lanes
@@ -64,18 +64,17 @@ def search(
     parts = [*((stage, precision) for stage in stages), *((stage, FULL) for stage in again if precision != FULL)]
     count = _processes(len(x), device) if noise is None else 1
     with evaluation_mode(model), ExitStack() as stack:
-        lanes: dict[tuple[Attack | None, str], Lanes] = {}  # by the stage that looks inside, or None, and the precision
+        lanes: dict[str, Lanes] = {}  # by precision
 
         def start(stage: Attack, kind: str) -> StageSearch:
-            inside = stage if isinstance(stage, LooksInside) else None
-            if (inside, kind) not in lanes:
+            if kind not in lanes:
                 opened = open_lanes(
-                    model, shape, device, example=samples.x[:shape], look=inside.look if inside else None, seed=noise,
-                    precision=kind, count=1 if count > 1 else None,
+                    model, shape, device, example=samples.x[:shape], seed=noise, precision=kind,
+                    count=1 if count > 1 else None,
                 )  # fmt: skip
-                lanes[inside, kind] = stack.enter_context(opened)
+                lanes[kind] = stack.enter_context(opened)
             exact = None if kind == FULL else start(stage, FULL)
-            return StageSearch(stage, lanes[inside, kind], seed, None if rows is None else -(-rows // count), exact)
+            return StageSearch(stage, lanes[kind], seed, None if rows is None else -(-rows // count), exact)
 
         searches = [start(*part) for part in parts]
 

@@ -109,8 +109,7 @@ class Executor:
         shape: rows of every model call; smaller batches are padded with copies of their last row.
         device: where the model is.
         seed: for randomised models: their noise is drawn from this and the number of the call. None: not randomised.
-        searched: what attacks ask: the same function, faster (see ``prepare``), perhaps with more columns after the
-            logits (see ``LooksInside``). ``model`` has the last word.
+        searched: what attacks ask: the same function, faster (see ``prepare``). ``model`` has the last word.
         precision: of what attacks ask.
     """
 

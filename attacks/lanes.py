@@ -102,7 +102,6 @@ def open_lanes(
     device: torch.device | str,
     *,
     example: Tensor | None = None,
-    look: Callable[[nn.Module], nn.Module] | None = None,
     seed: int | None = None,
     precision: str = FULL,
     count: int | None = None,
@@ -111,7 +110,6 @@ def open_lanes(
 
     Args:
         example: images (n, c, h, w) by which a faster copy of the model for attacks is tried; None: no attack is made.
-        look: makes of the model what attacks ask (see ``LooksInside``); None: they ask the model.
         seed: as ``Executor`` takes it. A randomised model has one lane: its noise is that of the number of the call.
         precision: of what attacks ask.
         count: of lanes; by default as many as torch has threads on a CPU, and one on any other device.
@@ -123,9 +121,7 @@ def open_lanes(
         models = [model, *_copies(model, wanted - 1)] if seed is None else [model]
         executors = []
         for each in models:
-            asked = look(each) if look else each
-            if seed is None and example is not None:
-                asked = prepare(asked, example[:_TRIED].to(device))
+            asked = each if seed is not None or example is None else prepare(each, example[:_TRIED].to(device))
             executors.append(Executor(each, shape, device, seed, asked, precision))
         smaller = seed is None and on_cpu and example is not None and len(example)
         trial = ShapeTrial(executors[0], example) if smaller and example is not None else None

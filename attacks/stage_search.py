@@ -184,7 +184,7 @@ class StageSearch:
             if worth(first):
                 zero_gradient = zero_gradient | (first & (gradient == 0).flatten(1).all(1))
             backwards = backwards + (1 if wanted is None else wanted)
-        fooled = logits[:, : executor.classes].argmax(1) != state.y
+        fooled = logits.argmax(1) != state.y
         flight = replace(
             flight,
             state=self.attack.tell(state, logits, gradient, fooled),

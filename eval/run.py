@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from advdpnp.attacks import resolve_attacks
-from advdpnp.attacks.contract import Attack, LooksInside, StageRecord, WholeBatchAttack
+from advdpnp.attacks.contract import Attack, StageRecord, WholeBatchAttack
 from advdpnp.attacks.engine import search
 from advdpnp.attacks.execution import Executor, check_inputs, evaluation_mode, is_batch_dependent, is_randomised
 from advdpnp.attacks.flight import Findings, Unseen
@@ -165,10 +165,6 @@ class _Run:
                 f"{largest}; choose the data set it was trained on"
             )
         self.classes, self.randomised, self.batch_dependent = logits.shape[1], randomised, batch_dependent
-        for threat in self.plan.threats:
-            for _, attack in resolve_attacks(self.plan.attacks, threat, self.classes, self.plan.engine):
-                if isinstance(attack, LooksInside):
-                    attack.look(self.model)  # which refuses what it cannot look into
         if not randomised:
             self._compare_with_stored(samples, -margin(logits, y).numpy())
 

@@ -149,10 +149,3 @@ def test_a_net_that_fails_late_is_named(images, what, sentence, threads):
 def test_a_net_that_leaves_early_is_no_success(images, after):
     with pytest.raises(AdvdpnpError, match="fails"):
         advdpnp.evaluate(Failing(after, "exit"), *images, eps=0.01, attacks="fgsm")
-
-
-def test_an_attack_that_cannot_look_inside_is_refused_before_any_work(images):
-    net = Failing(10_000, "raise")
-    with pytest.raises(AdvdpnpError, match="the attack 'proto' looks at features"):
-        advdpnp.evaluate(net, *images, eps=0.01, attacks="square,proto")
-    assert net.calls < 40
