@@ -175,6 +175,10 @@ def eval_(
     corruptions: Annotated[
         str, typer.Option(help="`none`, `auto` or `cifar10-c`.", show_default="auto with --attacks all")
     ] = "",
+    corruption_types: Annotated[
+        str,
+        typer.Option(help="`benchmark` (15), `all` (19), or names of `advdpnp list corruptions` with commas."),
+    ] = "benchmark",
     norm: Annotated[
         str | None,
         typer.Option(help="linf or l2; l1 with --engine reference.", show_default="the checkpoint's, or linf"),
@@ -222,6 +226,7 @@ def eval_(
         dataset=dataset,
         attacks=attacks,
         corruptions=corruptions,
+        corruption_types=corruption_types,
         norm=norm,
         eps=eps or [],
         limit=limit,
@@ -308,7 +313,9 @@ def demo(
 def corrupt(
     out: Annotated[Path, typer.Option(help="Folder for TYPE.npy and labels.npy.")],
     dataset: Annotated[str, typer.Option(help="A data set of `advdpnp list datasets`.")] = "cifar10",
-    types: Annotated[str, typer.Option(help="`all`, or names of `advdpnp list corruptions` with commas.")] = "all",
+    types: Annotated[
+        str, typer.Option(help="`all`, `benchmark`, or names with commas (`advdpnp list corruptions`).")
+    ] = "all",
     limit: Annotated[int | None, typer.Option(min=1, help="Corrupt only the first N test images.")] = None,
     seed: Seed = 0,
     data_root: DataRoot = None,

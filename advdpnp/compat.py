@@ -70,7 +70,7 @@ def import_robustbench() -> ModuleType:
             "the installed robustbench was overwritten by an old copy that torchattacks carries; "
             f"mend it with: {REINSTALL.format(package='robustbench')}"
         )
-    with _stand_ins():
+    with stand_ins():
         return _import("robustbench")
 
 
@@ -129,7 +129,7 @@ def _import(package: str) -> ModuleType:
 
 
 @contextmanager
-def _stand_ins() -> Iterator[None]:
+def stand_ins() -> Iterator[None]:
     """Modules that robustbench imports by names nobody installs; existing ones are left as they are."""
     added: list[str] = []
 

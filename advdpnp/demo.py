@@ -4,10 +4,10 @@ from pathlib import Path
 
 from advdpnp.console import evaluation_bar, training_bar
 from advdpnp.datasets import Dataset, load_dataset
+from advdpnp.drawing import model_colours
 from advdpnp.eval.command import evaluate_command
 from advdpnp.eval.evaluate import evaluate_models
 from advdpnp.eval.figures.radius import draw_accuracy_against_eps
-from advdpnp.eval.figures.style import model_colours
 from advdpnp.eval.results import find_results, make_rows
 from advdpnp.recipe import resolve_recipe
 from advdpnp.trainer import Hardware, train

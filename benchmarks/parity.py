@@ -1,4 +1,4 @@
-"""Our AutoAttack against the package's own, stage by stage: accuracy left, disagreements and processor time.
+r"""Our AutoAttack against the package's own, stage by stage: accuracy left, disagreements and processor time.
 
     python -m benchmarks.parity --model benchmarks.foreign_nets:resnet2b --weights resnet2b.pth --eps 2/255 \
         --limit 1000 --seeds 0,1,2 --out results/benchmarks

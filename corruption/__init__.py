@@ -9,7 +9,8 @@ from advdpnp.corruption import blur, digital, geometric, noise, spatter, weather
 from advdpnp.corruption.apply import corrupt
 from advdpnp.corruption.export import export_corruptions
 from advdpnp.corruption.official import OfficialCorruptions, find_official
-from advdpnp.corruption.registry import CORRUPTIONS, SEVERITIES, Corruption, declare, find_corruption
+from advdpnp.corruption.registry import CORRUPTIONS, SEVERITIES, Corruption, choose_types, declare, find_corruption
+from advdpnp.corruption.sheet import draw_sheet
 from advdpnp.corruption.source import MODES, CorruptionSource, as_bytes, corruption_cells
 from advdpnp.corruption.types import BENCHMARK, EXTRA, GROUPS
 
@@ -24,9 +25,11 @@ __all__ = [
     "CorruptionSource",
     "OfficialCorruptions",
     "as_bytes",
+    "choose_types",
     "corrupt",
     "corruption_cells",
     "declare",
+    "draw_sheet",
     "export_corruptions",
     "find_corruption",
     "find_official",

@@ -13,6 +13,7 @@ from advdpnp.corruption.registry import SEVERITIES, find_corruption
 from advdpnp.corruption.source import VERSION
 from advdpnp.corruption.types import BENCHMARK, EXTRA
 from advdpnp.datasets.base import Split
+from advdpnp.errors import AdvdpnpError
 from advdpnp.files import atomic_path, write_text
 
 _AT_ONCE = 1000
@@ -41,12 +42,13 @@ def export_corruptions(
         The files written.
 
     Raises:
-        AdvdpnpError: unknown type; the folder cannot be written or the disk is full.
+        AdvdpnpError: unknown type; the folder holds other images, cannot be written, or the disk is full.
 
     The marker (regenerated.json) keeps the folder from being taken for the official files.
     """
     for name in names:
         find_corruption(name)
+    check_export(test, out)
     about = {"data": f"{label}-c (regenerated)", "seed": seed, "version": VERSION, "frost": "drawn textures"}
     write_text(out / MARKER, json.dumps(about, indent=2) + "\n")
     written = [out / f"{name}.npy" for name in names]
@@ -72,12 +74,22 @@ def export_corruptions(
     return [*written, out / "labels.npy"]
 
 
-def same_images(test: Split, out: Path) -> bool:
-    """Whether what a folder holds already can stand beside corruptions of these images: it has their labels."""
+def check_export(test: Split, out: Path) -> None:
+    """See that what a folder holds already can stand beside corruptions of these images.
+
+    Raises:
+        AdvdpnpError: it holds files that were not made here, or corruptions of images with other labels.
+    """
+    if not (out / "labels.npy").exists():
+        return
+    if not (out / MARKER).exists():
+        raise AdvdpnpError(f"{out} holds files that were not made by advdpnp; choose another folder")
     try:
-        return np.array_equal(np.load(out / "labels.npy", allow_pickle=False), _labels(test))
+        same = np.array_equal(np.load(out / "labels.npy", allow_pickle=False), _labels(test))
     except (OSError, ValueError):
-        return False
+        same = False
+    if not same:
+        raise AdvdpnpError(f"{out} holds corruptions of other images (or of fewer); delete it or choose another folder")
 
 
 def _labels(test: Split) -> np.ndarray:

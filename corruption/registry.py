@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from advdpnp.corruption.types import BENCHMARK, EXTRA
 from advdpnp.errors import AdvdpnpError
 from advdpnp.randomness import Draw
 from advdpnp.registry import Registry
@@ -86,3 +87,19 @@ def find_corruption(name: str) -> Corruption:
     if not isinstance(found, Corruption):
         raise AdvdpnpError(f"the corruption '{name}' was not made by advdpnp.corruption.declare; mend its package")
     return found
+
+
+def choose_types(text: str) -> tuple[str, ...]:
+    """The types that a user asked for: "benchmark" (15), "all" (these and the 4 extra ones), or names with commas.
+
+    Raises:
+        AdvdpnpError: an unknown name, or none at all.
+    """
+    groups = {"benchmark": BENCHMARK, "all": BENCHMARK + EXTRA}
+    names = [part.strip() for part in text.split(",") if part.strip()]
+    chosen = tuple(dict.fromkeys(name for part in names for name in groups.get(part, (part,))))
+    if not chosen:
+        raise AdvdpnpError("no corruption is named; choose benchmark, all, or names of 'advdpnp list corruptions'")
+    for name in chosen:
+        find_corruption(name)
+    return chosen

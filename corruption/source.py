@@ -10,8 +10,7 @@ from torch import Tensor
 
 from advdpnp.corruption.apply import corrupt
 from advdpnp.corruption.official import RELEASES, OfficialCorruptions, find_official
-from advdpnp.corruption.registry import SEVERITIES, find_corruption
-from advdpnp.corruption.types import BENCHMARK, EXTRA
+from advdpnp.corruption.registry import SEVERITIES, choose_types, find_corruption
 from advdpnp.datasets.base import Dataset, Split, default_data_root
 from advdpnp.errors import AdvdpnpError
 
@@ -156,7 +155,7 @@ def as_bytes(dataset: Dataset) -> Dataset:
 
 
 def corruption_cells(
-    mode: str, dataset: Dataset, data_root: Path | None = None, seed: int = 0, *, extra: bool = False
+    mode: str, dataset: Dataset, data_root: Path | None = None, seed: int = 0, *, types: str = "benchmark"
 ) -> CorruptionSource | None:
     """The source of corrupted test images that a user asked for, checked so far that a long run will not stop on it.
 
@@ -166,17 +165,17 @@ def corruption_cells(
         dataset: the clean data set; its test images are in the order of the files they come from.
         data_root: folder of data; by default the environment variable ADVDPNP_DATA, else ./data.
         seed: of the regenerated corruptions.
-        extra: the four extra types too.
+        types: "benchmark" (15), "all" (19), or names with commas, a plug-in's among them.
 
     Returns:
         None for "none".
 
     Raises:
-        AdvdpnpError: unknown mode; official files that are missing, damaged, or of another data set.
+        AdvdpnpError: unknown mode or type; official files that are missing, damaged, or of another data set.
     """
     if mode == "none":
         return None
     if mode not in MODES:
         raise AdvdpnpError(f"there are no corruptions called '{mode}'; choose one of none, {', '.join(MODES)}")
     root = default_data_root() if data_root is None else data_root
-    return MODES[mode](dataset, BENCHMARK + EXTRA if extra else BENCHMARK, root, seed)
+    return MODES[mode](dataset, choose_types(types), root, seed)

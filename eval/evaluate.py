@@ -37,6 +37,7 @@ def evaluate_models(
     batch_size: int | None = None,
     device: str | torch.device | None = None,
     corruptions: str = "none",
+    corruption_types: str = "benchmark",
     data_root: Path | None = None,
     engine: str = "own",
     precision: str = FULL,
@@ -63,6 +64,7 @@ def evaluate_models(
         batch_size: most images in work at once.
         device: None or "auto" takes a GPU if there is one.
         corruptions: "none", "auto" or "cifar10-c".
+        corruption_types: "benchmark" (15, whose mean is reported), "all" (4 extra ones too), or names with commas.
         data_root: where official corrupted images are looked for.
         engine: "own", or "reference" for the same attacks of torchattacks and pyautoattack.
         precision: of our searches: "32", "tf32", "bf16" or "auto". Successes count in float32 only; the columns of a
@@ -101,7 +103,7 @@ def evaluate_models(
             batch_size=batch_size,
             device=chosen,
             progress=progress or Silent(),
-            corruptions=corruption_cells(corruptions, as_bytes(dataset), data_root, seed),
+            corruptions=corruption_cells(corruptions, as_bytes(dataset), data_root, seed, types=corruption_types),
             engine=engine,
             precision=choose_precision(precision, chosen),
             shard=shard,

@@ -8,16 +8,21 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from advdpnp.corruption import BENCHMARK, EXTRA, GROUPS, SEVERITIES
-from advdpnp.errors import AdvdpnpError
+from advdpnp.eval.corruption_columns import (
+    MEAN,
+    corruption_record,
+    corruption_tables,
+    detail_columns,
+    is_detail,
+    mean_corruption_errors,
+)
 from advdpnp.eval.flags import FLAGS, raised_flags
+from advdpnp.eval.markdown import escape, number, table
 from advdpnp.eval.results import Row, find_results, make_rows
 from advdpnp.eval.unit import short_hash
 from advdpnp.files import write_text
 from advdpnp.statistics import wilson
 
-CORRUPTIONS_COLUMN = "corruptions"
-GROUP_COLUMNS = (*(f"corruptions_{group}" for group in GROUPS), "corruptions_extra")
 _BEFORE = ("fgsm", "pgd-20", "cw")
 _LAST = ("autoattack",)
 _TEXT = (
@@ -48,7 +53,7 @@ def tabulate_rows(rows: Sequence[Row], mce_baseline: str | None = None) -> pd.Da
     attacks = order_attacks({attack for row in rows for attack in row.attacks})
     accuracies = ["clean", *attacks, "worst_case"]
     if any(row.cells for row in rows):
-        accuracies.append(CORRUPTIONS_COLUMN)
+        accuracies.append(MEAN)
     records = [_record(row) for row in rows]
     if mce_baseline:
         for record, mce in zip(records, mean_corruption_errors(rows, mce_baseline), strict=True):
@@ -56,7 +61,7 @@ def tabulate_rows(rows: Sequence[Row], mce_baseline: str | None = None) -> pd.Da
     bounds = [f"{name}_{side}" for name in accuracies for side in ("low", "high")]
     columns = [
         "model", *accuracies, "n", "flags", "method", "architecture", "parameters", "min_separation",
-        "training_seconds", *(GROUP_COLUMNS if any(row.cells for row in rows) else ()),
+        "training_seconds", *detail_columns(records),
         *(("mce", "mce_baseline") if mce_baseline else ()), *bounds, "norm", "eps", "eps_text",
         "seed", "dataset", "corruption_source", "weights_hash", "data_hash", "definitions", "versions", "device",
         "date", "command", "forwards", "backwards", "seconds", "flag_details",
@@ -150,63 +155,16 @@ def _record(row: Row) -> dict[str, Any]:
 
 
 def _corruption_record(row: Row) -> dict[str, Any]:
-    """Mean over the benchmark's types and severities; the extra types are shown apart, in figures only.
+    """Of the mean also the bounds.
 
     The cells show the same images, so the interval takes each image, not each cell, as one observation: it is wider
     than what is known, never narrower.
     """
-    every = row.corruption_accuracy()
-    cells = every[every["type"].isin(list(BENCHMARK))]
-    if cells.empty or not cells["n"].iloc[0]:
-        return {}
-    n, mean = int(cells["n"].iloc[0]), float(cells["accuracy"].mean())
-    groups = {
-        column: round(100 * float(every[every["type"].isin(list(types))]["accuracy"].mean()), 2)
-        for column, types in zip(GROUP_COLUMNS, (*GROUPS.values(), EXTRA), strict=True)
-    }
-    bounds = _percent_with_bounds(CORRUPTIONS_COLUMN, mean * n, n)
-    return bounds | groups | {"corruption_source": row.corruption_source}
-
-
-def mean_corruption_errors(rows: Sequence[Row], baseline: str) -> list[float]:
-    """mCE of each row in percent: errors of a type over those of the baseline, averaged over the 15 types.
-
-    Hendrycks and Dietterich 2019, section 3.1. NaN where a row has not all 75 cells, or is of other data.
-
-    Raises:
-        AdvdpnpError: no row of that name has all cells, or official images meet regenerated ones.
-    """
-    errors = [_errors_by_type(row) for row in rows]
-    known = [place for place, row in enumerate(rows) if row.model.name == baseline and errors[place] is not None]
-    if not known:
-        names = sorted({row.model.name for row, found in zip(rows, errors, strict=True) if found is not None})
-        raise AdvdpnpError(
-            f"there is no model called '{baseline}' here, or it has not been judged on all 75 corruptions; "
-            + (f"choose one of {', '.join(names)}" if names else "run 'advdpnp eval --corruptions auto' first")
-        )
-    base, reference = rows[known[0]], errors[known[0]]
-    assert reference is not None
-    means = []
-    for row, found in zip(rows, errors, strict=True):
-        if found is None or row.data != base.data:
-            means.append(np.nan)
-            continue
-        if row.corruption_source != base.corruption_source:
-            raise AdvdpnpError(
-                f"{row.model.name} was judged on {row.corruption_source} and the baseline {baseline} on "
-                f"{base.corruption_source}; an mCE between the two means nothing"
-            )
-        means.append(round(100 * float((found / reference).mean()), 2))
-    return means
-
-
-def _errors_by_type(row: Row) -> pd.Series | None:
-    """Sum of the error over the severities by type; None unless all cells are there."""
-    cells = row.corruption_accuracy()
-    cells = cells[cells["type"].isin(list(BENCHMARK))]
-    if len(cells) < len(BENCHMARK) * len(SEVERITIES) or not cells["n"].iloc[0]:
-        return None
-    return (1 - cells["accuracy"]).groupby(cells["type"]).sum()
+    record = corruption_record(row)
+    if pd.notna(mean := record.get(MEAN)):
+        n = int(row.corruption_accuracy()["n"].iloc[0])
+        record |= _percent_with_bounds(MEAN, mean * n / 100, n)
+    return record
 
 
 def _rounded(value: float | None) -> float:
@@ -228,7 +186,7 @@ def _typed(frame: pd.DataFrame) -> pd.DataFrame:
     kinds: dict[str, Any] = dict.fromkeys(_percent_columns(frame), "float64")
     kinds |= dict.fromkeys(("n", "parameters", "seed", "forwards", "backwards"), "Int64")
     kinds |= dict.fromkeys(("eps", "seconds", "min_separation", "training_seconds"), "float64")
-    kinds |= dict.fromkeys([name for name in (*GROUP_COLUMNS, "mce") if name in frame], "float64")
+    kinds |= dict.fromkeys([name for name in map(str, frame) if is_detail(name) or name == "mce"], "float64")
     for name in ("model", "flags", *_TEXT):
         frame[name] = frame[name].fillna("").astype(str)
     for name, kind in kinds.items():
@@ -249,39 +207,21 @@ def _natural(text: str) -> list[tuple[int, int | str]]:
 
 def _markdown_table(part: pd.DataFrame) -> str:
     accuracies = [name for name in accuracy_columns(part) if part[name].notna().any()]
-    lines = [f"**{_caption(part)}**", ""]
-    lines.append("| " + " | ".join(["model", *accuracies, "n", "flags"]) + " |")
-    lines.append("|" + "|".join([":--", *["--:"] * (len(accuracies) + 1), ":--"]) + "|")
     # A worst case over fewer attacks is no rival of one over all.
-    full = part[part[[name for name in accuracies if name != CORRUPTIONS_COLUMN]].notna().all(axis=1)]
+    full = part[part[[name for name in accuracies if name != MEAN]].notna().all(axis=1)]
     best = {name: (full if name == "worst_case" else part)[name].max() for name in accuracies}
+    rows = []
     for _, row in part.iterrows():
-        cells = [_escape(str(row["model"]))]
-        for name in accuracies:
-            text = "–" if pd.isna(row[name]) else f"{row[name]:.2f}"
-            cells.append(f"**{text}**" if row[name] == best[name] and len(part) > 1 else text)
-        cells += [str(row["n"]), str(row["flags"])]
-        lines.append("| " + " | ".join(cells) + " |")
+        shown = [
+            f"**{number(row[name])}**" if row[name] == best[name] and len(part) > 1 else number(row[name])
+            for name in accuracies
+        ]
+        rows.append([escape(str(row["model"])), *shown, str(row["n"]), str(row["flags"])])
+    lines = [f"**{_caption(part)}**", "", *table(["model", *accuracies, "n", "flags"], rows)]
     raised = dict.fromkeys(code for flags in part["flags"] for code in flags.split("; ") if code)
     if raised:
         lines += ["", *(f"- `{code}`: {FLAGS[code]}." for code in raised)]
-    return "\n".join([*lines, *_corruption_lines(part)]) + "\n"
-
-
-def _corruption_lines(part: pd.DataFrame) -> list[str]:
-    """A second table: means per group of corruptions, and mCE where a baseline was named."""
-    columns = [name for name in (CORRUPTIONS_COLUMN, *GROUP_COLUMNS, "mce") if name in part]
-    columns = [name for name in columns if part[name].notna().any()]
-    if len(columns) < 2:
-        return []
-    heads = [name.removeprefix("corruptions_") for name in columns]
-    if "mce" in columns:
-        heads[-1] = f"mCE against {_escape(part['mce_baseline'].iloc[0])}"
-    lines = ["", "| model | " + " | ".join(heads) + " |", "|" + "|".join([":--", *["--:"] * len(heads)]) + "|"]
-    for _, row in part[part[columns].notna().any(axis=1)].iterrows():
-        cells = ["–" if pd.isna(row[name]) else f"{row[name]:.2f}" for name in columns]
-        lines.append("| " + " | ".join([_escape(str(row["model"])), *cells]) + " |")
-    return lines
+    return "\n".join([*lines, *corruption_tables(part)]) + "\n"
 
 
 def _caption(part: pd.DataFrame) -> str:
@@ -297,7 +237,3 @@ def _caption(part: pd.DataFrame) -> str:
     source = next((s for s in part["corruption_source"] if s), "")
     corruptions = f", corruptions: {source}" if source else ""
     return f"{first['dataset']}, {threat}, {n}{seed}{corruptions}; accuracy in percent"
-
-
-def _escape(text: str) -> str:
-    return text.replace("|", "\\|").replace("*", "\\*").replace("_", "\\_")

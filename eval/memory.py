@@ -45,6 +45,7 @@ def evaluate(
     batch_size: int | None = None,
     device: str | torch.device | None = None,
     corruptions: str = "none",
+    corruption_types: str = "benchmark",
     name: str = "model",
     progress: Progress | None = None,
 ) -> Evaluation:
@@ -61,6 +62,7 @@ def evaluate(
         batch_size: most images in work at once.
         device: where to run; None is where the model is.
         corruptions: "none" or "auto".
+        corruption_types: "benchmark" (15), "all" (19), or names with commas.
         name: what the row calls the model.
         progress: is told what happens.
 
@@ -90,8 +92,8 @@ def evaluate(
     with tempfile.TemporaryDirectory(prefix="advdpnp-") as folder:
         row = evaluate_models(
             [loaded], dataset, out=Path(folder), attacks=attacks, norm=norm, eps=[eps], seed=seed,
-            batch_size=batch_size, device=device, corruptions=corruptions, progress=progress,
-            command="advdpnp.evaluate",
+            batch_size=batch_size, device=device, corruptions=corruptions, corruption_types=corruption_types,
+            progress=progress, command="advdpnp.evaluate",
         )  # fmt: skip
         units = find_results([Path(folder)])
         verdicts = pd.concat([_plain(unit.verdicts.frame) for unit in units], ignore_index=True)

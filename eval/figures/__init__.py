@@ -5,11 +5,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from advdpnp.drawing import model_colours
 from advdpnp.eval.figures.accuracy import draw_accuracy
 from advdpnp.eval.figures.corruptions import draw_corruptions
 from advdpnp.eval.figures.examples import draw_examples
 from advdpnp.eval.figures.radius import draw_accuracy_against_eps
-from advdpnp.eval.figures.style import model_colours
 from advdpnp.eval.figures.transfer import draw_transfer
 from advdpnp.eval.results import Row, find_results, make_rows
 

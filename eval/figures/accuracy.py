@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from advdpnp.attacks.transfer import PREFIX
-from advdpnp.eval.figures.style import GRID, INK, QUIET, bare, drawing
+from advdpnp.drawing import GRID, INK, QUIET, bare, drawing
 from advdpnp.eval.leaderboard import order_attacks
 from advdpnp.eval.results import Row
 from advdpnp.eval.unit import file_name

@@ -7,8 +7,8 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.ticker import MultipleLocator
 
-from advdpnp.corruption import BENCHMARK
-from advdpnp.eval.figures.style import GRID, QUIET, bare, drawing, heat_cells, spread_labels
+from advdpnp.corruption import BENCHMARK, EXTRA
+from advdpnp.drawing import GRID, QUIET, bare, drawing, heat_cells, spread_labels
 from advdpnp.eval.results import Row
 from advdpnp.eval.unit import file_name
 
@@ -34,16 +34,22 @@ def draw_corruptions(rows: Sequence[Row], colours: dict[str, str], out: Path) ->
             path = out / f"corruptions-{file_name(name)}-{weights[:8]}-{suffix}.png"
             _draw_heat_map(row, table, path)
             paths.append(path)
-        path = out / f"corruptions-against-severity-{suffix}.png"
-        _draw_severity(list(models.values()), colours, path)
-        paths.append(path)
+        sources = sorted({row.corruption_source for row, _ in models.values()})
+        for source in sources:  # numbers on official images and on regenerated ones do not compare
+            path = out / f"corruptions-against-severity-{suffix}{f'-{file_name(source)}' if sources[1:] else ''}.png"
+            among = [(row, table) for row, table in models.values() if row.corruption_source == source]
+            if types := _shared_types([table for _, table in among]):
+                _draw_severity([(row, table[table["type"].isin(types)]) for row, table in among], colours, path)
+                paths.append(path)
     return paths
 
 
 def _draw_heat_map(row: Row, table: pd.DataFrame, path: Path) -> None:
     grid = 100 * table.pivot(index="type", columns="severity", values="accuracy")
     grid = grid.loc[_usual_order(list(grid.index))]
-    clean, mean = 100 * (~row.clean_wrong).mean(), float(grid.to_numpy().mean())
+    usual = grid[grid.index.isin(list(BENCHMARK))]
+    averaged = usual if len(usual) == len(BENCHMARK) else grid
+    clean, mean = 100 * (~row.clean_wrong).mean(), float(averaged.to_numpy().mean())
     blocks = [(grid.to_numpy(), list(map(str, grid.columns))), (grid.mean(axis=1).to_numpy()[:, None], ["mean"])]
     with drawing(path, 4.4, 0.29 * len(grid) + 0.9) as figure:
         widths = [values.shape[1] for values, _ in blocks]
@@ -56,15 +62,21 @@ def _draw_heat_map(row: Row, table: pd.DataFrame, path: Path) -> None:
         n, source = int(table["n"].iloc[0]), row.corruption_source or row.dataset
         axes[0].set_title(row.model.name, loc="left", pad=24, fontsize=10.5, fontweight="bold")
         axes[0].annotate(
-            f"accuracy in percent, {source}, {n:,} images\nclean {clean:.1f}, mean of all cells {mean:.1f}",
+            f"accuracy in percent, {source}, {n:,} images\nclean {clean:.1f}, mean of {averaged.size} cells {mean:.1f}",
             (0, 1), xytext=(0, 5), xycoords="axes fraction", textcoords="offset points", color=QUIET, fontsize=7.5,
         )  # fmt: skip
 
 
 def _usual_order(kinds: list[str]) -> list[str]:
-    """The order of the benchmark (noise, blur, weather, digital), then the others by name."""
-    usual = [*BENCHMARK]
+    """The order of the benchmark (noise, blur, weather, digital), the extra ones, then the others by name."""
+    usual = [*BENCHMARK, *EXTRA]
     return sorted(kinds, key=lambda kind: (usual.index(kind) if kind in usual else len(usual), kind))
+
+
+def _shared_types(tables: Sequence[pd.DataFrame]) -> set[str]:
+    """The types by which models can be compared: the benchmark's where all have all of them, else what all have."""
+    shared = set.intersection(*(set(table["type"]) for table in tables))
+    return set(BENCHMARK) if shared >= set(BENCHMARK) else shared
 
 
 def _draw_severity(models: list[tuple[Row, pd.DataFrame]], colours: dict[str, str], path: Path) -> None:

@@ -7,8 +7,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from advdpnp.drawing import INK, QUIET, drawing
 from advdpnp.errors import AdvdpnpError
-from advdpnp.eval.figures.style import INK, QUIET, drawing
 from advdpnp.eval.leaderboard import order_attacks
 from advdpnp.eval.results import Row
 from advdpnp.eval.store import read_arrays

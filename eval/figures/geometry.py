@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from advdpnp.eval.figures.style import GRID, INK, QUIET, bare, drawing
+from advdpnp.drawing import GRID, INK, QUIET, bare, drawing
 from advdpnp.geometry import Features, angle_matrix, angles_to, project
 
 # Ten hues that can be told apart; more classes repeat them.

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 
-from advdpnp.eval.figures.style import GRID, QUIET, bare, drawing, spread_labels
+from advdpnp.drawing import GRID, QUIET, bare, drawing, spread_labels
 from advdpnp.eval.leaderboard import order_attacks
 from advdpnp.eval.results import Row
 from advdpnp.eval.unit import file_name

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from advdpnp.eval.figures.style import GRID, INK, QUIET, bare, drawing, model_colours, spread_labels
+from advdpnp.drawing import GRID, INK, QUIET, bare, drawing, model_colours, spread_labels
 from advdpnp.study import DEFAULT, MEASURES, Study
 
 _NAMES = {"clean": "clean accuracy", "worst_case": "worst-case accuracy", "min_separation": "MinSep"}

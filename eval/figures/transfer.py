@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from advdpnp.attacks.transfer import PREFIX
+from advdpnp.drawing import QUIET, drawing, heat_cells
 from advdpnp.eval.figures.accuracy import grouped, suffix
-from advdpnp.eval.figures.style import QUIET, drawing, heat_cells
 from advdpnp.eval.results import Row
 
 _CELL = 0.62  # inches

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from advdpnp.cli import run
 from advdpnp.corruption import corrupt
@@ -17,6 +18,7 @@ def test_files_in_the_official_layout(tmp_path, capsys):
         == 0
     )
     assert "3 files in" in capsys.readouterr().out
+    assert Image.open(out / "sheet.png").size > (300, 100)
     test = load_dataset("digits", train=False).test.head(7)
     labels = np.load(out / "labels.npy")
     assert labels.dtype == np.uint8
@@ -39,7 +41,7 @@ def test_files_in_the_official_layout(tmp_path, capsys):
     ("arguments", "sentence"),
     [
         (["--types", "fogg"], "fogg"),
-        (["--types", ","], "--types names no corruption"),
+        (["--types", ","], "no corruption is named"),
         (["--dataset", "digitz"], "digitz"),
     ],
 )
@@ -52,5 +54,5 @@ def test_wrong_words(tmp_path, capsys, arguments, sentence):
 def test_official_files_are_left_alone(tmp_path, capsys):
     np.save(tmp_path / "labels.npy", np.zeros(50_000, dtype=np.uint8))
     assert run(["corrupt", "--dataset", "digits", "--limit", "3", "--out", str(tmp_path)]) == 2
-    assert "choose another --out" in capsys.readouterr().err
+    assert "choose another folder" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["labels.npy"]

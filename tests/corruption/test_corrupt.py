@@ -5,7 +5,17 @@ import itertools
 import pytest
 import torch
 
-from advdpnp.corruption import BENCHMARK, CORRUPTIONS, EXTRA, GROUPS, SEVERITIES, corrupt, declare, find_corruption
+from advdpnp.corruption import (
+    BENCHMARK,
+    CORRUPTIONS,
+    EXTRA,
+    GROUPS,
+    SEVERITIES,
+    choose_types,
+    corrupt,
+    declare,
+    find_corruption,
+)  # fmt: skip
 from advdpnp.errors import AdvdpnpError
 
 NAMES = BENCHMARK + EXTRA
@@ -145,6 +155,18 @@ def test_flat_grey_stays_flat_under_blur_and_resampling():
 def test_an_unknown_name_is_answered_with_the_nearest(natural):
     with pytest.raises(AdvdpnpError, match="no corruption called 'gaussian_nose'; did you mean gaussian_noise"):
         corrupt(natural, "gaussian_nose", 1)
+
+
+def test_types_are_chosen_by_group_and_name():
+    assert choose_types("benchmark") == BENCHMARK
+    assert choose_types("all") == BENCHMARK + EXTRA
+    assert choose_types(" spatter, fog,spatter ,") == ("spatter", "fog")
+    assert choose_types("spatter,benchmark") == ("spatter", *BENCHMARK)
+    for text in ("", " , "):
+        with pytest.raises(AdvdpnpError, match="no corruption is named"):
+            choose_types(text)
+    with pytest.raises(AdvdpnpError, match="spater"):
+        choose_types("fog,spater")
 
 
 @pytest.mark.parametrize("severity", [0, 6, -1, 2.5, True])

@@ -83,7 +83,7 @@ def test_auto_regenerates_where_they_are_not_and_says_so(tmp_path, dataset):
 def test_other_data_sets_are_labelled_by_their_own_name(tmp_path, make_images):
     test = Split(make_images(2, 1, 28), torch.tensor([0, 1]))
     dataset = Dataset("npz:some/where.npz", ("a", "b"), test.head(0), test.head(0), test, label="npz-where")
-    source = corruption_cells("auto", dataset, tmp_path, extra=True)
+    source = corruption_cells("auto", dataset, tmp_path, types="all")
     assert source.label == "npz-where-c (regenerated)"
     assert len(source.cells) == 95
     assert source.images("fog", 1, torch.tensor([1])).shape == (1, 1, 28, 28)
@@ -122,7 +122,7 @@ def test_missing_files_are_named_and_never_mixed_with_regenerated_ones(mode, roo
 
 def test_the_extra_types_are_asked_for_only_where_wanted(root, dataset):
     with pytest.raises(AdvdpnpError, match=r"lacks speckle_noise.npy, gaussian_blur.npy"):
-        corruption_cells("auto", dataset, root, extra=True)
+        corruption_cells("auto", dataset, root, types="all")
 
 
 @pytest.mark.parametrize("keep", [0, 60, 5000])
@@ -203,3 +203,13 @@ def test_unknown_types_are_not_written(tmp_path, dataset):
     with pytest.raises(AdvdpnpError, match="no corruption called"):
         export_corruptions(dataset.test, "cifar10", tmp_path / "out", names=("fogg",))
     assert not (tmp_path / "out").exists()
+
+
+def test_other_peoples_files_and_other_images_are_never_mixed_in(tmp_path, dataset):
+    np.save(tmp_path / "labels.npy", np.zeros(30, dtype=np.uint8))
+    with pytest.raises(AdvdpnpError, match="not made by advdpnp"):
+        export_corruptions(dataset.test, dataset.label, tmp_path, names=["fog"])
+    (tmp_path / "labels.npy").unlink()
+    export_corruptions(dataset.test, dataset.label, tmp_path, names=["fog"])
+    with pytest.raises(AdvdpnpError, match="corruptions of other images"):
+        export_corruptions(dataset.test.head(2), dataset.label, tmp_path, names=["fog"])

@@ -399,12 +399,14 @@ class Dimmed:
 def test_corruption_cells_are_units_and_a_column(
     tmp_path: Path, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evaluate_module, "corruption_cells", lambda mode, data, root, seed: Dimmed(data))
+    monkeypatch.setattr(evaluate_module, "corruption_cells", lambda mode, data, root, seed, types: Dimmed(data))
     row = run(tmp_path, dataset, attacks="fgsm", corruptions="auto").iloc[0]
     x, y = dataset.test.images, dataset.test.labels
     right = [(Net().eval()((x // 2**s) / 255).argmax(1) == y).double().mean().item() for s in (1, 2)]
-    assert row["corruptions"] == pytest.approx(100 * np.mean(right), abs=0.0051)
+    assert pd.isna(row["corruptions"])  # two of 75 cells
     assert row["corruption_source"] == "toy-c (regenerated)"
+    (unit,) = [unit for unit in find_results([tmp_path]) if unit.label == "corruption/fog/2"]
+    assert 1 - unit.frame["success"].mean() == pytest.approx(right[1])
     assert len(list(tmp_path.rglob("corruption_fog_*.parquet"))) == 2
 
 
@@ -457,6 +459,15 @@ def test_in_memory_evaluation_with_corruptions_of_float_images() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(3072, 3))
     row = evaluate(model, x, [0, 1, 2, 0], attacks="none", corruptions="auto").row.iloc[0]
     assert 0 <= row["corruptions"] <= 100
+    chosen = evaluate(model, x, [0, 1, 2, 0], attacks="none", corruptions="auto", corruption_types="saturate,fog")
+    assert set(chosen.verdicts["attack"]) == {
+        "clean",
+        *(f"corruption/{n}/{s}" for n in ("fog", "saturate") for s in range(1, 6)),
+    }
+    assert chosen.row.iloc[0]["corruption:fog"] == row["corruption:fog"]
+    assert pd.isna(chosen.row.iloc[0]["corruptions"])
+    with pytest.raises(AdvdpnpError, match="fgo"):
+        evaluate(model, x, [0, 1, 2, 0], attacks="none", corruptions="auto", corruption_types="fgo")
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
+from advdpnp.drawing import model_colours, spread_labels
 from advdpnp.eval.figures import draw_figures
-from advdpnp.eval.figures.style import model_colours, spread_labels
 
 Store = Callable[..., Path]
 ROBUST = {"clean": 0.9, "fgsm": 0.5, "pgd-20": 0.4, "autoattack": 0.35}

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from scipy.stats import binomtest
 
-from advdpnp.corruption import BENCHMARK, GROUPS, SEVERITIES
+from advdpnp.corruption import BENCHMARK, EXTRA, GROUPS, SEVERITIES
 from advdpnp.errors import AdvdpnpError
 from advdpnp.eval.leaderboard import build_leaderboard, order_attacks, read_leaderboard, to_markdown, write_leaderboard
 from advdpnp.eval.results import find_results, make_rows
@@ -114,11 +114,35 @@ def test_rows_of_exactly_the_samples_asked_for(store_model: Store) -> None:
 
 
 def test_the_corruption_column_is_the_mean_of_the_benchmark_cells(store_model: Store) -> None:
-    cells = {("fog", 1): 0.8, ("fog", 2): 0.6, ("snow", 1): 0.4, ("saturate", 1): 0.0}  # the last is an extra type
+    cells = all_cells(lambda name, severity: 0.4 + severity / 15) | {("saturate", 1): 0.0}  # the last is an extra type
     row = build_leaderboard([store_model("net", ALL, cells=cells)]).iloc[0]
     assert row["corruptions"] == 60.0
     assert row["corruption_source"] == "cifar10-c (regenerated)"
     assert row["corruptions_low"] < 60 < row["corruptions_high"]
+
+
+def test_a_mean_over_some_of_its_cells_is_no_mean(store_model: Store) -> None:
+    """It would pass for the number that others report."""
+    cells = all_cells(lambda name, severity: 0.5) | {("spatter", 1): 0.1}
+    del cells["fog", 3]
+    row = build_leaderboard([store_model("net", ALL, cells=cells)]).iloc[0]
+    assert (
+        row[["corruptions", "corruptions_low", "corruptions_weather", "corruption:fog", "corruptions_extra"]]
+        .isna()
+        .all()
+    )
+    assert row[["corruptions_noise", "corruptions_blur", "corruption:snow"]].tolist() == [50, 50, 50]
+
+
+def test_types_of_a_plug_in_stand_after_the_benchmarks(store_model: Store) -> None:
+    cells = {(name, severity): severity / 10 for name in ("rain", "saturate", "fog") for severity in SEVERITIES}
+    frame = build_leaderboard([store_model("net", ALL, cells=cells)])
+    assert [name for name in frame if name.startswith("corruption:")] == [
+        "corruption:fog", "corruption:saturate", "corruption:rain",
+    ]  # fmt: skip
+    markdown = to_markdown(frame)
+    assert "| mean of five severities | net |" in markdown
+    assert "| rain | 30.00 |" in markdown
 
 
 def test_the_best_comes_first(store_model: Store) -> None:
@@ -187,7 +211,9 @@ def all_cells(accuracy: Callable[[str, int], float]) -> dict[tuple[str, int], fl
 def test_means_per_group_of_corruptions_and_the_extra_ones_apart(store_model: Store) -> None:
     share = {"noise": 0.2, "blur": 0.4, "weather": 0.6, "digital": 0.8}
     group = {name: group for group, names in GROUPS.items() for name in names}
-    cells = all_cells(lambda name, severity: share[group[name]]) | {("spatter", 1): 0.1}
+    cells = all_cells(lambda name, severity: share[group[name]]) | {
+        (name, severity): 0.1 for name in EXTRA for severity in SEVERITIES
+    }
     frame = build_leaderboard([store_model("net", ALL, cells=cells)])
     row = frame.iloc[0]
     assert {name: row[f"corruptions_{name}"] / 100 for name in share} == pytest.approx(share)
