@@ -94,11 +94,14 @@ def _processes(rows: int, device: torch.device | str) -> int:
 def _overlapped(parts: list[StageSearch], samples: Unseen) -> Iterator[Findings]:
     """All stages at once: the last one that can fill a batch goes on, else the first that has anything to do."""
     place = {int(name): index for index, name in enumerate(samples.sample)}
-    forwards, backwards = torch.zeros(2, len(samples), dtype=torch.int64)
+    forwards, backwards, refused = torch.zeros(3, len(samples), dtype=torch.int64)
     zero_gradient = torch.zeros(len(samples), dtype=torch.bool)
     following: dict[StageSearch, StageSearch | None] = {}
+    numbers: dict[StageSearch, int] = {}  # a stage that comes again keeps its number
+    names = [part.attack.name for part in parts]
     for part, after in zip(parts, [*parts[1:], None], strict=True):
         following |= {each: after for each in (part, part.exact) if each is not None}
+        numbers |= {each: names.index(part.attack.name) for each in (part, part.exact) if each is not None}
     parts[0].feed(samples)
     while any(search.busy for search in following):
         full = [search for search in following if search.full]
@@ -109,8 +112,15 @@ def _overlapped(parts: list[StageSearch], samples: Unseen) -> Iterator[Findings]
             forwards[index] += found.forwards
             backwards[index] += found.backwards
             zero_gradient[index] |= found.zero_gradient
-            costs = {"forwards": forwards[index], "backwards": backwards[index], "zero_gradient": zero_gradient[index]}
+            refused[index] += found.refused
+            so_far = {
+                "forwards": forwards[index],
+                "backwards": backwards[index],
+                "zero_gradient": zero_gradient[index],
+                "refused": refused[index],
+                "stage": torch.full_like(index, numbers[now]),
+            }
             goes_on = torch.zeros_like(found.success) if after is None else ~found.success
-            yield from some(replace(found, **costs)[~goes_on])
+            yield from some(replace(found, **so_far)[~goes_on])
             if after is not None and bool(goes_on.any()):
                 after.feed(samples[index[goes_on]])

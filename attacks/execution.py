@@ -152,7 +152,7 @@ class Executor:
             logits = self._forward(self.searched, queries, judged=False).float()
             gradient = None
             if logits.requires_grad:
-                with _blaming_model("its backward pass"):
+                with blaming_model("its backward pass"):
                     (gradient,) = torch.autograd.grad(objective(logits).sum(), queries, allow_unused=True)
         if gradient is None:
             gradient = torch.zeros_like(queries)
@@ -173,7 +173,7 @@ class Executor:
     def _forward(self, model: nn.Module, x: Tensor, judged: bool = True) -> Tensor:
         self._calls += 1
         # A copy: some nets normalise in place, which would change the images they are judged on.
-        with _blaming_model("its forward pass"):
+        with blaming_model("its forward pass"):
             if self.seed is None:
                 logits = model(x.clone())
             else:
@@ -205,7 +205,7 @@ class Executor:
 
 
 @contextmanager
-def _blaming_model(what: str) -> Iterator[None]:
+def blaming_model(what: str) -> Iterator[None]:
     """Around a model's own code: even ``sys.exit`` in it is a failure of the model."""
     try:
         yield

@@ -25,6 +25,8 @@ class Findings(Rows):
         forwards, backwards: model evaluations spent on the row, int64.
         zero_gradient: the first gradient was exactly zero (or not finite), bool.
         borderline: the margin is within 1e-5 of the largest logit, bool.
+        stage: which stage of the attack ended the row, from 0; -1 where the attack does not tell, int64.
+        refused: images that the search took for successes and the model did not, int64.
         x_adv: the fooling image, float32 (n, c, h, w); the clean one without success.
     """
 
@@ -39,6 +41,8 @@ class Findings(Rows):
     backwards: Tensor
     zero_gradient: Tensor
     borderline: Tensor
+    stage: Tensor
+    refused: Tensor
     x_adv: Tensor
 
 
@@ -48,7 +52,7 @@ class Flight(Rows):
 
     ``age`` counts iterations. ``candidate`` is an image to verify, ``candidate_norm`` its distance (inf: none waits);
     ``last`` says that nothing follows it. ``best`` is the nearest verified fooling image, ``best_norm`` its distance
-    (inf: none yet), ``inside`` whether the threat model contains it.
+    (inf: none yet), ``inside`` whether the threat model contains it; ``refused`` counts claims that the model denied.
     """
 
     state: State
@@ -67,6 +71,7 @@ class Flight(Rows):
     prediction: Tensor
     margin: Tensor
     borderline: Tensor
+    refused: Tensor
 
 
 @dataclass(frozen=True)

@@ -162,6 +162,7 @@ class StageSearch:
             prediction=clean.prediction,
             margin=clean.margin,
             borderline=clean.borderline,
+            refused=zero,
         )
 
     def _advance(self, executor: Executor, flight: Flight) -> Flight:
@@ -230,6 +231,7 @@ class StageSearch:
         success = (judged.prediction != flight.state.y) & (distance < flight.best_norm)
         inside = self.attack.threat.contains(flight.state.x, flight.candidate, distance)
         shown = success | torch.isinf(flight.best_norm)
+        claimed = torch.isfinite(flight.candidate_norm) & ~flight.last
         flight = replace(
             flight,
             forwards=flight.forwards + repeats(executor),
@@ -240,6 +242,7 @@ class StageSearch:
             prediction=torch.where(success, judged.prediction, flight.prediction),
             margin=torch.where(shown, judged.margin, flight.margin),
             borderline=torch.where(shown, judged.borderline, flight.borderline),
+            refused=flight.refused + (claimed & (judged.prediction == flight.state.y)),
         )
         return self._finish(flight)
 
@@ -267,5 +270,7 @@ class StageSearch:
             backwards=flight.backwards,
             zero_gradient=flight.zero_gradient,
             borderline=flight.borderline,
+            stage=torch.zeros_like(flight.sample),
+            refused=flight.refused,
             x_adv=torch.where(success[:, None, None, None], flight.best, flight.state.x),
         ).to("cpu")

@@ -82,6 +82,8 @@ class Transfer:
             backwards=zero,
             zero_gradient=torch.zeros_like(wrong),
             borderline=torch.where(wrong, clean.borderline, judged.borderline),
+            stage=zero,
+            refused=zero,
             x_adv=torch.where(fooled[:, None, None, None], x_adv, samples.x),
         ).to("cpu")
 

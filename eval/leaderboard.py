@@ -54,7 +54,7 @@ def tabulate_rows(rows: Sequence[Row], mce_baseline: str | None = None) -> pd.Da
     accuracies = ["clean", *attacks, "worst_case"]
     if any(row.cells for row in rows):
         accuracies.append(MEAN)
-    records = [_record(row) for row in rows]
+    records = [_record(row, rows) for row in rows]
     if mce_baseline:
         for record, mce in zip(records, mean_corruption_errors(rows, mce_baseline), strict=True):
             record |= {"mce": mce, "mce_baseline": mce_baseline}
@@ -114,7 +114,7 @@ def to_markdown(frame: pd.DataFrame) -> str:
     return "\n".join(blocks)
 
 
-def _record(row: Row) -> dict[str, Any]:
+def _record(row: Row, rows: Sequence[Row]) -> dict[str, Any]:
     record: dict[str, Any] = {"model": row.model.name}
     counts = {"clean": ~row.clean_wrong, **{attack: ~row.broken(attack) for attack in row.attacks}}
     if row.attacks:
@@ -125,7 +125,7 @@ def _record(row: Row) -> dict[str, Any]:
     if row.cells:
         record |= _corruption_record(row)
     newest = max(units, key=lambda unit: unit.date)
-    flags = raised_flags(row)
+    flags = raised_flags(row, rows)
     verdicts = [row.verdict_rows(attack) for attack in row.attacks]
     return record | {
         "n": row.n,
@@ -220,7 +220,7 @@ def _markdown_table(part: pd.DataFrame) -> str:
     lines = [f"**{_caption(part)}**", "", *table(["model", *accuracies, "n", "flags"], rows)]
     raised = dict.fromkeys(code for flags in part["flags"] for code in flags.split("; ") if code)
     if raised:
-        lines += ["", *(f"- `{code}`: {FLAGS[code]}." for code in raised)]
+        lines += ["", *(f"- `{code}`: {FLAGS[code].explanation}. Remedy: {FLAGS[code].remedy}." for code in raised)]
     return "\n".join([*lines, *corruption_tables(part)]) + "\n"
 
 

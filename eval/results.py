@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from advdpnp.errors import AdvdpnpError
+from advdpnp.eval.sanity.stored import Measured, measured_of
 from advdpnp.eval.store import ModelIdentity, Verdicts, read_identity, read_verdicts
 from advdpnp.eval.unit import CLEAN, CORRUPTION
 
@@ -183,6 +184,21 @@ class Row:
     def verdict_rows(self, attack: str) -> pd.DataFrame:
         """The attack's verdicts on the row's samples."""
         return self.attacks[attack].frame.loc[self.samples]
+
+    @cached_property
+    def measured(self) -> dict[str, dict[str, Any]]:
+        """What was measured beside the verdicts: numbers by "answers" and "search", as far as they are there."""
+        return {"search" if each.norm else "answers": each.numbers for each in self._measurements}
+
+    @cached_property
+    def measured_samples(self) -> int:
+        """On how many images."""
+        return max((each.samples for each in self._measurements), default=0)
+
+    @cached_property
+    def _measurements(self) -> list[Measured]:
+        folder = self.clean.verdicts.path.parent
+        return measured_of(folder, self.model.weights_hash, self.data, self.threat.norm, self.threat.eps)
 
     @property
     def corruption_source(self) -> str:

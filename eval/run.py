@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,16 @@ from advdpnp.datasets import to_float
 from advdpnp.errors import AdvdpnpError, ModelError, ModelFailure, first_line
 from advdpnp.eval.leaderboard import order_attacks
 from advdpnp.eval.plan import Plan, device_name
+from advdpnp.eval.sanity import (
+    SANITY_SAMPLES,
+    Measured,
+    Subject,
+    measure_answers,
+    measure_search,
+    sanity_path,
+    training_modules,
+    write_measured,
+)
 from advdpnp.eval.shards import Peers
 from advdpnp.eval.store import FOUND, ModelFolder, ModelIdentity, UnitWriter, open_model
 from advdpnp.eval.unit import CLEAN, CORRUPTION, Unit, sample_set_hash
@@ -127,6 +137,7 @@ class _Run:
     def everything(self) -> Iterator[str]:
         """Run all units; yields the hash of each when it is complete."""
         yield self._judge(CLEAN, {}, self.plan.images)
+        self._suspect()
         for threat in self.plan.threats:
             attacks = dict(resolve_attacks(self.plan.attacks, threat, self.classes, self.plan.engine))
             for label in order_attacks(attacks):  # what is cheap is known first
@@ -181,9 +192,39 @@ class _Run:
                 "weights are the same: its code has changed; evaluate it under another name or into another folder"
             )
 
+    def _suspect(self) -> None:
+        """Measure what flags are made of, unless it is there already."""
+        if not self.plan.shard.first:
+            return
+        attacked = self.plan.attacks.strip() != "none"
+        samples = self.plan.samples[:SANITY_SAMPLES]
+        for threat in (None, *(self.plan.threats if attacked else ())):
+            norm, eps, text = ("", None, "") if threat is None else (threat.norm, threat.eps, threat.text)
+            about = Measured(self.weights_hash, self._data, len(samples), self.plan.seed, norm, eps, text, {})
+            if norm == "l1" or sanity_path(self.folder.path, about).exists():
+                continue
+            modules = training_modules(self.model) if threat is None else []
+            with evaluation_mode(self.model):
+                device = self.plan.device
+                x, y = self.plan.images(samples).to(device), self.plan.labels(samples).to(device)
+                subject = Subject(self.model, x, y, self.shape, self.plan.seed)
+                numbers: dict[str, Any]
+                try:
+                    if threat is None:
+                        numbers = {**measure_answers(subject), "training_modules": modules}
+                    else:
+                        numbers = measure_search(subject, threat)
+                except ModelError as error:
+                    numbers = {"failed": str(error)}
+            write_measured(self.folder.path, replace(about, numbers=numbers))
+
+    @property
+    def _data(self) -> str:
+        return self.plan.dataset.test.content_hash
+
     def _unit(self, label: str, threat: ThreatModel | None, definition: Mapping[str, Any]) -> Unit:
         execution = {"engine": ENGINE, "precision": "float32", "shape": self.shape, "randomised": self.randomised}
-        return Unit(label, self.plan.dataset.test.content_hash, threat, {**execution, **definition})
+        return Unit(label, self._data, threat, {**execution, **definition})
 
     def _attack(self, label: str, attack: Attack | Stages | WholeBatchAttack) -> str:
         if isinstance(attack, Attack | Stages):
@@ -287,6 +328,8 @@ class _Run:
             backwards=zeros,
             zero_gradient=never,
             borderline=judged.borderline,
+            stage=zeros,
+            refused=zeros,
             x_adv=x,
         )
 

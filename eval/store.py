@@ -45,8 +45,11 @@ FOUND = pa.schema(
         ("backwards", pa.int64()),
         ("zero_gradient", pa.bool_()),
         ("borderline", pa.bool_()),
+        ("stage", pa.int64()),
+        ("refused", pa.int64()),
     ]
 )
+_LATER = ("stage", "refused")  # columns that older files lack; -1 stands for what they do not tell
 # ... and the key it belongs to, which makes every row readable by itself, wherever it is copied.
 _WORD = pa.dictionary(pa.int32(), pa.string())
 KEY = pa.schema(
@@ -436,6 +439,9 @@ def _read_table(path: Path) -> pa.Table:
             f"the verdict file {path} is damaged; delete it and run the same evaluation again, "
             "which searches only what it held"
         ) from error
+    for name in _LATER:
+        if name not in table.column_names:
+            table = table.append_column(name, pa.array([-1] * len(table), pa.int64()))
     if not set(SCHEMA.names) <= set(table.column_names) or METADATA_KEY not in (table.schema.metadata or {}):
         raise AdvdpnpError(f"{path} is not a verdict file of advdpnp; move it out of this folder")
     return table.select(SCHEMA.names).cast(SCHEMA.with_metadata(table.schema.metadata))

@@ -107,5 +107,7 @@ class Ledger:
             backwards=self.backwards[index],
             zero_gradient=self.zero_gradient[index],
             borderline=borderline,
+            stage=torch.full_like(index, -1),
+            refused=torch.zeros_like(index),
             x_adv=torch.where(success[:, None, None, None], x_adv, self.x[index]),
         )

@@ -1,6 +1,6 @@
 """Synthetic results: verdict files of models that do not exist, with accuracies chosen by the test."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,8 @@ def columns(samples: np.ndarray, wrong: np.ndarray, clean_wrong: np.ndarray, **o
         "backwards": np.where(clean_wrong, 0, 20),
         "zero_gradient": np.zeros(n, bool),
         "borderline": np.zeros(n, bool),
+        "stage": np.zeros(n, np.int64),
+        "refused": np.zeros(n, np.int64),
     }
     return found | others
 
@@ -58,6 +60,7 @@ def write_model(
     weights: str = "",
     date: str = "2030-01-01T00:00:00+00:00",
     version: int = 1,
+    stages: Sequence[str] = (),
 ) -> None:
     """Store complete verdicts: of each attack (and "clean"), the first ``share * n`` samples stay right."""
     samples = np.arange(n)
@@ -72,6 +75,8 @@ def write_model(
             threat = None if attack == CLEAN else ThreatModel.parse(norm, eps)
             objective = OBJECTIVES.get(attack, "ce" if attack.startswith("pgd") else None)
             definition = {"seed": seed, "version": version, "attack": {"name": attack, "objective": objective}}
+            if stages:
+                definition["attack"]["stages"] = [{"name": stage} for stage in stages]
             unit = Unit(attack, "d" * 64, threat, {} if threat is None else definition)
             wrong = clean_wrong | (samples >= round(share * n))
             found = columns(samples, wrong, clean_wrong, **(others or {}).get(attack, {}))

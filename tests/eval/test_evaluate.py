@@ -305,7 +305,7 @@ class Package:
                 yield StageRecord(**{name: values.get(name, torch.zeros(1, len(x)).long()) for name in names})
         no, zero = torch.zeros_like(fooled), torch.zeros_like(y)
         wrong = torch.where(fooled, (y + 1) % CLASSES, y)
-        yield Findings(sample, y, y, wrong, fooled, zero.double(), zero.float(), zero, zero, no, no, x)
+        yield Findings(sample, y, y, wrong, fooled, zero.double(), zero.float(), zero, zero, no, no, zero, zero, x)
 
 
 def use(monkeypatch: pytest.MonkeyPatch, make: Callable[[ThreatModel], Any]) -> None:

@@ -36,6 +36,7 @@ def found(samples: list[int]) -> dict[str, np.ndarray]:
         "sample": index, "label": index % 10, "clean_prediction": index % 10, "adversarial_prediction": index % 7,
         "success": index % 2 == 0, "norm": index / 100, "margin": (index / 7).astype(np.float32),
         "forwards": index + 1, "backwards": index, "zero_gradient": np.zeros(n, bool), "borderline": np.zeros(n, bool),
+        "stage": np.zeros(n, int), "refused": np.zeros(n, int),
     }  # fmt: skip
 
 

@@ -1,0 +1,23 @@
+"""Suspicion made automatic: what is measured of every model beside the verdicts, and what its numbers give away.
+
+``measure_answers`` needs no threat model, ``measure_search`` one; both give plain numbers, which are stored with the
+verdicts. What they mean is said in ``advdpnp.eval.flags``.
+"""
+
+from advdpnp.eval.sanity.answers import measure_answers, training_modules
+from advdpnp.eval.sanity.search import measure_search
+from advdpnp.eval.sanity.stored import SANITY_SAMPLES, Measured, measured_of, read_measured, sanity_path, write_measured
+from advdpnp.eval.sanity.subject import Subject
+
+__all__ = [
+    "SANITY_SAMPLES",
+    "Measured",
+    "Subject",
+    "measure_answers",
+    "measure_search",
+    "measured_of",
+    "read_measured",
+    "sanity_path",
+    "training_modules",
+    "write_measured",
+]
