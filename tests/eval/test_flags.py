@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from advdpnp.eval.flags import FLAGS, raised_flags
-from advdpnp.eval.leaderboard import build_leaderboard
+from advdpnp.eval.leaderboard import build_leaderboard, to_markdown
 from advdpnp.eval.results import find_results, make_rows
+from advdpnp.eval.sanity import Measured, write_measured
 
 Store = Callable[..., Path]
 GOOD = {"clean": 0.9, "fgsm": 0.5, "pgd-20": 0.4, "cw": 0.38, "autoattack": 0.35}
@@ -92,3 +93,70 @@ def test_the_table_joins_codes_and_says_what_was_seen(store_model: Store) -> Non
     row = build_leaderboard([store_model("net", robust, randomised=True)]).iloc[0]
     assert row["flags"] == "order; randomised"
     assert "fgsm leaves 10.00 %, pgd-20 40.00 %" in row["flag_details"]
+
+
+@pytest.mark.parametrize(("late", "raised"), [(3, []), (12, ["black-box"])])
+def test_a_black_box_that_breaks_what_gradients_left_is_raised(
+    store_model: Store, late: int, raised: list[str]
+) -> None:
+    robust = {"clean": 0.9, "autoattack": 0.4}  # of 200: 80 hold, 120 are broken
+    stage = np.zeros(200, np.int64)
+    stage[80 : 80 + late] = 2
+    out = store_model("net", robust, stages=("apgd-ce", "apgd-t", "square"), others={"autoattack": {"stage": stage}})
+    assert codes(out) == raised
+
+
+def test_a_black_box_beside_attacks_with_gradients_is_compared_with_all_of_them(store_model: Store) -> None:
+    assert codes(store_model("a", {"clean": 0.9, "square": 0.3, "apgd-ce": 0.5, "apgd-t": 0.28})) == []
+    out = store_model("b", {"clean": 0.9, "square": 0.3, "apgd-ce": 0.5})
+    assert [flags for flags in build_leaderboard([out])["flags"] if flags] == ["black-box"]
+
+
+@pytest.mark.parametrize(("share", "raised"), [(0.04, []), (0.1, ["unverified"])])
+def test_answers_that_the_model_took_back_are_raised(store_model: Store, share: float, raised: list[str]) -> None:
+    refused = (np.arange(200) < share * 200).astype(np.int64) * 3
+    assert codes(store_model("net", {"clean": 1.0, "pgd-20": 0.4}, others={"pgd-20": {"refused": refused}})) == raised
+
+
+def test_a_larger_radius_that_breaks_less_is_raised_in_its_row_alone(store_model: Store) -> None:
+    store_model("net", {"clean": 0.9, "pgd-20": 0.3}, eps="8/255")
+    store_model("other", {"clean": 0.9, "pgd-20": 0.1}, eps="8/255")
+    out = store_model("net", {"clean": 0.9, "pgd-20": 0.5}, eps="16/255")
+    frame = build_leaderboard([out]).set_index(["model", "eps_text"])
+    assert frame["flags"].to_dict() == {("net", "8/255"): "", ("other", "8/255"): "", ("net", "16/255"): "order"}
+    assert "pgd-20 leaves 30.00 % at 8/255, 50.00 % at 16/255" in frame.loc[("net", "16/255"), "flag_details"]
+
+
+def test_what_was_measured_is_flagged_with_what_was_seen(store_model: Store) -> None:
+    out = store_model("net", GOOD)
+    row = build_leaderboard([out]).iloc[0]
+    right = {"clean": "1" * 50 + "0" * 50, "normalised": "1" * 80 + "0" * 20, "denormalised": "0" * 100}
+    answers = {
+        "probabilities": True,
+        "overlooked": 0.3,
+        "differentiations": 2,
+        "training_modules": ["bn1"],
+        "right": right,
+    }
+    search = {
+        "zero_start": 0.0, "zero_gradient": 0.2, "nan_gradient": 0.0, "rising": 0.5, "rounded": 0.9,
+        "right": {"noise": "1" * 60 + "0" * 40, "fgsm": "1" * 90 + "0" * 10, "pgd-20": "0" * 100,
+                  "pgd-20 at 0.5": "1" * 20 + "0" * 80},
+    }  # fmt: skip
+    folder = next(out.glob("net-*"))
+    for norm, eps, text, numbers in (("", None, "", answers), ("linf", 8 / 255, "8/255", search)):
+        write_measured(folder, Measured(row["weights_hash"], "d" * 64, 100, 0, norm, eps, text, numbers))
+    raised = codes(out)
+    assert set(raised) == {
+        "order", "zero-gradient", "rising-loss", "large-eps", "above-clean", "train-mode", "dynamic", "softmax",
+        "quantised", "normalisation", "rounding",
+    }  # fmt: skip
+    assert "20 % of 100 images, during PGD: zero" in build_leaderboard([out]).iloc[0]["flag_details"]
+
+
+def test_every_flag_says_what_it_means_and_what_to_do(store_model: Store) -> None:
+    for meaning in FLAGS.values():
+        assert meaning.explanation
+        assert meaning.remedy
+    markdown = to_markdown(build_leaderboard([store_model("net", GOOD, randomised=True)]))
+    assert f"- `randomised`: {FLAGS['randomised'].explanation}. Remedy: {FLAGS['randomised'].remedy}." in markdown

@@ -231,3 +231,14 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None
 def test_file_names_are_safe_everywhere() -> None:
     assert file_name("robustbench:L2/Engstrom 2019") == "robustbench_L2_Engstrom_2019"
     assert file_name("...") == "_"
+
+
+def test_files_of_before_stages_were_told_are_read_and_continued(tmp_path: Path) -> None:
+    with open_model(tmp_path, NET) as folder:
+        fill(folder, range(4))
+        path = folder.complete_path(UNIT)
+        table = pq.read_table(path)
+        pq.write_table(table.drop_columns(["stage", "refused"]), path)
+        assert read_verdicts(path).frame["stage"].tolist() == [-1] * 4
+        frame = fill(folder, range(6))
+    assert frame["refused"].tolist() == [-1, -1, -1, -1, 0, 0]
