@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import advdpnp
 from advdpnp.eval.flags import FLAGS, raised_flags
 from advdpnp.eval.leaderboard import build_leaderboard, to_markdown
 from advdpnp.eval.results import find_results, make_rows
@@ -160,3 +161,9 @@ def test_every_flag_says_what_it_means_and_what_to_do(store_model: Store) -> Non
         assert meaning.remedy
     markdown = to_markdown(build_leaderboard([store_model("net", GOOD, randomised=True)]))
     assert f"- `randomised`: {FLAGS['randomised'].explanation}. Remedy: {FLAGS['randomised'].remedy}." in markdown
+
+
+def test_the_readme_explains_every_flag() -> None:
+    readme = (Path(advdpnp.__file__).resolve().parent.parent / "README.md").read_text(encoding="utf-8")
+    for code, meaning in FLAGS.items():
+        assert f"| `{code}` | {meaning.explanation} | {meaning.remedy} |" in readme
