@@ -11,11 +11,12 @@ from advdpnp.attacks.precision import FULL
 from advdpnp.console import evaluation_bar, out, print_leaderboard
 from advdpnp.datasets import Dataset, load_dataset
 from advdpnp.errors import AdvdpnpError, one_speaks
+from advdpnp.eval.columns import accuracy_columns
 from advdpnp.eval.cross_check import cross_check as run_cross_check
 from advdpnp.eval.cross_check import in_words
 from advdpnp.eval.evaluate import evaluate_models
 from advdpnp.eval.figures import draw_figures
-from advdpnp.eval.leaderboard import accuracy_columns, build_leaderboard, write_leaderboard
+from advdpnp.eval.leaderboard import build_leaderboard, write_leaderboard
 from advdpnp.eval.progress import Silent
 from advdpnp.eval.shards import shard_of_environment
 from advdpnp.zoo import LoadedModel, Normalisation, load_model

@@ -8,14 +8,13 @@ import pandas as pd
 
 from advdpnp.corruption import BENCHMARK, EXTRA, GROUPS, SEVERITIES
 from advdpnp.errors import AdvdpnpError
-from advdpnp.eval.markdown import escape, number, table
 from advdpnp.eval.results import Row
 
 MEAN = "corruptions"
 """Over the 75 cells of the benchmark."""
 
-_GROUPS = {**{f"{MEAN}_{group}": types for group, types in GROUPS.items()}, f"{MEAN}_extra": EXTRA}
-_TYPE = "corruption:"
+GROUP_COLUMNS = {**{f"{MEAN}_{group}": types for group, types in GROUPS.items()}, f"{MEAN}_extra": EXTRA}
+TYPE = "corruption:"
 
 
 def corruption_record(row: Row) -> dict[str, Any]:
@@ -26,8 +25,8 @@ def corruption_record(row: Row) -> dict[str, Any]:
     cells = row.corruption_accuracy()
     if cells.empty or not cells["n"].iloc[0]:
         return {}
-    types = {f"{_TYPE}{name}": (name,) for name in cells["type"].unique()}
-    means = {column: _mean(cells, names) for column, names in ({MEAN: BENCHMARK} | _GROUPS | types).items()}
+    types = {f"{TYPE}{name}": (name,) for name in cells["type"].unique()}
+    means = {column: _mean(cells, names) for column, names in ({MEAN: BENCHMARK} | GROUP_COLUMNS | types).items()}
     return means | {"corruption_source": row.corruption_source}
 
 
@@ -42,14 +41,14 @@ def detail_columns(records: Iterable[Mapping[str, Any]]) -> list[str]:
     present = {name for record in records for name in record}
     if MEAN not in present:
         return []
-    types = [name.removeprefix(_TYPE) for name in present if name.startswith(_TYPE)]
+    types = [name.removeprefix(TYPE) for name in present if name.startswith(TYPE)]
     usual = [name for name in BENCHMARK + EXTRA if name in types]
-    return [*_GROUPS, *(f"{_TYPE}{name}" for name in [*usual, *sorted(set(types) - set(usual))])]
+    return [*GROUP_COLUMNS, *(f"{TYPE}{name}" for name in [*usual, *sorted(set(types) - set(usual))])]
 
 
 def is_detail(column: str) -> bool:
     """Whether a column of the table is one of ``detail_columns``."""
-    return column in _GROUPS or column.startswith(_TYPE)
+    return column in GROUP_COLUMNS or column.startswith(TYPE)
 
 
 def mean_corruption_errors(rows: Sequence[Row], baseline: str) -> list[float]:
@@ -91,23 +90,3 @@ def _errors_by_type(row: Row) -> pd.Series | None:
     if len(cells) < len(BENCHMARK) * len(SEVERITIES) or not cells["n"].iloc[0]:
         return None
     return (1 - cells["accuracy"]).groupby(cells["type"]).sum()
-
-
-def corruption_tables(part: pd.DataFrame) -> list[str]:
-    """Markdown: models by group, with the mCE where a baseline was named, and types by model."""
-    known = [str(name) for name in part if part[name].notna().any()]
-    rows = part[part[[name for name in known if is_detail(name)]].notna().any(axis=1)]
-    groups = [name for name in known if name in (MEAN, *_GROUPS, "mce")]
-    types = [name for name in known if name.startswith(_TYPE)]
-    lines: list[str] = []
-    if len(groups) > 1:
-        heads = [name.removeprefix(f"{MEAN}_") for name in groups]
-        if "mce" in groups:
-            heads[groups.index("mce")] = f"mCE against {escape(part['mce_baseline'].iloc[0])}"
-        by_model = ([escape(str(row["model"])), *(number(row[name]) for name in groups)] for _, row in rows.iterrows())
-        lines += ["", *table(["model", *heads], by_model)]
-    if types:
-        models = [escape(str(name)) for name in rows["model"]]
-        by_type = ([escape(name.removeprefix(_TYPE)), *map(number, rows[name])] for name in types)
-        lines += ["", *table(["mean of five severities", *models], by_type)]
-    return lines

@@ -1,5 +1,6 @@
 """The leaderboard: derived from verdicts alone, as a data frame, CSV and Markdown."""
 
+import json
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -8,16 +9,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from advdpnp.eval.columns import accuracy_columns, meaning_of
 from advdpnp.eval.corruption_columns import (
     MEAN,
     corruption_record,
-    corruption_tables,
     detail_columns,
     is_detail,
     mean_corruption_errors,
 )
-from advdpnp.eval.flags import FLAGS, raised_flags
-from advdpnp.eval.markdown import escape, number, table
+from advdpnp.eval.flags import raised_flags
+from advdpnp.eval.latex import to_latex
+from advdpnp.eval.markdown import to_markdown
 from advdpnp.eval.results import Row, find_results, make_rows
 from advdpnp.eval.unit import short_hash
 from advdpnp.files import write_text
@@ -76,18 +78,18 @@ def order_attacks(attacks: Iterable[str]) -> list[str]:
     return [a for a in _BEFORE if a in present] + others + [a for a in _LAST if a in present]
 
 
-def accuracy_columns(frame: pd.DataFrame) -> list[str]:
-    """The columns of accuracies in percent, in order."""
-    names = list(frame.columns)
-    return names[names.index("clean") : names.index("n")]
+def write_leaderboard(frame: pd.DataFrame, out: Path) -> None:
+    """Write ``leaderboard.csv``, ``.md``, ``.tex`` and ``.json`` to the folder ``out``."""
+    for suffix, text in {
+        "csv": to_csv(frame), "md": to_markdown(frame), "tex": to_latex(frame), "json": to_json(frame),
+    }.items():  # fmt: skip
+        write_text(out / f"leaderboard.{suffix}", text)
 
 
-def write_leaderboard(frame: pd.DataFrame, out: Path) -> tuple[Path, Path]:
-    """Write ``leaderboard.csv`` and ``leaderboard.md`` to the folder ``out``."""
-    csv, markdown = out / "leaderboard.csv", out / "leaderboard.md"
-    write_text(csv, to_csv(frame))
-    write_text(markdown, to_markdown(frame))
-    return csv, markdown
+def to_json(frame: pd.DataFrame) -> str:
+    """``columns`` says what each column means, ``rows`` holds the table; what is not known is null."""
+    rows = json.loads(frame.to_json(orient="records", double_precision=10))
+    return json.dumps({"columns": {name: meaning_of(name) for name in map(str, frame)}, "rows": rows}, indent=1) + "\n"
 
 
 def to_csv(frame: pd.DataFrame) -> str:
@@ -102,16 +104,6 @@ def read_leaderboard(path: Path) -> pd.DataFrame:
     """Read a ``leaderboard.csv`` back with the types that ``build_leaderboard`` gives."""
     text = dict.fromkeys(("model", "flags", *_TEXT), str)
     return _typed(pd.read_csv(path, dtype=text, keep_default_na=False, na_values={"seed": [""], "eps": [""]}))
-
-
-def to_markdown(frame: pd.DataFrame) -> str:
-    """One table per data set and threat model, the best of each column in bold, raised flags explained below."""
-    if frame.empty:
-        return "No results.\n"
-    blocks = []
-    for _, part in frame.groupby(["dataset", "data_hash", "norm", "eps", "seed"], dropna=False, sort=False):
-        blocks.append(_markdown_table(part))
-    return "\n".join(blocks)
 
 
 def _record(row: Row, rows: Sequence[Row]) -> dict[str, Any]:
@@ -203,37 +195,3 @@ def _sorted(frame: pd.DataFrame) -> pd.DataFrame:
 def _natural(text: str) -> list[tuple[int, int | str]]:
     """Sort key that puts pgd-5 before pgd-40."""
     return [(0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"(\d+)", text) if part]
-
-
-def _markdown_table(part: pd.DataFrame) -> str:
-    accuracies = [name for name in accuracy_columns(part) if part[name].notna().any()]
-    # A worst case over fewer attacks is no rival of one over all.
-    full = part[part[[name for name in accuracies if name != MEAN]].notna().all(axis=1)]
-    best = {name: (full if name == "worst_case" else part)[name].max() for name in accuracies}
-    rows = []
-    for _, row in part.iterrows():
-        shown = [
-            f"**{number(row[name])}**" if row[name] == best[name] and len(part) > 1 else number(row[name])
-            for name in accuracies
-        ]
-        rows.append([escape(str(row["model"])), *shown, str(row["n"]), str(row["flags"])])
-    lines = [f"**{_caption(part)}**", "", *table(["model", *accuracies, "n", "flags"], rows)]
-    raised = dict.fromkeys(code for flags in part["flags"] for code in flags.split("; ") if code)
-    if raised:
-        lines += ["", *(f"- `{code}`: {FLAGS[code].explanation}. Remedy: {FLAGS[code].remedy}." for code in raised)]
-    return "\n".join([*lines, *corruption_tables(part)]) + "\n"
-
-
-def _caption(part: pd.DataFrame) -> str:
-    first = part.iloc[0]
-    threat = f"{first['norm']} eps {first['eps_text']}" if first["norm"] else "clean images only"
-    sizes = sorted(set(part["n"].tolist()))
-    n = (
-        f"n = {sizes[0]}"
-        if len(sizes) == 1
-        else f"n = {sizes[0]} to {sizes[-1]}: rows of different n are not comparable"
-    )
-    seed = "" if pd.isna(first["seed"]) else f", seed {first['seed']}"
-    source = next((s for s in part["corruption_source"] if s), "")
-    corruptions = f", corruptions: {source}" if source else ""
-    return f"{first['dataset']}, {threat}, {n}{seed}{corruptions}; accuracy in percent"

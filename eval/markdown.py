@@ -1,8 +1,12 @@
-"""Tables in Markdown."""
+"""The leaderboard in Markdown."""
 
 from collections.abc import Iterable, Sequence
 
 import pandas as pd
+
+from advdpnp.eval.corruption_columns import GROUP_COLUMNS, MEAN, TYPE, is_detail
+from advdpnp.eval.flags import FLAGS
+from advdpnp.eval.tables import Table, cut_into_tables
 
 
 def escape(text: str) -> str:
@@ -19,3 +23,42 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     """Lines of a table; the first column and flags are words and begin at the left, numbers end at the right."""
     rule = [":--" if head in (heads[0], "flags") else "--:" for head in heads]
     return ["| " + " | ".join(heads) + " |", "|" + "|".join(rule) + "|", *(f"| {' | '.join(row)} |" for row in rows)]
+
+
+def to_markdown(frame: pd.DataFrame) -> str:
+    """One table per data set and threat model, the best of each column in bold, raised flags explained below."""
+    return "\n".join(map(_block, cut_into_tables(frame))) if len(frame) else "No results.\n"
+
+
+def _block(shown: Table) -> str:
+    rows = []
+    for _, row in shown.part.iterrows():
+        cells = [
+            f"**{number(row[name])}**" if shown.is_best(row, name) else number(row[name]) for name in shown.accuracies
+        ]
+        rows.append([escape(str(row["model"])), *cells, str(row["n"]), str(row["flags"])])
+    lines = [f"**{shown.caption}**", "", *table(["model", *shown.accuracies, "n", "flags"], rows)]
+    if shown.flags:
+        meanings = ((code, FLAGS[code]) for code in shown.flags)
+        lines += ["", *(f"- `{code}`: {each.explanation}. Remedy: {each.remedy}." for code, each in meanings)]
+    return "\n".join([*lines, *_corruption_tables(shown.part)]) + "\n"
+
+
+def _corruption_tables(part: pd.DataFrame) -> list[str]:
+    """Models by group, with the mCE where a baseline was named, and types by model."""
+    known = [str(name) for name in part if part[name].notna().any()]
+    rows = part[part[[name for name in known if is_detail(name)]].notna().any(axis=1)]
+    groups = [name for name in known if name in (MEAN, *GROUP_COLUMNS, "mce")]
+    types = [name for name in known if name.startswith(TYPE)]
+    lines: list[str] = []
+    if len(groups) > 1:
+        heads = [name.removeprefix(f"{MEAN}_") for name in groups]
+        if "mce" in groups:
+            heads[groups.index("mce")] = f"mCE against {escape(part['mce_baseline'].iloc[0])}"
+        by_model = ([escape(str(row["model"])), *(number(row[name]) for name in groups)] for _, row in rows.iterrows())
+        lines += ["", *table(["model", *heads], by_model)]
+    if types:
+        models = [escape(str(name)) for name in rows["model"]]
+        by_type = ([escape(name.removeprefix(TYPE)), *map(number, rows[name])] for name in types)
+        lines += ["", *table(["mean of five severities", *models], by_type)]
+    return lines

@@ -7,7 +7,8 @@ import pytest
 
 import advdpnp
 from advdpnp.eval.flags import FLAGS, raised_flags
-from advdpnp.eval.leaderboard import build_leaderboard, to_markdown
+from advdpnp.eval.leaderboard import build_leaderboard
+from advdpnp.eval.markdown import to_markdown
 from advdpnp.eval.results import find_results, make_rows
 from advdpnp.eval.sanity import Measured, write_measured
 

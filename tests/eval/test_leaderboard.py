@@ -1,3 +1,4 @@
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,7 +9,9 @@ from scipy.stats import binomtest
 
 from advdpnp.corruption import BENCHMARK, EXTRA, GROUPS, SEVERITIES
 from advdpnp.errors import AdvdpnpError
-from advdpnp.eval.leaderboard import build_leaderboard, order_attacks, read_leaderboard, to_markdown, write_leaderboard
+from advdpnp.eval.columns import meaning_of
+from advdpnp.eval.leaderboard import build_leaderboard, order_attacks, read_leaderboard, write_leaderboard
+from advdpnp.eval.markdown import to_markdown
 from advdpnp.eval.results import find_results, make_rows
 
 Store = Callable[..., Path]
@@ -155,7 +158,8 @@ def test_csv_round_trip(store_model: Store, tmp_path: Path) -> None:
     store_model("7", {"clean": 0.5}, n=100, weights="1" * 64)
     out = store_model('net, "quoted"', ALL, cells={("fog", 1): 0.8}, randomised=True)
     frame = build_leaderboard([out])
-    csv, _ = write_leaderboard(frame, tmp_path / "table")
+    write_leaderboard(frame, tmp_path / "table")
+    csv = tmp_path / "table/leaderboard.csv"
     pd.testing.assert_frame_equal(read_leaderboard(csv), frame)
     text = csv.read_text()
     assert "90.00" in text
@@ -231,9 +235,9 @@ def test_mean_corruption_error_against_a_named_baseline(store_model: Store, tmp_
     assert frame.loc["base", "mce"] == 100
     assert frame.loc["net", "mce"] == pytest.approx(100 * (3 * 0.5 + 12 * 0.8) / 15)
     assert np.isnan(frame.loc["part", "mce"])
-    csv, markdown = write_leaderboard(frame.reset_index(), tmp_path / "table")
-    pd.testing.assert_frame_equal(read_leaderboard(csv), frame.reset_index())
-    assert "mCE against base" in markdown.read_text()
+    write_leaderboard(frame.reset_index(), tmp_path)
+    pd.testing.assert_frame_equal(read_leaderboard(tmp_path / "leaderboard.csv"), frame.reset_index())
+    assert "mCE against base" in (tmp_path / "leaderboard.md").read_text()
     assert "mce" not in build_leaderboard([out]).columns
     with pytest.raises(AdvdpnpError, match=r"no model called .bas. here.* choose one of base, net"):
         build_leaderboard([out], mce_baseline="bas")
@@ -247,3 +251,37 @@ def test_official_and_regenerated_corruptions_never_meet(store_model: Store) -> 
     store_model("net", ALL, cells={("fog", 1): 0.1})
     row = build_leaderboard([out]).set_index("model").loc["net"]
     assert (row["corruption_source"], row["corruptions"]) == ("cifar10-c", 60)
+
+
+def test_json_holds_the_table_and_says_what_each_column_means(store_model: Store, tmp_path: Path) -> None:
+    cells = all_cells(lambda name, severity: 0.5)
+    store_model("net_1", ALL, cells=cells)
+    frame = build_leaderboard([store_model("other", {"clean": 0.5, "fgsm": 0.1})])
+    write_leaderboard(frame, tmp_path)
+    found = json.loads((tmp_path / "leaderboard.json").read_text())
+    assert list(found["columns"]) == list(frame.columns)
+    assert found["columns"]["pgd-20"] == "percent of the n images that the attack pgd-20 leaves right"
+    assert found["columns"]["worst_case_low"] == "low end of the 95 % Wilson interval of worst_case"
+    assert found["columns"]["corruption:fog"] == "mean accuracy in percent over the five severities of fog"
+    for stored, row in zip(found["rows"], frame.to_dict("records"), strict=True):
+        for name, value in row.items():
+            assert stored[name] is None if pd.isna(value) else stored[name] == pytest.approx(value), name
+
+
+def test_no_column_is_taken_for_an_attack(store_model: Store) -> None:
+    frame = build_leaderboard(
+        [store_model("net", ALL, cells=all_cells(lambda name, severity: 0.5))], mce_baseline="net"
+    )
+    attacks = {name for name in frame if meaning_of(name).startswith("percent of the n images that the attack")}
+    assert attacks == set(ALL) - {"clean"}
+
+
+def test_latex_escapes_names_and_prints_the_best_in_bold(store_model: Store, tmp_path: Path) -> None:
+    store_model("a_1 & co", {"clean": 0.9, "fgsm": 0.5, "pgd-20": 0.4})
+    out = store_model("b", {"clean": 0.8, "fgsm": 0.6}, randomised=True)
+    write_leaderboard(build_leaderboard([out]), tmp_path)
+    text = (tmp_path / "leaderboard.tex").read_text()
+    assert r"a\_1 \& co & \textbf{90.00} & 50.00 & \textbf{40.00} & \textbf{40.00} &  \\" in text
+    assert r"b & 80.00 & \textbf{60.00} & -- & 60.00 & randomised \\" in text
+    assert text.count(r"\begin{tabular}{lrrrrl}") == text.count(r"\end{table}") == 1
+    assert "Digits, linf eps 8/255, n = 200, seed 0; accuracy in percent." in text
