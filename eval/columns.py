@@ -18,6 +18,7 @@ _MEANINGS = {
     "parameters": "their number",
     "min_separation": "smallest angle between the vectors of two classes, in degrees",
     "training_seconds": "what training took until the epoch that was kept",
+    "worst_case_p": "p of the exact McNemar test of worst_case against the best row with the same attacks and images",
     "mce": "mean corruption error in percent, relative to mce_baseline (Hendrycks and Dietterich 2019)",
     "mce_baseline": "the model that mce is relative to",
     "norm": "of the threat model: linf, l2 or l1; empty without attacks",

@@ -16,11 +16,12 @@ def to_latex(frame: pd.DataFrame) -> str:
 
 
 def _environment(table: Table) -> str:
+    note = rf" $^\circ$: {_escape(table.note)}." if table.note else ""
     heads = ["model", *(name.replace("_", " ") for name in table.accuracies), *(["flags"] if table.flags else [])]
     lines = [
         r"\begin{table}",
         r"  \centering",
-        rf"  \caption{{{_escape(table.caption[:1].upper() + table.caption[1:])}.}}",
+        rf"  \caption{{{_escape(table.caption[:1].upper() + table.caption[1:])}.{note}}}",
         rf"  \begin{{tabular}}{{l{'r' * len(table.accuracies)}{'l' if table.flags else ''}}}",
         r"    \toprule",
         f"    {' & '.join(map(_escape, heads))} \\\\",
@@ -30,7 +31,8 @@ def _environment(table: Table) -> str:
         cells = [_escape(str(row["model"]))]
         for name in table.accuracies:
             text = "--" if pd.isna(row[name]) else f"{row[name]:.2f}"
-            cells.append(rf"\textbf{{{text}}}" if table.is_best(row, name) else text)
+            mark = r"$^\circ$" if table.is_as_good(row, name) else ""
+            cells.append(rf"\textbf{{{text}}}" if table.is_best(row, name) else f"{text}{mark}")
         cells += [_escape(str(row["flags"]))] if table.flags else []
         lines.append(f"    {' & '.join(cells)} \\\\")
     return "\n".join([*lines, r"    \bottomrule", r"  \end{tabular}", r"\end{table}", ""])

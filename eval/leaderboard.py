@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from advdpnp.eval.columns import accuracy_columns, meaning_of
+from advdpnp.eval.comparison import against_the_best
 from advdpnp.eval.corruption_columns import (
     MEAN,
     corruption_record,
@@ -60,10 +61,12 @@ def tabulate_rows(rows: Sequence[Row], mce_baseline: str | None = None) -> pd.Da
     if mce_baseline:
         for record, mce in zip(records, mean_corruption_errors(rows, mce_baseline), strict=True):
             record |= {"mce": mce, "mce_baseline": mce_baseline}
+    for record, p in zip(records, against_the_best(rows), strict=True):
+        record["worst_case_p"] = p
     bounds = [f"{name}_{side}" for name in accuracies for side in ("low", "high")]
     columns = [
         "model", *accuracies, "n", "flags", "method", "architecture", "parameters", "min_separation",
-        "training_seconds", *detail_columns(records),
+        "training_seconds", "worst_case_p", *detail_columns(records),
         *(("mce", "mce_baseline") if mce_baseline else ()), *bounds, "norm", "eps", "eps_text",
         "seed", "dataset", "corruption_source", "weights_hash", "data_hash", "definitions", "versions", "device",
         "date", "command", "forwards", "backwards", "seconds", "flag_details",
@@ -177,7 +180,7 @@ def _percent_columns(frame: pd.DataFrame) -> list[str]:
 def _typed(frame: pd.DataFrame) -> pd.DataFrame:
     kinds: dict[str, Any] = dict.fromkeys(_percent_columns(frame), "float64")
     kinds |= dict.fromkeys(("n", "parameters", "seed", "forwards", "backwards"), "Int64")
-    kinds |= dict.fromkeys(("eps", "seconds", "min_separation", "training_seconds"), "float64")
+    kinds |= dict.fromkeys(("eps", "seconds", "min_separation", "training_seconds", "worst_case_p"), "float64")
     kinds |= dict.fromkeys([name for name in map(str, frame) if is_detail(name) or name == "mce"], "float64")
     for name in ("model", "flags", *_TEXT):
         frame[name] = frame[name].fillna("").astype(str)

@@ -8,6 +8,8 @@ from advdpnp.eval.corruption_columns import GROUP_COLUMNS, MEAN, TYPE, is_detail
 from advdpnp.eval.flags import FLAGS
 from advdpnp.eval.tables import Table, cut_into_tables
 
+_MARK = "°"
+
 
 def escape(text: str) -> str:
     """Text of a user's that stands in a cell."""
@@ -33,15 +35,22 @@ def to_markdown(frame: pd.DataFrame) -> str:
 def _block(shown: Table) -> str:
     rows = []
     for _, row in shown.part.iterrows():
-        cells = [
-            f"**{number(row[name])}**" if shown.is_best(row, name) else number(row[name]) for name in shown.accuracies
-        ]
+        cells = [_accuracy(shown, row, name) for name in shown.accuracies]
         rows.append([escape(str(row["model"])), *cells, str(row["n"]), str(row["flags"])])
     lines = [f"**{shown.caption}**", "", *table(["model", *shown.accuracies, "n", "flags"], rows)]
+    if shown.note:
+        lines += ["", f"{_MARK} {shown.note}."]
     if shown.flags:
         meanings = ((code, FLAGS[code]) for code in shown.flags)
         lines += ["", *(f"- `{code}`: {each.explanation}. Remedy: {each.remedy}." for code, each in meanings)]
     return "\n".join([*lines, *_corruption_tables(shown.part)]) + "\n"
+
+
+def _accuracy(shown: Table, row: pd.Series, name: str) -> str:
+    text = number(row[name])
+    if shown.is_best(row, name):
+        return f"**{text}**"
+    return f"{text}{_MARK}" if shown.is_as_good(row, name) else text
 
 
 def _corruption_tables(part: pd.DataFrame) -> list[str]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from advdpnp.eval.columns import accuracy_columns
+from advdpnp.eval.comparison import SIGNIFICANT
 from advdpnp.eval.corruption_columns import MEAN
 
 
@@ -30,6 +31,16 @@ class Table:
             full = [each for each in self.accuracies if each != MEAN]
             rivals = rivals[rivals[full].notna().all(axis=1)]
         return len(self.part) > 1 and bool(row[name] == rivals[name].max())
+
+    def is_as_good(self, row: pd.Series, name: str) -> bool:
+        """Whether a worst case below the best one may be so by chance."""
+        return name == "worst_case" and not self.is_best(row, name) and bool(row["worst_case_p"] >= SIGNIFICANT)
+
+    @property
+    def note(self) -> str:
+        """What the mark of ``is_as_good`` means; "" where no row has it."""
+        marked = any(self.is_as_good(row, "worst_case") for _, row in self.part.iterrows())
+        return f"not significantly below the best (exact McNemar test, p >= {SIGNIFICANT})" if marked else ""
 
     @property
     def flags(self) -> list[str]:

@@ -10,6 +10,7 @@ from scipy.stats import binomtest
 from advdpnp.corruption import BENCHMARK, EXTRA, GROUPS, SEVERITIES
 from advdpnp.errors import AdvdpnpError
 from advdpnp.eval.columns import meaning_of
+from advdpnp.eval.latex import to_latex
 from advdpnp.eval.leaderboard import build_leaderboard, order_attacks, read_leaderboard, write_leaderboard
 from advdpnp.eval.markdown import to_markdown
 from advdpnp.eval.results import find_results, make_rows
@@ -285,3 +286,38 @@ def test_latex_escapes_names_and_prints_the_best_in_bold(store_model: Store, tmp
     assert r"b & 80.00 & \textbf{60.00} & -- & 60.00 & randomised \\" in text
     assert text.count(r"\begin{tabular}{lrrrrl}") == text.count(r"\end{table}") == 1
     assert "Digits, linf eps 8/255, n = 200, seed 0; accuracy in percent." in text
+
+
+def test_rows_that_may_be_below_the_best_by_chance_are_marked(store_model: Store, tmp_path: Path) -> None:
+    store_model("best", {"clean": 0.9, "fgsm": 0.5})
+    store_model("near", {"clean": 0.9, "fgsm": 0.485})
+    store_model("far", {"clean": 0.9, "fgsm": 0.3})
+    store_model("fewer images", {"clean": 0.9, "fgsm": 0.49}, n=100)
+    out = store_model("other attacks", {"clean": 0.9, "fgsm": 0.8, "cw": 0.49})
+    frame = build_leaderboard([out]).set_index("model")
+    p = frame["worst_case_p"]
+    assert p[["best", "fewer images", "other attacks"]].isna().all()
+    assert p["near"] == 0.25  # 3 images of 200, all on one side
+    assert p["far"] < 1e-6
+    text = to_markdown(frame.reset_index())
+    assert "| 48.50° |" in text
+    assert text.count("48.50°") == 1
+    assert "° not significantly below the best (exact McNemar test, p >= 0.05)." in text
+    assert "30.00°" not in text
+    assert r"48.50$^\circ$" in to_latex(frame.reset_index())
+
+
+def test_seeds_radii_and_data_are_never_compared(store_model: Store) -> None:
+    store_model("a", {"clean": 0.9, "fgsm": 0.5})
+    store_model("b", {"clean": 0.9, "fgsm": 0.4}, seed=1)
+    store_model("c", {"clean": 0.9, "fgsm": 0.4}, eps="4/255")
+    out = store_model("d", {"clean": 0.9, "fgsm": 0.4}, norm="l2", eps="8/255")
+    assert build_leaderboard([out])["worst_case_p"].isna().all()
+
+
+def test_two_that_break_equally_many_tie(store_model: Store) -> None:
+    store_model("a", {"clean": 0.9, "fgsm": 0.5})
+    out = store_model("b", {"clean": 0.9, "fgsm": 0.5})
+    frame = build_leaderboard([out])
+    assert sorted(frame["worst_case_p"].fillna(-1)) == [-1, 1]
+    assert to_markdown(frame).count("**50.00**") == 4
