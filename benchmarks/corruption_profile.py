@@ -66,7 +66,7 @@ def distances(count: int) -> pd.DataFrame:
         rises = all(a < b for a, b in pairwise(line))
         published = " ".join(f"{value:.3f}" for value in PUBLISHED_SATURATE) if name == "saturate" else ""
         shown = {f"severity {place}": f"{value:.4f}" for place, value in zip(SEVERITIES, line, strict=True)}
-        lines.append({"case": name, **shown, "rises": "yes" if rises else "no", "published": published})
+        lines.append({"case": name, **shown, "rises": "yes" if rises else "no", "published profile": published})
     return pd.DataFrame(lines).assign(part="mean distance to the clean image")
 
 
