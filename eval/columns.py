@@ -4,13 +4,14 @@ import re
 
 import pandas as pd
 
-from advdpnp.eval.corruption_columns import MEAN
+from advdpnp.eval.corruption_columns import COUNT, MEAN
 
 _MEANINGS = {
     "model": "name of the model",
     "clean": "percent of the n images classified right unchanged",
     "worst_case": "percent of the n images that neither the clean image nor any attack breaks",
     MEAN: "mean accuracy in percent over the 75 cells of the benchmark (15 corruptions, 5 severities)",
+    COUNT: "number of images behind the columns of corruptions",
     "n": "number of images, the same for clean and all attacks of the row",
     "flags": "codes of what makes the row doubtful, with '; ' between them",
     "method": "how the model was trained, as its checkpoint tells",

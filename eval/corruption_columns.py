@@ -12,6 +12,8 @@ from advdpnp.eval.results import Row
 
 MEAN = "corruptions"
 """Over the 75 cells of the benchmark."""
+COUNT = f"{MEAN}_n"
+"""Images behind these columns: those of the row that every cell has judged, which may be fewer than n."""
 
 GROUP_COLUMNS = {**{f"{MEAN}_{group}": types for group, types in GROUPS.items()}, f"{MEAN}_extra": EXTRA}
 TYPE = "corruption:"
@@ -27,7 +29,7 @@ def corruption_record(row: Row) -> dict[str, Any]:
         return {}
     types = {f"{TYPE}{name}": (name,) for name in cells["type"].unique()}
     means = {column: _mean(cells, names) for column, names in ({MEAN: BENCHMARK} | GROUP_COLUMNS | types).items()}
-    return means | {"corruption_source": row.corruption_source}
+    return means | {COUNT: int(cells["n"].iloc[0]), "corruption_source": row.corruption_source}
 
 
 def _mean(cells: pd.DataFrame, types: Sequence[str]) -> float:
@@ -43,11 +45,11 @@ def detail_columns(records: Iterable[Mapping[str, Any]]) -> list[str]:
         return []
     types = [name.removeprefix(TYPE) for name in present if name.startswith(TYPE)]
     usual = [name for name in BENCHMARK + EXTRA if name in types]
-    return [*GROUP_COLUMNS, *(f"{TYPE}{name}" for name in [*usual, *sorted(set(types) - set(usual))])]
+    return [COUNT, *GROUP_COLUMNS, *(f"{TYPE}{name}" for name in [*usual, *sorted(set(types) - set(usual))])]
 
 
 def is_detail(column: str) -> bool:
-    """Whether a column of the table is one of ``detail_columns``."""
+    """Whether a column of the table is a mean of ``detail_columns``."""
     return column in GROUP_COLUMNS or column.startswith(TYPE)
 
 

@@ -12,6 +12,7 @@ import pandas as pd
 from advdpnp.eval.columns import accuracy_columns, meaning_of
 from advdpnp.eval.comparison import against_the_best
 from advdpnp.eval.corruption_columns import (
+    COUNT,
     MEAN,
     corruption_record,
     detail_columns,
@@ -157,7 +158,7 @@ def _corruption_record(row: Row) -> dict[str, Any]:
     """
     record = corruption_record(row)
     if pd.notna(mean := record.get(MEAN)):
-        n = int(row.corruption_accuracy()["n"].iloc[0])
+        n = record[COUNT]
         record |= _percent_with_bounds(MEAN, mean * n / 100, n)
     return record
 
@@ -180,6 +181,7 @@ def _percent_columns(frame: pd.DataFrame) -> list[str]:
 def _typed(frame: pd.DataFrame) -> pd.DataFrame:
     kinds: dict[str, Any] = dict.fromkeys(_percent_columns(frame), "float64")
     kinds |= dict.fromkeys(("n", "parameters", "seed", "forwards", "backwards"), "Int64")
+    kinds |= {COUNT: "Int64"} if COUNT in frame else {}
     kinds |= dict.fromkeys(("eps", "seconds", "min_separation", "training_seconds", "worst_case_p"), "float64")
     kinds |= dict.fromkeys([name for name in map(str, frame) if is_detail(name) or name == "mce"], "float64")
     for name in ("model", "flags", *_TEXT):

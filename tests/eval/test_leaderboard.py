@@ -321,3 +321,15 @@ def test_two_that_break_equally_many_tie(store_model: Store) -> None:
     frame = build_leaderboard([out])
     assert sorted(frame["worst_case_p"].fillna(-1)) == [-1, 1]
     assert to_markdown(frame).count("**50.00**") == 4
+
+
+def test_corruptions_judged_on_fewer_images_say_so(store_model: Store) -> None:
+    cells = all_cells(lambda name, severity: 0.5)
+    store_model("net", {"clean": 0.9}, n=200)
+    out = store_model("net", {"fgsm": 0.5, "clean": 0.9}, n=100, cells=cells)
+    store_model("net", {"clean": 0.9}, n=200)
+    frame = build_leaderboard([out])
+    assert frame["n"].tolist() == [100, 200] or frame["n"].tolist() == [200, 100]
+    assert set(frame["corruptions_n"]) == {100}
+    assert "Corruptions were judged on fewer images than n: 100." in to_markdown(frame)
+    assert "fewer images" not in to_markdown(frame[frame["n"] == 100])
