@@ -83,7 +83,15 @@ def test_ce_margin_gap_is_raised_above_5_points(
 
 
 def test_a_gap_of_few_samples_is_chance(store_model: Store) -> None:
-    assert codes(store_model("net", {"clean": 0.9, "pgd-20": 0.5, "cw": 0.4}, n=20)) == []
+    assert codes(store_model("a", {"clean": 0.9, "pgd-20": 0.5, "cw": 0.4}, n=20)) == []
+    out = store_model("b", {"clean": 0.9, "pgd-20": 0.5, "cw": 0.444}, n=128)  # 7 images, all on one side: p = .016
+    assert [flags for flags in build_leaderboard([out])["flags"] if flags] == []
+
+
+def test_a_gap_that_may_be_small_is_not_raised_on_few_images(store_model: Store) -> None:
+    assert codes(store_model("net", {"clean": 0.9, "pgd-20": 0.5, "cw": 0.4375}, n=128)) == []  # 8 images: p = .008
+    out = store_model("net", {"clean": 0.9, "pgd-20": 0.5, "cw": 0.4375}, n=1280)
+    assert build_leaderboard([out])["flags"].tolist() == ["ce-margin-gap"]
 
 
 def test_the_few_classes_variant_is_flagged(store_model: Store) -> None:
