@@ -173,7 +173,10 @@ def eval_(
         str, typer.Option(help="`all`, `none`, or names of `advdpnp list attacks` with commas.")
     ] = "all",
     corruptions: Annotated[
-        str, typer.Option(help="`none`, `auto` or `cifar10-c`.", show_default="auto with --attacks all")
+        str,
+        typer.Option(
+            help="`none`, `auto`, `regenerated`, `cifar10-c` or `cifar100-c`.", show_default="auto with --attacks all"
+        ),
     ] = "",
     corruption_types: Annotated[
         str,

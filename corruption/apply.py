@@ -36,7 +36,7 @@ def corrupt(images: Tensor, name: str, severity: int, *, seed: int = 0, sample: 
     """
     corruption = find_corruption(name)
     corruption.constants_at(severity)
-    _check(images)
+    check_images(images)
     n = len(images)
     if sample is None:
         sample = torch.arange(n)
@@ -54,7 +54,12 @@ def corrupt(images: Tensor, name: str, severity: int, *, seed: int = 0, sample: 
     return torch.cat(parts)
 
 
-def _check(images: Tensor) -> None:
+def check_images(images: Tensor) -> None:
+    """Refuse what no corruption takes.
+
+    Raises:
+        AdvdpnpError: other than uint8 (n, 1 or 3, h, w), or too small.
+    """
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
         raise AdvdpnpError(
             f"corruptions take uint8 images of shape (n, 1 or 3, height, width), not {_describe(images)}; "

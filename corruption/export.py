@@ -80,10 +80,10 @@ def check_export(test: Split, out: Path) -> None:
     Raises:
         AdvdpnpError: it holds files that were not made here, or corruptions of images with other labels.
     """
+    if any(out.glob("*.npy")) and not (out / MARKER).exists():
+        raise AdvdpnpError(f"{out} holds files that were not made by advdpnp; choose another folder")
     if not (out / "labels.npy").exists():
         return
-    if not (out / MARKER).exists():
-        raise AdvdpnpError(f"{out} holds files that were not made by advdpnp; choose another folder")
     try:
         same = np.array_equal(np.load(out / "labels.npy", allow_pickle=False), _labels(test))
     except (OSError, ValueError):

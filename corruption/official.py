@@ -140,6 +140,8 @@ class OfficialCorruptions:
             raise AdvdpnpError(
                 f"{path} is damaged or was not downloaded to its end ({error}); get it again from {self.release.where}"
             ) from error
+        if not isinstance(array, np.ndarray):
+            raise AdvdpnpError(f"{path} is no .npy file but an archive; get it again from {self.release.where}")
         return array
 
 

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from advdpnp.corruption.apply import corrupt
+from advdpnp.corruption.apply import check_images, corrupt
 from advdpnp.corruption.official import RELEASES, OfficialCorruptions, find_official
 from advdpnp.corruption.registry import SEVERITIES, choose_types, find_corruption
 from advdpnp.datasets.base import Dataset, Split, default_data_root
@@ -97,6 +97,7 @@ def _cells(names: tuple[str, ...]) -> list[Cell]:
 
 
 def _regenerated(dataset: Dataset, names: tuple[str, ...], data_root: Path, seed: int) -> CorruptionSource:
+    check_images(dataset.test.images[:1])
     return Regenerated(dataset, _cells(names), seed)
 
 
@@ -120,6 +121,13 @@ def _official(dataset: Dataset, names: tuple[str, ...], data_root: Path, seed: i
             f"{files.folder / 'labels.npy'} does not agree with the labels of {dataset.name}'s test images; "
             f"get it again from {release.where}"
         )
+    for name in names:
+        shape = tuple(files.images(name, SEVERITIES[0], torch.arange(1)).shape[1:])
+        if shape != tuple(dataset.test.images.shape[1:]):
+            raise AdvdpnpError(
+                f"the images of {files.folder / name}.npy are {shape}, those of {dataset.name} "
+                f"{tuple(dataset.test.images.shape[1:])}; get it again from {release.where}"
+            )
     return Official(dataset, _cells(names), files)
 
 

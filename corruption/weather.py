@@ -67,10 +67,12 @@ def frost(images: Tensor, draw: Draw, image_weight: float, frost_weight: float) 
     height, width = images.shape[-2:]
     textures = frost_textures(scale_of(images)).to(images.device)
     kind = draw.integers((), len(textures), 1)
-    top = draw.integers((), textures.shape[-2] - height + 1, 2)
-    left = draw.integers((), textures.shape[-1] - width + 1, 3)
-    rows = top[:, None] + torch.arange(height, device=images.device)
-    columns = left[:, None] + torch.arange(width, device=images.device)
+    side = textures.shape[-1]
+    top = draw.integers((), max(1, side - height + 1), 2)
+    left = draw.integers((), max(1, side - width + 1), 3)
+    # Images longer than a texture, three times as long as high, see it again from its beginning.
+    rows = (top[:, None] + torch.arange(height, device=images.device)) % side
+    columns = (left[:, None] + torch.arange(width, device=images.device)) % side
     crop = textures[kind[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
     if images.shape[1] == 1:
         crop = grey(crop)

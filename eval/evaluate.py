@@ -86,6 +86,8 @@ def evaluate_models(
             raise AdvdpnpError("there is no model to evaluate; give a checkpoint or --model")
         if not 0 <= seed < 2**63:
             raise AdvdpnpError(f"the seed {seed} is out of range; choose one from 0 to {2**63 - 1}")
+        if corruptions == "none" and corruption_types != "benchmark":
+            raise AdvdpnpError("corruption types are chosen, but no corruptions; add --corruptions auto")
         if batch_size is not None and batch_size < 1:
             raise AdvdpnpError(f"a batch size of {batch_size} leaves no image; give 1 or more")
         threats = tuple({threat.eps: threat for threat in (ThreatModel.parse(norm, radius) for radius in eps)}.values())

@@ -32,7 +32,7 @@ FLAGS = {
         "look for saturated softmax, rounding or detached layers; attack margins, and a differentiable stand-in (BPDA)",
     ),
     "ce-margin-gap": Meaning(
-        "cross-entropy and margin attacks differ by more than 5 points: one loss is masked",
+        "cross-entropy and margin attacks differ significantly, by more than 5 points: one loss is masked",
         "believe the lower number; rescale the logits or attack margins",
     ),
     "black-box": Meaning(
@@ -89,7 +89,7 @@ FLAGS = {
         "they live on precision that no camera has: say so, or attack what 8 bits can hold",
     ),
     "fails": Meaning(
-        "the model fails, or answers with NaN, on images that the threat model allows",
+        "the model fails, or answers with NaN, on images that were made to measure it",
         "mend its forward and backward pass",
     ),
     "few-classes": Meaning(

@@ -309,10 +309,11 @@ def _rows_of_one_model(
 
 
 def _of_one_source(units: list[StoredUnit], preferred: Container[str]) -> dict[tuple[str, int], StoredUnit]:
-    """Cells of official or of regenerated images, never of both: those asked for, else the most, else the newest."""
-    by_source: dict[str, dict[tuple[str, int], StoredUnit]] = {}
+    """Cells of official or of regenerated images, of one seed: those asked for, else the most, else the newest."""
+    by_source: dict[tuple[str, object], dict[tuple[str, int], StoredUnit]] = {}
     for unit in units:
-        by_source.setdefault(unit.source, {})[_cell(unit.label)] = unit
+        made = unit.info["identity"].get("corruption") or {}
+        by_source.setdefault((unit.source, made.get("seed")), {})[_cell(unit.label)] = unit
 
     def rank(cells: dict[tuple[str, int], StoredUnit]) -> tuple[bool, int, str]:
         return any(u.hash in preferred for u in cells.values()), len(cells), max(u.date for u in cells.values())

@@ -51,7 +51,10 @@ class Table:
 def cut_into_tables(frame: pd.DataFrame) -> Iterator[Table]:
     """One table per data set, threat model and seed."""
     for _, part in frame.groupby(["dataset", "data_hash", "norm", "eps", "seed"], dropna=False, sort=False):
-        yield Table(_caption(part), [name for name in accuracy_columns(part) if part[name].notna().any()], part)
+        # Numbers on official images and on regenerated ones do not stand side by side.
+        several = len(set(part["corruption_source"]) - {""}) > 1
+        for shown in [each for _, each in part.groupby("corruption_source", sort=False)] if several else [part]:
+            yield Table(_caption(shown), [name for name in accuracy_columns(shown) if shown[name].notna().any()], shown)
 
 
 def _caption(part: pd.DataFrame) -> str:

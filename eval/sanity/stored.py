@@ -65,7 +65,10 @@ def read_measured(path: Path) -> Measured:
         AdvdpnpError: the file is damaged.
     """
     try:
-        return Measured(**json.loads(path.read_text(encoding="utf-8")))
+        found = Measured(**json.loads(path.read_text(encoding="utf-8")))
+        if not isinstance(found.numbers, dict) or not isinstance(found.numbers.get("right", {}), dict):
+            raise ValueError("its numbers are missing")
+        return found
     except (OSError, ValueError, TypeError) as error:
         raise AdvdpnpError(f"{path} is damaged; delete it and run the same evaluation again") from error
 

@@ -215,3 +215,11 @@ def test_a_gpu_gives_the_same_images_but_for_rounding(name, natural):
     here, there = corrupt(natural, name, 4), corrupt(natural.cuda(), name, 4)
     assert there.is_cuda
     assert (here != there.cpu()).float().mean() < 0.01
+
+
+@pytest.mark.parametrize(("height", "width"), [(16, 128), (100, 8), (64, 224)])
+def test_long_images_get_frost_too(height, width):
+    images = torch.full((2, 3, height, width), 90, dtype=torch.uint8)
+    frosted = corrupt(images, "frost", 3)
+    assert frosted.shape == images.shape
+    assert float((frosted != 90).float().mean()) > 0.5

@@ -1,6 +1,7 @@
 """The official files, where a table's corrupted images come from, and files written in the official layout."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -203,6 +204,31 @@ def test_unknown_types_are_not_written(tmp_path, dataset):
     with pytest.raises(AdvdpnpError, match="no corruption called"):
         export_corruptions(dataset.test, "cifar10", tmp_path / "out", names=("fogg",))
     assert not (tmp_path / "out").exists()
+
+
+def test_images_of_another_size_or_an_archive_are_one_sentence(root, dataset):
+    path = root / "CIFAR-10-C" / "fog.npy"
+    for shape in ((5 * COUNT, 28, 28, 3), (5 * COUNT, 32, 32, 1)):
+        np.save(path, np.zeros(shape, np.uint8))
+        with pytest.raises(AdvdpnpError, match=r"fog\.npy are .* those of cifar10"):
+            corruption_cells("cifar10-c", dataset, root)
+    with open(path, "wb") as stream:
+        np.savez(stream, np.zeros(3))
+    with pytest.raises(AdvdpnpError, match="file but an archive"):
+        corruption_cells("cifar10-c", dataset, root)
+
+
+def test_images_too_small_for_corruptions_are_refused_before_any_work(tmp_path, dataset):
+    small = replace(dataset, test=Split(dataset.test.images[:, :, :7, :7], dataset.test.labels))
+    with pytest.raises(AdvdpnpError, match="too small"):
+        corruption_cells("regenerated", small, tmp_path)
+
+
+def test_files_without_labels_are_other_peoples_too(tmp_path, dataset):
+    np.save(tmp_path / "fog.npy", np.zeros(3))
+    with pytest.raises(AdvdpnpError, match="not made by advdpnp"):
+        export_corruptions(dataset.test, dataset.label, tmp_path, names=["fog"])
+    assert np.load(tmp_path / "fog.npy").shape == (3,)
 
 
 def test_other_peoples_files_and_other_images_are_never_mixed_in(tmp_path, dataset):

@@ -333,3 +333,11 @@ def test_corruptions_judged_on_fewer_images_say_so(store_model: Store) -> None:
     assert set(frame["corruptions_n"]) == {100}
     assert "Corruptions were judged on fewer images than n: 100." in to_markdown(frame)
     assert "fewer images" not in to_markdown(frame[frame["n"] == 100])
+
+
+def test_official_and_regenerated_corruptions_stand_in_different_tables(store_model: Store) -> None:
+    store_model("a", ALL, cells=all_cells(lambda name, severity: 0.5))
+    out = store_model("b", ALL, cells=all_cells(lambda name, severity: 0.6), source="cifar10-c")
+    text = to_markdown(build_leaderboard([out]))
+    assert text.count("corruptions: cifar10-c;") == text.count("corruptions: cifar10-c (regenerated);") == 1
+    assert "**60.00**" not in text

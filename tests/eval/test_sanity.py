@@ -232,11 +232,20 @@ def test_measurements_are_stored_once_for_the_answers_and_once_per_threat(
 def test_a_damaged_measurement_is_one_sentence(run: Callable[..., Any], tmp_path: Path) -> None:
     run()
     path = next(tmp_path.rglob("sanity-linf*.json"))
+    stored = json.loads(path.read_text())
     path.write_text(path.read_text()[:40])
     with pytest.raises(AdvdpnpError, match=r"sanity-linf.* is damaged; delete it"):
         run()
+    path.write_text(json.dumps({**stored, "numbers": None}))
+    with pytest.raises(AdvdpnpError, match="is damaged; delete it"):
+        run()
     path.unlink()
     run()
+
+
+def test_types_of_corruptions_without_corruptions_are_a_mistake(run: Callable[..., Any]) -> None:
+    with pytest.raises(AdvdpnpError, match="add --corruptions auto"):
+        run(corruption_types="fog")
 
 
 def test_measurements_are_found_by_what_they_are_about(tmp_path: Path) -> None:
