@@ -130,7 +130,7 @@ def _import(package: str) -> ModuleType:
 
 @contextmanager
 def stand_ins() -> Iterator[None]:
-    """Modules that robustbench imports by names nobody installs; existing ones are left as they are."""
+    """Modules that packages import by names nobody installs; existing ones are left as they are."""
     added: list[str] = []
 
     def add(name: str, module: ModuleType) -> None:

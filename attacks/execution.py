@@ -143,20 +143,22 @@ class Executor:
             return self._forward(self.searched, x.contiguous(), judged=False).float()
 
     def logits_and_gradient(self, x: Tensor, objective: Objective) -> tuple[Tensor, Tensor]:
-        """The same, and the objective's gradient (n, c, h, w).
+        """The same, and the objective's gradient (n, c, h, w); what is not finite in it counts as zero."""
+        logits, gradient = self.logits_and_raw_gradient(x, objective)
+        return logits, finite(gradient)
 
-        Gradients that are not finite, or do not exist because the output does not depend on the image, count as zero.
-        """
+    def logits_and_raw_gradient(self, x: Tensor, objective: Objective) -> tuple[Tensor, Tensor]:
+        """The same with the gradient as the model gives it; zero where its output does not depend on the image."""
         with torch.enable_grad(), arithmetic(self.precision, self.device):
             queries = x.detach().contiguous().to(self.device).requires_grad_()
             logits = self._forward(self.searched, queries, judged=False).float()
             gradient = None
             if logits.requires_grad:
-                with blaming_model("its backward pass"):
+                with _blaming_model("its backward pass"):
                     (gradient,) = torch.autograd.grad(objective(logits).sum(), queries, allow_unused=True)
         if gradient is None:
             gradient = torch.zeros_like(queries)
-        return logits.detach(), torch.nan_to_num(gradient.detach().contiguous(), nan=0.0, posinf=0.0, neginf=0.0)
+        return logits.detach(), gradient.detach().contiguous()
 
     def check_labels(self, y: Tensor) -> None:
         """Refuse labels that are no class of the model; call it after the first logits."""
@@ -173,7 +175,7 @@ class Executor:
     def _forward(self, model: nn.Module, x: Tensor, judged: bool = True) -> Tensor:
         self._calls += 1
         # A copy: some nets normalise in place, which would change the images they are judged on.
-        with blaming_model("its forward pass"):
+        with _blaming_model("its forward pass"):
             if self.seed is None:
                 logits = model(x.clone())
             else:
@@ -205,7 +207,7 @@ class Executor:
 
 
 @contextmanager
-def blaming_model(what: str) -> Iterator[None]:
+def _blaming_model(what: str) -> Iterator[None]:
     """Around a model's own code: even ``sys.exit`` in it is a failure of the model."""
     try:
         yield
@@ -213,6 +215,11 @@ def blaming_model(what: str) -> Iterator[None]:
         raise
     except (Exception, SystemExit) as error:
         raise ModelFailure(what, first_line(error)) from error
+
+
+def finite(gradient: Tensor) -> Tensor:
+    """Zero where a gradient is not finite: such a value tells no direction."""
+    return torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0)
 
 
 def predict(model: nn.Module, x: Tensor, *, shape: int, device: torch.device | str) -> Tensor:

@@ -3,7 +3,8 @@ r"""Models that deceive an evaluation, each in a way of its own, and the flag th
     python -m benchmarks.masked_models --checkpoint results/checkpoints/cifar10-tiny-resnet-pgd-at-s0.safetensors \
         --out results/sanity
 
-A wrapper around an honest net makes most of them; two are trained in a minute. Honest nets must raise no flag.
+A wrapper around an honest net makes each; nets that were trained to deceive are named by --trained. Honest nets must
+raise no flag.
 """
 
 import sys
@@ -49,7 +50,7 @@ class StubbornBatchNorm(nn.Module):
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
-        self.net, self.norm = net, nn.BatchNorm2d(3)
+        self.net, self.norm = net, nn.BatchNorm2d(3)  # forward takes no notice of its mode; whoever looks, sees it
 
     def train(self, mode: bool = True) -> "StubbornBatchNorm":
         super().train(mode)
@@ -139,7 +140,7 @@ ZOO = {
     "normalisation left out": Deceiver(wants_normalised, "normalisation"),
     "lives between levels": Deceiver(Fragile, "rounding"),
 }
-"""By name; those that need training are made by the tests and the script."""
+"""By name."""
 
 
 def judge(

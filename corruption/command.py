@@ -4,7 +4,7 @@ from pathlib import Path
 
 from advdpnp.console import counting_bar
 from advdpnp.console import out as console
-from advdpnp.corruption.export import check_export, export_corruptions
+from advdpnp.corruption.export import export_corruptions
 from advdpnp.corruption.registry import SEVERITIES, choose_types
 from advdpnp.corruption.sheet import draw_sheet
 from advdpnp.corruption.source import as_bytes
@@ -24,7 +24,6 @@ def corrupt_command(
     names = choose_types(types)
     data = as_bytes(load_dataset(dataset, data_root=data_root, download=download, train=False))
     test = data.test if limit is None else data.test.head(limit)
-    check_export(test, folder)
     with counting_bar(f"{data.label}, {len(test)} images", len(names) * len(SEVERITIES)) as count:
         written = export_corruptions(
             test, data.label, folder, names=names, seed=seed, progress=lambda name, severity: count()

@@ -121,12 +121,12 @@ def _official(dataset: Dataset, names: tuple[str, ...], data_root: Path, seed: i
             f"{files.folder / 'labels.npy'} does not agree with the labels of {dataset.name}'s test images; "
             f"get it again from {release.where}"
         )
+    clean = tuple(dataset.test.images.shape[1:])
     for name in names:
-        shape = tuple(files.images(name, SEVERITIES[0], torch.arange(1)).shape[1:])
-        if shape != tuple(dataset.test.images.shape[1:]):
+        if (shape := tuple(files.images(name, SEVERITIES[0], torch.arange(1)).shape[1:])) != clean:
             raise AdvdpnpError(
-                f"the images of {files.folder / name}.npy are {shape}, those of {dataset.name} "
-                f"{tuple(dataset.test.images.shape[1:])}; get it again from {release.where}"
+                f"the images of {files.folder / name}.npy are {shape}, those of {dataset.name} {clean}; "
+                f"get it again from {release.where}"
             )
     return Official(dataset, _cells(names), files)
 

@@ -22,11 +22,8 @@ def against_the_best(rows: Sequence[Row]) -> list[float]:
 def comparable(a: Row, b: Row) -> bool:
     """Whether two rows answer the same question about the same images."""
     same = (a.dataset, a.data, a.threat.norm, a.seed) == (b.dataset, b.data, b.threat.norm, b.seed)
-    return same and a.threat.eps == b.threat.eps and set(a.attacks) == set(b.attacks) and _same_samples(a, b)
-
-
-def _same_samples(a: Row, b: Row) -> bool:
-    return np.array_equal(a.samples, b.samples)
+    alike = same and a.threat.eps == b.threat.eps and set(a.attacks) == set(b.attacks)
+    return alike and np.array_equal(a.samples, b.samples)
 
 
 def _p(row: Row, rivals: Sequence[Row]) -> float:

@@ -28,7 +28,7 @@ def measure_answers(subject: Subject) -> dict[str, Any]:
     logits = subject.logits(x)
     deviation, mean = torch.std_mean(x, dim=(0, 2, 3), keepdim=True)
     deviation = deviation.clamp(min=1e-3)
-    right = {"clean": digits(subject.right(x))}
+    right = {"clean": digits(subject.clean_right)}
     for name, images in (("normalised", (x - mean) / deviation), ("denormalised", x * deviation + mean)):
         with suppress(ModelError):  # some models refuse what is not in [0, 1], and do well
             right[name] = digits(subject.right(images))

@@ -1,12 +1,12 @@
 """What a model gives away when it is attacked a little: one attack by cross-entropy that no row leaves early."""
 
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from advdpnp.attacks.execution import finite
 from advdpnp.attacks.norms import ascent_step, project, random_start
 from advdpnp.attacks.objectives import cross_entropy
 from advdpnp.attacks.pgd import PGD
@@ -38,7 +38,7 @@ def measure_search(subject: Subject, threat: ThreatModel) -> dict[str, Any]:
     draw = Draw.of(seed_of(subject.seed, "sanity"), torch.arange(len(subject.x), device=subject.x.device))
     trail = _ascend(subject, PGD(threat, STEPS), draw)
     large = _ascend(subject, PGD(ThreatModel("linf", LARGE, str(LARGE)), STEPS), draw)
-    asked = subject.right(subject.x)
+    asked = subject.clean_right
     return {
         "zero_start": _share(trail.zero_start, asked),
         "zero_gradient": _share(trail.zero, asked),
@@ -56,8 +56,8 @@ def measure_search(subject: Subject, threat: ThreatModel) -> dict[str, Any]:
 
 def _fgsm(subject: Subject, threat: ThreatModel) -> Tensor:
     """One step from every image, those classified wrong among them: a net that leaks labels puts some right."""
-    _, gradient = subject.slopes(subject.x, partial(_loss, subject.y))
-    moved = ascent_step(subject.x, torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0), threat.eps, threat.norm)
+    _, gradient = subject.slopes(subject.x, subject.y)
+    moved = ascent_step(subject.x, finite(gradient), threat.eps, threat.norm)
     return project(moved, subject.x, threat)
 
 
@@ -85,7 +85,7 @@ class _Trail:
 def _ascend(subject: Subject, attack: PGD, draw: Draw) -> _Trail:
     """All steps for the rows that hold; the others leave."""
     n = len(subject.x)
-    clean_wrong = ~subject.right(subject.x)
+    clean_wrong = ~subject.clean_right
     first = subject.x.clone()
     zero_start, zero, nan = (torch.zeros_like(clean_wrong) for _ in range(3))
     held = (~clean_wrong).nonzero()[:, 0]
@@ -94,9 +94,8 @@ def _ascend(subject: Subject, attack: PGD, draw: Draw) -> _Trail:
     for step in range(attack.steps + 1):
         if not len(held):
             break
-        queries, objective = attack.ask(state)
-        assert objective is not None
-        logits, gradient = subject.slopes(queries, partial(_loss, state.y))
+        queries, _ = attack.ask(state)
+        logits, gradient = subject.slopes(queries, state.y)
         first[held] = queries
         stays = logits.argmax(1) == state.y
         zero[held] |= (gradient == 0).flatten(1).all(1) & stays
@@ -105,16 +104,12 @@ def _ascend(subject: Subject, attack: PGD, draw: Draw) -> _Trail:
             zero_start = zero.clone()
         losses = torch.cat([losses, cross_entropy(logits, state.y)[None]])[:, stays]
         if step < attack.steps:
-            finite = torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0)
-            state = replace(attack.tell(state, logits, finite, ~stays), done=torch.zeros_like(stays))[stays]
+            told = attack.tell(state, logits, finite(gradient), ~stays)
+            state = replace(told, done=torch.zeros_like(stays))[stays]
         held = held[stays]
     fooled = torch.ones(n, dtype=torch.bool, device=subject.x.device)
     fooled[held] = False
     return _Trail(fooled, fooled & ~clean_wrong, first, losses, zero_start, zero, nan)
-
-
-def _loss(y: Tensor, logits: Tensor, rows: slice) -> Tensor:
-    return cross_entropy(logits, y[rows])
 
 
 def _share(which: Tensor, among: Tensor) -> float:

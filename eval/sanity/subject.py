@@ -1,14 +1,15 @@
 """A model under suspicion, and the images it is tried on."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor, nn
 
-from advdpnp.attacks.execution import Executor, blaming_model
-from advdpnp.errors import ModelError
+from advdpnp.attacks.execution import Executor
+from advdpnp.attacks.objectives import cross_entropy
 from advdpnp.randomness import isolated_rng, seed_of
 
 
@@ -33,35 +34,33 @@ class Subject:
     def logits(self, x: Tensor) -> Tensor:
         """Logits (n, classes) of images, which may lie outside [0, 1]; the same noise in every call."""
         with self._noise():
-            return Executor(self.model, self.shape, x.device).logits(x)
+            return self._executor.logits(x)
 
     def right(self, x: Tensor) -> Tensor:
         """Which images (n, c, h, w) are classified as their labels say, bool (n,)."""
         return self.logits(x).argmax(1) == self.y
 
-    def slopes(self, x: Tensor, objective: Callable[[Tensor, slice], Tensor]) -> tuple[Tensor, Tensor]:
-        """Logits and the gradient of an objective (of logits, and of which rows they are), as the model gives it.
+    @cached_property
+    def clean_right(self) -> Tensor:
+        """The same of the images as they are."""
+        return self.right(self.x)
 
-        Not finite where the model's is not; zero where the output does not depend on the image.
+    def slopes(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (n, classes), and the gradient (n, c, h, w) of the cross-entropy, as the model gives it.
 
         Raises:
             ModelError: the model fails, or its logits are not finite.
         """
-        logits, gradients = [], []
         with self._noise():
-            for start in range(0, len(x), self.shape):
-                rows = slice(start, start + self.shape)
-                queries = x[rows].detach().clone().requires_grad_()
-                with blaming_model("its backward pass"), torch.enable_grad():
-                    answer = self.model(queries.clone())
-                    gradient = None
-                    if answer.requires_grad:
-                        (gradient,) = torch.autograd.grad(objective(answer, rows).sum(), queries, allow_unused=True)
-                if not bool(torch.isfinite(answer).all()):
-                    raise ModelError("the model's logits hold NaN or infinite values for some images")
-                logits.append(answer.detach())
-                gradients.append(torch.zeros_like(queries) if gradient is None else gradient.detach())
-        return torch.cat(logits), torch.cat(gradients)
+            parts = [
+                self._executor.logits_and_raw_gradient(images, partial(cross_entropy, y=labels))
+                for images, labels in zip(x.split(self.shape), y.split(self.shape), strict=True)
+            ]
+        return torch.cat([logits for logits, _ in parts]), torch.cat([gradient for _, gradient in parts])
+
+    @cached_property
+    def _executor(self) -> Executor:
+        return Executor(self.model, self.shape, self.x.device)
 
     @contextmanager
     def _noise(self) -> Iterator[None]:
