@@ -1,0 +1,91 @@
+"""What a search in low precision changes: the same attack on the same images, searched in float32 and in bf16 or tf32.
+
+    python -m benchmarks.precision --weights-folder data/checkpoints --samples 200 --out results/benchmarks
+
+Both searches count a success in float32 only. ``refused`` are successes of the low-precision search that float32 took
+back (their rows went on); ``only 32 breaks`` and ``only low breaks`` are the images on which the two end differently,
+``p`` is McNemar's exact test on them. The difference between two seeds of one search is of the same kind.
+"""
+
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import pandas as pd
+import torch
+import typer
+from torch import Tensor
+
+from advdpnp.attacks import ATTACKS, Findings, ThreatModel, search
+from advdpnp.attacks.precision import FULL, choose_precision
+from advdpnp.datasets import load_dataset, to_float
+from advdpnp.errors import AdvdpnpError
+from advdpnp.eval.run import DEFAULT_SHAPE
+from advdpnp.statistics import mcnemar
+from advdpnp.zoo import load_model
+from benchmarks import timing
+from benchmarks.attacks import NETS
+
+SHARED = NETS | {"cifar_wide": ("benchmarks.foreign_nets:cifar_wide", "cifar_wide.pth", "2/255")}
+
+
+def compare(net: str, attack: str, low: str, weights_folder: Path, samples: int, device: str) -> Iterator[timing.Row]:
+    """Two lines: searched in float32, and in the precision ``low``."""
+    spec, weights, eps = SHARED[net]
+    data = load_dataset("cifar10", train=False)
+    model = load_model(spec, weights=weights_folder / weights if weights else None, dataset=data).model
+    model = model.eval().requires_grad_(False).to(device)
+    x, y, threat = to_float(data.test.images[:samples]), data.test.labels[:samples], ThreatModel.parse("linf", eps)
+    broken: dict[str, Tensor] = {}
+    for precision in (FULL, low):
+        begin = time.perf_counter()
+        method = ATTACKS.make(attack, threat=threat, classes=10)
+        settings = {"seed": 0, "shape": DEFAULT_SHAPE, "device": device, "precision": precision}
+        found = Findings.concatenate(list(search(model, method, x, y, torch.arange(len(x)), **settings)))
+        seconds = time.perf_counter() - begin
+        broken[precision] = found.success[found.sample.argsort()]
+        row: timing.Row = {
+            "part": attack, "case": f"{net}, {threat.label}", "variant": f"{precision} search", "images": len(x),
+            "robust": f"{100 * float((~found.success).double().mean()):.2f}",
+            "forwards": int(found.forwards.sum()), "seconds": seconds,
+        }  # fmt: skip
+        if precision != FULL:
+            only = [int((broken[a] & ~broken[b]).sum()) for a, b in ((FULL, low), (low, FULL))]
+            row |= {"refused": int(found.refused.sum()), "only 32 breaks": only[0], "only low breaks": only[1]}
+            row |= {"p": mcnemar(*only)}
+        yield row
+
+
+def main(
+    weights_folder: Annotated[Path, typer.Option(help="Where the weights of the public nets are.")] = Path(
+        "data/checkpoints"
+    ),
+    nets: Annotated[str, typer.Option(help=f"Of {', '.join(SHARED)}.")] = ",".join(SHARED),
+    attack: Annotated[str, typer.Option(help="As advdpnp eval takes it.")] = "autoattack",
+    precision: Annotated[str, typer.Option(help="bf16 or tf32.")] = "bf16",
+    samples: Annotated[int, typer.Option(min=8, help="CIFAR-10 test images.")] = 200,
+    device: str = "cpu",
+    out: Annotated[Path | None, typer.Option(help="Folder, or CSV, for the table.")] = None,
+) -> None:
+    """Compare on every net, and print the largest difference in the last line."""
+    low = choose_precision(precision, torch.device(device))
+    rows: list[timing.Row] = []
+    for net in nets.split(","):
+        rows += compare(net, attack, low, weights_folder, samples, device)
+        print(pd.DataFrame(rows[-2:]).to_string(index=False), flush=True)
+    frame = pd.DataFrame(rows)
+    robust = frame["robust"].astype(float).to_numpy().reshape(-1, 2)
+    last = f"largest difference: {abs(robust[:, 0] - robust[:, 1]).max():.2f} points, smallest p {frame['p'].min():.2f}"
+    timing.publish(
+        "precision", "Searches in low precision", frame, last, threads=torch.get_num_threads(),
+        device=torch.device(device), out=out,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    try:
+        typer.run(main)
+    except AdvdpnpError as error:
+        sys.exit(str(error))
