@@ -37,7 +37,7 @@ def evaluate_models(
     batch_size: int | None = None,
     device: str | torch.device | None = None,
     corruptions: str = "none",
-    corruption_types: str = "benchmark",
+    corruption_types: str | Sequence[str] = "benchmark",
     data_root: Path | None = None,
     engine: str = "own",
     precision: str = FULL,
@@ -64,7 +64,8 @@ def evaluate_models(
         batch_size: most images in work at once.
         device: None or "auto" takes a GPU if there is one.
         corruptions: "none", "auto" or "cifar10-c".
-        corruption_types: "benchmark" (15, whose mean is reported), "all" (4 extra ones too), or names with commas.
+        corruption_types: "benchmark" (15, whose mean is reported), "all" (4 extra ones too), or names
+            (a sequence of them, or one text with commas).
         data_root: where official corrupted images are looked for.
         engine: "own", or "reference" for the same attacks of torchattacks and pyautoattack.
         precision: of our searches: "32", "tf32", "bf16" or "auto". Successes count in float32 only; the columns of a
