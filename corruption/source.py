@@ -189,8 +189,8 @@ def corruption_cells(
         None for "none".
 
     Raises:
-        AdvdpnpError: unknown mode or type; a plug-in that fails; official files that are missing, damaged, or of another
-            data set.
+        AdvdpnpError: unknown mode or type; a plug-in that fails; official files that are missing, damaged or of
+            another data set.
     """
     if mode == "none":
         return None

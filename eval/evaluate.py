@@ -19,7 +19,6 @@ from advdpnp.eval.progress import Progress, Silent
 from advdpnp.eval.results import Row, StoredUnit, find_results, make_rows
 from advdpnp.eval.run import run_model
 from advdpnp.eval.shards import ALONE, Shard, at_work
-from advdpnp.eval.unit import CORRUPTION
 from advdpnp.randomness import isolated_rng
 from advdpnp.zoo import LoadedModel
 
@@ -145,8 +144,6 @@ def _rows_asked_for(models: Sequence[LoadedModel], plan: Plan, out: Path, asked:
     def concerns(unit: StoredUnit) -> bool:
         if (unit.model.name, unit.model.weights_hash) not in names or unit.data != plan.dataset.test.content_hash:
             return False
-        if unit.label.startswith(CORRUPTION):
-            return unit.hash in asked or plan.corruptions is None
         return unit.threat is None or (unit.threat[:2] in radii and unit.seed == plan.seed)
 
     return make_rows([unit for unit in find_results([out]) if concerns(unit)], plan.samples, preferred=asked)

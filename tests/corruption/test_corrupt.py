@@ -229,9 +229,7 @@ def test_a_users_own_corruption_is_declared_like_ours(natural, own):
         own(lambda images, draw, nothing: images)
 
 
-@pytest.mark.parametrize(
-    "name", ["a/b", "", "..", "fog,snow", "two words", "all", "none", "labels", "{x}"]
-)
+@pytest.mark.parametrize("name", ["a/b", "", "..", "fog,snow", "two words", "all", "none", "labels", "{x}"])
 def test_a_corruption_is_called_what_files_and_options_can_be(own, name):
     with pytest.raises(AdvdpnpError, match="a corruption cannot be called"):
         own(lambda images, draw, nothing: images, name)
