@@ -73,7 +73,7 @@ FLAGS = {
         "attack it with an attack that knows the defence (Croce et al. 2022)",
     ),
     "softmax": Meaning(
-        "the model's output is a probability: gradients vanish where it is sure",
+        "the model's output is squeezed as a probability is (softmax, sigmoid): gradients vanish where it is sure",
         "return the logits",
     ),
     "quantised": Meaning(
@@ -221,14 +221,32 @@ def _answers(row: Row) -> Iterator[Flag]:
         yield Flag("train-mode", ", ".join(modules[:3]) + (" and more" if modules[3:] else ""))
     if calls := found.get("differentiations"):
         yield Flag("dynamic", f"{calls} calls of autograd in one forward")
-    if found.get("probabilities"):
-        yield Flag("softmax", "every row of the output adds up to 1")
+    if squeezed := _squeezed(found):
+        yield Flag("softmax", squeezed)
     if (share := found.get("overlooked", 0.0)) > SMALL_SHARE:
         yield Flag("quantised", f"{100 * share:.0f} % of {row.measured_samples} images: same logits after a nudge")
     right = _right(found)
-    for name in ("normalised", "denormalised"):
+    for name in ("normalised", "denormalised") if "clean" in right else ():
         if name in right and right[name].mean() > right["clean"].mean() + JUMP and _more(right[name], right["clean"]):
             yield Flag("normalisation", f"{_percent(right[name])} right {name}, {_percent(right['clean'])} as they are")
+
+
+def _squeezed(found: dict[str, Any]) -> str:
+    """What shows that the outputs are no logits; "" if nothing does.
+
+    Honest logits may have a constant sum (vectors of classes in a simplex give zero) or lie close together, but then
+    some are negative.
+    """
+    if found.get("probabilities"):
+        return "every row of the output adds up to 1"
+    ends = found.get("outputs")
+    if not ends or ends["lowest"] < 0 or ends["lowest"] == ends["highest"]:
+        return ""
+    if ends["highest"] <= 1:
+        return "every output lies in [0, 1]"
+    if ends["greatest_sum"] - ends["least_sum"] < 1e-3 * ends["greatest_sum"]:
+        return f"no output is negative, and every row adds up to {ends['greatest_sum']:.4g}"
+    return ""
 
 
 def _search(row: Row) -> Iterator[Flag]:
@@ -242,8 +260,8 @@ def _search(row: Row) -> Iterator[Flag]:
     if large is not None and large.mean() > SMALL_SHARE:
         yield Flag("large-eps", f"{_percent(large)} of {row.measured_samples} images")
     if "fgsm" in right and clean is not None and len(clean) == len(right["fgsm"]):
-        for name, other in (("clean", clean), ("noise", right["noise"])):
-            if _more(right["fgsm"], other):
+        for name, other in (("clean", clean), ("noise", right.get("noise"))):
+            if other is not None and _more(right["fgsm"], other):
                 yield Flag("above-clean", f"fgsm {_percent(right['fgsm'])} right, {name} {_percent(other)}")
 
 
