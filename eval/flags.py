@@ -27,6 +27,10 @@ FLAGS = {
         "an attack that should be stronger left significantly more samples robust than a weaker one",
         "believe the weaker attack; look for masked gradients",
     ),
+    "single-step": Meaning(
+        "more than two thirds of the samples hold under FGSM, and PGD breaks more than two thirds of these",
+        "training on single steps has overfitted to them: believe PGD; train with a random start, or with PGD",
+    ),
     "zero-gradient": Meaning(
         "more than 5 % of the attacked samples had a gradient that is exactly zero or not a number",
         "look for saturated softmax, rounding or detached layers; attack margins, and a differentiable stand-in (BPDA)",
@@ -104,6 +108,9 @@ SMALL_SHARE = 0.05
 GAP_POINTS = 0.05
 LARGE_SHARE = 0.25
 JUMP = 0.1
+MOST = 2 / 3
+"""Honest nets that lose little to FGSM lose little more to PGD; undefended ones lose more than this to FGSM already,
+where PGD breaks most of the rest."""
 
 
 class Flag(NamedTuple):
@@ -131,6 +138,29 @@ def _order(row: Row) -> Iterator[Flag]:
             yield Flag(
                 "order", f"of {row.measured_samples} images, {weaker} leaves {shares[0]}, {stronger} {shares[1]}"
             )
+
+
+def _single_step(row: Row) -> Iterator[Flag]:
+    """Catastrophic overfitting (Wong et al. 2020): the loss is bent so that one step of the training radius misses."""
+    iterative = sorted((a for a in row.attacks if (_steps(a) or 0) > 1), key=lambda a: _steps(a) or 0)
+    if "fgsm" in row.attacks and iterative:
+        once, often = ~row.broken("fgsm"), ~row.broken(iterative[-1])
+        if _mostly_overfitted(~row.clean_wrong, once, often):
+            yield Flag("single-step", f"fgsm leaves {_percent(once)}, {iterative[-1]} {_percent(often)}")
+    right = _right(row.measured.get("search", {}))
+    clean = _right(row.measured.get("answers", {})).get("clean")
+    if clean is None or not {"fgsm", "pgd-20"} <= set(right) or len(clean) != len(right["fgsm"]):
+        return
+    once, often = right["fgsm"] & clean, right["pgd-20"]
+    if _mostly_overfitted(clean, once, often):
+        shares = _percent(once), _percent(often)
+        yield Flag("single-step", f"of {row.measured_samples} images, fgsm leaves {shares[0]}, pgd-20 {shares[1]}")
+
+
+def _mostly_overfitted(clean: np.ndarray, once: np.ndarray, often: np.ndarray) -> bool:
+    """Whether most samples that are right unchanged are after one step, and few of these after many."""
+    few = (once & often).sum() < (1 - MOST) * once.sum()
+    return bool(once.sum() > MOST * clean.sum() and few and _more(once, often))
 
 
 def _larger_eps(row: Row, others: Sequence[Row]) -> Iterator[Flag]:
@@ -266,7 +296,7 @@ def _search(row: Row) -> Iterator[Flag]:
 
 
 _CHECKS: tuple[Callable[[Row], Iterator[Flag]], ...] = (
-    _order, _zero_gradient, _ce_margin_gap, _black_box, _unverified, _facts, _answers, _search,
+    _order, _single_step, _zero_gradient, _ce_margin_gap, _black_box, _unverified, _facts, _answers, _search,
 )  # fmt: skip
 
 
