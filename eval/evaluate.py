@@ -12,7 +12,7 @@ from advdpnp.attacks.precision import FULL, choose_precision
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.corruption import as_bytes, corruption_cells
 from advdpnp.datasets import Dataset
-from advdpnp.errors import AdvdpnpError, one_speaks
+from advdpnp.errors import AdvdpnpError, ModelError, one_speaks
 from advdpnp.eval.leaderboard import tabulate_rows, write_leaderboard
 from advdpnp.eval.plan import Plan, choose_device, command_line
 from advdpnp.eval.progress import Progress, Silent
@@ -49,7 +49,8 @@ def evaluate_models(
 
     Verdicts are on disk as they are found: after an interruption the same call continues. The rows have exactly the
     samples asked for; attacks that an earlier evaluation has stored for all of these are shown too. The written table
-    adds the rows of whatever else is complete in ``out``.
+    adds the rows of whatever else is complete in ``out``. A model that stops answering (its logits become NaN under
+    attack, say) stops the others only where several processes share the work; what it left unanswered is raised last.
 
     Args:
         models: what to evaluate. Their modes, weights and devices are afterwards as before.
@@ -113,15 +114,25 @@ def evaluate_models(
             command=command_line() if command is None else command,
         )
     asked: set[str] = set()
+    failures: list[ModelError] = []
     with isolated_rng(), at_work(shard, out):
         for model in models:
-            asked |= run_model(model, plan, out)
+            try:
+                asked |= run_model(model, plan, out)
+            except ModelError as error:
+                if shard.world > 1:  # the others would wait for this model's verdicts
+                    raise
+                failures.append(error)
+    if len(failures) == len(models):
+        raise failures[0]
     if not shard.first:
         return tabulate_rows([])
     rows = _rows_asked_for(models, plan, out, asked)
     keys = {row.key for row in rows}
     others = [row for row in make_rows(find_results([out])) if row.key not in keys]
     write_leaderboard(tabulate_rows([*rows, *others]), out)
+    if failures:
+        raise failures[0]
     return tabulate_rows(rows)
 
 

@@ -62,6 +62,10 @@ def run_model(loaded: LoadedModel, plan: Plan, out: Path) -> set[str]:
 
     Returns:
         Hashes of all units that the plan asks for.
+
+    Raises:
+        ModelError: the model stops answering on the way; its name stands before what it was asked.
+        AdvdpnpError: it cannot be evaluated, or the folder not be written.
     """
     identity = ModelIdentity(
         name=loaded.name,
@@ -80,7 +84,7 @@ def run_model(loaded: LoadedModel, plan: Plan, out: Path) -> set[str]:
             try:
                 return set(_Run(loaded, plan, folder, out, shape).everything())
             except ModelError as error:
-                raise AdvdpnpError(f"{loaded.name}: {error}") from error
+                raise ModelError(f"{loaded.name}: {error}") from error
             except torch.OutOfMemoryError:
                 # Another shape makes other units: nothing found under this one is mixed with what follows.
                 if shape == 1:

@@ -474,7 +474,7 @@ def test_in_memory_evaluation_with_corruptions_of_float_images() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(3072, 3))
     row = evaluate(model, x, [0, 1, 2, 0], attacks="none", corruptions="auto").row.iloc[0]
     assert 0 <= row["corruptions"] <= 100
-    chosen = evaluate(model, x, [0, 1, 2, 0], attacks="none", corruptions="auto", corruption_types="saturate,fog")
+    chosen = evaluate(model, x, [0, 1, 2, 0], attacks="none", corruptions="auto", corruption_types=["saturate", "fog"])
     assert set(chosen.verdicts["attack"]) == {
         "clean",
         *(f"corruption/{n}/{s}" for n in ("fog", "saturate") for s in range(1, 6)),
@@ -483,6 +483,8 @@ def test_in_memory_evaluation_with_corruptions_of_float_images() -> None:
     assert pd.isna(chosen.row.iloc[0]["corruptions"])
     with pytest.raises(AdvdpnpError, match="fgo"):
         evaluate(model, x, [0, 1, 2, 0], attacks="none", corruptions="auto", corruption_types="fgo")
+    with pytest.raises(AdvdpnpError, match="give benchmark, all, or names"):
+        evaluate(model, x, [0, 1, 2, 0], attacks="none", corruptions="auto", corruption_types=None)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

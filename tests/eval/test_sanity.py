@@ -17,7 +17,7 @@ from advdpnp.datasets import Dataset, Split
 from advdpnp.errors import AdvdpnpError
 from advdpnp.eval.evaluate import evaluate_models
 from advdpnp.eval.flags import FLAGS
-from advdpnp.eval.leaderboard import build_leaderboard
+from advdpnp.eval.leaderboard import build_leaderboard, read_leaderboard
 from advdpnp.eval.memory import evaluate
 from advdpnp.eval.sanity import Measured, Subject, measure_answers, measure_search, training_modules
 from advdpnp.eval.sanity import search as search_module
@@ -208,11 +208,15 @@ def test_a_net_that_stops_answering_under_attack_is_told_of_and_what_was_judged_
                       "none")  # fmt: skip
     model = LoadedModel(Cracks(), "net", "e" * 64, "cnn", "", 1, {})
     sentence = "net: fgsm, linf 0.05: the model's logits hold NaN .*; what was judged before is kept"
+    honest = LoadedModel(net, "honest", "f" * 64, "cnn", "", 1, {})
     with pytest.raises(AdvdpnpError, match=sentence):
-        evaluate_models([model], dataset, out=tmp_path, attacks="fgsm", eps=[0.05])
-    row = build_leaderboard([tmp_path]).iloc[0]
-    assert row["clean"] > 90
-    assert "fails" in row["flags"]
+        evaluate_models([model, honest], dataset, out=tmp_path, attacks="fgsm", eps=[0.05])
+    table = read_leaderboard(tmp_path / "leaderboard.csv").set_index("model")
+    assert (table["clean"] > 90).all()
+    assert table["flags"].to_dict() == {"net": "fails", "honest": ""}
+    assert table["fgsm"].notna().to_dict() == {"net": False, "honest": True}
+    with pytest.raises(AdvdpnpError, match=sentence):
+        evaluate_models([model], dataset, out=tmp_path / "alone", attacks="fgsm", eps=[0.05])
 
 
 @pytest.mark.parametrize(
