@@ -5,6 +5,7 @@ import importlib
 
 from advdpnp.errors import AdvdpnpError
 from advdpnp.recipe import read_yaml, recipe_files
+from advdpnp.registry import Entry
 
 #: Kind to (module, registry). Modules are imported only when asked for.
 _REGISTRIES = {
@@ -36,4 +37,15 @@ def catalogue(kind: str) -> tuple[list[list[str]], list[str]]:
         raise AdvdpnpError(f"there is no list of '{kind}'; {hint}")
     module, registry = _REGISTRIES[kind]
     entries = getattr(importlib.import_module(module), registry)
+    if kind == "corruptions":
+        rows = [[entry.name, _group(entry), entry.description, entry.reference] for entry in entries]
+        return rows, ["name", "group", "what it is", "source"]
     return [[entry.name, entry.description, entry.reference] for entry in entries], ["name", "what it is", "source"]
+
+
+def _group(entry: Entry) -> str:
+    """Of a corruption, and whether it is outside the 15 types of the mean."""
+    from advdpnp.corruption import BENCHMARK, EXTRA
+
+    apart = "" if entry.name in BENCHMARK else " (extra)" if entry.name in EXTRA else " (own)"
+    return f"{entry.build().group}{apart}"

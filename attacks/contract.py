@@ -227,7 +227,8 @@ class WholeBatchAttack(Protocol):
 def check_norm(name: str, threat: ThreatModel, norms: tuple[str, ...]) -> None:
     """Raise AdvdpnpError unless the attack called ``name`` searches under the norm of ``threat``."""
     if threat.norm not in norms:
-        reference = "; for l1 use --engine reference" if threat.norm == "l1" else ""
+        theirs = "autoattack, apgd-ce, apgd-t, fab-t and square"
+        reference = f"; under l1 there are {theirs}, with --engine reference" if threat.norm == "l1" else ""
         raise AdvdpnpError(
             f"the attack '{name}' does not search under {threat.norm}; it does under {', '.join(norms)}{reference}"
         )

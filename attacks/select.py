@@ -53,7 +53,9 @@ def attack_names(text: str | Sequence[str], classes: int, engine: str = "own") -
     names = [name.strip() for name in names if name.strip()]
     if names == ["none"]:
         return []
-    if not names or "none" in names:
+    if "none" in names:
+        raise AdvdpnpError("'none' stands alone and means no attack; leave it out, or leave out the others")
+    if not names:
         raise AdvdpnpError("no attack is named; write all, none, or names with commas such as fgsm,pgd-20")
     standard = standard_attacks(classes)
     if engine == "own":

@@ -12,7 +12,7 @@ from advdpnp.corruption.official import OfficialCorruptions, find_official
 from advdpnp.corruption.registry import CORRUPTIONS, SEVERITIES, Corruption, choose_types, declare, find_corruption
 from advdpnp.corruption.sheet import draw_sheet
 from advdpnp.corruption.source import MODES, CorruptionSource, as_bytes, corruption_cells
-from advdpnp.corruption.types import BENCHMARK, EXTRA, GROUPS
+from advdpnp.corruption.types import BENCHMARK, EXTRA, GROUPS, in_order
 
 __all__ = [
     "BENCHMARK",
@@ -33,4 +33,5 @@ __all__ = [
     "export_corruptions",
     "find_corruption",
     "find_official",
+    "in_order",
 ]

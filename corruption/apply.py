@@ -29,7 +29,8 @@ def corrupt(images: Tensor, name: str, severity: int, *, seed: int = 0, sample: 
         uint8, same shape and device.
 
     Raises:
-        AdvdpnpError: unknown name, severity out of range, or images of another type or shape.
+        AdvdpnpError: unknown name, severity out of range, images of another type or shape, or an operation that fails
+            or gives anything but such images.
 
     The corruptions and their constants are those of Hendrycks and Dietterich (ICLR 2019) for 32x32 images; other
     sizes multiply lengths by (shorter side / 32).
@@ -48,7 +49,12 @@ def corrupt(images: Tensor, name: str, severity: int, *, seed: int = 0, sample: 
     size = max(1, _VALUES_AT_ONCE.get(images.device.type, _VALUES_AT_ONCE_ELSEWHERE) // images[0].numel())
     with torch.no_grad():
         parts = [
-            corruption(images[start : start + size].contiguous(), severity, draw[start : start + size])
+            # A copy: operations may write on what they are given.
+            corruption(
+                images[start : start + size].clone(memory_format=torch.contiguous_format),
+                severity,
+                draw[start : start + size],
+            )
             for start in range(0, n, size)
         ]
     return torch.cat(parts)

@@ -26,7 +26,6 @@ def gaussian_blur(images: Tensor, draw: Draw, sigma: float) -> Tensor:
 @declare(
     "defocus_blur",
     group="blur",
-    benchmark=True,
     constants=((0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (1, 0.2), (1.5, 0.1)),
     description="disk of a lens out of focus",
     reference=REFERENCE,
@@ -68,7 +67,6 @@ def _exchange(levels: Tensor, draw: Draw, reach: int, turn: int) -> Tensor:
 @declare(
     "glass_blur",
     group="blur",
-    benchmark=True,
     constants=((0.05, 1, 1), (0.25, 1, 1), (0.4, 1, 1), (0.25, 1, 2), (0.4, 1, 2)),
     description="pixels exchanged with near ones, as through frosted glass",
     reference=REFERENCE,
@@ -89,7 +87,6 @@ def glass_blur(images: Tensor, draw: Draw, sigma: float, reach: int, passes: int
 @declare(
     "motion_blur",
     group="blur",
-    benchmark=True,
     constants=((6, 1.0), (6, 1.5), (6, 2.0), (8, 2.0), (9, 2.5)),
     description="camera moved along a random direction",
     reference=REFERENCE,
@@ -104,7 +101,6 @@ def motion_blur(images: Tensor, draw: Draw, radius: float, sigma: float) -> Tens
 @declare(
     "zoom_blur",
     group="blur",
-    benchmark=True,
     constants=((1.06,), (1.11,), (1.16,), (1.21,), (1.26,)),
     description="camera moved towards the scene",
     reference=REFERENCE,

@@ -5,9 +5,10 @@ from pathlib import Path
 from advdpnp.console import counting_bar
 from advdpnp.console import out as console
 from advdpnp.corruption.export import export_corruptions
-from advdpnp.corruption.registry import SEVERITIES, choose_types
+from advdpnp.corruption.registry import CORRUPTIONS, SEVERITIES, choose_types
 from advdpnp.corruption.sheet import draw_sheet
 from advdpnp.corruption.source import as_bytes
+from advdpnp.corruption.types import in_order
 from advdpnp.datasets.base import load_dataset
 
 SHEET = "sheet.png"
@@ -28,5 +29,6 @@ def corrupt_command(
         written = export_corruptions(
             test, data.label, folder, names=names, seed=seed, progress=lambda name, severity: count()
         )
-    draw_sheet(test.images[0], folder / SHEET, names=names, seed=seed)
-    console.print(f"{len(written)} files in {folder}, and {SHEET}: the first image under all of them", markup=False)
+    present = [name for name in in_order(CORRUPTIONS.names()) if (folder / f"{name}.npy").exists()]
+    draw_sheet(test.images[0], folder / SHEET, names=present, seed=seed)
+    console.print(f"{len(written)} files in {folder}, and {SHEET}: the first image under all types there", markup=False)

@@ -16,7 +16,6 @@ from advdpnp.randomness import Draw
 @declare(
     "contrast",
     group="digital",
-    benchmark=True,
     constants=((0.75,), (0.5,), (0.4,), (0.3,), (0.15,)),
     description="less contrast around the mean of each channel",
     reference=REFERENCE,
@@ -83,7 +82,6 @@ def _box_resize(levels: Tensor, height: int, width: int) -> Tensor:
 @declare(
     "pixelate",
     group="digital",
-    benchmark=True,
     constants=((0.95,), (0.9,), (0.85,), (0.75,), (0.65,)),
     description="fewer, larger pixels",
     reference=REFERENCE,
@@ -98,7 +96,6 @@ def pixelate(images: Tensor, draw: Draw, scale: float) -> Tensor:
 @declare(
     "jpeg_compression",
     group="digital",
-    benchmark=True,
     constants=((80,), (65,), (58,), (50,), (40,)),
     description="JPEG of low quality",
     reference=REFERENCE,

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ _AT_ONCE = 1000
 def export_corruptions(
     test: Split,
     label: str,
-    out: Path,
+    out: Path | str,
     *,
     names: Sequence[str] = BENCHMARK + EXTRA,
     seed: int = 0,
@@ -42,14 +43,23 @@ def export_corruptions(
         The files written.
 
     Raises:
-        AdvdpnpError: unknown type; the folder holds other images, cannot be written, or the disk is full.
+        AdvdpnpError: unknown type; the folder holds other images or another seed, cannot be written, or the disk is
+            full.
 
-    The marker (regenerated.json) keeps the folder from being taken for the official files.
+    The marker (regenerated.json) keeps the folder from being taken for the official files, and says what all files of
+    the folder were made with.
     """
+    out = Path(out)
     for name in names:
         find_corruption(name)
-    check_export(test, out)
-    about = {"data": f"{label}-c (regenerated)", "seed": seed, "version": VERSION, "frost": "drawn textures"}
+    about = {
+        "data": f"{label}-c (regenerated)",
+        "images": test.content_hash,
+        "seed": seed,
+        "version": VERSION,
+        "frost": "drawn textures",
+    }
+    _check(out, about)
     write_text(out / MARKER, json.dumps(about, indent=2) + "\n")
     written = [out / f"{name}.npy" for name in names]
     n, c, h, w = test.images.shape
@@ -74,22 +84,34 @@ def export_corruptions(
     return [*written, out / "labels.npy"]
 
 
-def check_export(test: Split, out: Path) -> None:
-    """See that what a folder holds already can stand beside corruptions of these images.
+def _check(out: Path, about: dict[str, Any]) -> None:
+    """See that what a folder holds already was made as ``about`` says, so that one marker is true of all of it.
 
     Raises:
-        AdvdpnpError: it holds files that were not made here, or corruptions of images with other labels.
+        AdvdpnpError: it is no folder, or holds files that were made elsewhere, otherwise, or of other images.
     """
-    if any(out.glob("*.npy")) and not (out / MARKER).exists():
-        raise AdvdpnpError(f"{out} holds files that were not made by advdpnp; choose another folder")
-    if not (out / "labels.npy").exists():
+    if out.is_file():
+        raise AdvdpnpError(f"{out} is a file; give a folder, made if need be")
+    if not any(out.glob("*.npy")):
         return
     try:
-        same = np.array_equal(np.load(out / "labels.npy", allow_pickle=False), _labels(test))
-    except (OSError, ValueError):
-        same = False
-    if not same:
-        raise AdvdpnpError(f"{out} holds corruptions of other images (or of fewer); delete it or choose another folder")
+        marker = json.loads((out / MARKER).read_text(encoding="utf-8"))
+        differ = [key for key, value in about.items() if marker[key] != value]
+    except FileNotFoundError:
+        raise AdvdpnpError(f"{out} holds files that were not made by advdpnp; choose another folder") from None
+    except (OSError, ValueError, TypeError, KeyError):
+        raise AdvdpnpError(
+            f"{out / MARKER} does not tell how the files beside it were made; delete the folder or choose another"
+        ) from None
+    if "seed" in differ:
+        raise AdvdpnpError(
+            f"{out} holds corruptions of seed {marker['seed']}, not {about['seed']}; choose another folder"
+        )
+    if differ:
+        raise AdvdpnpError(
+            f"{out} holds corruptions of other images (or of fewer, or of another version of advdpnp); delete it or "
+            "choose another folder"
+        )
 
 
 def _labels(test: Split) -> np.ndarray:

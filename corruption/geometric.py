@@ -37,7 +37,6 @@ def affine_positions(draw: Draw, height: int, width: int, reach: float) -> tuple
 @declare(
     "elastic_transform",
     group="digital",
-    benchmark=True,
     constants=((0, 0, 0.08), (0.05, 0.2, 0.07), (0.08, 0.06, 0.06), (0.1, 0.04, 0.05), (0.1, 0.03, 0.03)),
     description="stretched and wrinkled like rubber",
     reference=REFERENCE,

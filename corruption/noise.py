@@ -23,7 +23,6 @@ def _shape(images: Tensor) -> tuple[int, ...]:
 @declare(
     "gaussian_noise",
     group="noise",
-    benchmark=True,
     constants=((0.04,), (0.06,), (0.08,), (0.09,), (0.10,)),
     description="normal noise on every value",
     reference=REFERENCE,
@@ -49,7 +48,6 @@ def speckle_noise(images: Tensor, draw: Draw, deviation: float) -> Tensor:
 @declare(
     "impulse_noise",
     group="noise",
-    benchmark=True,
     constants=((0.01,), (0.02,), (0.03,), (0.05,), (0.07,)),
     description="salt and pepper on single values",
     reference=REFERENCE,
@@ -79,7 +77,6 @@ def _poisson_table(count: int) -> tuple[Tensor, Tensor]:
 @declare(
     "shot_noise",
     group="noise",
-    benchmark=True,
     constants=((500,), (250,), (100,), (75,), (50,)),
     description="Poisson noise of few photons",
     reference=REFERENCE,

@@ -1,18 +1,25 @@
 """The registry of corruptions, and what a corruption is."""
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 
+import torch
 from torch import Tensor
 
 from advdpnp.corruption.types import BENCHMARK, EXTRA
-from advdpnp.errors import AdvdpnpError
+from advdpnp.errors import AdvdpnpError, first_line
 from advdpnp.randomness import Draw
 from advdpnp.registry import Registry
 
 CORRUPTIONS = Registry("corruption", "advdpnp.corruptions")
 
 SEVERITIES = (1, 2, 3, 4, 5)
+
+_SETS = {"benchmark": BENCHMARK, "all": BENCHMARK + EXTRA}
+_TAKEN = (*_SETS, "none", "labels")
+"""Words that mean something else to --corruption-types, or as the name of a file."""
 
 Constants = tuple[float, ...]
 Operation = Callable[..., Tensor]
@@ -25,7 +32,6 @@ class Corruption:
     Attributes:
         name: also the file name in the layout of the official files.
         group: "noise", "blur", "weather" or "digital"; a plug-in may name its own.
-        benchmark: whether it is one of the 15 types whose mean is reported.
         constants: what the operation takes, for severity 1 to 5; lengths are in pixels of a 32x32 image.
         operation: ``operation(images, draw, *constants) -> images``, uint8 (n, c, h, w) to uint8 of the same shape.
             Every random number comes from ``draw`` (one stream per sample) and no sample may touch another.
@@ -33,7 +39,6 @@ class Corruption:
 
     name: str
     group: str
-    benchmark: bool
     constants: tuple[Constants, ...]
     operation: Operation
 
@@ -43,13 +48,32 @@ class Corruption:
         Raises:
             AdvdpnpError: severity is no whole number from 1 to 5.
         """
-        if isinstance(severity, bool) or severity not in SEVERITIES:
+        if isinstance(severity, bool) or not isinstance(severity, Integral) or severity not in SEVERITIES:
             raise AdvdpnpError(f"there is no severity {severity!r} of {self.name}; choose a whole number from 1 to 5")
         return self.constants[severity - 1]
 
     def __call__(self, images: Tensor, severity: int, draw: Draw) -> Tensor:
-        """Corrupt uint8 images (n, c, h, w); the result has the same shape and type."""
-        return self.operation(images, draw, *self.constants_at(severity))
+        """Corrupt uint8 images (n, c, h, w), which are the operation's to write on; same shape, type and device.
+
+        Raises:
+            AdvdpnpError: the operation fails or gives anything else.
+        """
+        constants, shape, device = self.constants_at(severity), images.shape, images.device
+        try:
+            made = self.operation(images, draw, *constants)
+        except (torch.OutOfMemoryError, MemoryError, AdvdpnpError):
+            raise
+        except Exception as error:
+            raise AdvdpnpError(
+                f"the corruption '{self.name}' fails: {type(error).__name__}: {first_line(error)}; mend its code"
+            ) from error
+        if not isinstance(made, Tensor) or (made.shape, made.dtype, made.device) != (shape, torch.uint8, device):
+            what = f"{made.dtype} of shape {tuple(made.shape)}" if isinstance(made, Tensor) else type(made).__name__
+            raise AdvdpnpError(
+                f"the corruption '{self.name}' made {what} of images of shape {tuple(shape)}; it must return uint8 of "
+                f"the same shape on {device} (levels 0 to 255: clip and convert floats)"
+            )
+        return made
 
 
 def declare(
@@ -59,18 +83,26 @@ def declare(
     constants: tuple[Constants, ...],
     description: str,
     reference: str = "",
-    benchmark: bool = False,
 ) -> Callable[[Operation], Operation]:
     """Decorate an operation (see `Corruption`) so that it can be named; plug-ins use this too.
 
+    The mean of the benchmark is over its own 15 types: others stand beside it.
+
     Raises:
-        AdvdpnpError: the name is taken, or there are not five severities.
+        AdvdpnpError: the name is taken or is no file name, or there are not five severities.
     """
-    if len(constants) != len(SEVERITIES):
-        raise AdvdpnpError(f"the corruption '{name}' has constants for {len(constants)} severities; give five")
+    if name in _TAKEN or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+-]*", name):
+        raise AdvdpnpError(
+            f"a corruption cannot be called '{name}'; take letters, digits and _ . + -, and none of {', '.join(_TAKEN)}"
+        )
+    if len(constants) != len(SEVERITIES) or not all(isinstance(each, tuple) for each in constants):
+        raise AdvdpnpError(
+            f"the constants of the corruption '{name}' must be five tuples, one for each severity, such as "
+            "((0.1,), (0.2,), (0.3,), (0.4,), (0.5,))"
+        )
 
     def add(operation: Operation) -> Operation:
-        made = Corruption(name, group, benchmark, constants, operation)
+        made = Corruption(name, group, constants, operation)
         CORRUPTIONS.register(name, description=description, reference=reference)(lambda: made)
         return operation
 
@@ -89,15 +121,20 @@ def find_corruption(name: str) -> Corruption:
     return found
 
 
-def choose_types(text: str) -> tuple[str, ...]:
-    """The types that a user asked for: "benchmark" (15), "all" (these and the 4 extra ones), or names with commas.
+def choose_types(wanted: str | Sequence[str]) -> tuple[str, ...]:
+    """The types that a user asked for: "benchmark" (15), "all" (these and the 4 extra ones), or names.
+
+    Args:
+        wanted: one text with commas, or a sequence of such words.
 
     Raises:
         AdvdpnpError: an unknown name, or none at all.
     """
-    groups = {"benchmark": BENCHMARK, "all": BENCHMARK + EXTRA}
-    names = [part.strip() for part in text.split(",") if part.strip()]
-    chosen = tuple(dict.fromkeys(name for part in names for name in groups.get(part, (part,))))
+    parts = wanted.split(",") if isinstance(wanted, str) else wanted
+    if not isinstance(parts, Sequence) or not all(isinstance(part, str) for part in parts):
+        raise AdvdpnpError(f"the types of corruptions are {wanted!r}; give benchmark, all, or names: 'fog,snow'")
+    names = [part.strip() for part in parts if part.strip()]
+    chosen = tuple(dict.fromkeys(name for part in names for name in _SETS.get(part, (part,))))
     if not chosen:
         raise AdvdpnpError("no corruption is named; choose benchmark, all, or names of 'advdpnp list corruptions'")
     for name in chosen:

@@ -11,12 +11,13 @@ from torch import Tensor
 from advdpnp.corruption.apply import corrupt
 from advdpnp.corruption.registry import SEVERITIES
 from advdpnp.corruption.types import BENCHMARK, EXTRA
+from advdpnp.errors import AdvdpnpError
 
 _GAP = 1 / 16  # of an image's side, white, between images
 
 
 def draw_sheet(
-    image: Tensor, path: Path, *, names: Sequence[str] = BENCHMARK + EXTRA, seed: int = 0, sample: int = 0
+    image: Tensor, path: Path | str, *, names: Sequence[str] = BENCHMARK + EXTRA, seed: int = 0, sample: int = 0
 ) -> None:
     """Draw the image clean and corrupted: a line per type, a column per severity.
 
@@ -27,8 +28,10 @@ def draw_sheet(
         seed, sample: as ``corrupt`` takes them; the sheet shows what an evaluation of this sample sees.
 
     Raises:
-        AdvdpnpError: unknown type, an image that cannot be corrupted, or a file that cannot be written.
+        AdvdpnpError: no type or an unknown one, an image that cannot be corrupted, or a file that cannot be written.
     """
+    if not names:
+        raise AdvdpnpError("there is nothing to draw; name a corruption or more")
     from advdpnp.drawing import bare, drawing  # matplotlib takes a second to import, and few want a sheet
 
     lines = [_line(image, name, seed, sample) for name in names]
@@ -36,7 +39,7 @@ def draw_sheet(
     blocks = [(lines[i : i + half], names[i : i + half]) for i in range(0, len(lines), half)]
     height, width = lines[0].shape[:2]
     tall = 4.6 * half * height / width + 0.4
-    with drawing(path, 6.0 * len(blocks), tall) as figure:
+    with drawing(Path(path), 6.0 * len(blocks), tall) as figure:
         grid = {"wspace": 0.32}
         for axes, (block, shown) in zip(
             np.atleast_1d(figure.subplots(1, len(blocks), gridspec_kw=grid)), blocks, strict=True

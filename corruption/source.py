@@ -1,6 +1,6 @@
 """Where an evaluation gets its corrupted images: the official files or regenerated ones, one of them for all cells."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,6 +11,7 @@ from torch import Tensor
 from advdpnp.corruption.apply import check_images, corrupt
 from advdpnp.corruption.official import RELEASES, OfficialCorruptions, find_official
 from advdpnp.corruption.registry import SEVERITIES, choose_types, find_corruption
+from advdpnp.corruption.types import BENCHMARK, EXTRA
 from advdpnp.datasets.base import Dataset, Split, default_data_root
 from advdpnp.errors import AdvdpnpError
 
@@ -97,7 +98,11 @@ def _cells(names: tuple[str, ...]) -> list[Cell]:
 
 
 def _regenerated(dataset: Dataset, names: tuple[str, ...], data_root: Path, seed: int) -> CorruptionSource:
-    check_images(dataset.test.images[:1])
+    first = dataset.test.images[:1]
+    check_images(first)
+    for name in set(names) - set(BENCHMARK + EXTRA):
+        for severity in SEVERITIES:
+            corrupt(first, name, severity)  # a plug-in that fails does so now and not after hours
     return Regenerated(dataset, _cells(names), seed)
 
 
@@ -163,7 +168,12 @@ def as_bytes(dataset: Dataset) -> Dataset:
 
 
 def corruption_cells(
-    mode: str, dataset: Dataset, data_root: Path | None = None, seed: int = 0, *, types: str = "benchmark"
+    mode: str,
+    dataset: Dataset,
+    data_root: Path | None = None,
+    seed: int = 0,
+    *,
+    types: str | Sequence[str] = "benchmark",
 ) -> CorruptionSource | None:
     """The source of corrupted test images that a user asked for, checked so far that a long run will not stop on it.
 
@@ -173,13 +183,14 @@ def corruption_cells(
         dataset: the clean data set; its test images are in the order of the files they come from.
         data_root: folder of data; by default the environment variable ADVDPNP_DATA, else ./data.
         seed: of the regenerated corruptions.
-        types: "benchmark" (15), "all" (19), or names with commas, a plug-in's among them.
+        types: "benchmark" (15), "all" (19), or names, a plug-in's among them; see ``choose_types``.
 
     Returns:
         None for "none".
 
     Raises:
-        AdvdpnpError: unknown mode or type; official files that are missing, damaged, or of another data set.
+        AdvdpnpError: unknown mode or type; a plug-in that fails; official files that are missing, damaged or of
+            another data set.
     """
     if mode == "none":
         return None

@@ -1,5 +1,7 @@
 """Which types there are: the benchmark's fifteen in its order, the four extra ones, and their groups."""
 
+from collections.abc import Iterable
+
 BENCHMARK = (
     "gaussian_noise",
     "shot_noise",
@@ -29,3 +31,9 @@ GROUPS = {
     "digital": BENCHMARK[11:],
 }
 """The benchmark's types by group, as its authors group them."""
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Types as tables and pictures list them: the benchmark's order, the extra ones, then a user's own by name."""
+    usual = BENCHMARK + EXTRA
+    return sorted(set(names), key=lambda name: (usual.index(name) if name in usual else len(usual), name))

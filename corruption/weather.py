@@ -16,7 +16,6 @@ from advdpnp.randomness import Draw
 @declare(
     "snow",
     group="weather",
-    benchmark=True,
     constants=(
         (0.1, 0.2, 1, 0.6, 8, 3, 0.95),
         (0.1, 0.2, 1, 0.5, 10, 4, 0.9),
@@ -53,7 +52,6 @@ def snow(
 @declare(
     "frost",
     group="weather",
-    benchmark=True,
     constants=((1, 0.2), (1, 0.3), (0.9, 0.4), (0.85, 0.4), (0.75, 0.45)),
     description="ice crystals on the lens (drawn textures, not the photographs of the official files)",
     reference=REFERENCE,
@@ -82,7 +80,6 @@ def frost(images: Tensor, draw: Draw, image_weight: float, frost_weight: float) 
 @declare(
     "fog",
     group="weather",
-    benchmark=True,
     constants=((0.2, 3), (0.5, 3), (0.75, 2.5), (1, 2), (1.5, 1.75)),
     description="a cloudy veil that takes contrast away",
     reference=REFERENCE,
@@ -99,7 +96,6 @@ def fog(images: Tensor, draw: Draw, strength: float, decay: float) -> Tensor:
 @declare(
     "brightness",
     group="weather",
-    benchmark=True,
     constants=((0.05,), (0.1,), (0.15,), (0.2,), (0.3,)),
     description="more light: the value of HSV raised",
     reference=REFERENCE,

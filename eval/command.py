@@ -8,15 +8,17 @@ from typing import Any
 import pandas as pd
 
 from advdpnp.attacks.precision import FULL
-from advdpnp.console import evaluation_bar, out, print_leaderboard
+from advdpnp.console import evaluation_bar, out, print_leaderboard, print_records
 from advdpnp.datasets import Dataset, load_dataset
 from advdpnp.errors import AdvdpnpError, one_speaks
 from advdpnp.eval.columns import accuracy_columns
+from advdpnp.eval.corruption_columns import COUNT, MEAN, TYPE, corruption_notes
 from advdpnp.eval.cross_check import cross_check as run_cross_check
 from advdpnp.eval.cross_check import in_words
 from advdpnp.eval.evaluate import evaluate_models
 from advdpnp.eval.figures import draw_figures
 from advdpnp.eval.leaderboard import build_leaderboard, write_leaderboard
+from advdpnp.eval.markdown import number
 from advdpnp.eval.progress import Silent
 from advdpnp.eval.shards import shard_of_environment
 from advdpnp.zoo import LoadedModel, Normalisation, load_model
@@ -112,11 +114,28 @@ def leaderboard_command(folders: Sequence[Path], results: Path, mce_baseline: st
 
 def _show(frame: pd.DataFrame, results: Path, folders: Sequence[Path] | None = None) -> None:
     figures = draw_figures(folders or [results], results)
+    numbers = [name for name in accuracy_columns(frame) if frame[name].notna().any()]
     print_leaderboard(
         frame.assign(threat=frame["norm"] + " " + frame["eps_text"]),
-        ["model", "threat", *accuracy_columns(frame), "n", "flags"],
+        ["model", "threat", *numbers, *(["mce"] if "mce" in frame else []), "n", "flags"],
     )
+    _show_types(frame)
+    for note in corruption_notes(frame):
+        out.print(note, markup=False, highlight=False)
     out.print(f"\n{results / 'leaderboard.csv'}, .md and {len(figures)} figures", markup=False)
+
+
+def _show_types(frame: pd.DataFrame) -> None:
+    """Accuracy by type of models that no mean tells of: only some types ran."""
+    if MEAN not in frame:
+        return
+    types = [name for name in map(str, frame) if name.startswith(TYPE)]
+    alone = frame[frame[MEAN].isna() & frame[types].notna().any(axis=1)]
+    alone = alone.drop_duplicates(["model", "weights_hash", "data_hash", "corruption_source", COUNT])
+    if len(alone):
+        types = [name for name in types if alone[name].notna().any()]
+        records = [[name.removeprefix(TYPE), *map(number, alone[name])] for name in types]
+        print_records("", records, ["mean of five severities", *alone["model"]])
 
 
 def _dataset(name: str | None, own: Sequence[LoadedModel], data_root: Path | None, download: bool) -> Dataset:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from advdpnp.corruption import BENCHMARK, EXTRA, GROUPS, SEVERITIES
+from advdpnp.corruption import BENCHMARK, EXTRA, GROUPS, SEVERITIES, in_order
 from advdpnp.errors import AdvdpnpError
 from advdpnp.eval.results import Row
 
@@ -43,9 +43,8 @@ def detail_columns(records: Iterable[Mapping[str, Any]]) -> list[str]:
     present = {name for record in records for name in record}
     if MEAN not in present:
         return []
-    types = [name.removeprefix(TYPE) for name in present if name.startswith(TYPE)]
-    usual = [name for name in BENCHMARK + EXTRA if name in types]
-    return [COUNT, *GROUP_COLUMNS, *(f"{TYPE}{name}" for name in [*usual, *sorted(set(types) - set(usual))])]
+    types = in_order(name.removeprefix(TYPE) for name in present if name.startswith(TYPE))
+    return [COUNT, *GROUP_COLUMNS, *(f"{TYPE}{name}" for name in types)]
 
 
 def is_detail(column: str) -> bool:
@@ -53,36 +52,49 @@ def is_detail(column: str) -> bool:
     return column in GROUP_COLUMNS or column.startswith(TYPE)
 
 
-def mean_corruption_errors(rows: Sequence[Row], baseline: str) -> list[float]:
+def mean_corruption_errors(rows: Sequence[Row], baseline: str) -> list[tuple[float, str]]:
     """mCE of each row in percent: errors of a type over those of the baseline, averaged over the 15 types.
 
-    Hendrycks and Dietterich 2019, section 3.1. NaN where a row has not all 75 cells, or is of other data.
+    Hendrycks and Dietterich 2019, section 3.1. It compares the same corruptions of the same images: where a row has
+    others than the baseline, or the baseline makes no error on a type, it is NaN, and the text says why.
 
     Raises:
-        AdvdpnpError: no row of that name has all cells, or official images meet regenerated ones.
+        AdvdpnpError: no row of that name has all cells.
     """
     errors = [_errors_by_type(row) for row in rows]
-    known = [place for place, row in enumerate(rows) if row.model.name == baseline and errors[place] is not None]
-    if not known:
+    bases = [
+        (row, found)
+        for row, found in zip(rows, errors, strict=True)
+        if row.model.name == baseline and found is not None
+    ]
+    if not bases:
         names = sorted({row.model.name for row, found in zip(rows, errors, strict=True) if found is not None})
         raise AdvdpnpError(
             f"there is no model called '{baseline}' here, or it has not been judged on all 75 corruptions; "
             + (f"choose one of {', '.join(names)}" if names else "run 'advdpnp eval --corruptions auto' first")
         )
-    base, reference = rows[known[0]], errors[known[0]]
-    assert reference is not None
-    means = []
-    for row, found in zip(rows, errors, strict=True):
-        if found is None or row.data != base.data:
-            means.append(np.nan)
-            continue
-        if row.corruption_source != base.corruption_source:
-            raise AdvdpnpError(
-                f"{row.model.name} was judged on {row.corruption_source} and the baseline {baseline} on "
-                f"{base.corruption_source}; an mCE between the two means nothing"
-            )
-        means.append(round(100 * float((found / reference).mean()), 2))
-    return means
+    return [_relative_error(row, found, bases) for row, found in zip(rows, errors, strict=True)]
+
+
+def _relative_error(row: Row, errors: pd.Series | None, bases: Sequence[tuple[Row, pd.Series]]) -> tuple[float, str]:
+    """mCE of one row against the first baseline that answered the same questions; NaN and why, if there is none."""
+    if errors is None:
+        return np.nan, "not all 75 corruptions were judged"
+    name = bases[0][0].model.name
+    same_data = [base for base in bases if base[0].data == row.data]
+    if not same_data:
+        return np.nan, f"{name} was judged on other data"
+    alike = [base for base in same_data if base[0].corruption_source == row.corruption_source]
+    if not alike:
+        return np.nan, f"judged on {row.corruption_source}, {name} on {same_data[0][0].corruption_source}"
+    samples = row.corruption_samples
+    reference = next((found for base, found in alike if np.array_equal(base.corruption_samples, samples)), None)
+    if reference is None:
+        return np.nan, f"judged on {len(samples)} images, {name} on {len(alike[0][0].corruption_samples)}, not the same"
+    perfect = in_order(reference.index[reference == 0])
+    if perfect:
+        return np.nan, f"{name} makes no error on {', '.join(perfect)}, and nothing can be relative to that"
+    return round(100 * float((errors / reference).mean()), 2), ""
 
 
 def _errors_by_type(row: Row) -> pd.Series | None:
@@ -92,3 +104,17 @@ def _errors_by_type(row: Row) -> pd.Series | None:
     if len(cells) < len(BENCHMARK) * len(SEVERITIES) or not cells["n"].iloc[0]:
         return None
     return (1 - cells["accuracy"]).groupby(cells["type"]).sum()
+
+
+def corruption_notes(part: pd.DataFrame) -> list[str]:
+    """Sentences that belong under a table with these columns: what its numbers do not tell by themselves."""
+    notes = []
+    if COUNT in part:
+        fewer = part.loc[(part[COUNT] < part["n"]).fillna(False), COUNT]
+        if len(fewer):
+            numbers = " or ".join(map(str, sorted(set(fewer.tolist()))))
+            notes.append(f"Corruptions were judged on fewer images than n: {numbers}.")
+    if "mce_note" in part:
+        whys = part[["model", "mce_note"]].drop_duplicates().to_dict("records")
+        notes += [f"No mCE for {each['model']}: {each['mce_note']}." for each in whys if each["mce_note"]]
+    return notes

@@ -12,14 +12,13 @@ from advdpnp.attacks.precision import FULL, choose_precision
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.corruption import as_bytes, corruption_cells
 from advdpnp.datasets import Dataset
-from advdpnp.errors import AdvdpnpError, one_speaks
+from advdpnp.errors import AdvdpnpError, ModelError, one_speaks
 from advdpnp.eval.leaderboard import tabulate_rows, write_leaderboard
 from advdpnp.eval.plan import Plan, choose_device, command_line
 from advdpnp.eval.progress import Progress, Silent
 from advdpnp.eval.results import Row, StoredUnit, find_results, make_rows
 from advdpnp.eval.run import run_model
 from advdpnp.eval.shards import ALONE, Shard, at_work
-from advdpnp.eval.unit import CORRUPTION
 from advdpnp.randomness import isolated_rng
 from advdpnp.zoo import LoadedModel
 
@@ -37,7 +36,7 @@ def evaluate_models(
     batch_size: int | None = None,
     device: str | torch.device | None = None,
     corruptions: str = "none",
-    corruption_types: str = "benchmark",
+    corruption_types: str | Sequence[str] = "benchmark",
     data_root: Path | None = None,
     engine: str = "own",
     precision: str = FULL,
@@ -50,7 +49,8 @@ def evaluate_models(
 
     Verdicts are on disk as they are found: after an interruption the same call continues. The rows have exactly the
     samples asked for; attacks that an earlier evaluation has stored for all of these are shown too. The written table
-    adds the rows of whatever else is complete in ``out``.
+    adds the rows of whatever else is complete in ``out``. A model that stops answering (its logits become NaN under
+    attack, say) stops the others only where several processes share the work; what it left unanswered is raised last.
 
     Args:
         models: what to evaluate. Their modes, weights and devices are afterwards as before.
@@ -64,7 +64,8 @@ def evaluate_models(
         batch_size: most images in work at once.
         device: None or "auto" takes a GPU if there is one.
         corruptions: "none", "auto" or "cifar10-c".
-        corruption_types: "benchmark" (15, whose mean is reported), "all" (4 extra ones too), or names with commas.
+        corruption_types: "benchmark" (15, whose mean is reported), "all" (4 extra ones too), or names
+            (a sequence of them, or one text with commas).
         data_root: where official corrupted images are looked for.
         engine: "own", or "reference" for the same attacks of torchattacks and pyautoattack.
         precision: of our searches: "32", "tf32", "bf16" or "auto". Successes count in float32 only; the columns of a
@@ -113,15 +114,25 @@ def evaluate_models(
             command=command_line() if command is None else command,
         )
     asked: set[str] = set()
+    failures: list[ModelError] = []
     with isolated_rng(), at_work(shard, out):
         for model in models:
-            asked |= run_model(model, plan, out)
+            try:
+                asked |= run_model(model, plan, out)
+            except ModelError as error:
+                if shard.world > 1:  # the others would wait for this model's verdicts
+                    raise
+                failures.append(error)
+    if len(failures) == len(models):
+        raise failures[0]
     if not shard.first:
         return tabulate_rows([])
     rows = _rows_asked_for(models, plan, out, asked)
     keys = {row.key for row in rows}
     others = [row for row in make_rows(find_results([out])) if row.key not in keys]
     write_leaderboard(tabulate_rows([*rows, *others]), out)
+    if failures:
+        raise failures[0]
     return tabulate_rows(rows)
 
 
@@ -144,8 +155,6 @@ def _rows_asked_for(models: Sequence[LoadedModel], plan: Plan, out: Path, asked:
     def concerns(unit: StoredUnit) -> bool:
         if (unit.model.name, unit.model.weights_hash) not in names or unit.data != plan.dataset.test.content_hash:
             return False
-        if unit.label.startswith(CORRUPTION):
-            return unit.hash in asked or plan.corruptions is None
         return unit.threat is None or (unit.threat[:2] in radii and unit.seed == plan.seed)
 
     return make_rows([unit for unit in find_results([out]) if concerns(unit)], plan.samples, preferred=asked)

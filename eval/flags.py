@@ -27,6 +27,10 @@ FLAGS = {
         "an attack that should be stronger left significantly more samples robust than a weaker one",
         "believe the weaker attack; look for masked gradients",
     ),
+    "single-step": Meaning(
+        "more than two thirds of the samples hold under FGSM, and PGD breaks more than two thirds of these",
+        "training on single steps has overfitted to them: believe PGD; train with a random start, or with PGD",
+    ),
     "zero-gradient": Meaning(
         "more than 5 % of the attacked samples had a gradient that is exactly zero or not a number",
         "look for saturated softmax, rounding or detached layers; attack margins, and a differentiable stand-in (BPDA)",
@@ -73,7 +77,7 @@ FLAGS = {
         "attack it with an attack that knows the defence (Croce et al. 2022)",
     ),
     "softmax": Meaning(
-        "the model's output is a probability: gradients vanish where it is sure",
+        "the model's output is squeezed as a probability is (softmax, sigmoid): gradients vanish where it is sure",
         "return the logits",
     ),
     "quantised": Meaning(
@@ -104,6 +108,9 @@ SMALL_SHARE = 0.05
 GAP_POINTS = 0.05
 LARGE_SHARE = 0.25
 JUMP = 0.1
+MOST = 2 / 3
+"""Honest nets that lose little to FGSM lose little more to PGD; undefended ones lose more than this to FGSM already,
+where PGD breaks most of the rest."""
 
 
 class Flag(NamedTuple):
@@ -131,6 +138,29 @@ def _order(row: Row) -> Iterator[Flag]:
             yield Flag(
                 "order", f"of {row.measured_samples} images, {weaker} leaves {shares[0]}, {stronger} {shares[1]}"
             )
+
+
+def _single_step(row: Row) -> Iterator[Flag]:
+    """Catastrophic overfitting (Wong et al. 2020): the loss is bent so that one step of the training radius misses."""
+    iterative = sorted((a for a in row.attacks if (_steps(a) or 0) > 1), key=lambda a: _steps(a) or 0)
+    if "fgsm" in row.attacks and iterative:
+        once, often = ~row.broken("fgsm"), ~row.broken(iterative[-1])
+        if _mostly_overfitted(~row.clean_wrong, once, often):
+            yield Flag("single-step", f"fgsm leaves {_percent(once)}, {iterative[-1]} {_percent(often)}")
+    right = _right(row.measured.get("search", {}))
+    clean = _right(row.measured.get("answers", {})).get("clean")
+    if clean is None or not {"fgsm", "pgd-20"} <= set(right) or len(clean) != len(right["fgsm"]):
+        return
+    once, often = right["fgsm"] & clean, right["pgd-20"]
+    if _mostly_overfitted(clean, once, often):
+        shares = _percent(once), _percent(often)
+        yield Flag("single-step", f"of {row.measured_samples} images, fgsm leaves {shares[0]}, pgd-20 {shares[1]}")
+
+
+def _mostly_overfitted(clean: np.ndarray, once: np.ndarray, often: np.ndarray) -> bool:
+    """Whether most samples that are right unchanged are after one step, and few of these after many."""
+    few = (once & often).sum() < (1 - MOST) * once.sum()
+    return bool(once.sum() > MOST * clean.sum() and few and _more(once, often))
 
 
 def _larger_eps(row: Row, others: Sequence[Row]) -> Iterator[Flag]:
@@ -221,14 +251,32 @@ def _answers(row: Row) -> Iterator[Flag]:
         yield Flag("train-mode", ", ".join(modules[:3]) + (" and more" if modules[3:] else ""))
     if calls := found.get("differentiations"):
         yield Flag("dynamic", f"{calls} calls of autograd in one forward")
-    if found.get("probabilities"):
-        yield Flag("softmax", "every row of the output adds up to 1")
+    if squeezed := _squeezed(found):
+        yield Flag("softmax", squeezed)
     if (share := found.get("overlooked", 0.0)) > SMALL_SHARE:
         yield Flag("quantised", f"{100 * share:.0f} % of {row.measured_samples} images: same logits after a nudge")
     right = _right(found)
-    for name in ("normalised", "denormalised"):
+    for name in ("normalised", "denormalised") if "clean" in right else ():
         if name in right and right[name].mean() > right["clean"].mean() + JUMP and _more(right[name], right["clean"]):
             yield Flag("normalisation", f"{_percent(right[name])} right {name}, {_percent(right['clean'])} as they are")
+
+
+def _squeezed(found: dict[str, Any]) -> str:
+    """What shows that the outputs are no logits; "" if nothing does.
+
+    Honest logits may have a constant sum (vectors of classes in a simplex give zero) or lie close together, but then
+    some are negative.
+    """
+    if found.get("probabilities"):
+        return "every row of the output adds up to 1"
+    ends = found.get("outputs")
+    if not ends or ends["lowest"] < 0 or ends["lowest"] == ends["highest"]:
+        return ""
+    if ends["highest"] <= 1:
+        return "every output lies in [0, 1]"
+    if ends["greatest_sum"] - ends["least_sum"] < 1e-3 * ends["greatest_sum"]:
+        return f"no output is negative, and every row adds up to {ends['greatest_sum']:.4g}"
+    return ""
 
 
 def _search(row: Row) -> Iterator[Flag]:
@@ -242,13 +290,13 @@ def _search(row: Row) -> Iterator[Flag]:
     if large is not None and large.mean() > SMALL_SHARE:
         yield Flag("large-eps", f"{_percent(large)} of {row.measured_samples} images")
     if "fgsm" in right and clean is not None and len(clean) == len(right["fgsm"]):
-        for name, other in (("clean", clean), ("noise", right["noise"])):
-            if _more(right["fgsm"], other):
+        for name, other in (("clean", clean), ("noise", right.get("noise"))):
+            if other is not None and _more(right["fgsm"], other):
                 yield Flag("above-clean", f"fgsm {_percent(right['fgsm'])} right, {name} {_percent(other)}")
 
 
 _CHECKS: tuple[Callable[[Row], Iterator[Flag]], ...] = (
-    _order, _zero_gradient, _ce_margin_gap, _black_box, _unverified, _facts, _answers, _search,
+    _order, _single_step, _zero_gradient, _ce_margin_gap, _black_box, _unverified, _facts, _answers, _search,
 )  # fmt: skip
 
 

@@ -47,7 +47,7 @@ def build_leaderboard(folders: Sequence[Path], mce_baseline: str | None = None) 
         mce_baseline: name of the model whose errors those of the others are divided by, in a column ``mce``.
 
     Raises:
-        AdvdpnpError: a folder holds no results, a file is damaged, or the baseline cannot be compared with.
+        AdvdpnpError: a folder holds no results, a file is damaged, or nothing is known of the baseline.
     """
     return tabulate_rows(make_rows(find_results(folders)), mce_baseline)
 
@@ -60,15 +60,15 @@ def tabulate_rows(rows: Sequence[Row], mce_baseline: str | None = None) -> pd.Da
         accuracies.append(MEAN)
     records = [_record(row, rows) for row in rows]
     if mce_baseline:
-        for record, mce in zip(records, mean_corruption_errors(rows, mce_baseline), strict=True):
-            record |= {"mce": mce, "mce_baseline": mce_baseline}
+        for record, (mce, why) in zip(records, mean_corruption_errors(rows, mce_baseline), strict=True):
+            record |= {"mce": mce, "mce_baseline": mce_baseline, "mce_note": why}
     for record, p in zip(records, against_the_best(rows), strict=True):
         record["worst_case_p"] = p
     bounds = [f"{name}_{side}" for name in accuracies for side in ("low", "high")]
     columns = [
         "model", *accuracies, "n", "flags", "method", "architecture", "parameters", "min_separation",
         "training_seconds", "worst_case_p", *detail_columns(records),
-        *(("mce", "mce_baseline") if mce_baseline else ()), *bounds, "norm", "eps", "eps_text",
+        *(("mce", "mce_baseline", "mce_note") if mce_baseline else ()), *bounds, "norm", "eps", "eps_text",
         "seed", "dataset", "corruption_source", "weights_hash", "data_hash", "definitions", "versions", "device",
         "date", "command", "forwards", "backwards", "seconds", "flag_details",
     ]  # fmt: skip

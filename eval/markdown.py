@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
-from advdpnp.eval.corruption_columns import COUNT, GROUP_COLUMNS, MEAN, TYPE, is_detail
+from advdpnp.eval.corruption_columns import GROUP_COLUMNS, MEAN, TYPE, corruption_notes, is_detail
 from advdpnp.eval.flags import FLAGS
 from advdpnp.eval.tables import Table, cut_into_tables
 
@@ -66,10 +66,8 @@ def _corruption_tables(part: pd.DataFrame) -> list[str]:
             heads[groups.index("mce")] = f"mCE against {escape(part['mce_baseline'].iloc[0])}"
         by_model = ([escape(str(row["model"])), *(number(row[name]) for name in groups)] for _, row in rows.iterrows())
         lines += ["", *table(["model", *heads], by_model)]
-    fewer = rows[rows[COUNT] < rows["n"]] if COUNT in rows else rows[:0]
-    if len(fewer):
-        numbers = " or ".join(map(str, sorted(set(fewer[COUNT].tolist()))))
-        lines += ["", f"Corruptions were judged on fewer images than n: {numbers}."]
+    for note in corruption_notes(part):
+        lines += ["", escape(note)]
     if types:
         models = [escape(str(name)) for name in rows["model"]]
         by_type = ([escape(name.removeprefix(TYPE)), *map(number, rows[name])] for name in types)

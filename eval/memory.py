@@ -45,7 +45,7 @@ def evaluate(
     batch_size: int | None = None,
     device: str | torch.device | None = None,
     corruptions: str = "none",
-    corruption_types: str = "benchmark",
+    corruption_types: str | Sequence[str] = "benchmark",
     name: str = "model",
     progress: Progress | None = None,
 ) -> Evaluation:
@@ -62,7 +62,7 @@ def evaluate(
         batch_size: most images in work at once.
         device: where to run; None is where the model is.
         corruptions: "none" or "auto".
-        corruption_types: "benchmark" (15), "all" (19), or names with commas.
+        corruption_types: "benchmark" (15), "all" (19), or names: ["fog", "snow"], or one text with commas.
         name: what the row calls the model.
         progress: is told what happens.
 

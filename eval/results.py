@@ -205,15 +205,21 @@ class Row:
         """Of all cells: "cifar10-c" or "cifar10-c (regenerated)"; "" without any."""
         return next((unit.source for unit in self.cells.values()), "")
 
+    @cached_property
+    def corruption_samples(self) -> np.ndarray:
+        """Those of the row's samples that every cell has judged, sorted, int64."""
+        shared = self.samples
+        for unit in self.cells.values():
+            shared = np.intersect1d(shared, unit.samples)
+        return shared
+
     def corruption_accuracy(self) -> pd.DataFrame:
-        """Accuracy per cell on those of the row's samples that every cell has judged.
+        """Accuracy per cell on ``corruption_samples``.
 
         Returns:
             Columns type, severity, accuracy (in [0, 1]), n; empty without cells.
         """
-        shared = self.samples
-        for unit in self.cells.values():
-            shared = np.intersect1d(shared, unit.samples)
+        shared = self.corruption_samples
         rows = [
             {
                 "type": name,
@@ -309,11 +315,11 @@ def _rows_of_one_model(
 
 
 def _of_one_source(units: list[StoredUnit], preferred: Container[str]) -> dict[tuple[str, int], StoredUnit]:
-    """Cells of official or of regenerated images, of one seed: those asked for, else the most, else the newest."""
-    by_source: dict[tuple[str, object], dict[tuple[str, int], StoredUnit]] = {}
+    """Cells of one source, seed and version: those asked for, else the most, else the newest."""
+    by_source: dict[tuple[object, ...], dict[tuple[str, int], StoredUnit]] = {}
     for unit in units:
         made = unit.info["identity"].get("corruption") or {}
-        by_source.setdefault((unit.source, made.get("seed")), {})[_cell(unit.label)] = unit
+        by_source.setdefault((unit.source, made.get("seed"), made.get("version")), {})[_cell(unit.label)] = unit
 
     def rank(cells: dict[tuple[str, int], StoredUnit]) -> tuple[bool, int, str]:
         return any(u.hash in preferred for u in cells.values()), len(cells), max(u.date for u in cells.values())

@@ -32,9 +32,9 @@ from advdpnp.eval.sanity import (
     SANITY_SAMPLES,
     Measured,
     Subject,
+    is_measured,
     measure_answers,
     measure_search,
-    sanity_path,
     training_modules,
     write_measured,
 )
@@ -62,6 +62,10 @@ def run_model(loaded: LoadedModel, plan: Plan, out: Path) -> set[str]:
 
     Returns:
         Hashes of all units that the plan asks for.
+
+    Raises:
+        ModelError: the model stops answering on the way; its name stands before what it was asked.
+        AdvdpnpError: it cannot be evaluated, or the folder not be written.
     """
     identity = ModelIdentity(
         name=loaded.name,
@@ -80,7 +84,7 @@ def run_model(loaded: LoadedModel, plan: Plan, out: Path) -> set[str]:
             try:
                 return set(_Run(loaded, plan, folder, out, shape).everything())
             except ModelError as error:
-                raise AdvdpnpError(f"{loaded.name}: {error}") from error
+                raise ModelError(f"{loaded.name}: {error}") from error
             except torch.OutOfMemoryError:
                 # Another shape makes other units: nothing found under this one is mixed with what follows.
                 if shape == 1:
@@ -123,6 +127,15 @@ def _blaming(what: str, remedy: str) -> Iterator[None]:
         raise
     except (Exception, SystemExit) as error:
         raise AdvdpnpError(f"{what}: {first_line(error)}; {remedy}") from error
+
+
+@contextmanager
+def _kept(what: str) -> Iterator[None]:
+    """A model that stops answering is told of with what it was asked, and that nothing found so far is lost."""
+    try:
+        yield
+    except ModelError as error:
+        raise ModelError(f"{what}: {error}; what was judged before is kept") from error
 
 
 class _Run:
@@ -201,7 +214,7 @@ class _Run:
         for threat in (None, *(self.plan.threats if attacked else ())):
             norm, eps, text = ("", None, "") if threat is None else (threat.norm, threat.eps, threat.text)
             about = Measured(self.weights_hash, self._data, len(samples), self.plan.seed, norm, eps, text, {})
-            if norm == "l1" or sanity_path(self.folder.path, about).exists():
+            if norm == "l1" or is_measured(self.folder.path, about):
                 continue
             modules = training_modules(self.model) if threat is None else []
             with evaluation_mode(self.model):
@@ -349,7 +362,10 @@ class _Run:
         own = np.intersect1d(self.folder.stored(unit), samples)
         threat = "" if unit.threat is None else f", {unit.threat.label}"
         progress.start(self.name, unit.label + threat, len(samples), len(own))
-        with self.folder.writer(unit, samples, self._facts(seed), complete=shard.first) as writer:
+        with (
+            _kept(f"{unit.label}{threat}"),
+            self.folder.writer(unit, samples, self._facts(seed), complete=shard.first) as writer,
+        ):
             if shard.first:
                 self._gather(unit, writer)
             mine = np.setdiff1d(shard.share(samples) if shared else samples, known)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.ticker import MultipleLocator
 
-from advdpnp.corruption import BENCHMARK, EXTRA
+from advdpnp.corruption import BENCHMARK, in_order
 from advdpnp.drawing import GRID, QUIET, bare, drawing, heat_cells, spread_labels
 from advdpnp.eval.results import Row
 from advdpnp.eval.unit import file_name
@@ -46,7 +46,7 @@ def draw_corruptions(rows: Sequence[Row], colours: dict[str, str], out: Path) ->
 
 def _draw_heat_map(row: Row, table: pd.DataFrame, path: Path) -> None:
     grid = 100 * table.pivot(index="type", columns="severity", values="accuracy")
-    grid = grid.loc[_usual_order(list(grid.index))]
+    grid = grid.loc[in_order(grid.index)]
     usual = grid[grid.index.isin(list(BENCHMARK))]
     averaged = usual if len(usual) == len(BENCHMARK) else grid
     clean, mean = 100 * (~row.clean_wrong).mean(), float(averaged.to_numpy().mean())
@@ -65,12 +65,6 @@ def _draw_heat_map(row: Row, table: pd.DataFrame, path: Path) -> None:
             f"accuracy in percent, {source}, {n:,} images\nclean {clean:.1f}, mean of {averaged.size} cells {mean:.1f}",
             (0, 1), xytext=(0, 5), xycoords="axes fraction", textcoords="offset points", color=QUIET, fontsize=7.5,
         )  # fmt: skip
-
-
-def _usual_order(kinds: list[str]) -> list[str]:
-    """The order of the benchmark (noise, blur, weather, digital), the extra ones, then the others by name."""
-    usual = [*BENCHMARK, *EXTRA]
-    return sorted(kinds, key=lambda kind: (usual.index(kind) if kind in usual else len(usual), kind))
 
 
 def _shared_types(tables: Sequence[pd.DataFrame]) -> set[str]:

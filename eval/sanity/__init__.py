@@ -6,18 +6,18 @@ verdicts. What they mean is said in ``advdpnp.eval.flags``.
 
 from advdpnp.eval.sanity.answers import measure_answers, training_modules
 from advdpnp.eval.sanity.search import measure_search
-from advdpnp.eval.sanity.stored import SANITY_SAMPLES, Measured, measured_of, read_measured, sanity_path, write_measured
+from advdpnp.eval.sanity.stored import SANITY_SAMPLES, Measured, is_measured, measured_of, read_measured, write_measured
 from advdpnp.eval.sanity.subject import Subject
 
 __all__ = [
     "SANITY_SAMPLES",
     "Measured",
     "Subject",
+    "is_measured",
     "measure_answers",
     "measure_search",
     "measured_of",
     "read_measured",
-    "sanity_path",
     "training_modules",
     "write_measured",
 ]

@@ -20,6 +20,7 @@ def measure_answers(subject: Subject) -> dict[str, Any]:
     """Plain numbers; "right" holds a digit per image, 1 where it is classified right.
 
     - ``probabilities``: every row of the output is one. (Their logarithms are as good as logits.)
+    - ``outputs``: the lowest and the highest output, and the least and the greatest sum of a row, on all these images.
     - ``overlooked``: share of images whose logits stay the same, bit by bit, when every value moves by ``NUDGE``.
     - ``differentiations``: calls of autograd inside one forward.
     - ``right``: of clean images, and of these normalised and denormalised by their own mean and deviation.
@@ -28,12 +29,14 @@ def measure_answers(subject: Subject) -> dict[str, Any]:
     logits = subject.logits(x)
     deviation, mean = torch.std_mean(x, dim=(0, 2, 3), keepdim=True)
     deviation = deviation.clamp(min=1e-3)
-    right = {"clean": digits(subject.clean_right)}
+    right, outputs = {"clean": digits(subject.clean_right)}, [logits]
     for name, images in (("normalised", (x - mean) / deviation), ("denormalised", x * deviation + mean)):
         with suppress(ModelError):  # some models refuse what is not in [0, 1], and do well
-            right[name] = digits(subject.right(images))
+            outputs.append(subject.logits(images))
+            right[name] = digits(outputs[-1].argmax(1) == subject.y)
     return {
         "probabilities": _are_probabilities(logits),
+        "outputs": _extent(torch.cat(outputs)),
         "overlooked": _overlooked(subject, logits),
         "differentiations": _differentiations(subject),
         "right": right,
@@ -58,6 +61,12 @@ def digits(which: Tensor) -> str:
 def _are_probabilities(outputs: Tensor) -> bool:
     sums = outputs.sum(1)
     return bool((outputs >= 0).all() and (outputs <= 1).all() and (sums - 1).abs().max() < 1e-3)
+
+
+def _extent(outputs: Tensor) -> dict[str, float]:
+    sums = outputs.sum(1)
+    ends = {"lowest": outputs.min(), "highest": outputs.max(), "least_sum": sums.min(), "greatest_sum": sums.max()}
+    return {name: float(value) for name, value in ends.items()}
 
 
 def _overlooked(subject: Subject, logits: Tensor) -> float:

@@ -98,6 +98,13 @@ def test_list(kind, capsys):
     assert expected[kind] in capsys.readouterr().out
 
 
+def test_the_list_of_corruptions_tells_groups_and_what_is_outside_the_mean(capsys):
+    assert run(["list", "corruptions"]) == 0
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line}
+    assert " weather  " in lines["frost"]
+    assert " noise (extra)  " in lines["speckle_noise"]
+
+
 def test_own_data_from_training_to_leaderboard(npz, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert run(["train", "--recipe", "adv-dpnp", "--dataset", f"npz:{npz}", "--name", "mine", *FAST]) == 0

@@ -31,10 +31,41 @@ def test_files_in_the_official_layout(tmp_path, capsys):
             block = stored[7 * (severity - 1) : 7 * severity].transpose(0, 3, 1, 2)
             assert np.array_equal(block, corrupt(test.images, name, severity).numpy())
     assert "regenerated" in json.loads((out / "regenerated.json").read_text(encoding="utf-8"))["data"]
-    assert run(["corrupt", "--dataset", "digits", "--types", "fog", "--limit", "7", "--out", str(out)]) == 0
-    assert run(["corrupt", "--dataset", "digits", "--types", "snow", "--limit", "9", "--out", str(out)]) == 2
+
+
+def corrupt_digits(out, types, limit=4, *options):
+    return run(["corrupt", "--dataset", "digits", "--types", types, "--limit", str(limit), "--out", str(out), *options])
+
+
+def test_one_call_after_another_fills_a_folder_and_its_sheet(tmp_path):
+    assert corrupt_digits(tmp_path / "both", "snow,fog") == 0
+    assert corrupt_digits(tmp_path / "one", "snow") == 0
+    assert corrupt_digits(tmp_path / "one", "fog") == 0
+    assert corrupt_digits(tmp_path / "one", "fog") == 0
+    assert (tmp_path / "one" / "sheet.png").read_bytes() == (tmp_path / "both" / "sheet.png").read_bytes()
+
+
+def test_a_folder_holds_one_seed_and_one_set_of_images(tmp_path, capsys):
+    out = tmp_path / "digits-c"
+    assert corrupt_digits(out, "fog", 4, "--seed", "1") == 0
+    marker = (out / "regenerated.json").read_bytes()
+    assert corrupt_digits(out, "snow") == 2
+    assert "holds corruptions of seed 1, not 0; choose another folder" in capsys.readouterr().err
+    (out / "labels.npy").unlink()  # as after a kill: the marker alone tells
+    assert corrupt_digits(out, "snow", 5, "--seed", "1") == 2
     assert "corruptions of other images" in capsys.readouterr().err
     assert not (out / "snow.npy").exists()
+    assert (out / "regenerated.json").read_bytes() == marker
+    (out / "regenerated.json").write_text("{}")
+    assert corrupt_digits(out, "snow", 4, "--seed", "1") == 2
+    assert "does not tell how the files beside it were made" in capsys.readouterr().err
+
+
+def test_the_folder_is_no_file(tmp_path, capsys):
+    (tmp_path / "afile").write_text("mine")
+    assert corrupt_digits(tmp_path / "afile", "fog") == 2
+    assert "is a file; give a folder" in capsys.readouterr().err
+    assert (tmp_path / "afile").read_text() == "mine"
 
 
 @pytest.mark.parametrize(

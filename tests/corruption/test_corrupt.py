@@ -2,6 +2,7 @@
 
 import itertools
 
+import numpy as np
 import pytest
 import torch
 
@@ -36,7 +37,6 @@ def test_the_benchmark_has_fifteen_types_in_four_groups_and_four_extra_ones():
     assert set(NAMES) == set(CORRUPTIONS.names())
     for name in NAMES:
         corruption = find_corruption(name)
-        assert corruption.benchmark == (name in BENCHMARK)
         assert corruption.group in GROUPS
         assert name not in BENCHMARK or name in GROUPS[corruption.group]
     assert all(entry.description and entry.reference for entry in CORRUPTIONS)
@@ -169,7 +169,21 @@ def test_types_are_chosen_by_group_and_name():
         choose_types("fog,spater")
 
 
-@pytest.mark.parametrize("severity", [0, 6, -1, 2.5, True])
+def test_types_are_chosen_by_a_list_of_names_too():
+    assert choose_types(["snow", " fog"]) == ("snow", "fog")
+    assert choose_types(("spatter", "benchmark")) == ("spatter", *BENCHMARK)
+    with pytest.raises(AdvdpnpError, match="no corruption is named"):
+        choose_types([])
+    for wrong in (None, 3, ["fog", None]):
+        with pytest.raises(AdvdpnpError, match="give benchmark, all, or names"):
+            choose_types(wrong)
+
+
+def test_a_severity_of_numpy_is_a_whole_number(natural):
+    assert torch.equal(corrupt(natural[:2], "fog", np.int64(3)), corrupt(natural[:2], "fog", 3))
+
+
+@pytest.mark.parametrize("severity", [0, 6, -1, 2.5, 1.0, "1", None, True])
 def test_a_severity_out_of_range_is_refused(severity, natural):
     with pytest.raises(AdvdpnpError, match="whole number from 1 to 5"):
         corrupt(natural, "fog", severity)
@@ -194,19 +208,66 @@ def test_sample_indices_must_match_the_images(natural):
         corrupt(natural, "fog", 1, sample=torch.arange(99))
 
 
-def test_a_users_own_corruption_is_declared_like_ours(natural):
-    @declare("test-negative", group="digital", constants=((0,),) * 5, description="inverted, for a test")
-    def negative(images, draw, nothing):
-        return 255 - images
+@pytest.fixture
+def own():
+    """own(operation, name): declares a corruption for one test."""
+    names = []
 
-    try:
-        assert torch.equal(corrupt(natural, "test-negative", 2), 255 - natural)
-        with pytest.raises(AdvdpnpError, match="rename one"):
-            declare("test-negative", group="digital", constants=((0,),) * 5, description="again")(negative)
-    finally:
-        del CORRUPTIONS._entries["test-negative"]
-    with pytest.raises(AdvdpnpError, match="give five"):
-        declare("test-short", group="digital", constants=((0,),), description="too few severities")
+    def add(operation, name="test-own", constants=((0,),) * 5):
+        declare(name, group="digital", constants=constants, description="for a test")(operation)
+        names.append(name)
+
+    yield add
+    for name in names:
+        del CORRUPTIONS._entries[name]
+
+
+def test_a_users_own_corruption_is_declared_like_ours(natural, own):
+    own(lambda images, draw, nothing: 255 - images)
+    assert torch.equal(corrupt(natural, "test-own", 2), 255 - natural)
+    with pytest.raises(AdvdpnpError, match="rename one"):
+        own(lambda images, draw, nothing: images)
+
+
+@pytest.mark.parametrize("name", ["a/b", "", "..", "fog,snow", "two words", "all", "none", "labels", "{x}"])
+def test_a_corruption_is_called_what_files_and_options_can_be(own, name):
+    with pytest.raises(AdvdpnpError, match="a corruption cannot be called"):
+        own(lambda images, draw, nothing: images, name)
+
+
+@pytest.mark.parametrize("constants", [((0,),), (1, 2, 3, 4, 5)])
+def test_constants_are_a_tuple_for_each_severity(own, constants):
+    with pytest.raises(AdvdpnpError, match="must be five tuples"):
+        own(lambda images, draw, nothing: images, constants=constants)
+
+
+def test_a_plug_in_cannot_enter_the_mean():
+    with pytest.raises(TypeError, match="benchmark"):
+        declare("test-mean", group="digital", constants=((0,),) * 5, description="no", benchmark=True)
+
+
+@pytest.mark.parametrize(
+    ("operation", "sentence"),
+    [
+        (lambda images, draw, nothing: images[:, :, 1:], r"made torch.uint8 of shape \(9, 3, 31, 32\) of"),
+        (lambda images, draw, nothing: images / 255, "made torch.float32 of shape .* must return uint8"),
+        (lambda images, draw, nothing: images[0], "of the same shape"),
+        (lambda images, draw, nothing: None, "made NoneType of images"),
+        (lambda images, draw, nothing: images @ nothing, "'test-own' fails: TypeError: .*; mend its code"),
+        (lambda images, draw: images, "'test-own' fails: TypeError: .*; mend its code"),
+    ],
+)  # fmt: skip
+def test_what_a_users_own_corruption_does_wrong_is_one_sentence(natural, own, operation, sentence):
+    own(operation)
+    with pytest.raises(AdvdpnpError, match=sentence):
+        corrupt(natural[:9], "test-own", 2)
+
+
+def test_an_operation_that_writes_on_its_images_leaves_the_callers_alone(natural, own):
+    own(lambda images, draw, nothing: images.zero_())
+    before = natural.clone()
+    assert not corrupt(natural, "test-own", 1).any()
+    assert torch.equal(natural, before)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

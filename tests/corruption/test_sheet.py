@@ -33,3 +33,11 @@ def test_unknown_types_are_not_drawn(tmp_path):
     with pytest.raises(AdvdpnpError, match="fogg"):
         draw_sheet(torch.zeros(3, 32, 32, dtype=torch.uint8), tmp_path / "sheet.png", names=["fogg"])
     assert not list(tmp_path.iterdir())
+
+
+def test_a_sheet_needs_a_type_and_takes_a_path_as_text(tmp_path):
+    image = torch.zeros(1, 8, 8, dtype=torch.uint8)
+    with pytest.raises(AdvdpnpError, match="nothing to draw"):
+        draw_sheet(image, tmp_path / "sheet.png", names=[])
+    draw_sheet(image, str(tmp_path / "sheet.png"), names=["fog"])
+    assert (tmp_path / "sheet.png").exists()

@@ -14,6 +14,7 @@ from advdpnp.attacks.contract import StageRecord
 from advdpnp.attacks.flight import Findings
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.checkpoint import weights_hash
+from advdpnp.corruption import BENCHMARK
 from advdpnp.datasets import Dataset, Split
 from advdpnp.errors import AdvdpnpError
 from advdpnp.eval import evaluate as evaluate_module
@@ -384,10 +385,9 @@ class Dimmed:
     """Corruptions that need no corruption code."""
 
     label = "toy-c (regenerated)"
-    cells = (("fog", 1), ("fog", 2))
 
-    def __init__(self, dataset: Dataset) -> None:
-        self.dataset = dataset
+    def __init__(self, dataset: Dataset, cells: Sequence[tuple[str, int]] = (("fog", 1), ("fog", 2))) -> None:
+        self.dataset, self.cells = dataset, cells
 
     def images(self, name: str, severity: int, sample: Tensor) -> Tensor:
         return self.dataset.test.images[sample] // 2**severity
@@ -408,6 +408,21 @@ def test_corruption_cells_are_units_and_a_column(
     (unit,) = [unit for unit in find_results([tmp_path]) if unit.label == "corruption/fog/2"]
     assert 1 - unit.frame["success"].mean() == pytest.approx(right[1])
     assert len(list(tmp_path.rglob("corruption_fog_*.parquet"))) == 2
+
+
+def test_asking_for_one_type_leaves_the_mean_of_all_that_are_stored(
+    tmp_path: Path, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def source(mode: str, data: Dataset, root: Path | None, seed: int, types: str) -> Dimmed:
+        names = BENCHMARK if types == "benchmark" else types.split(",")
+        return Dimmed(data, [(name, severity) for name in names for severity in range(1, 6)])
+
+    monkeypatch.setattr(evaluate_module, "corruption_cells", source)
+    whole = run(tmp_path, dataset, attacks="none", corruptions="auto").iloc[0]
+    part = run(tmp_path, dataset, attacks="none", corruptions="auto", corruption_types="fog").iloc[0]
+    assert part["corruptions"] == whole["corruptions"] > 0
+    fewer = run(tmp_path, dataset, attacks="none", corruptions="auto", corruption_types="fog", limit=N - 1).iloc[0]
+    assert fewer["corruptions_n"] == N - 1
 
 
 @pytest.mark.parametrize(
@@ -459,7 +474,7 @@ def test_in_memory_evaluation_with_corruptions_of_float_images() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(3072, 3))
     row = evaluate(model, x, [0, 1, 2, 0], attacks="none", corruptions="auto").row.iloc[0]
     assert 0 <= row["corruptions"] <= 100
-    chosen = evaluate(model, x, [0, 1, 2, 0], attacks="none", corruptions="auto", corruption_types="saturate,fog")
+    chosen = evaluate(model, x, [0, 1, 2, 0], attacks="none", corruptions="auto", corruption_types=["saturate", "fog"])
     assert set(chosen.verdicts["attack"]) == {
         "clean",
         *(f"corruption/{n}/{s}" for n in ("fog", "saturate") for s in range(1, 6)),
@@ -468,6 +483,8 @@ def test_in_memory_evaluation_with_corruptions_of_float_images() -> None:
     assert pd.isna(chosen.row.iloc[0]["corruptions"])
     with pytest.raises(AdvdpnpError, match="fgo"):
         evaluate(model, x, [0, 1, 2, 0], attacks="none", corruptions="auto", corruption_types="fgo")
+    with pytest.raises(AdvdpnpError, match="give benchmark, all, or names"):
+        evaluate(model, x, [0, 1, 2, 0], attacks="none", corruptions="auto", corruption_types=None)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -50,6 +50,36 @@ def test_order_is_not_raised_by_chance_or_where_there_is_none(store_model: Store
     assert [flags for flags in build_leaderboard([out])["flags"] if flags] == []
 
 
+@pytest.mark.parametrize(
+    ("robust", "raised"),
+    [
+        ({"clean": 0.9, "fgsm": 0.8, "pgd-20": 0.02}, ["single-step"]),  # overfitted to one step
+        ({"clean": 0.9, "fgsm": 0.8, "pgd-5": 0.5, "pgd-20": 0.1}, ["single-step"]),
+        ({"clean": 0.9, "fgsm": 0.3, "pgd-20": 0.0}, []),  # undefended
+        ({"clean": 0.9, "fgsm": 0.63, "pgd-20": 0.4}, []),  # undefended, small radius
+        ({"clean": 0.5, "fgsm": 0.3, "pgd-20": 0.28}, []),  # defended
+        ({"clean": 0.9, "fgsm": 0.8}, []),
+    ],
+)
+def test_a_net_that_only_one_step_leaves_right_is_named(
+    store_model: Store, robust: dict[str, float], raised: list[str]
+) -> None:
+    assert codes(store_model("net", robust)) == raised
+
+
+def test_a_net_that_only_one_step_leaves_right_is_named_by_what_was_measured(store_model: Store) -> None:
+    out = store_model("net", {"clean": 0.9, "cw": 0.1}, n=100)
+    row = build_leaderboard([out]).iloc[0]
+    right = {"clean": "1" * 90 + "0" * 10, "fgsm": "1" * 80 + "0" * 20, "pgd-20": "1" * 5 + "0" * 95}
+    for norm, eps, text in (("", None, ""), ("linf", 8 / 255, "8/255")):
+        numbers = {"right": right if norm else {"clean": right["clean"]}}
+        measured = Measured(row["weights_hash"], "d" * 64, 100, 0, norm, eps, text, numbers)
+        write_measured(next(out.glob("net-*")), measured)
+    row = build_leaderboard([out]).iloc[0]
+    assert row["flags"] == "single-step"
+    assert "of 100 images, fgsm leaves 80.00 %, pgd-20 5.00 %" in row["flag_details"]
+
+
 @pytest.mark.parametrize(("share", "raised"), [(0.04, []), (0.06, ["zero-gradient"])])
 @pytest.mark.parametrize("attack", ["fgsm", "pgd-20"])
 def test_zero_gradient_is_raised_above_5_percent_of_attacked_samples(
@@ -159,7 +189,7 @@ def test_what_was_measured_is_flagged_with_what_was_seen(store_model: Store) -> 
     raised = codes(out)
     assert set(raised) == {
         "order", "zero-gradient", "rising-loss", "large-eps", "above-clean", "train-mode", "dynamic", "softmax",
-        "quantised", "normalisation", "rounding",
+        "quantised", "normalisation", "rounding", "single-step",
     }  # fmt: skip
     assert "20 % of 100 images, during PGD: zero" in build_leaderboard([out]).iloc[0]["flag_details"]
 

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from scipy.stats import binomtest
 
+from advdpnp.cli import run
 from advdpnp.corruption import BENCHMARK, EXTRA, GROUPS, SEVERITIES
 from advdpnp.errors import AdvdpnpError
 from advdpnp.eval.columns import meaning_of
@@ -244,14 +245,71 @@ def test_mean_corruption_error_against_a_named_baseline(store_model: Store, tmp_
         build_leaderboard([out], mce_baseline="bas")
 
 
+def mce_of(out: Path, baseline: str = "base") -> dict[str, tuple[float, str]]:
+    frame = build_leaderboard([out], mce_baseline=baseline)
+    return {row["model"]: (row["mce"], row["mce_note"]) for _, row in frame.iterrows()}
+
+
 def test_official_and_regenerated_corruptions_never_meet(store_model: Store) -> None:
     out = store_model("base", ALL, cells=all_cells(lambda name, severity: 0.5))
     store_model("net", ALL, cells=all_cells(lambda name, severity: 0.6), source="cifar10-c")
-    with pytest.raises(AdvdpnpError, match=r"on cifar10-c and the baseline base on cifar10-c \(regenerated\)"):
-        build_leaderboard([out], mce_baseline="base")
+    found = mce_of(out)
+    assert found["base"] == (100, "")
+    assert np.isnan(found["net"][0])
+    assert found["net"][1] == "judged on cifar10-c, base on cifar10-c (regenerated)"
+    frame = build_leaderboard([out], mce_baseline="base")
+    assert "No mCE for net: judged on cifar10-c, base on cifar10-c (regenerated)." in to_markdown(frame)
     store_model("net", ALL, cells={("fog", 1): 0.1})
     row = build_leaderboard([out]).set_index("model").loc["net"]
     assert (row["corruption_source"], row["corruptions"]) == ("cifar10-c", 60)
+
+
+def test_an_mce_is_over_the_images_of_the_baseline_alone(store_model: Store) -> None:
+    store_model("base", ALL, cells=all_cells(lambda name, severity: 0.5))
+    store_model("same", ALL, cells=all_cells(lambda name, severity: 0.75))
+    out = store_model("fewer", ALL, cells=all_cells(lambda name, severity: 0.75), n=100)
+    found = mce_of(out)
+    assert found["same"] == (50, "")
+    assert np.isnan(found["fewer"][0])
+    assert found["fewer"][1] == "judged on 100 images, base on 200, not the same"
+
+
+def test_an_mce_against_a_baseline_without_errors_is_no_number(store_model: Store) -> None:
+    store_model("base", ALL, cells=all_cells(lambda name, severity: 1.0 if name in ("fog", "snow") else 0.5))
+    out = store_model("net", ALL, cells=all_cells(lambda name, severity: 1.0))
+    for mce, why in mce_of(out).values():
+        assert np.isnan(mce)
+        assert why == "base makes no error on snow, fog, and nothing can be relative to that"
+    assert mce_of(out, "net")["net"][1].startswith("net makes no error on gaussian_noise, shot_noise")
+
+
+def test_the_terminal_shows_what_the_markdown_says_of_corruptions(
+    store_model: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store_model("base", ALL, cells=all_cells(lambda name, severity: 0.5))
+    out = store_model("net", ALL, cells=all_cells(lambda name, severity: 0.75), n=100)
+    store_model("net", {"clean": 0.9}, n=200)
+    assert run(["leaderboard", str(out), "--mce-baseline", "base", "--out", str(tmp_path / "table")]) == 0
+    shown = capsys.readouterr().out
+    head, *lines = shown.splitlines()
+    assert head.split()[-4:] == ["corruptions", "mce", "n", "flags"]
+    assert next(line for line in lines if line.startswith("base")).split()[-3:] == ["50.00", "100.00", "200"]
+    assert "Corruptions were judged on fewer images than n: 100." in shown
+    assert "No mCE for net: judged on 100 images, base on 200, not the same." in shown
+
+
+def test_the_terminal_shows_types_that_no_mean_tells_of(
+    store_model: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cells = {("fog", severity): 0.1 * severity for severity in SEVERITIES}
+    store_model("whole", ALL, cells=all_cells(lambda name, severity: 0.5))
+    out = store_model("fog alone", ALL, cells=cells)
+    assert run(["leaderboard", str(out), "--out", str(tmp_path / "table")]) == 0
+    shown = capsys.readouterr().out
+    assert [line.split() for line in shown.splitlines() if line.startswith(("mean of", "fog  "))] == [
+        ["mean", "of", "five", "severities", "fog", "alone"],
+        ["fog", "30.00"],
+    ]
 
 
 def test_json_holds_the_table_and_says_what_each_column_means(store_model: Store, tmp_path: Path) -> None:

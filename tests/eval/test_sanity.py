@@ -17,6 +17,7 @@ from advdpnp.datasets import Dataset, Split
 from advdpnp.errors import AdvdpnpError
 from advdpnp.eval.evaluate import evaluate_models
 from advdpnp.eval.flags import FLAGS
+from advdpnp.eval.leaderboard import build_leaderboard, read_leaderboard
 from advdpnp.eval.memory import evaluate
 from advdpnp.eval.sanity import Measured, Subject, measure_answers, measure_search, training_modules
 from advdpnp.eval.sanity import search as search_module
@@ -70,8 +71,10 @@ def zoo(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return found
 
 
-def flags_of(model: nn.Module, x: torch.Tensor, y: torch.Tensor, eps: float | str = 0.05) -> list[str]:
-    row = evaluate(model, x, y, eps=eps, attacks="fgsm,pgd-20,cw").row.iloc[0]
+def flags_of(
+    model: nn.Module, x: torch.Tensor, y: torch.Tensor, eps: float | str = 0.05, attacks: str = "fgsm,pgd-20,cw"
+) -> list[str]:
+    row = evaluate(model, x, y, eps=eps, attacks=attacks).row.iloc[0]
     return [code for code in row["flags"].split("; ") if code]
 
 
@@ -189,6 +192,68 @@ def test_a_model_that_fails_while_it_is_suspected_is_flagged_and_evaluated(train
     assert "fails" in flags_of(Picky(), x, y)
 
 
+def test_a_net_that_stops_answering_under_attack_is_told_of_and_what_was_judged_is_kept(
+    trained: Any, tmp_path: Path
+) -> None:
+    net, x, y = trained
+
+    class Cracks(nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            off = (images * 255 - (images * 255).round()).abs().amax((1, 2, 3)) > 1e-3
+            answer: torch.Tensor = net(images)
+            return answer.masked_fill(off[:, None], torch.nan)
+
+    images = (x * 255).round().to(torch.uint8)
+    dataset = Dataset("corners", tuple("abcd"), Split(images[:0], y[:0]), Split(images[:0], y[:0]), Split(images, y),
+                      "none")  # fmt: skip
+    model = LoadedModel(Cracks(), "net", "e" * 64, "cnn", "", 1, {})
+    sentence = "net: fgsm, linf 0.05: the model's logits hold NaN .*; what was judged before is kept"
+    honest = LoadedModel(net, "honest", "f" * 64, "cnn", "", 1, {})
+    with pytest.raises(AdvdpnpError, match=sentence):
+        evaluate_models([model, honest], dataset, out=tmp_path, attacks="fgsm", eps=[0.05])
+    table = read_leaderboard(tmp_path / "leaderboard.csv").set_index("model")
+    assert (table["clean"] > 90).all()
+    assert table["flags"].to_dict() == {"net": "fails", "honest": ""}
+    assert table["fgsm"].notna().to_dict() == {"net": False, "honest": True}
+    with pytest.raises(AdvdpnpError, match=sentence):
+        evaluate_models([model], dataset, out=tmp_path / "alone", attacks="fgsm", eps=[0.05])
+
+
+@pytest.mark.parametrize(
+    "squeeze",
+    [lambda z: z.sigmoid(), lambda z: 2 * z.softmax(1), lambda z: z.softmax(1), lambda z: (3 * z).sigmoid()],
+)
+def test_outputs_that_are_squeezed_are_no_logits(trained: Any, squeeze: Callable[..., torch.Tensor]) -> None:
+    net, x, y = trained
+    assert "softmax" in flags_of(Squeezed(net, squeeze), x, y, attacks="none")
+
+
+@pytest.mark.parametrize(
+    "squeeze",
+    [
+        lambda z: z - z.mean(1, keepdim=True),  # as of classes whose vectors add up to nothing
+        lambda z: z.log_softmax(1),
+        lambda z: 0.01 * z,
+        lambda z: nn.functional.normalize(z, dim=1),
+        lambda z: z.relu(),
+    ],
+)
+def test_honest_logits_of_any_kind_are_not_taken_for_squeezed_ones(
+    trained: Any, squeeze: Callable[..., torch.Tensor]
+) -> None:
+    net, x, y = trained
+    assert "softmax" not in flags_of(Squeezed(net, squeeze), x, y, attacks="none")
+
+
+class Squeezed(nn.Module):
+    def __init__(self, net: nn.Module, squeeze: Callable[..., torch.Tensor]) -> None:
+        super().__init__()
+        self.net, self.squeeze = net, squeeze
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.squeeze(self.net(x))
+
+
 def test_modules_that_stay_in_training_mode_are_named() -> None:
     class Stubborn(nn.BatchNorm2d):
         def train(self, mode: bool = True) -> "Stubborn":
@@ -236,11 +301,38 @@ def test_a_damaged_measurement_is_one_sentence(run: Callable[..., Any], tmp_path
     path.write_text(path.read_text()[:40])
     with pytest.raises(AdvdpnpError, match=r"sanity-linf.* is damaged; delete it"):
         run()
-    path.write_text(json.dumps({**stored, "numbers": None}))
-    with pytest.raises(AdvdpnpError, match="is damaged; delete it"):
-        run()
+    numbers = stored["numbers"]
+    for wrong in (
+        {"numbers": None},
+        {"samples": "all"},
+        {"eps": [0.05]},
+        {"numbers": {**numbers, "rising": "0.1"}},
+        {"numbers": {**numbers, "zero_gradient": None}},
+        {"numbers": {**numbers, "right": {**numbers["right"], "fgsm": [1, 0]}}},
+        {"numbers": {**numbers, "right": {**numbers["right"], "fgsm": "1102"}}},
+        {"numbers": {**numbers, "right": {**numbers["right"], "fgsm": "110"}}},
+    ):
+        path.write_text(json.dumps({**stored, **wrong}))
+        with pytest.raises(AdvdpnpError, match="is damaged; delete it"):
+            build_leaderboard([tmp_path])
     path.unlink()
     run()
+    assert json.loads(path.read_text()) == stored
+
+
+def test_what_another_version_measured_is_measured_again_and_never_left_out(
+    run: Callable[..., Any], tmp_path: Path
+) -> None:
+    run()
+    path = next(tmp_path.rglob("sanity-linf*.json"))
+    stored = json.loads(path.read_text())
+    path.write_text(json.dumps({**stored, "version": 99, "numbers": {"something": "new"}}))
+    with pytest.raises(AdvdpnpError, match=r"sanity-linf.* was made by a newer advdpnp.* update advdpnp, or run"):
+        build_leaderboard([tmp_path])
+    run()
+    assert json.loads(path.read_text()) == stored
+    path.with_name("sanity-linf-new.json").write_text(json.dumps({**stored, "version": 99}))
+    assert len(build_leaderboard([tmp_path])) == 1
 
 
 def test_types_of_corruptions_without_corruptions_are_a_mistake(run: Callable[..., Any]) -> None:
