@@ -1,4 +1,4 @@
-"""What a robustness table needs: an interval for one accuracy, tests and intervals for two, and corrections for many."""
+"""What a robustness table needs: an interval for one accuracy, tests and intervals for two, a correction for many."""
 
 import math
 from collections.abc import Sequence

@@ -51,6 +51,20 @@ class LoadedModel:
         value = metrics.get(name) if isinstance(metrics, dict) else None
         return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """The recipe in the header, without the seed and the description, which say nothing of what is trained."""
+        recipe = self.header.get("recipe")
+        described = recipe if isinstance(recipe, dict) else {}
+        return {key: value for key, value in described.items() if key not in ("seed", "description")}
+
+    @property
+    def training_seed(self) -> int | None:
+        """The seed in the header's recipe; None if it says nothing."""
+        recipe = self.header.get("recipe")
+        seed = recipe.get("seed") if isinstance(recipe, dict) else None
+        return seed if isinstance(seed, int) else None
+
 
 @dataclass(frozen=True)
 class _Found:
