@@ -3,6 +3,7 @@
 import difflib
 import importlib
 import math
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -139,8 +140,8 @@ def _refuse(normalisation: Normalisation | None, spec: str) -> None:
 
 
 def _is_path(spec: str) -> bool:
-    path = Path(spec)
-    return path.suffix == ".safetensors" or (spec != "" and path.exists() and not _is_registered(spec))
+    # Unlike Path.exists, os.path.exists says no to what cannot be the name of a file at all.
+    return Path(spec).suffix == ".safetensors" or (os.path.exists(spec) and not _is_registered(spec))
 
 
 def _load_path(
