@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -86,7 +87,7 @@ def checkpoint_file(path: Path) -> Path:
     Raises:
         AdvdpnpError: it is a folder without that file.
     """
-    if not path.is_dir():
+    if not os.path.isdir(path):  # says no, where Path.is_dir raises, to what cannot be a name of a folder at all
         return path
     if not (path / "best.safetensors").is_file():
         last = path / "last.safetensors"

@@ -258,11 +258,34 @@ def leaderboard(
     mce_baseline: Annotated[
         str | None, typer.Option(metavar="MODEL", help="Add the mCE: errors on corruptions relative to this model's.")
     ] = None,
+    compare: Annotated[
+        str | None,
+        typer.Option(metavar="robustbench", help="Put what RobustBench publishes beside ours, marked as published."),
+    ] = None,
 ) -> None:
     """Make the leaderboard and the figures again from the verdicts of any number of evaluations."""
     from advdpnp.eval.command import leaderboard_command
 
-    leaderboard_command(folders, out or folders[0], mce_baseline)
+    leaderboard_command(folders, out or folders[0], mce_baseline, compare)
+
+
+@app.command(epilog="Example: `advdpnp compare cifar10-adv-dpnp-s0 cifar10-pgd-at-s0 results/cifar10`")
+def compare(
+    first: Annotated[str, typer.Argument(metavar="A", help="Name of a model in the tables.")],
+    second: Annotated[str, typer.Argument(metavar="B", help="Name of the model it is compared with.")],
+    folders: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[FOLDER...]", help="Folders with verdicts of both.", show_default="results"),
+    ] = None,
+    columns: Annotated[
+        str | None, typer.Option(help="Compare only these, such as clean,autoattack.", show_default="all of both")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the table as CSV to this file too.")] = None,
+) -> None:
+    """Compare two models on the same images: difference with a paired interval, and the exact McNemar test."""
+    from advdpnp.eval.compare_command import compare_command
+
+    compare_command(first, second, folders or [Path("results")], columns=columns, out=out)
 
 
 @app.command(epilog="Example: `advdpnp geometry runs/my-run --limit 1000`")

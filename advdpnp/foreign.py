@@ -53,6 +53,8 @@ def is_safetensors(path: Path) -> bool:
         raise AdvdpnpError(f"{path} is a folder, not a file of weights; name the file in it") from None
     except OSError as error:
         raise AdvdpnpError(f"cannot read {path}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise AdvdpnpError(f"{str(path)!r} cannot be the name of a file ({error}); check the path") from error
     if not start:
         raise AdvdpnpError(f"{path} is empty; copy or make it again")
     return len(start) == 9 and start[8:] == b"{" and int.from_bytes(start[:8], "little") < 1 << 32

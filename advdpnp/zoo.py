@@ -3,6 +3,7 @@
 import difflib
 import importlib
 import math
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -50,6 +51,20 @@ class LoadedModel:
         metrics = self.header.get("metrics")
         value = metrics.get(name) if isinstance(metrics, dict) else None
         return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """The recipe in the header, without the seed and the description, which say nothing of what is trained."""
+        recipe = self.header.get("recipe")
+        described = recipe if isinstance(recipe, dict) else {}
+        return {key: value for key, value in described.items() if key not in ("seed", "description")}
+
+    @property
+    def training_seed(self) -> int | None:
+        """The seed in the header's recipe; None if it says nothing."""
+        recipe = self.header.get("recipe")
+        seed = recipe.get("seed") if isinstance(recipe, dict) else None
+        return seed if isinstance(seed, int) else None
 
 
 @dataclass(frozen=True)
@@ -125,8 +140,8 @@ def _refuse(normalisation: Normalisation | None, spec: str) -> None:
 
 
 def _is_path(spec: str) -> bool:
-    path = Path(spec)
-    return path.suffix == ".safetensors" or (spec != "" and path.exists() and not _is_registered(spec))
+    # Unlike Path.exists, os.path.exists says no to what cannot be the name of a file at all.
+    return Path(spec).suffix == ".safetensors" or (os.path.exists(spec) and not _is_registered(spec))
 
 
 def _load_path(

@@ -17,7 +17,7 @@ from advdpnp.eval.cross_check import cross_check as run_cross_check
 from advdpnp.eval.cross_check import in_words
 from advdpnp.eval.evaluate import evaluate_models
 from advdpnp.eval.figures import draw_figures
-from advdpnp.eval.leaderboard import build_leaderboard, write_leaderboard
+from advdpnp.eval.leaderboard import build_leaderboard, with_published, write_leaderboard
 from advdpnp.eval.markdown import number
 from advdpnp.eval.progress import Silent
 from advdpnp.eval.shards import shard_of_environment
@@ -105,11 +105,20 @@ def evaluate_command(
         out.print(f"{beside / 'cross-check.csv'}", markup=False)
 
 
-def leaderboard_command(folders: Sequence[Path], results: Path, mce_baseline: str | None = None) -> None:
-    """Tables and figures from stored verdicts."""
+def leaderboard_command(
+    folders: Sequence[Path], results: Path, mce_baseline: str | None = None, compare: str | None = None
+) -> None:
+    """Tables and figures from stored verdicts, with published rows beside them if ``compare`` says whose."""
+    if compare not in (None, "robustbench"):
+        raise AdvdpnpError(
+            f"nothing published is known by the name '{compare}'; write --compare robustbench (two models are compared "
+            "by `advdpnp compare`)"
+        )
     frame = build_leaderboard(folders, mce_baseline)
-    write_leaderboard(frame, results)
+    write_leaderboard(with_published(frame) if compare else frame, results)
     _show(frame, results, folders)
+    if compare:
+        out.print(f"published rows beside them: {results / 'leaderboard.md'}", markup=False)
 
 
 def _show(frame: pd.DataFrame, results: Path, folders: Sequence[Path] | None = None) -> None:

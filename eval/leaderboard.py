@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from advdpnp.eval.columns import accuracy_columns, meaning_of
+from advdpnp.eval.columns import meaning_of, percent_columns
 from advdpnp.eval.comparison import against_the_best
 from advdpnp.eval.corruption_columns import (
     COUNT,
@@ -22,17 +22,22 @@ from advdpnp.eval.corruption_columns import (
 from advdpnp.eval.flags import raised_flags
 from advdpnp.eval.latex import to_latex
 from advdpnp.eval.markdown import to_markdown
+from advdpnp.eval.published import is_published, published_rows
 from advdpnp.eval.results import Row, find_results, make_rows
-from advdpnp.eval.unit import short_hash
+from advdpnp.eval.seeds import summarise_seeds
+from advdpnp.eval.unit import canonical_json, short_hash
 from advdpnp.files import write_text
 from advdpnp.statistics import wilson
 
 _BEFORE = ("fgsm", "pgd-20", "cw")
 _LAST = ("autoattack",)
+_SEEDS = "seeds.csv"
 _TEXT = (
     "method", "architecture", "norm", "eps_text", "dataset", "corruption_source", "weights_hash", "data_hash",
-    "definitions", "versions", "device", "date", "command", "flag_details",
+    "definitions", "versions", "device", "date", "command", "flag_details", "recipe_hash", "samples_hash",
+    "attack_definitions",
 )  # fmt: skip
+_SOMETIMES = ("mce_baseline", "source", "venue", "paper", "url")
 
 
 def build_leaderboard(folders: Sequence[Path], mce_baseline: str | None = None) -> pd.DataFrame:
@@ -54,6 +59,7 @@ def build_leaderboard(folders: Sequence[Path], mce_baseline: str | None = None) 
 
 def tabulate_rows(rows: Sequence[Row], mce_baseline: str | None = None) -> pd.DataFrame:
     """The same for rows already in hand."""
+    rows = sorted(rows, key=lambda row: row.key)  # nothing may depend on which folder was named first
     attacks = order_attacks({attack for row in rows for attack in row.attacks})
     accuracies = ["clean", *attacks, "worst_case"]
     if any(row.cells for row in rows):
@@ -62,15 +68,16 @@ def tabulate_rows(rows: Sequence[Row], mce_baseline: str | None = None) -> pd.Da
     if mce_baseline:
         for record, (mce, why) in zip(records, mean_corruption_errors(rows, mce_baseline), strict=True):
             record |= {"mce": mce, "mce_baseline": mce_baseline, "mce_note": why}
-    for record, p in zip(records, against_the_best(rows), strict=True):
-        record["worst_case_p"] = p
+    for record, chance in zip(records, against_the_best(rows), strict=True):
+        record |= {"worst_case_p": chance.p, "worst_case_p_holm": chance.corrected}
     bounds = [f"{name}_{side}" for name in accuracies for side in ("low", "high")]
     columns = [
         "model", *accuracies, "n", "flags", "method", "architecture", "parameters", "min_separation",
-        "training_seconds", "worst_case_p", *detail_columns(records),
+        "training_seconds", "worst_case_p", "worst_case_p_holm", *detail_columns(records),
         *(("mce", "mce_baseline", "mce_note") if mce_baseline else ()), *bounds, "norm", "eps", "eps_text",
         "seed", "dataset", "corruption_source", "weights_hash", "data_hash", "definitions", "versions", "device",
-        "date", "command", "forwards", "backwards", "seconds", "flag_details",
+        "date", "command", "forwards", "backwards", "seconds", "flag_details", "recipe_hash", "training_seed",
+        "samples_hash", "attack_definitions",
     ]  # fmt: skip
     return _sorted(_typed(pd.DataFrame(records, columns=columns)))
 
@@ -83,31 +90,63 @@ def order_attacks(attacks: Iterable[str]) -> list[str]:
 
 
 def write_leaderboard(frame: pd.DataFrame, out: Path) -> None:
-    """Write ``leaderboard.csv``, ``.md``, ``.tex`` and ``.json`` to the folder ``out``."""
+    """Write ``leaderboard.csv``, ``.md``, ``.tex`` and ``.json`` to a folder; ``seeds.csv`` where there are several."""
     for suffix, text in {
         "csv": to_csv(frame), "md": to_markdown(frame), "tex": to_latex(frame), "json": to_json(frame),
     }.items():  # fmt: skip
         write_text(out / f"leaderboard.{suffix}", text)
+    seeds = summarise_seeds(_measured(frame))
+    if len(seeds):
+        write_text(out / _SEEDS, seeds.to_csv(index=False, lineterminator="\n"))
+    elif (out / _SEEDS).exists() and (out / _SEEDS).read_text(encoding="utf-8").startswith("over,group,"):
+        (out / _SEEDS).unlink()  # an earlier one, of results that are no longer here
+
+
+def with_published(frame: pd.DataFrame) -> pd.DataFrame:
+    """A leaderboard, and below it what RobustBench publishes of the same data sets and threat models.
+
+    Raises:
+        AdvdpnpError: as ``published_rows``.
+    """
+    more = published_rows(frame)
+    ours = frame.reindex(columns=more.columns)
+    return _typed(pd.concat([ours, more], ignore_index=True) if len(more) else ours)
 
 
 def to_json(frame: pd.DataFrame) -> str:
-    """``columns`` says what each column means, ``rows`` holds the table; what is not known is null."""
+    """``columns`` says what each column means, ``rows`` holds the table; what is not known is null.
+
+    ``seeds`` holds the same two of the summary over seeds, where there is one.
+    """
+    content: dict[str, Any] = _as_json(frame)
+    seeds = summarise_seeds(_measured(frame))
+    if len(seeds):
+        content["seeds"] = _as_json(seeds)
+    return json.dumps(content, indent=1) + "\n"
+
+
+def _as_json(frame: pd.DataFrame) -> dict[str, Any]:
     rows = json.loads(frame.to_json(orient="records", double_precision=10))
-    return json.dumps({"columns": {name: meaning_of(name) for name in map(str, frame)}, "rows": rows}, indent=1) + "\n"
+    return {"columns": {name: meaning_of(name) for name in map(str, frame)}, "rows": rows}
+
+
+def _measured(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame[~is_published(frame)]
 
 
 def to_csv(frame: pd.DataFrame) -> str:
     """CSV text; accuracies and their bounds with exactly 2 decimals, what is not known is empty."""
     shown = frame.copy()
-    for name in _percent_columns(frame):
+    for name in percent_columns(frame):
         shown[name] = [f"{value:.2f}" if pd.notna(value) else "" for value in frame[name]]
     return str(shown.to_csv(index=False, lineterminator="\n"))
 
 
 def read_leaderboard(path: Path) -> pd.DataFrame:
     """Read a ``leaderboard.csv`` back with the types that ``build_leaderboard`` gives."""
-    text = dict.fromkeys(("model", "flags", *_TEXT), str)
-    return _typed(pd.read_csv(path, dtype=text, keep_default_na=False, na_values={"seed": [""], "eps": [""]}))
+    text = dict.fromkeys(("model", "flags", *_TEXT, *_SOMETIMES), str)
+    unknown = {name: [""] for name in ("seed", "eps", "training_seed")}
+    return _typed(pd.read_csv(path, dtype=text, keep_default_na=False, na_values=unknown))
 
 
 def _record(row: Row, rows: Sequence[Row]) -> dict[str, Any]:
@@ -126,6 +165,10 @@ def _record(row: Row, rows: Sequence[Row]) -> dict[str, Any]:
     return record | {
         "n": row.n,
         "flags": "; ".join(dict.fromkeys(flag.code for flag in flags)),
+        "recipe_hash": row.model.recipe_hash,
+        "training_seed": row.model.training_seed,
+        "samples_hash": row.samples_hash,
+        "attack_definitions": canonical_json(row.questions),
         "flag_details": "; ".join(f"{flag.code}: {flag.seen}" for flag in flags),
         "method": row.model.method,
         "architecture": row.model.architecture,
@@ -173,18 +216,14 @@ def _percent_with_bounds(name: str, successes: float, n: int) -> dict[str, float
     return {name: round(value, 2), f"{name}_low": round(100 * low, 2), f"{name}_high": round(100 * high, 2)}
 
 
-def _percent_columns(frame: pd.DataFrame) -> list[str]:
-    accuracies = accuracy_columns(frame)
-    return accuracies + [f"{name}_{side}" for name in accuracies for side in ("low", "high")]
-
-
 def _typed(frame: pd.DataFrame) -> pd.DataFrame:
-    kinds: dict[str, Any] = dict.fromkeys(_percent_columns(frame), "float64")
-    kinds |= dict.fromkeys(("n", "parameters", "seed", "forwards", "backwards"), "Int64")
+    kinds: dict[str, Any] = dict.fromkeys(percent_columns(frame), "float64")
+    kinds |= dict.fromkeys(("n", "parameters", "seed", "training_seed", "forwards", "backwards"), "Int64")
     kinds |= {COUNT: "Int64"} if COUNT in frame else {}
-    kinds |= dict.fromkeys(("eps", "seconds", "min_separation", "training_seconds", "worst_case_p"), "float64")
+    numbers = ("eps", "seconds", "min_separation", "training_seconds", "worst_case_p", "worst_case_p_holm")
+    kinds |= dict.fromkeys(numbers, "float64")
     kinds |= dict.fromkeys([name for name in map(str, frame) if is_detail(name) or name == "mce"], "float64")
-    for name in ("model", "flags", *_TEXT):
+    for name in ("model", "flags", *_TEXT, *(name for name in _SOMETIMES if name in frame)):
         frame[name] = frame[name].fillna("").astype(str)
     for name, kind in kinds.items():
         frame[name] = pd.to_numeric(frame[name]).astype(kind)
@@ -192,8 +231,8 @@ def _typed(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _sorted(frame: pd.DataFrame) -> pd.DataFrame:
-    order = ["dataset", "data_hash", "norm", "eps", "seed", "worst_case", "clean", "model"]
-    ascending = [True, True, True, True, True, False, False, True]
+    order = ["dataset", "data_hash", "norm", "eps", "seed", "worst_case", "clean", "model", "weights_hash"]
+    ascending = [True, True, True, True, True, False, False, True, True]
     return frame.sort_values(order, ascending=ascending, kind="stable", ignore_index=True)
 
 

@@ -6,9 +6,11 @@ import pandas as pd
 
 from advdpnp.eval.corruption_columns import GROUP_COLUMNS, MEAN, TYPE, corruption_notes, is_detail
 from advdpnp.eval.flags import FLAGS
-from advdpnp.eval.tables import Table, cut_into_tables
+from advdpnp.eval.published import is_published, published_grids
+from advdpnp.eval.seeds import seed_grids
+from advdpnp.eval.tables import Grid, Table, cut_into_tables
 
-_MARK = "°"
+_MARK, _STRANGER = "°", "†"
 
 
 def escape(text: str) -> str:
@@ -21,25 +23,40 @@ def number(value: float) -> str:
     return "–" if pd.isna(value) else f"{value:.2f}"
 
 
-def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """Lines of a table; the first column and flags are words and begin at the left, numbers end at the right."""
-    rule = [":--" if head in (heads[0], "flags") else "--:" for head in heads]
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]], words: Sequence[str] = ("flags",)) -> list[str]:
+    """Lines of a table; the first column and ``words`` begin at the left, numbers end at the right."""
+    rule = [":--" if head in (heads[0], *words) else "--:" for head in heads]
     return ["| " + " | ".join(heads) + " |", "|" + "|".join(rule) + "|", *(f"| {' | '.join(row)} |" for row in rows)]
 
 
 def to_markdown(frame: pd.DataFrame) -> str:
-    """One table per data set and threat model, the best of each column in bold, raised flags explained below."""
-    return "\n".join(map(_block, cut_into_tables(frame))) if len(frame) else "No results.\n"
+    """One table per data set and threat model, the best of each column in bold, raised flags explained below.
+
+    Then what several seeds say, and the published rows if the leaderboard has any.
+    """
+    measured = frame[~is_published(frame)]
+    grids = [*seed_grids(measured), *published_grids(frame)]
+    blocks = [*map(_block, cut_into_tables(measured)), *map(_grid, grids)]
+    return "\n".join(blocks) if len(frame) else "No results.\n"
+
+
+def _grid(grid: Grid) -> str:
+    rows = ([escape(cell) for cell in row] for row in grid.rows)
+    lines = ["", *table(grid.heads, rows, grid.words)] if grid.rows else []
+    return "\n".join([f"**{escape(grid.caption)}**", *lines, *(f"\n{escape(note)}" for note in grid.notes)]) + "\n"
 
 
 def _block(shown: Table) -> str:
     rows = []
-    for _, row in shown.part.iterrows():
+    for place, row in shown.part.iterrows():
         cells = [_accuracy(shown, row, name) for name in shown.accuracies]
-        rows.append([escape(str(row["model"])), *cells, str(row["n"]), str(row["flags"])])
+        mark = _STRANGER if place in shown.strangers else ""
+        rows.append([escape(str(row["model"])) + mark, *cells, str(row["n"]), str(row["flags"])])
     lines = [f"**{shown.caption}**", "", *table(["model", *shown.accuracies, "n", "flags"], rows)]
     if shown.note:
         lines += ["", f"{_MARK} {shown.note}."]
+    if shown.stranger_note:
+        lines += ["", f"{_STRANGER} {escape(shown.stranger_note)}."]
     if shown.flags:
         meanings = ((code, FLAGS[code]) for code in shown.flags)
         lines += ["", *(f"- `{code}`: {each.explanation}. Remedy: {each.remedy}." for code, each in meanings)]

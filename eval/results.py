@@ -14,10 +14,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from advdpnp.corruption import BENCHMARK
 from advdpnp.errors import AdvdpnpError
 from advdpnp.eval.sanity.stored import Measured, measured_of
 from advdpnp.eval.store import ModelIdentity, Verdicts, read_identity, read_verdicts
-from advdpnp.eval.unit import CLEAN, CORRUPTION
+from advdpnp.eval.unit import CLEAN, CORRUPTION, sample_set_hash, short_hash
 
 
 class Threat(NamedTuple):
@@ -79,6 +80,16 @@ class StoredUnit:
         return (
             None if norm is None else Threat(str(norm), float(self._constant("eps")), str(self._constant("eps_text")))
         )
+
+    @cached_property
+    def question(self) -> str:
+        """Hash of what the unit asks of any model: its definition, less what only says how the model was run.
+
+        The data, the threat model and the seed are compared by themselves. The shape of model calls moves last bits.
+        Without an attack nothing is searched, so the engine does not matter.
+        """
+        beside = {"data", "threat", "seed", "shape", "randomised"} | (set() if self.threat else {"engine"})
+        return short_hash({key: value for key, value in self.info["identity"].items() if key not in beside})
 
     @property
     def source(self) -> str:
@@ -159,6 +170,20 @@ class Row:
     def n(self) -> int:
         """Number of samples."""
         return len(self.samples)
+
+    @cached_property
+    def samples_hash(self) -> str:
+        """Identifies the set of samples."""
+        return sample_set_hash(self.samples.tolist())
+
+    @cached_property
+    def questions(self) -> dict[str, str]:
+        """By attack, and by "corruptions" for the cells: hash of what was asked. Only equal questions are compared."""
+        asked = {label: unit.question for label, unit in self.attacks.items()}
+        if self.cells:
+            cells = {unit.label: unit.question for (name, _), unit in self.cells.items() if name in BENCHMARK}
+            asked["corruptions"] = short_hash([cells, sample_set_hash(self.corruption_samples.tolist())])
+        return asked
 
     @cached_property
     def clean_wrong(self) -> np.ndarray:

@@ -40,7 +40,7 @@ from advdpnp.eval.sanity import (
 )
 from advdpnp.eval.shards import Peers
 from advdpnp.eval.store import FOUND, ModelFolder, ModelIdentity, UnitWriter, open_model
-from advdpnp.eval.unit import CLEAN, CORRUPTION, Unit, sample_set_hash
+from advdpnp.eval.unit import CLEAN, CORRUPTION, Unit, sample_set_hash, short_hash
 from advdpnp.randomness import seed_of
 from advdpnp.zoo import LoadedModel
 
@@ -75,6 +75,8 @@ def run_model(loaded: LoadedModel, plan: Plan, out: Path) -> set[str]:
         parameters=loaded.parameters,
         min_separation=loaded.metric("min_separation"),
         training_seconds=loaded.metric("seconds"),
+        recipe_hash=_recipe_hash(loaded),
+        training_seed=loaded.training_seed,
         class_names=tuple(plan.dataset.class_names),
         dataset=plan.dataset.label,
     )
@@ -93,6 +95,12 @@ def run_model(loaded: LoadedModel, plan: Plan, out: Path) -> set[str]:
                         "use --device cpu"
                     ) from None
                 shape //= 2
+
+
+def _recipe_hash(loaded: LoadedModel) -> str:
+    """Nets that differ in nothing but the seed of their training share it."""
+    recipe = loaded.recipe
+    return short_hash([loaded.header.get("dataset"), recipe]) if recipe else ""
 
 
 def first_shape(device: torch.device) -> int:

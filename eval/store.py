@@ -82,6 +82,8 @@ class ModelIdentity:
         dataset: name of the data set it was last evaluated on.
         min_separation: smallest angle between two classes, in degrees; None if the checkpoint does not tell.
         training_seconds: what training took until the epoch that was kept; None if the checkpoint does not tell.
+        recipe_hash: of all that the checkpoint says of its training but the seed; "" if it does not tell.
+        training_seed: the seed it was trained with; None if the checkpoint does not tell.
     """
 
     name: str
@@ -93,6 +95,8 @@ class ModelIdentity:
     dataset: str = ""
     min_separation: float | None = None
     training_seconds: float | None = None
+    recipe_hash: str = ""
+    training_seed: int | None = None
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,10 @@
 """What is comparable side by side: a leaderboard cut into tables for people, before any markup."""
 
+import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
 
 import pandas as pd
 
@@ -13,6 +16,9 @@ from advdpnp.eval.corruption_columns import MEAN
 @dataclass(frozen=True)
 class Table:
     """Models under one threat model on the same data.
+
+    Only numbers that answer the same question about the same images are compared: of each column those that most rows
+    share. A row whose number is of another kind is neither best nor as good, and ``strangers`` says why.
 
     Attributes:
         caption: data, threat model, n, seed and source of corruptions.
@@ -26,26 +32,106 @@ class Table:
 
     def is_best(self, row: pd.Series, name: str) -> bool:
         """Whether a row has the best of a column; one row alone has no rivals."""
-        rivals = self.part
-        if name == "worst_case":  # one over fewer attacks is no rival of one over all
-            full = [each for each in self.accuracies if each != MEAN]
-            rivals = rivals[rivals[full].notna().all(axis=1)]
-        return len(self.part) > 1 and bool(row[name] == rivals[name].max())
+        rivals = self._compared[name]
+        if len(rivals) < 2 or row.name not in rivals:
+            return False
+        return bool(row[name] == self.part.loc[rivals, name].max())
 
     def is_as_good(self, row: pd.Series, name: str) -> bool:
         """Whether a worst case below the best one may be so by chance."""
-        return name == "worst_case" and not self.is_best(row, name) and bool(row["worst_case_p"] >= SIGNIFICANT)
+        if name not in self._compared or row.name not in self._compared[name] or self.is_best(row, name):
+            return False
+        return name == "worst_case" and bool(row["worst_case_p_holm"] >= SIGNIFICANT)
 
     @property
     def note(self) -> str:
         """What the mark of ``is_as_good`` means; "" where no row has it."""
         marked = any(self.is_as_good(row, "worst_case") for _, row in self.part.iterrows())
-        return f"not significantly below the best (exact McNemar test, p >= {SIGNIFICANT})" if marked else ""
+        return f"not significantly below the best (exact McNemar test, Holm's p >= {SIGNIFICANT})" if marked else ""
+
+    @cached_property
+    def strangers(self) -> dict[object, str]:
+        """Why some numbers of a row are compared with no other, by the row's place in the leaderboard."""
+        reasons = {}
+        for place, row in self.part.iterrows():
+            if reason := self._why_stranger(row):
+                reasons[place] = f"{row['model']} {reason}"
+        return reasons
+
+    @property
+    def stranger_note(self) -> str:
+        """All of ``strangers`` in one line; "" if there are none."""
+        return f"never compared: {'; '.join(self.strangers.values())}" if self.strangers else ""
 
     @property
     def flags(self) -> list[str]:
         """Codes that any row raised, each once."""
         return list(dict.fromkeys(code for text in self.part["flags"] for code in text.split("; ") if code))
+
+    @cached_property
+    def _compared(self) -> dict[str, list[Any]]:
+        """By column, the rows that are compared: the largest group of one kind, then of most images and attacks."""
+        chosen: dict[str, list[Any]] = {}
+        for name in self.accuracies:
+            groups: dict[object, list[Any]] = {}
+            for place, row in self.part[self.part[name].notna()].iterrows():
+                groups.setdefault(kind_of(row, name), []).append(place)
+            chosen[name] = max(groups.values(), key=self._weight)
+        return chosen
+
+    def _weight(self, places: list[Any]) -> tuple[int, int, int]:
+        first = self.part.loc[places[0]]
+        return len(places), int(first["n"]), len(definitions_of(first))
+
+    def _why_stranger(self, row: pd.Series) -> str:
+        if row.name not in self._compared["clean"]:
+            return f"was judged on other images than the rest (n = {row['n']})"
+        odd = [name for name in self.accuracies if pd.notna(row[name]) and row.name not in self._compared[name]]
+        defined = set(definitions_of(row)) - {MEAN}
+        rivals = self._compared.get("worst_case", [])
+        other = bool(rivals) and defined != set(definitions_of(self.part.loc[rivals[0]])) - {MEAN}
+        if "worst_case" in odd and other:
+            odd.remove("worst_case")
+            words = ["has a worst_case over other attacks than the rest"]
+        else:
+            words = []
+        if odd:
+            words.append(f"has {', '.join(odd)} by another definition than the rest")
+        return " and ".join(words)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A plain table of words.
+
+    Attributes:
+        caption: what it shows.
+        heads: of the columns.
+        rows: cells, as many as heads in each.
+        words: heads of columns that hold words, which begin at the left; the first one always does.
+        notes: sentences below it.
+    """
+
+    caption: str
+    heads: list[str]
+    rows: list[list[str]]
+    words: tuple[str, ...] = ()
+    notes: list[str] = field(default_factory=list)
+
+
+def definitions_of(row: pd.Series) -> dict[str, str]:
+    """Hash of what was asked, by attack, and by "corruptions" for these."""
+    return dict(json.loads(row["attack_definitions"] or "{}"))
+
+
+def kind_of(row: pd.Series, column: str) -> tuple[object, ...]:
+    """Equal for rows of one table whose numbers in a column can be compared."""
+    definitions = definitions_of(row)
+    if column == MEAN:
+        return (definitions.get(MEAN),)
+    definitions.pop(MEAN, None)
+    asked = sorted(definitions.items()) if column == "worst_case" else [(column, definitions.get(column))]
+    return (row["samples_hash"], *asked)
 
 
 def cut_into_tables(frame: pd.DataFrame) -> Iterator[Table]:
@@ -57,9 +143,13 @@ def cut_into_tables(frame: pd.DataFrame) -> Iterator[Table]:
             yield Table(_caption(shown), [name for name in accuracy_columns(shown) if shown[name].notna().any()], shown)
 
 
+def threat_words(row: pd.Series) -> str:
+    """ "linf eps 8/255", or that there is none."""
+    return f"{row['norm']} eps {row['eps_text']}" if row["norm"] else "clean images only"
+
+
 def _caption(part: pd.DataFrame) -> str:
     first = part.iloc[0]
-    threat = f"{first['norm']} eps {first['eps_text']}" if first["norm"] else "clean images only"
     sizes = sorted(set(part["n"].tolist()))
     n = (
         f"n = {sizes[0]}"
@@ -69,4 +159,4 @@ def _caption(part: pd.DataFrame) -> str:
     seed = "" if pd.isna(first["seed"]) else f", seed {first['seed']}"
     source = next((s for s in part["corruption_source"] if s), "")
     corruptions = f", corruptions: {source}" if source else ""
-    return f"{first['dataset']}, {threat}, {n}{seed}{corruptions}; accuracy in percent"
+    return f"{first['dataset']}, {threat_words(first)}, {n}{seed}{corruptions}; accuracy in percent"

@@ -61,11 +61,16 @@ def write_model(
     date: str = "2030-01-01T00:00:00+00:00",
     version: int = 1,
     stages: Sequence[str] = (),
+    recipe: str = "",
+    training_seed: int | None = None,
+    shape: int = 128,
 ) -> None:
     """Store complete verdicts: of each attack (and "clean"), the first ``share * n`` samples stay right."""
     samples = np.arange(n)
     weights = weights or sha256(name.encode()).hexdigest()
-    identity = ModelIdentity(name, weights, "small-cnn", method, 94_000, CLASSES, dataset)
+    identity = ModelIdentity(
+        name, weights, "small-cnn", method, 94_000, CLASSES, dataset, recipe_hash=recipe, training_seed=training_seed
+    )
     clean_wrong = samples >= round(robust["clean"] * n)
     facts = {"dataset": dataset, "seed": seed, "randomised": randomised, "versions": {"python": "3.11"},
              "device": "cpu", "command": "advdpnp eval", "date": date}  # fmt: skip
@@ -74,7 +79,12 @@ def write_model(
         for attack, share in robust.items():
             threat = None if attack == CLEAN else ThreatModel.parse(norm, eps)
             objective = OBJECTIVES.get(attack, "ce" if attack.startswith("pgd") else None)
-            definition = {"seed": seed, "version": version, "attack": {"name": attack, "objective": objective}}
+            definition = {
+                "seed": seed,
+                "shape": shape,
+                "version": version,
+                "attack": {"name": attack, "objective": objective},
+            }
             if stages:
                 definition["attack"]["stages"] = [{"name": stage} for stage in stages]
             unit = Unit(attack, "d" * 64, threat, {} if threat is None else definition)
@@ -120,6 +130,12 @@ def data() -> Dataset:
     with torch.no_grad():
         labels = linear_net()(images / 255).argmax(1)
     return Dataset("toy", tuple("abcd"), empty, empty, Split(images, labels), "none")
+
+
+@pytest.fixture(scope="session")
+def write_results() -> Callable[..., None]:
+    """``write_model``, for tests that write to many folders."""
+    return write_model
 
 
 @pytest.fixture
