@@ -5,7 +5,6 @@ import importlib
 
 from advdpnp.errors import AdvdpnpError
 from advdpnp.recipe import read_yaml, recipe_files
-from advdpnp.registry import Entry
 
 #: Kind to (module, registry). Modules are imported only when asked for.
 _REGISTRIES = {
@@ -38,14 +37,14 @@ def catalogue(kind: str) -> tuple[list[list[str]], list[str]]:
     module, registry = _REGISTRIES[kind]
     entries = getattr(importlib.import_module(module), registry)
     if kind == "corruptions":
-        rows = [[entry.name, _group(entry), entry.description, entry.reference] for entry in entries]
+        rows = [[entry.name, _group(entry.name), entry.description, entry.reference] for entry in entries]
         return rows, ["name", "group", "what it is", "source"]
     return [[entry.name, entry.description, entry.reference] for entry in entries], ["name", "what it is", "source"]
 
 
-def _group(entry: Entry) -> str:
+def _group(name: str) -> str:
     """Of a corruption, and whether it is outside the 15 types of the mean."""
-    from advdpnp.corruption import BENCHMARK, EXTRA
+    from advdpnp.corruption import BENCHMARK, EXTRA, find_corruption
 
-    apart = "" if entry.name in BENCHMARK else " (extra)" if entry.name in EXTRA else " (own)"
-    return f"{entry.build().group}{apart}"
+    apart = "" if name in BENCHMARK else " (extra)" if name in EXTRA else " (own)"
+    return f"{find_corruption(name).group}{apart}"
