@@ -516,6 +516,8 @@ def test_what_a_checkpoint_tells_of_its_training_groups_its_seeds(dataset: Datas
     assert hashes["net-0"] == hashes["net-1"] != ""
     assert len({hashes["net-0"], hashes["net-2"], hashes["net-4"], ""}) == 4
     assert hashes["net-3"] == ""
-    assert frame["training_seed"].sort_index().astype("float64").tolist() == pytest.approx([0, 1, 2, np.nan, 4], nan_ok=True)
+    assert frame["training_seed"].sort_index().astype("float64").tolist() == pytest.approx(
+        [0, 1, 2, np.nan, 4], nan_ok=True
+    )
     seeds = pd.read_csv(tmp_path / "seeds.csv")
     assert seeds["models"].tolist() == ["net-0; net-1"]
