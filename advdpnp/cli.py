@@ -275,7 +275,7 @@ def compare(
     second: Annotated[str, typer.Argument(metavar="B", help="Name of the model it is compared with.")],
     folders: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="[FOLDER...]", help="Folders with verdicts of both.", show_default="results"),
+        typer.Argument(metavar="FOLDER", help="Folders with verdicts of both.", show_default="results"),
     ] = None,
     columns: Annotated[
         str | None, typer.Option(help="Compare only these, such as clean,autoattack.", show_default="all of both")

@@ -9,7 +9,12 @@ Importing this package imports nothing heavy; the modules are:
     unit, store   what a verdict file is of, and how it is written and continued
     results       verdict files read back, and which of them make one row of a table
     flags         signs that a robustness number cannot be trusted
-    leaderboard   the table, as data frame, CSV and Markdown
+    leaderboard   the table, as data frame, CSV and JSON
+    tables        what of it is compared with what; then markdown and latex, the markup
+    comparison    which rows answer the same question, and whether chance tells them apart
+    pairs         two models, image by image (``advdpnp compare``)
+    seeds         mean and spread over training seeds, and over evaluation seeds
+    published     rows of RobustBench beside ours
     figures       the pictures
     command       what the command line does with all of this
 """

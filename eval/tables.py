@@ -61,7 +61,9 @@ class Table:
     @property
     def stranger_note(self) -> str:
         """All of ``strangers`` in one line; "" if there are none."""
-        return f"never compared: {'; '.join(self.strangers.values())}" if self.strangers else ""
+        return (
+            f"numbers that are compared with no other: {'; '.join(self.strangers.values())}" if self.strangers else ""
+        )
 
     @property
     def flags(self) -> list[str]:

@@ -12,7 +12,7 @@ import pytest
 from advdpnp import __version__
 from advdpnp.cli import run
 
-COMMANDS = ("train", "eval", "leaderboard", "geometry", "study", "demo", "list", "doctor")
+COMMANDS = ("train", "eval", "leaderboard", "compare", "geometry", "study", "demo", "list", "doctor")
 
 
 @pytest.fixture
@@ -71,6 +71,9 @@ def test_version(capsys):
         (["eval", "missing-run"], "missing-run"),
         (["eval", "--dataset", "digits", "--model", "no.such.module:net"], "no.such.module"),
         (["leaderboard", "missing-folder"], "missing-folder"),
+        (["compare", "one"], "Missing argument 'B'"),
+        (["compare", "one", "other"], "there is no folder results"),
+        (["compare", "one", "other", "missing-folder", "--columns", " , "], "--columns is empty"),
         (["list", "atacks"], "did you mean attacks"),
     ],
 )

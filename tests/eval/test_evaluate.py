@@ -167,10 +167,11 @@ def test_a_search_in_bf16_is_called_so_and_is_a_unit_of_its_own(
 ) -> None:
     run(tmp_path, dataset)
     low: dict[str, Any] = {"attacks": "pgd-5", "precision": "bf16"}
-    row = run(tmp_path, dataset, **low).iloc[0]
+    frame = run(tmp_path, dataset, **low)
+    row = frame.iloc[0]
     assert abs(row["pgd-5 (bf16 search)"] - row["pgd-5"]) < 5
     searches = record_searches(monkeypatch)
-    pd.testing.assert_frame_equal(run(tmp_path, dataset, **low), pd.DataFrame([row]), check_dtype=False)
+    pd.testing.assert_frame_equal(run(tmp_path, dataset, **low), frame)
     assert not searches
     with pytest.raises(AdvdpnpError, match="no precision called '64'"):
         run(tmp_path, dataset, precision="64")
@@ -518,3 +519,22 @@ def test_the_device_is_chosen_or_refused() -> None:
 def test_a_dataset_without_test_images_is_one_sentence(tmp_path: Path, dataset: Dataset) -> None:
     with pytest.raises(AdvdpnpError, match="has no test images"):
         run(tmp_path, replace(dataset, test=dataset.train))
+
+
+def test_what_a_checkpoint_tells_of_its_training_groups_its_seeds(dataset: Dataset, tmp_path: Path) -> None:
+    def trained(seed: int, **recipe: Any) -> LoadedModel:
+        header = {"dataset": "toy", "recipe": {"epochs": 3, "description": f"{seed}", **recipe, "seed": seed}}
+        return replace(loaded(Net(seed), f"net-{seed}"), header=header)
+
+    models = [trained(0), trained(1), trained(2, epochs=4), replace(trained(3), header={}), trained(4)]
+    models[4].header["dataset"] = "other"
+    frame = evaluate_models(models, dataset, out=tmp_path, attacks="none", limit=5).set_index("model")
+    hashes = frame["recipe_hash"]
+    assert hashes["net-0"] == hashes["net-1"] != ""
+    assert len({hashes["net-0"], hashes["net-2"], hashes["net-4"], ""}) == 4
+    assert hashes["net-3"] == ""
+    assert frame["training_seed"].sort_index().astype("float64").tolist() == pytest.approx(
+        [0, 1, 2, np.nan, 4], nan_ok=True
+    )
+    seeds = pd.read_csv(tmp_path / "seeds.csv")
+    assert seeds["models"].tolist() == ["net-0; net-1"]
