@@ -5,7 +5,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -57,13 +57,14 @@ def write_text(path: Path, text: str) -> None:
 
 
 @contextmanager
-def folder_lock(folder: Path, timeout: float = 0.0) -> Iterator[None]:
+def folder_lock(folder: Path, timeout: float = 0.0, *, below: bool = True) -> Iterator[None]:
     """Hold the only writer's place in ``folder``; the operating system frees it when the process dies.
 
-    What killed writers left half-written, in the folder and below, is cleared away on entry.
+    What killed writers left half-written is cleared away on entry.
 
     Args:
         timeout: seconds to wait for another process to leave it.
+        below: clear away in the folders below too; not where they have locks of their own.
 
     Raises:
         AdvdpnpError: another process holds it, or the folder cannot be written.
@@ -79,8 +80,9 @@ def folder_lock(folder: Path, timeout: float = 0.0) -> Iterator[None]:
     except OSError as error:
         raise _explain(error, folder) from error
     try:
-        for left_over in folder.rglob(".*.tmp"):  # nobody else can be writing now
-            left_over.unlink(missing_ok=True)
+        for left_over in (folder.rglob if below else folder.glob)(".*.tmp"):  # nobody else can be writing now
+            with suppress(OSError):  # in the way of nothing
+                left_over.unlink()
         yield
     finally:
         lock.release()

@@ -54,21 +54,18 @@ def export_corruptions(
     written = [out / f"{name}.npy" for name in names]
     n, c, h, w = test.images.shape
     for name, path in zip(names, written, strict=True):
-        with atomic_path(path) as temporary:
-            stored = np.lib.format.open_memmap(
-                temporary, mode="w+", dtype=np.uint8, shape=(len(SEVERITIES) * n, h, w, c)
-            )
+        # Written piece by piece and not through a memory map: on a full disk that ends in a signal, not in an error.
+        with atomic_path(path) as temporary, open(temporary, "wb") as stream:
+            shape = (len(SEVERITIES) * n, h, w, c)
+            np.lib.format.write_array_header_1_0(stream, {"descr": "|u1", "fortran_order": False, "shape": shape})
             for severity in SEVERITIES:
                 for start in range(0, n, _AT_ONCE):
                     chosen = torch.arange(start, min(start + _AT_ONCE, n))
                     images = corrupt(
                         test.images[chosen.to(test.images.device)], name, severity, seed=seed, sample=chosen
                     )
-                    first = (severity - 1) * n + start
-                    stored[first : first + len(chosen)] = images.permute(0, 2, 3, 1).cpu().numpy()
+                    stream.write(images.permute(0, 2, 3, 1).contiguous().cpu().numpy().tobytes())
                 progress(name, severity)
-            stored.flush()
-            del stored
     with atomic_path(out / "labels.npy") as temporary, open(temporary, "wb") as stream:
         np.save(stream, _labels(test))
     return [*written, out / "labels.npy"]

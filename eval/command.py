@@ -16,8 +16,9 @@ from advdpnp.eval.cross_check import cross_check as run_cross_check
 from advdpnp.eval.cross_check import in_words
 from advdpnp.eval.evaluate import evaluate_models
 from advdpnp.eval.figures import draw_figures
-from advdpnp.eval.leaderboard import build_leaderboard, write_leaderboard
+from advdpnp.eval.leaderboard import build_leaderboard, write_leaderboard, writing_tables
 from advdpnp.eval.progress import Silent
+from advdpnp.eval.results import find_models
 from advdpnp.eval.shards import shard_of_environment
 from advdpnp.zoo import LoadedModel, Normalisation, load_model
 
@@ -105,13 +106,17 @@ def evaluate_command(
 
 def leaderboard_command(folders: Sequence[Path], results: Path, mce_baseline: str | None = None) -> None:
     """Tables and figures from stored verdicts."""
-    frame = build_leaderboard(folders, mce_baseline)
-    write_leaderboard(frame, results)
+    for folder in folders:
+        find_models(folder)  # a folder named by mistake gets no lock
+    with writing_tables(results):
+        frame = build_leaderboard(folders, mce_baseline)
+        write_leaderboard(frame, results)
     _show(frame, results, folders)
 
 
 def _show(frame: pd.DataFrame, results: Path, folders: Sequence[Path] | None = None) -> None:
-    figures = draw_figures(folders or [results], results)
+    with writing_tables(results):
+        figures = draw_figures(folders or [results], results)
     print_leaderboard(
         frame.assign(threat=frame["norm"] + " " + frame["eps_text"]),
         ["model", "threat", *accuracy_columns(frame), "n", "flags"],

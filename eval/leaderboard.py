@@ -2,7 +2,8 @@
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,12 @@ from advdpnp.eval.latex import to_latex
 from advdpnp.eval.markdown import to_markdown
 from advdpnp.eval.results import Row, find_results, make_rows
 from advdpnp.eval.unit import short_hash
-from advdpnp.files import write_text
+from advdpnp.files import folder_lock, write_text
 from advdpnp.statistics import wilson
 
 _BEFORE = ("fgsm", "pgd-20", "cw")
 _LAST = ("autoattack",)
+_PATIENCE = 300.0  # seconds that another process may take for its tables and figures
 _TEXT = (
     "method", "architecture", "norm", "eps_text", "dataset", "corruption_source", "weights_hash", "data_hash",
     "definitions", "versions", "device", "date", "command", "flag_details",
@@ -80,6 +82,19 @@ def order_attacks(attacks: Iterable[str]) -> list[str]:
     present = set(attacks)
     others = sorted(present - {*_BEFORE, *_LAST}, key=_natural)
     return [a for a in _BEFORE if a in present] + others + [a for a in _LAST if a in present]
+
+
+@contextmanager
+def writing_tables(out: Path) -> Iterator[None]:
+    """Read verdicts, and write tables and figures to ``out``, one process after the other.
+
+    Two evaluations into one folder would else leave the table of the one that ends first, without the other's rows.
+
+    Raises:
+        AdvdpnpError: the folder cannot be written, or another process does not leave it.
+    """
+    with folder_lock(out, timeout=_PATIENCE, below=False):
+        yield
 
 
 def write_leaderboard(frame: pd.DataFrame, out: Path) -> None:
