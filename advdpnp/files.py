@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -41,10 +42,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     except OSError as error:
         raise _explain(error, path) from error
+    except AdvdpnpError:
+        raise
     except Exception as error:
-        # Libraries that write with their own code report a full disk in words of their own.
-        if "No space left" in str(error) or shutil.disk_usage(path.parent).free < _NEARLY_NOTHING:
-            raise _explain(OSError(errno.ENOSPC, "full"), path) from error
+        if (behind := _behind(error, path.parent)) is not None:
+            raise _explain(behind, path) from error
         raise
     finally:
         temporary.unlink(missing_ok=True)
@@ -86,6 +88,20 @@ def folder_lock(folder: Path, timeout: float = 0.0, *, below: bool = True) -> It
         yield
     finally:
         lock.release()
+
+
+def _behind(error: BaseException, folder: Path) -> OSError | None:
+    """What has kept a library from writing, which may report it in words of its own."""
+    code = re.search(r"os error (\d+)", str(error))  # as libraries written in Rust say it
+    if code:
+        return OSError(int(code[1]), os.strerror(int(code[1])))
+    if "No space left" in str(error) or shutil.disk_usage(folder).free < _NEARLY_NOTHING:
+        return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    while (context := error.__cause__ or error.__context__) is not None:
+        if isinstance(context, OSError):
+            return context
+        error = context
+    return None
 
 
 def _explain(error: OSError, path: Path) -> AdvdpnpError:

@@ -345,8 +345,9 @@ class TrainingRun:
             "best": self.best,
             "seconds": self._clock(),
         }
-        with atomic_path(self.folder / "training.pt") as temporary:
-            torch.save(state, temporary)
+        # Through a stream of ours: torch's own hides why it could not write.
+        with atomic_path(self.folder / "training.pt") as temporary, open(temporary, "wb") as stream:
+            torch.save(state, stream)
 
     def require_nothing_to_lose(self) -> None:
         """Without a saved state a run begins anew, and would overwrite what finished epochs have left.
