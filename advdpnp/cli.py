@@ -9,6 +9,7 @@ import os
 import sys
 import traceback
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,6 +18,7 @@ from typer.exceptions import Abort, Exit, TyperException
 
 from advdpnp import __version__
 from advdpnp.errors import AdvdpnpError, AlreadyTold, one_speaks
+from advdpnp.interrupts import interruptible
 
 app = typer.Typer(
     name="advdpnp",
@@ -383,45 +385,58 @@ def doctor(
         raise typer.Exit(2)
 
 
-_STOPPED = "stopped; what was finished is kept, the same command continues from there"
+_STOPPED = "stopped; what was finished is kept, the same command continues from there (train: with --resume)"
 _INTERRUPTED = 130  # what typer makes of Ctrl-C
 
 
 def _fail(sentence: str) -> int:
-    print(f"advdpnp: {sentence}", file=sys.stderr)
+    with suppress(OSError):  # the terminal may have gone, or the disk with the log be full
+        print(f"advdpnp: {sentence}", file=sys.stderr)
     return 2
 
 
+def _fail_once(sentence: str) -> int:
+    """What all processes of a command meet alike is told by the first of them."""
+    from advdpnp.console import first_process
+
+    return _fail(sentence) if first_process() else 2
+
+
 def run(arguments: list[str] | None = None) -> int:
-    """Run the command line and return its exit code: 0, or 2 with one sentence on standard error."""
+    """Run the command line and return its exit code: 0, or 2 with one sentence on standard error.
+
+    Ctrl-C, SIGTERM and SIGHUP end it with such a sentence too, after all that was found has been written.
+    """
     if not os.environ.get("ADVDPNP_DEBUG"):
         warnings.simplefilter("ignore")  # libraries warn their own developers
-    try:
-        result: Any = app(arguments, standalone_mode=False)
-        code = result if isinstance(result, int) else 0
-        return _fail(_STOPPED) if code == _INTERRUPTED else code
-    except AlreadyTold:
-        return 2
-    except AdvdpnpError as error:
-        return _fail(str(error))
-    except (Abort, KeyboardInterrupt):
-        return _fail(_STOPPED)
-    except TyperException as error:
-        from advdpnp.console import first_process
+    with interruptible() as asked:
+        try:
+            result: Any = app(arguments, standalone_mode=False)
+            code = result if isinstance(result, int) else 0
+            return _fail_once(_STOPPED) if code == _INTERRUPTED else code
+        except AlreadyTold:
+            return 2
+        except AdvdpnpError as error:
+            return _fail(str(error))
+        except (Abort, KeyboardInterrupt):
+            return _fail_once(_STOPPED)
+        except TyperException as error:
+            sentence = error.format_message().rstrip(".")
+            return _fail_once(f"{sentence}; see `advdpnp --help` and `advdpnp COMMAND --help`")
+        except Exit as leave:
+            return leave.exit_code
+        except Exception as error:
+            # A library that is interrupted may make an error of its own of it.
+            return _fail_once(_STOPPED) if asked() else _explain(error)
 
-        if not first_process():
-            return 2  # torchrun gives all processes the same words
-        return _fail(f"{error.format_message().rstrip('.')}; see `advdpnp --help` and `advdpnp COMMAND --help`")
-    except Exit as leave:
-        return leave.exit_code
-    except BrokenPipeError:
+
+def _explain(error: Exception) -> int:
+    if isinstance(error, BrokenPipeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more at its exit
         return 2
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return _fail("the disk is full; free some space and run the same command again")
-        return _unexpected(error)
-    except ImportError as error:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return _fail("the disk is full; free some space and run the same command again")
+    if isinstance(error, ImportError):
         from advdpnp.doctor import broken_links
 
         broken = broken_links(Path(__file__).parent)
@@ -431,16 +446,15 @@ def run(arguments: list[str] | None = None) -> int:
             else f"something does not import: {error}"
         )
         return _fail(f"{what}; `advdpnp doctor` says what is wrong and the command that mends it")
-    except MemoryError as error:
+    if isinstance(error, MemoryError):
         return _fail(f"out of memory ({error}); use a smaller --batch-size or a smaller net")
-    except Exception as error:
-        return _unexpected(error)
+    return _unexpected(error)
 
 
 def _unexpected(error: Exception) -> int:
     """A bug. The user gets one sentence; whoever mends it sets ADVDPNP_DEBUG=1."""
     if os.environ.get("ADVDPNP_DEBUG"):
-        traceback.print_exc()
+        traceback.print_exception(error)
     sentence = " ".join(str(error).split())
     return _fail(f"unexpected {type(error).__name__}: {sentence}; this is a bug, ADVDPNP_DEBUG=1 shows where")
 

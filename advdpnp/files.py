@@ -2,10 +2,11 @@
 
 import errno
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -41,10 +42,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     except OSError as error:
         raise _explain(error, path) from error
+    except AdvdpnpError:
+        raise
     except Exception as error:
-        # Libraries that write with their own code report a full disk in words of their own.
-        if "No space left" in str(error) or shutil.disk_usage(path.parent).free < _NEARLY_NOTHING:
-            raise _explain(OSError(errno.ENOSPC, "full"), path) from error
+        if (behind := _behind(error, path.parent)) is not None:
+            raise _explain(behind, path) from error
         raise
     finally:
         temporary.unlink(missing_ok=True)
@@ -57,13 +59,14 @@ def write_text(path: Path, text: str) -> None:
 
 
 @contextmanager
-def folder_lock(folder: Path, timeout: float = 0.0) -> Iterator[None]:
+def folder_lock(folder: Path, timeout: float = 0.0, *, below: bool = True) -> Iterator[None]:
     """Hold the only writer's place in ``folder``; the operating system frees it when the process dies.
 
-    What killed writers left half-written, in the folder and below, is cleared away on entry.
+    What killed writers left half-written is cleared away on entry.
 
     Args:
         timeout: seconds to wait for another process to leave it.
+        below: clear away in the folders below too; not where they have locks of their own.
 
     Raises:
         AdvdpnpError: another process holds it, or the folder cannot be written.
@@ -79,11 +82,26 @@ def folder_lock(folder: Path, timeout: float = 0.0) -> Iterator[None]:
     except OSError as error:
         raise _explain(error, folder) from error
     try:
-        for left_over in folder.rglob(".*.tmp"):  # nobody else can be writing now
-            left_over.unlink(missing_ok=True)
+        for left_over in (folder.rglob if below else folder.glob)(".*.tmp"):  # nobody else can be writing now
+            with suppress(OSError):  # in the way of nothing
+                left_over.unlink()
         yield
     finally:
         lock.release()
+
+
+def _behind(error: BaseException, folder: Path) -> OSError | None:
+    """What has kept a library from writing, which may report it in words of its own."""
+    code = re.search(r"os error (\d+)", str(error))  # as libraries written in Rust say it
+    if code:
+        return OSError(int(code[1]), os.strerror(int(code[1])))
+    if "No space left" in str(error) or shutil.disk_usage(folder).free < _NEARLY_NOTHING:
+        return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    while (context := error.__cause__ or error.__context__) is not None:
+        if isinstance(context, OSError):
+            return context
+        error = context
+    return None
 
 
 def _explain(error: OSError, path: Path) -> AdvdpnpError:

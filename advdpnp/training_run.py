@@ -327,6 +327,7 @@ class TrainingRun:
         """Write everything that the next step depends on, in one file."""
         self.means()
         self._require_finite_weights()
+        own = self._own_of_each_process()
         if not self.fabric.is_global_zero:
             return
         state = {
@@ -336,6 +337,7 @@ class TrainingRun:
             "epoch": self.epoch,
             "step": self.step,
             "network": self.network.state_dict(),
+            "own": own,
             "average": None if self.average is None else self.average.network.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "sums": self.sums,
@@ -345,8 +347,30 @@ class TrainingRun:
             "best": self.best,
             "seconds": self._clock(),
         }
-        with atomic_path(self.folder / "training.pt") as temporary:
-            torch.save(state, temporary)
+        # Through a stream of ours: torch's own hides why it could not write.
+        with atomic_path(self.folder / "training.pt") as temporary, open(temporary, "wb") as stream:
+            torch.save(state, stream)
+
+    def _own_of_each_process(self) -> dict[str, dict[str, Tensor]]:
+        """What processes do not share between two steps, (processes, ...) each; nothing if there is one process.
+
+        Each has BatchNorm statistics of its own until the next forward, and the inner attack comes before that.
+        """
+        if self.fabric.world_size == 1:
+            return {}
+        buffers = {name: buffer.detach().clone() for name, buffer in self.network.named_buffers()}
+        return dict(self.fabric.all_gather({"buffers": buffers, "sums": self.sums}))
+
+    def _take_own(self, saved: dict[str, dict[str, Tensor]]) -> None:
+        """This process's part of it, if as many processes continue."""
+        mine = {
+            kind: {name: each[self.fabric.global_rank] for name, each in values.items()}
+            for kind, values in saved.items()
+            if all(len(each) == self.fabric.world_size for each in values.values())
+        }
+        for name, buffer in self.network.named_buffers():
+            buffer.copy_(mine.get("buffers", {}).get(name, buffer))
+        self.sums = mine.get("sums", self.sums)
 
     def require_nothing_to_lose(self) -> None:
         """Without a saved state a run begins anew, and would overwrite what finished epochs have left.
@@ -404,6 +428,7 @@ class TrainingRun:
         self.sums, self.metrics, self.best = state["sums"], state["metrics"], state["best"]
         self.vectors = [vectors.cpu() for vectors in state["vectors"]]
         self.warnings, self.seconds = state["warnings"], state["seconds"]
+        self._take_own(state.get("own", {}))
 
     def _clock(self) -> float:
         now = time.monotonic()

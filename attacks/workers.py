@@ -33,6 +33,7 @@ def side_by_side(work: Callable[[int], Iterator[T]], count: int) -> Iterator[T]:
 
     Raises:
         AdvdpnpError: one of them raised it, raised something else, or died.
+        KeyboardInterrupt: somebody has asked one of them to end.
     """
     context = multiprocessing.get_context("fork")
     parent, running = os.getpid(), {}
@@ -64,6 +65,8 @@ def _receive(connection: Connection, process: Any) -> tuple[str, Any]:
         return pickle.loads(connection.recv_bytes())  # type: ignore[no-any-return]
     except EOFError:
         process.join()
+        if process.exitcode == -signal.SIGTERM:  # as SLURM does it: all processes get it, and the first one later
+            raise KeyboardInterrupt from None
         raise AdvdpnpError(
             f"a process of the search has died (exit code {process.exitcode}; -9 is mostly a lack of memory); run the "
             "same command again, with fewer cores (OMP_NUM_THREADS=1) if memory is short"
@@ -71,7 +74,8 @@ def _receive(connection: Connection, process: Any) -> tuple[str, Any]:
 
 
 def _serve(work: Callable[[int], Iterator[Any]], place: int, connection: Connection, parent: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the first one sees to the others
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # a terminal reaches all processes; the first one sees to the others
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _die_with(parent)
     with suppress(BrokenPipeError):

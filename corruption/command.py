@@ -4,12 +4,13 @@ from pathlib import Path
 
 from advdpnp.console import counting_bar
 from advdpnp.console import out as console
-from advdpnp.corruption.export import export_corruptions
+from advdpnp.corruption.export import check_export, export_corruptions
 from advdpnp.corruption.registry import CORRUPTIONS, SEVERITIES, choose_types
 from advdpnp.corruption.sheet import draw_sheet
 from advdpnp.corruption.source import as_bytes
 from advdpnp.corruption.types import in_order
 from advdpnp.datasets.base import load_dataset
+from advdpnp.files import folder_lock
 
 SHEET = "sheet.png"
 
@@ -25,10 +26,12 @@ def corrupt_command(
     names = choose_types(types)
     data = as_bytes(load_dataset(dataset, data_root=data_root, download=download, train=False))
     test = data.test if limit is None else data.test.head(limit)
-    with counting_bar(f"{data.label}, {len(test)} images", len(names) * len(SEVERITIES)) as count:
+    check_export(test, data.label, folder, seed=seed)  # a folder of somebody else's gets no lock either
+    steps = len(names) * len(SEVERITIES)
+    with folder_lock(folder), counting_bar(f"{data.label}, {len(test)} images", steps) as count:
         written = export_corruptions(
             test, data.label, folder, names=names, seed=seed, progress=lambda name, severity: count()
         )
-    present = [name for name in in_order(CORRUPTIONS.names()) if (folder / f"{name}.npy").exists()]
-    draw_sheet(test.images[0], folder / SHEET, names=present, seed=seed)
+        present = [name for name in in_order(CORRUPTIONS.names()) if (folder / f"{name}.npy").exists()]
+        draw_sheet(test.images[0], folder / SHEET, names=present, seed=seed)
     console.print(f"{len(written)} files in {folder}, and {SHEET}: the first image under all types there", markup=False)

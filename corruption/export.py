@@ -52,6 +52,37 @@ def export_corruptions(
     out = Path(out)
     for name in names:
         find_corruption(name)
+    about = check_export(test, label, out, seed=seed)
+    write_text(out / MARKER, json.dumps(about, indent=2) + "\n")
+    written = [out / f"{name}.npy" for name in names]
+    n, c, h, w = test.images.shape
+    for name, path in zip(names, written, strict=True):
+        # Written piece by piece and not through a memory map: on a full disk that ends in a signal, not in an error.
+        with atomic_path(path) as temporary, open(temporary, "wb") as stream:
+            shape = (len(SEVERITIES) * n, h, w, c)
+            np.lib.format.write_array_header_1_0(stream, {"descr": "|u1", "fortran_order": False, "shape": shape})
+            for severity in SEVERITIES:
+                for start in range(0, n, _AT_ONCE):
+                    chosen = torch.arange(start, min(start + _AT_ONCE, n))
+                    images = corrupt(
+                        test.images[chosen.to(test.images.device)], name, severity, seed=seed, sample=chosen
+                    )
+                    stream.write(images.permute(0, 2, 3, 1).contiguous().cpu().numpy().tobytes())
+                progress(name, severity)
+    with atomic_path(out / "labels.npy") as temporary, open(temporary, "wb") as stream:
+        np.save(stream, _labels(test))
+    return [*written, out / "labels.npy"]
+
+
+def check_export(test: Split, label: str, out: Path, *, seed: int) -> dict[str, Any]:
+    """See that what a folder holds already was made of these images with this seed, for one marker tells of all of it.
+
+    Returns:
+        What the marker shall say.
+
+    Raises:
+        AdvdpnpError: it is no folder, or holds files that were made elsewhere, otherwise, or of other images.
+    """
     about = {
         "data": f"{label}-c (regenerated)",
         "images": test.content_hash,
@@ -59,41 +90,10 @@ def export_corruptions(
         "version": VERSION,
         "frost": "drawn textures",
     }
-    _check(out, about)
-    write_text(out / MARKER, json.dumps(about, indent=2) + "\n")
-    written = [out / f"{name}.npy" for name in names]
-    n, c, h, w = test.images.shape
-    for name, path in zip(names, written, strict=True):
-        with atomic_path(path) as temporary:
-            stored = np.lib.format.open_memmap(
-                temporary, mode="w+", dtype=np.uint8, shape=(len(SEVERITIES) * n, h, w, c)
-            )
-            for severity in SEVERITIES:
-                for start in range(0, n, _AT_ONCE):
-                    chosen = torch.arange(start, min(start + _AT_ONCE, n))
-                    images = corrupt(
-                        test.images[chosen.to(test.images.device)], name, severity, seed=seed, sample=chosen
-                    )
-                    first = (severity - 1) * n + start
-                    stored[first : first + len(chosen)] = images.permute(0, 2, 3, 1).cpu().numpy()
-                progress(name, severity)
-            stored.flush()
-            del stored
-    with atomic_path(out / "labels.npy") as temporary, open(temporary, "wb") as stream:
-        np.save(stream, _labels(test))
-    return [*written, out / "labels.npy"]
-
-
-def _check(out: Path, about: dict[str, Any]) -> None:
-    """See that what a folder holds already was made as ``about`` says, so that one marker is true of all of it.
-
-    Raises:
-        AdvdpnpError: it is no folder, or holds files that were made elsewhere, otherwise, or of other images.
-    """
     if out.is_file():
         raise AdvdpnpError(f"{out} is a file; give a folder, made if need be")
     if not any(out.glob("*.npy")):
-        return
+        return about
     try:
         marker = json.loads((out / MARKER).read_text(encoding="utf-8"))
         differ = [key for key, value in about.items() if marker[key] != value]
@@ -112,6 +112,7 @@ def _check(out: Path, about: dict[str, Any]) -> None:
             f"{out} holds corruptions of other images (or of fewer, or of another version of advdpnp); delete it or "
             "choose another folder"
         )
+    return about
 
 
 def _labels(test: Split) -> np.ndarray:

@@ -17,9 +17,10 @@ from advdpnp.eval.cross_check import cross_check as run_cross_check
 from advdpnp.eval.cross_check import in_words
 from advdpnp.eval.evaluate import evaluate_models
 from advdpnp.eval.figures import draw_figures
-from advdpnp.eval.leaderboard import build_leaderboard, with_published, write_leaderboard
+from advdpnp.eval.leaderboard import build_leaderboard, with_published, write_leaderboard, writing_tables
 from advdpnp.eval.markdown import number
 from advdpnp.eval.progress import Silent
+from advdpnp.eval.results import find_models
 from advdpnp.eval.shards import shard_of_environment
 from advdpnp.zoo import LoadedModel, Normalisation, load_model
 
@@ -114,15 +115,19 @@ def leaderboard_command(
             f"nothing published is known by the name '{compare}'; write --compare robustbench (two models are compared "
             "by `advdpnp compare`)"
         )
-    frame = build_leaderboard(folders, mce_baseline)
-    write_leaderboard(with_published(frame) if compare else frame, results)
+    for folder in folders:
+        find_models(folder)  # a folder named by mistake gets no lock
+    with writing_tables(results):
+        frame = build_leaderboard(folders, mce_baseline)
+        write_leaderboard(with_published(frame) if compare else frame, results)
     _show(frame, results, folders)
     if compare:
         out.print(f"published rows beside them: {results / 'leaderboard.md'}", markup=False)
 
 
 def _show(frame: pd.DataFrame, results: Path, folders: Sequence[Path] | None = None) -> None:
-    figures = draw_figures(folders or [results], results)
+    with writing_tables(results):
+        figures = draw_figures(folders or [results], results)
     numbers = [name for name in accuracy_columns(frame) if frame[name].notna().any()]
     print_leaderboard(
         frame.assign(threat=frame["norm"] + " " + frame["eps_text"]),

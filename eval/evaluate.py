@@ -13,7 +13,7 @@ from advdpnp.attacks.threat import ThreatModel
 from advdpnp.corruption import as_bytes, corruption_cells
 from advdpnp.datasets import Dataset
 from advdpnp.errors import AdvdpnpError, ModelError, one_speaks
-from advdpnp.eval.leaderboard import tabulate_rows, write_leaderboard
+from advdpnp.eval.leaderboard import tabulate_rows, write_leaderboard, writing_tables
 from advdpnp.eval.plan import Plan, choose_device, command_line
 from advdpnp.eval.progress import Progress, Silent
 from advdpnp.eval.results import Row, StoredUnit, find_results, make_rows
@@ -127,10 +127,11 @@ def evaluate_models(
         raise failures[0]
     if not shard.first:
         return tabulate_rows([])
-    rows = _rows_asked_for(models, plan, out, asked)
-    keys = {row.key for row in rows}
-    others = [row for row in make_rows(find_results([out])) if row.key not in keys]
-    write_leaderboard(tabulate_rows([*rows, *others]), out)
+    with writing_tables(out):
+        rows = _rows_asked_for(models, plan, out, asked)
+        keys = {row.key for row in rows}
+        others = [row for row in make_rows(find_results([out])) if row.key not in keys]
+        write_leaderboard(tabulate_rows([*rows, *others]), out)
     if failures:
         raise failures[0]
     return tabulate_rows(rows)

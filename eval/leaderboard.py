@@ -2,7 +2,8 @@
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,13 @@ from advdpnp.eval.published import is_published, published_rows
 from advdpnp.eval.results import Row, find_results, make_rows
 from advdpnp.eval.seeds import summarise_seeds
 from advdpnp.eval.unit import canonical_json, short_hash
-from advdpnp.files import write_text
+from advdpnp.files import folder_lock, write_text
 from advdpnp.statistics import wilson
 
 _BEFORE = ("fgsm", "pgd-20", "cw")
 _LAST = ("autoattack",)
 _SEEDS = "seeds.csv"
+_PATIENCE = 300.0  # seconds that another process may take for its tables and figures
 _TEXT = (
     "method", "architecture", "norm", "eps_text", "dataset", "corruption_source", "weights_hash", "data_hash",
     "definitions", "versions", "device", "date", "command", "flag_details", "recipe_hash", "samples_hash",
@@ -87,6 +89,19 @@ def order_attacks(attacks: Iterable[str]) -> list[str]:
     present = set(attacks)
     others = sorted(present - {*_BEFORE, *_LAST}, key=_natural)
     return [a for a in _BEFORE if a in present] + others + [a for a in _LAST if a in present]
+
+
+@contextmanager
+def writing_tables(out: Path) -> Iterator[None]:
+    """Read verdicts, and write tables and figures to ``out``, one process after the other.
+
+    Two evaluations into one folder would else leave the table of the one that ends first, without the other's rows.
+
+    Raises:
+        AdvdpnpError: the folder cannot be written, or another process does not leave it.
+    """
+    with folder_lock(out, timeout=_PATIENCE, below=False):
+        yield
 
 
 def write_leaderboard(frame: pd.DataFrame, out: Path) -> None:

@@ -5,6 +5,7 @@ another definition or another set of samples): the one with the most samples, an
 seeds make different rows.
 """
 
+import os
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -265,11 +266,8 @@ def find_results(folders: Iterable[Path]) -> list[StoredUnit]:
     """
     units: dict[Path, StoredUnit] = {}
     for folder in folders:
-        if not folder.is_dir():
-            raise AdvdpnpError(f"there is no folder {folder}; give one that 'advdpnp eval --out' has written")
-        identities = sorted(folder.rglob("model.json"))
         found = {}
-        for path in identities:
+        for path in find_models(folder):
             identity = read_identity(path)
             for file in sorted(path.parent.glob("*.parquet")):
                 verdicts = read_verdicts(file)
@@ -282,10 +280,28 @@ def find_results(folders: Iterable[Path]) -> list[StoredUnit]:
                 found[file.resolve()] = StoredUnit(identity, verdicts)
         found = {path: unit for path, unit in found.items() if len(unit.samples)}
         if not found:
-            why = "only unfinished evaluations" if identities else "no results"
-            raise AdvdpnpError(f"there are {why} in {folder}; run 'advdpnp eval ... --out {folder}' first")
+            raise _nothing_in(folder, "only unfinished evaluations")
         units.update(found)
     return list(units.values())
+
+
+def find_models(folder: Path) -> list[Path]:
+    """The ``model.json`` of every model in or below a folder.
+
+    Raises:
+        AdvdpnpError: the folder does not exist or holds none.
+    """
+    if not folder.is_dir():
+        raise AdvdpnpError(f"there is no folder {folder}; give one that 'advdpnp eval --out' has written")
+    # os.walk minds no folder that an evaluation removes meanwhile.
+    found = sorted(Path(each, "model.json") for each, _, names in os.walk(folder) if "model.json" in names)
+    if not found:
+        raise _nothing_in(folder, "no results")
+    return found
+
+
+def _nothing_in(folder: Path, what: str) -> AdvdpnpError:
+    return AdvdpnpError(f"there are {what} in {folder}; run 'advdpnp eval ... --out {folder}' first")
 
 
 def make_rows(

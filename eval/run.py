@@ -398,7 +398,7 @@ class _Run:
             try:
                 folders = [self.results, *map(self.folder.below, self.peers.folders())]
                 return np.unique(np.concatenate([folder.stored(unit) for folder in folders]))
-            except AdvdpnpError:
+            except (AdvdpnpError, FileNotFoundError):
                 if self.plan.shard.world == 1 or attempt == 49:
                     raise
                 time.sleep(0.1)  # the first process is putting parts together

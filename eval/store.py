@@ -136,7 +136,8 @@ class ModelFolder:
 
     def complete_path(self, unit: Unit) -> Path:
         """The unit's verdict file; found by hash, for the same eps may have been written otherwise ("0.1", "1/10")."""
-        known = next(self.path.glob(f"*-{unit.hash}.pa*"), None)  # .parquet or .parts
+        # .parquet or .parts; readers without the lock must not take a file for it that is still being written.
+        known = next(self.path.glob(f"[!.]*-{unit.hash}.pa*"), None)
         return self.path / f"{unit.stem if known is None else known.stem}.parquet"
 
     def parts_folder(self, unit: Unit) -> Path:

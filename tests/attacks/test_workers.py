@@ -83,6 +83,18 @@ def test_a_process_that_dies_is_told_in_one_sentence():
         list(side_by_side(work, 2))
 
 
+def test_a_process_that_is_asked_to_end_ends_all():
+    def work(place):
+        yield place
+        if place:
+            os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+
+    with pytest.raises(KeyboardInterrupt):
+        list(side_by_side(work, 2))
+    assert not multiprocessing.active_children()
+
+
 def test_who_stops_listening_leaves_no_process():
     def work(place):
         while True:
@@ -97,6 +109,7 @@ def test_who_stops_listening_leaves_no_process():
 
 SCRIPT = """
 import os, time
+from advdpnp.interrupts import interruptible
 from advdpnp.attacks.workers import side_by_side
 
 def work(place):
@@ -104,15 +117,16 @@ def work(place):
     time.sleep(600)
 
 found = side_by_side(work, 2)
-try:
-    print(next(found), next(found), flush=True)
-    next(found)
-except KeyboardInterrupt:
-    print("stopped", flush=True)
+with interruptible():
+    try:
+        print(next(found), next(found), flush=True)
+        next(found)
+    except KeyboardInterrupt:
+        print("stopped", flush=True)
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGHUP, signal.SIGTERM])
 def test_no_process_outlives_its_parent(number):
     parent = subprocess.Popen(
         [sys.executable, "-c", SCRIPT], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -120,10 +134,10 @@ def test_no_process_outlives_its_parent(number):
     )  # fmt: skip
     children = [int(pid) for pid in parent.stdout.readline().split()]
     assert len(children) == 2
-    if number == signal.SIGINT:
-        os.killpg(parent.pid, number)  # as a terminal does it: all of them get it
-    else:
+    if number == signal.SIGKILL:
         os.kill(parent.pid, number)
+    else:
+        os.killpg(parent.pid, number)  # as terminals and SLURM do it: all of them get it
     out, errors = parent.communicate(timeout=30)
     assert (out, errors) == ("" if number == signal.SIGKILL else "stopped\n", "")
     deadline = time.monotonic() + 20

@@ -1,14 +1,17 @@
 """``advdpnp corrupt`` writes what readers of the official files read, and nothing over anybody's files."""
 
+import errno
 import json
+from io import FileIO
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from advdpnp.cli import run
-from advdpnp.corruption import corrupt
+from advdpnp.corruption import corrupt, export
 from advdpnp.datasets import load_dataset
+from advdpnp.files import folder_lock
 
 
 def test_files_in_the_official_layout(tmp_path, capsys):
@@ -87,3 +90,31 @@ def test_official_files_are_left_alone(tmp_path, capsys):
     assert run(["corrupt", "--dataset", "digits", "--limit", "3", "--out", str(tmp_path)]) == 2
     assert "choose another folder" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["labels.npy"]
+
+
+WORDS = ["corrupt", "--dataset", "digits", "--types", "fog", "--limit", "3", "--out"]
+
+
+def test_a_disk_that_runs_full_is_an_error_and_leaves_nothing(tmp_path, capsys, monkeypatch):
+    """Through a memory map it would be a signal that ends the program without a word."""
+
+    class Full(FileIO):
+        def write(self, content):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(export, "open", Full, raising=False)
+    assert run([*WORDS, str(tmp_path / "made")]) == 2
+    said = capsys.readouterr().err
+    assert "the disk is full" in said
+    assert "fog.npy was not written" in said
+    assert not list((tmp_path / "made").glob("*fog*"))
+
+
+def test_two_at_once_are_refused_and_what_a_killed_one_left_is_cleared_away(tmp_path, capsys):
+    left = tmp_path / "made" / ".fog.npy.abcdefgh.tmp"
+    with folder_lock(tmp_path / "made"):
+        assert run([*WORDS, str(tmp_path / "made")]) == 2
+        assert "another process is writing" in capsys.readouterr().err
+    left.write_bytes(b"half")
+    assert run([*WORDS, str(tmp_path / "made")]) == 0
+    assert not left.exists()

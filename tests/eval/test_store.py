@@ -192,6 +192,17 @@ def test_left_over_temporary_files_are_removed(tmp_path: Path) -> None:
         assert not left.exists()
 
 
+def test_readers_do_not_take_a_file_that_is_being_written_for_the_unit(tmp_path: Path) -> None:
+    """Other processes look at the folder without its lock."""
+    with open_model(tmp_path, NET) as folder:
+        fill(folder, range(4))
+        path = folder.complete_path(UNIT)
+        for place in (path, folder.parts_folder(UNIT)):
+            (tmp_path / f".{place.name}.0aaaaaaa.tmp").write_bytes(b"half")
+        here = ModelFolder(tmp_path, NET)
+        assert here.complete_path(UNIT) == tmp_path / path.name
+
+
 def test_parts_are_written_while_the_search_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store, "FLUSH_SECONDS", 0.0)
     with open_model(tmp_path, NET) as folder, folder.writer(UNIT, np.arange(4), FACTS) as writer:
