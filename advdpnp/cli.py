@@ -207,6 +207,10 @@ def eval_(
         list[str] | None,
         typer.Option(metavar="CHECKPOINT", help="Try this model's adversarial images on the others; repeatable."),
     ] = None,
+    save_adversarials: Annotated[
+        bool,
+        typer.Option("--save-adversarials", help="Store the image of every broken sample, for `advdpnp verify`."),
+    ] = False,
     batch_size: Annotated[
         int | None,
         typer.Option(
@@ -238,6 +242,7 @@ def eval_(
         precision=precision,
         cross_check=cross_check,
         transfer_from=transfer_from or [],
+        save_adversarials=save_adversarials,
         batch_size=batch_size,
         results=out,
         names=name or [],

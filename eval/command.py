@@ -44,6 +44,7 @@ def evaluate_command(
     precision: str = FULL,
     cross_check: int | None = None,
     transfer_from: Sequence[str] = (),
+    save_adversarials: bool = False,
     batch_size: int | None,
     results: Path | None,
     data_root: Path | None,
@@ -89,6 +90,7 @@ def evaluate_command(
             engine=engine,
             precision=precision,
             transfer_from=sources,
+            save_adversarials=save_adversarials,
             **common,
         )
         if cross_check is not None:

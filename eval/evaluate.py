@@ -43,6 +43,7 @@ def evaluate_models(
     precision: str = FULL,
     shard: Shard = ALONE,
     transfer_from: Sequence[LoadedModel] = (),
+    save_adversarials: bool = False,
     progress: Progress | None = None,
     command: str | None = None,
 ) -> pd.DataFrame:
@@ -71,6 +72,8 @@ def evaluate_models(
             search of less are called so, "autoattack (bf16 search)".
         shard: which of several processes this is; the first returns and writes the table, the others an empty one.
         transfer_from: models whose adversarial images are tried on every other one (columns ``transfer:NAME``).
+        save_adversarials: store the adversarial image of every sample that an attack breaks, which ``verify`` checks.
+            Where verdicts are there already, only the images are made, by the same search again.
         progress: is told what happens; nothing is printed.
         command: the command line, for the record; None finds out.
 
@@ -79,7 +82,7 @@ def evaluate_models(
 
     Raises:
         AdvdpnpError: nothing to evaluate, unknown attacks, unusable images or models, a folder that another
-            process writes to.
+            process writes to; or, after all else is done, a search that was repeated for its images came out otherwise.
     """
     with one_speaks(shard.first):
         if not models:
@@ -110,6 +113,7 @@ def evaluate_models(
             precision=choose_precision(precision, chosen),
             shard=shard,
             transfer_from=tuple(transfer_from),
+            save_adversarials=save_adversarials,
             command=command_line() if command is None else command,
         )
     asked: set[str] = set()
@@ -122,6 +126,11 @@ def evaluate_models(
     keys = {row.key for row in rows}
     others = [row for row in make_rows(find_results([out])) if row.key not in keys]
     write_leaderboard(tabulate_rows([*rows, *others]), out)
+    if plan.notes:
+        raise AdvdpnpError(
+            f"{'; '.join(plan.notes)}; they were made by other versions or on another machine: to have verdicts and "
+            "images of one search, evaluate into a new folder (--out) with --save-adversarials"
+        )
     return tabulate_rows(rows)
 
 
