@@ -270,6 +270,47 @@ def leaderboard(
     leaderboard_command(folders, out or folders[0], mce_baseline)
 
 
+@app.command(epilog="Example: `advdpnp verify results/cifar10/my-run-1a2b3c4d --checkpoint runs/my-run`")
+def verify(
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="PATH...", help="Folders of results or of one model, or verdict files.")
+    ],
+    checkpoint: Annotated[
+        list[Path] | None,
+        typer.Option(help="Run folder, .safetensors file or folder of such, of the models; repeatable."),
+    ] = None,
+    model: Annotated[list[str] | None, typer.Option(help="A net of your own, as `advdpnp eval` takes it.")] = None,
+    weights: Annotated[
+        list[str] | None, typer.Option(help="Weights of the --model at the same place in the list; `-` for none.")
+    ] = None,
+    mean: Annotated[str | None, typer.Option(help="Normalisation of bare weights: the mean.")] = None,
+    std: Annotated[str | None, typer.Option(help="Normalisation of bare weights: the standard deviation.")] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="Data set that was evaluated on.", show_default="as the results say")
+    ] = None,
+    json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write all that was found to a file too.")] = None,
+    data_root: DataRoot = None,
+    device: Device = "auto",
+) -> None:
+    """Judge every stored adversarial image again, in float32, and say what holds; exit code 1 if anything does not."""
+    from advdpnp.eval.verify_command import verify_command
+
+    holds = verify_command(
+        paths,
+        checkpoints=checkpoint or [],
+        models=model or [],
+        weights=weights or [],
+        mean=mean,
+        std=std,
+        dataset=dataset,
+        data_root=data_root,
+        device=device,
+        report=json,
+    )
+    if not holds:
+        raise typer.Exit(1)
+
+
 @app.command(epilog="Example: `advdpnp geometry runs/my-run --limit 1000`")
 def geometry(
     checkpoint: Annotated[Path, typer.Argument(help="A run folder or a .safetensors file.")],
@@ -375,7 +416,7 @@ def _fail(sentence: str) -> int:
 
 
 def run(arguments: list[str] | None = None) -> int:
-    """Run the command line and return its exit code: 0, or 2 with one sentence on standard error."""
+    """Run the command line and return its exit code: 0, 2 with one sentence on standard error, or 1 of ``verify``."""
     if not os.environ.get("ADVDPNP_DEBUG"):
         warnings.simplefilter("ignore")  # libraries warn their own developers
     try:

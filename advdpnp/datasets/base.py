@@ -60,7 +60,7 @@ class Split:
 
     def some_images(self, samples: np.ndarray) -> Tensor:
         """The images with these indices (int64 (n,)), in this order, on the CPU."""
-        return self.images[torch.from_numpy(samples).to(self.images.device)].cpu()
+        return self.images[torch.tensor(samples, device=self.images.device)].cpu()
 
     def pick(self, index: Tensor) -> "Split":
         """The images with these indices (int64), in this order."""
