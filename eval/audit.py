@@ -59,6 +59,7 @@ class UnitAudit:
         broken: samples (int64) that are shown to be broken, misclassified clean images too.
         faults: what does not hold.
         unsettled: what this machine or this model decides otherwise and is no proof of a fault.
+        judged: whether anything was judged; not where verdicts contradict the data or themselves.
     """
 
     unit: StoredUnit
@@ -67,11 +68,17 @@ class UnitAudit:
     broken: np.ndarray
     faults: list[Fault] = field(default_factory=list)
     unsettled: list[Fault] = field(default_factory=list)
+    judged: bool = True
+
+    @property
+    def shown(self) -> bool:
+        """Whether there are images to show what is claimed."""
+        return self.images is not None
 
     @property
     def holds(self) -> bool:
         """Whether the claim is shown by its images, and nothing contradicts it."""
-        return self.images is not None and not self.faults
+        return self.shown and not self.faults
 
 
 class Auditor:
@@ -100,9 +107,10 @@ class Auditor:
         Raises:
             AdvdpnpError: it is of other images than the data set's.
         """
-        faults, unsettled = list(self._contradictions(unit)), []
-        if faults:  # nothing can be judged by verdicts that contradict the data or themselves
-            return UnitAudit(unit, 0, 0, np.zeros(0, np.int64), faults)
+        faults = list(self._contradictions(unit))
+        unsettled: list[Fault] = []
+        if faults:
+            return UnitAudit(unit, 0, 0, np.zeros(0, np.int64), faults, judged=False)
         shape = _shape(unit)
         wrong = self._clean_mistakes(unit, shape, faults, unsettled)
         if unit.threat is None:
@@ -156,7 +164,7 @@ class Auditor:
         if len(np.unique(samples)) != len(samples) or samples.min() < 0 or samples.max() >= len(self.split):
             yield Fault(None, "it names samples twice, or such as the data set has not")
             return
-        label = self.split.labels[torch.from_numpy(samples.copy()).to(self.split.labels.device)].cpu().numpy()
+        label = self.split.some_labels(samples).numpy()
         for sample in samples[label != frame["label"].to_numpy()]:
             yield Fault(int(sample), "it has another label in the data set")
 
@@ -183,8 +191,7 @@ class Auditor:
         classes, near = self._clean.setdefault(shape, (np.full(len(self.split), -1), np.zeros(len(self.split), bool)))
         todo = samples[classes[samples] < 0]
         for block in np.array_split(todo, range(shape, len(todo), shape)) if len(todo) else ():
-            y = self.split.labels[torch.from_numpy(block).to(self.split.labels.device)].cpu()
-            predicted, tied = self._ask(self._images(block), y, shape, 0)
+            predicted, tied = self._ask(self._images(block), self.split.some_labels(block), shape, 0)
             classes[block], near[block] = predicted.numpy(), tied.numpy()
         return classes[samples], near[samples]
 
@@ -195,7 +202,7 @@ class Auditor:
         assert unit.threat is not None
         threat = ThreatModel(unit.threat.norm, unit.threat.eps, unit.threat.eps_text)
         x, x_adv = self._images(stored.sample), stored.x_adv
-        y = self.split.labels[torch.from_numpy(stored.sample).to(self.split.labels.device)].cpu()
+        y = self.split.some_labels(stored.sample)
         finite = torch.isfinite(x_adv).flatten(1).all(1)
         x_adv = torch.where(finite[:, None, None, None], x_adv, x)
         in_box = (x_adv.flatten(1).amin(1) >= threat.low) & (x_adv.flatten(1).amax(1) <= threat.high)

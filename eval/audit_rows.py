@@ -34,9 +34,8 @@ def audit_rows(units: Sequence[StoredUnit], audits: Mapping[Path, UnitAudit], le
         yield f"{leaderboard} is damaged ({type(error).__name__}); make it again with advdpnp leaderboard"
         return
     for row in make_rows(units):
-        mine = {
-            label: audits[unit.verdicts.path] for label, unit in _units(row).items() if unit.verdicts.path in audits
-        }
+        found = {label: audits.get(unit.verdicts.path) for label, unit in _units(row).items()}
+        mine = {label: each for label, each in found.items() if each is not None and each.judged}
         if not mine:
             continue
         name = f"{row.model.name}, {row.threat.label}"
@@ -74,13 +73,19 @@ def _differences(row: Row, audits: Mapping[str, UnitAudit], table: pd.DataFrame)
     if record["n"] is pd.NA or int(record["n"]) != row.n or record["definitions"] != short_hash(sorted(hashes)):
         yield "leaderboard.csv was made from other verdicts; make it again with advdpnp leaderboard"
         return
-    broken = {label: np.isin(row.samples, each.broken) for label, each in audits.items() if each.images is not None}
+    broken = {label: _broken(row, label, each) for label, each in audits.items()}
     if len(broken) == len(_units(row)) and row.attacks:
         broken["worst_case"] = np.logical_or.reduce(list(broken.values()))
     for label, each in broken.items():
         stated, found = float(record.get(label, np.nan)), round(100 * float(1 - each.mean()), 2)
+        by = "when it is judged again" if label not in audits or audits[label].shown else "by its verdicts"
         if not abs(stated - found) < 0.005:
-            yield f"{label} is {stated:.2f} in leaderboard.csv and {found:.2f} when it is judged again"
+            yield f"{label} is {stated:.2f} in leaderboard.csv and {found:.2f} {by}"
+
+
+def _broken(row: Row, label: str, audit: UnitAudit) -> np.ndarray:
+    """Which samples were shown to be broken, bool (n,); where nothing can be shown, what the verdicts say."""
+    return np.isin(row.samples, audit.broken) if audit.shown else row.broken(label)
 
 
 def _record(row: Row, table: pd.DataFrame) -> Mapping[str, Any] | None:
@@ -89,4 +94,4 @@ def _record(row: Row, table: pd.DataFrame) -> Mapping[str, Any] | None:
     if row.threat.norm:
         same &= np.isclose(table["eps"].astype(float), row.threat.eps) & (table["seed"] == row.seed).fillna(False)
     found = table[same]
-    return None if found.empty else found.iloc[0].to_dict()
+    return None if found.empty else {str(name): value for name, value in found.iloc[0].items()}

@@ -1,7 +1,7 @@
 """What ``advdpnp verify`` does: find what is stored, load the models it is about, judge again, and say what holds."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -66,7 +66,14 @@ def verify_command(
             model.cpu()
         good &= result["holds"]
         told.append(result)
-    out.print("all of it holds" if good else "NOT all of it holds", style="green" if good else "red")
+    if good:
+        out.print("all of it holds", style="green")
+    elif any(each["contradicted"] for each in told):
+        out.print("NOT all of it holds", style="red")
+    else:
+        out.print(
+            "NOT all of it is shown: there are attacks without stored images; nothing contradicts them", style="red"
+        )
     if report is not None:
         write_text(report, json.dumps({"holds": good, "models": told}, indent=1) + "\n")
     return good
@@ -175,16 +182,35 @@ def _verify_model(folder: Path, identity: ModelIdentity, files: Sequence[Path], 
                 "unsettled": [asdict(each) for each in audit.unsettled],
             }
         )  # fmt: skip
-    wrong = list(audit_rows(list(_all_units(folder, identity)), audits, folder.parent / "leaderboard.csv"))
+    wrong = _verify_rows(folder, identity, audits)
+    return {
+        "model": identity.name,
+        "weights": identity.weights_hash,
+        "holds": not wrong and all(each["holds"] for each in told),
+        "contradicted": bool(wrong) or any(each["faults"] for each in told),
+        "units": told,
+        "rows": wrong,
+    }
+
+
+def _verify_rows(folder: Path, identity: ModelIdentity, audits: Mapping[Path, UnitAudit]) -> list[str]:
+    """Hold a model's rows against what was judged; prints it, and returns what does not hold, in words."""
+    leaderboard, files = folder.parent / "leaderboard.csv", sorted(folder.glob("*.parquet"))
+    units = list(_readable(files, identity))
+    if len(units) < len(files):
+        wrong = ["the rows of the leaderboard cannot be made again: a verdict file is damaged"]
+    else:
+        wrong = list(audit_rows(units, audits, leaderboard))
     for sentence in wrong:
         out.print(f"  {sentence}", markup=False, style="red")
     if audits and not wrong:
-        compared = (
-            "as in leaderboard.csv" if (folder.parent / "leaderboard.csv").exists() else "no leaderboard.csv beside"
-        )
-        out.print(f"  rows: where they come from is recorded; accuracies {compared}", markup=False)
-    holds = not wrong and all(each["holds"] for each in told)
-    return {"model": identity.name, "weights": identity.weights_hash, "holds": holds, "units": told, "rows": wrong}
+        compared = "as in leaderboard.csv" if leaderboard.exists() else "not compared: there is no leaderboard.csv"
+        unseen = ", ".join(each.unit.label for each in audits.values() if not each.shown)
+        alone = f" ({unseen}: by the verdicts alone)" if unseen else ""
+        recorded = all(each.unit.last_run.get("command") for each in audits.values())
+        command = "" if recorded else ", but for the command"
+        out.print(f"  rows: where they come from is recorded{command}; accuracies {compared}{alone}", markup=False)
+    return wrong
 
 
 def _read(file: Path, identity: ModelIdentity) -> StoredUnit:
@@ -200,9 +226,8 @@ def _read(file: Path, identity: ModelIdentity) -> StoredUnit:
     return unit
 
 
-def _all_units(folder: Path, identity: ModelIdentity) -> Iterator[StoredUnit]:
-    """Every verdict file of a model that can be read: rows are made of all."""
-    for file in sorted(folder.glob("*.parquet")):
+def _readable(files: Sequence[Path], identity: ModelIdentity) -> Iterator[StoredUnit]:
+    for file in files:
         try:
             yield _read(file, identity)
         except AdvdpnpError:
@@ -217,7 +242,7 @@ def _summary(audit: UnitAudit) -> str:
     n = len(audit.unit.samples)
     if audit.unit.threat is None:
         return f"{n} clean images, {'predictions as stored' if audit.holds else 'NOT as stored'}"
-    if audit.images is None:
+    if not audit.shown:
         return NOT_STORED
     state = "all hold" if audit.holding == audit.images else f"{audit.holding} hold"
     return f"{audit.images} images, {state}; {len(audit.broken)} of {n} samples broken"

@@ -62,6 +62,10 @@ class Split:
         """The images with these indices (int64 (n,)), in this order, on the CPU."""
         return self.images[torch.tensor(samples, device=self.images.device)].cpu()
 
+    def some_labels(self, samples: np.ndarray) -> Tensor:
+        """Their labels, int64 (n,), on the CPU."""
+        return self.labels[torch.tensor(samples, device=self.labels.device)].cpu()
+
     def pick(self, index: Tensor) -> "Split":
         """The images with these indices (int64), in this order."""
         return Split(self.images[index], self.labels[index])

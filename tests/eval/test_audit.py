@@ -23,6 +23,7 @@ from advdpnp.cli import run as run_cli
 from advdpnp.datasets import Dataset
 from advdpnp.errors import AdvdpnpError
 from advdpnp.eval import run as run_module
+from advdpnp.eval import store
 from advdpnp.eval.adversarials import SUFFIX, read_adversarials, read_samples, to_table, write_adversarials
 from advdpnp.eval.audit import Auditor, UnitAudit
 from advdpnp.eval.evaluate import evaluate_models
@@ -173,6 +174,40 @@ def test_an_interrupted_search_continues_to_the_same_images(
     assert all(torch.equal(made[n], expected[n]) for n in made)
     pd.testing.assert_frame_equal(unit_of(tmp_path / "torn").frame, unit_of(tmp_path / "whole").frame)
     assert audit(tmp_path / "torn", data, net()).holds
+
+
+@pytest.mark.parametrize("written", ["images", "verdicts", "complete images"])
+def test_no_verdict_is_without_its_image_wherever_a_writer_is_killed(
+    tmp_path: Path, data: Dataset, net: Net, monkeypatch: pytest.MonkeyPatch, written: str
+) -> None:
+    """The process dies just before it writes so and so of pgd-4."""
+    write_images, write_table = store.write_adversarials, store._write_table
+
+    def dying(write: Callable[..., None], when: str) -> Callable[..., None]:
+        def wrapped(path: Path, *rest: Any) -> None:
+            place = path.parent if path.parent.suffix == ".parts" else path
+            complete = "complete " if place is path else ""
+            if place.name.startswith("pgd-4") and f"{complete}{when}" == written:
+                raise KeyboardInterrupt
+            write(path, *rest)
+
+        return wrapped
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "write_adversarials", dying(write_images, "images"))
+        patch.setattr(store, "_write_table", dying(write_table, "verdicts"))
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(tmp_path, data, net())
+    searches = searched(monkeypatch)
+    for path in tmp_path.rglob("pgd-4*.parts/*.parquet"):
+        frame = pq.read_table(path).to_pandas()
+        needed = frame[frame["success"] & (frame["clean_prediction"] == frame["label"])]["sample"]
+        assert set(needed) <= set(read_samples(path.with_suffix(SUFFIX)))
+    assert not list(tmp_path.rglob("pgd-4*.parquet"))
+    evaluate(tmp_path, data, net())
+    assert [len(samples) for _, samples in searches] == ([] if written == "complete images" else [50])
+    assert sorted(images_of(unit_of(tmp_path), data)) == broken(unit_of(tmp_path))
+    assert audit(tmp_path, data, net()).holds
 
 
 def test_a_larger_limit_keeps_the_images_that_are_there(tmp_path: Path, data: Dataset, net: Net) -> None:
@@ -544,6 +579,16 @@ def test_the_command_names_what_does_not_hold(evaluated: Path, capsys: pytest.Ca
     assert "NOT all of it holds" in said
 
 
+def test_the_command_tells_what_is_not_shown_from_what_does_not_hold(
+    evaluated: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    unit_of(evaluated).verdicts.path.with_suffix(SUFFIX).unlink()
+    code, said = verify(capsys, "results")
+    assert code == 1
+    assert "NOT all of it is shown" in said
+    assert "as in leaderboard.csv (pgd-4: by the verdicts alone)" in said
+
+
 def test_a_leaderboard_that_was_embellished_is_seen(evaluated: Path, capsys: pytest.CaptureFixture[str]) -> None:
     table = pd.read_csv(evaluated / "leaderboard.csv", dtype=str)
     table["pgd-4"] = "99.00"
@@ -573,6 +618,7 @@ def test_a_damaged_verdict_file_does_not_hide_the_others(evaluated: Path, capsys
     assert code == 1
     assert "is damaged" in said
     assert "images, all hold" in said
+    assert "cannot be made again" in said
 
 
 def test_bad_input_is_one_sentence(evaluated: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
