@@ -172,7 +172,7 @@ def _open(path: Path) -> Iterator[pq.ParquetFile]:
             if file.schema_arrow.names != names or not _plausible(file.schema_arrow):
                 raise AdvdpnpError(f"{path} holds no adversarial images; delete it and run the same evaluation again")
             yield file
-    except (pa.ArrowException, OSError, MemoryError) as error:
+    except (pa.ArrowException, ValueError, OSError, MemoryError) as error:
         raise AdvdpnpError(
             f"the images in {path} are damaged; delete the file and run the same evaluation again with "
             "--save-adversarials, which makes them again"

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from advdpnp.errors import AdvdpnpError
+from advdpnp.errors import AdvdpnpError, first_line
 from advdpnp.eval.audit import UnitAudit
 from advdpnp.eval.leaderboard import read_leaderboard
 from advdpnp.eval.results import Row, StoredUnit, make_rows
@@ -27,11 +27,9 @@ def audit_rows(units: Sequence[StoredUnit], audits: Mapping[Path, UnitAudit], le
         leaderboard: a ``leaderboard.csv`` to compare with; where there is none, the record of each row is checked.
     """
     try:
-        table = read_leaderboard(leaderboard) if leaderboard.exists() else None
-        if table is not None and not set(_NEEDED) <= set(table):
-            raise KeyError(*_NEEDED)
-    except (AdvdpnpError, ValueError, KeyError, OSError) as error:
-        yield f"{leaderboard} is damaged ({type(error).__name__}); make it again with advdpnp leaderboard"
+        table = _table(leaderboard) if leaderboard.exists() else None
+    except AdvdpnpError as error:
+        yield str(error)
         return
     for row in make_rows(units):
         found = {label: audits.get(unit.verdicts.path) for label, unit in _units(row).items()}
@@ -57,6 +55,18 @@ def provenance_gaps(row: Row) -> list[str]:
         lacking += [] if "seconds" in run else ["seconds"]
         gaps += [f"{label} does not tell its {', '.join(lacking)}"] if lacking else []
     return gaps
+
+
+def _table(path: Path) -> pd.DataFrame:
+    try:
+        table = read_leaderboard(path)
+        if missing := set(_NEEDED) - set(table):
+            raise ValueError(f"{min(missing)} is missing")
+    except (ValueError, TypeError, KeyError, OSError) as error:
+        raise AdvdpnpError(
+            f"{path} is damaged ({first_line(error)}); make it again with advdpnp leaderboard"
+        ) from error
+    return table
 
 
 def _units(row: Row) -> dict[str, StoredUnit]:

@@ -544,7 +544,8 @@ def _read_table(path: Path) -> pa.Table:
     try:
         # A file of its own, not a data set: folder names with "=" in them must not become columns.
         table = pq.ParquetFile(path).read()
-    except (pa.ArrowException, OSError) as error:
+        table.validate(full=True)  # text that is no text would fail much later
+    except (pa.ArrowException, ValueError, OSError) as error:
         raise AdvdpnpError(
             f"the verdict file {path} is damaged; delete it and run the same evaluation again, "
             "which searches only what it held"

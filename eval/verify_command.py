@@ -249,7 +249,7 @@ def _summary(audit: UnitAudit) -> str:
 
 
 def _tell(title: str, summary: str, faults: Sequence[Fault], unsettled: Sequence[Fault]) -> None:
-    out.print(f"  {title:<28} {summary}", markup=False)
+    out.print(f"  {title:<40} {summary}", markup=False)
     for kind, found in (("", faults), ("not settled: ", unsettled)):
         for each in found[:_SHOWN]:
             where = "" if each.sample is None else f"sample {each.sample}: "

@@ -399,12 +399,14 @@ def test_without_images_nothing_is_shown_and_that_is_said(stored: Path, data: Da
     assert not result.holds
 
 
-@pytest.mark.parametrize("content", [b"", b"PAR1 and nothing", "cut", "verdicts", "wide"])
+@pytest.mark.parametrize("content", [b"", b"PAR1 and nothing", "cut", "names", "verdicts", "wide"])
 def test_damaged_files_of_images_are_one_sentence(stored: Path, data: Dataset, net: Net, content: bytes | str) -> None:
     unit = unit_of(stored)
     path = unit.verdicts.path.with_suffix(SUFFIX)
     if content == "cut":
         path.write_bytes(path.read_bytes()[:-50])
+    elif content == "names":
+        path.write_bytes(path.read_bytes().replace(b"digest", b"dig\xc4st"))
     elif content == "verdicts":
         path.write_bytes(unit.verdicts.path.read_bytes())
     elif content == "wide":
@@ -596,10 +598,11 @@ def test_a_leaderboard_that_was_embellished_is_seen(evaluated: Path, capsys: pyt
     code, said = verify(capsys, "results")
     assert code == 1
     assert "pgd-4 is 99.00 in leaderboard.csv" in said
-    (evaluated / "leaderboard.csv").write_text("model\nx\n")
-    code, said = verify(capsys, "results")
-    assert code == 1
-    assert "leaderboard.csv is damaged" in said
+    for broken_table in ("model\nx\n", table.assign(n="10.5").to_csv(index=False)):
+        (evaluated / "leaderboard.csv").write_text(broken_table)
+        code, said = verify(capsys, "results")
+        assert code == 1
+        assert "leaderboard.csv is damaged" in said
 
 
 def test_rows_that_do_not_tell_where_they_come_from_are_named(
