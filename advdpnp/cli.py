@@ -209,6 +209,10 @@ def eval_(
         list[str] | None,
         typer.Option(metavar="CHECKPOINT", help="Try this model's adversarial images on the others; repeatable."),
     ] = None,
+    save_adversarials: Annotated[
+        bool,
+        typer.Option("--save-adversarials", help="Store the image of every broken sample, for `advdpnp verify`."),
+    ] = False,
     batch_size: Annotated[
         int | None,
         typer.Option(
@@ -240,6 +244,7 @@ def eval_(
         precision=precision,
         cross_check=cross_check,
         transfer_from=transfer_from or [],
+        save_adversarials=save_adversarials,
         batch_size=batch_size,
         results=out,
         names=name or [],
@@ -288,6 +293,47 @@ def compare(
     from advdpnp.eval.compare_command import compare_command
 
     compare_command(first, second, folders or [Path("results")], columns=columns, out=out)
+
+
+@app.command(epilog="Example: `advdpnp verify results/cifar10/my-run-1a2b3c4d --checkpoint runs/my-run`")
+def verify(
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="PATH...", help="Folders of results or of one model, or verdict files.")
+    ],
+    checkpoint: Annotated[
+        list[Path] | None,
+        typer.Option(help="Run folder, .safetensors file or folder of such, of the models; repeatable."),
+    ] = None,
+    model: Annotated[list[str] | None, typer.Option(help="A net of your own, as `advdpnp eval` takes it.")] = None,
+    weights: Annotated[
+        list[str] | None, typer.Option(help="Weights of the --model at the same place in the list; `-` for none.")
+    ] = None,
+    mean: Annotated[str | None, typer.Option(help="Normalisation of bare weights: the mean.")] = None,
+    std: Annotated[str | None, typer.Option(help="Normalisation of bare weights: the standard deviation.")] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="Data set that was evaluated on.", show_default="as the results say")
+    ] = None,
+    json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write all that was found to a file too.")] = None,
+    data_root: DataRoot = None,
+    device: Device = "auto",
+) -> None:
+    """Judge every stored adversarial image again, in float32, and say what holds; exit code 1 if anything does not."""
+    from advdpnp.eval.verify_command import verify_command
+
+    holds = verify_command(
+        paths,
+        checkpoints=checkpoint or [],
+        models=model or [],
+        weights=weights or [],
+        mean=mean,
+        std=std,
+        dataset=dataset,
+        data_root=data_root,
+        device=device,
+        report=json,
+    )
+    if not holds:
+        raise typer.Exit(1)
 
 
 @app.command(epilog="Example: `advdpnp geometry runs/my-run --limit 1000`")
@@ -403,7 +449,7 @@ def _fail_once(sentence: str) -> int:
 
 
 def run(arguments: list[str] | None = None) -> int:
-    """Run the command line and return its exit code: 0, or 2 with one sentence on standard error.
+    """Run the command line and return its exit code: 0, 2 with one sentence on standard error, or 1 of ``verify``.
 
     Ctrl-C, SIGTERM and SIGHUP end it with such a sentence too, after all that was found has been written.
     """

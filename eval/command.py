@@ -47,6 +47,7 @@ def evaluate_command(
     precision: str = FULL,
     cross_check: int | None = None,
     transfer_from: Sequence[str] = (),
+    save_adversarials: bool = False,
     batch_size: int | None,
     results: Path | None,
     data_root: Path | None,
@@ -64,7 +65,7 @@ def evaluate_command(
         own = [load_model(str(path)) for path in checkpoints]
         data = _dataset(dataset, own, data_root, download)
         own = [load_model(str(path), dataset=data) for path in checkpoints]  # now tried on an image of this data set
-        loaded = _named([*own, *_foreign(models, weights, data, _normalisation(mean, std, data))], names)
+        loaded = _named([*own, *foreign_models(models, weights, data, normalisation_of(mean, std, data))], names)
         trained_norm = _common(own, "norm")
         norm = norm.strip().lower() if norm is not None else trained_norm or "linf"
         radii = [text.strip() for item in eps for text in item.split(",") if text.strip()]
@@ -92,6 +93,7 @@ def evaluate_command(
             engine=engine,
             precision=precision,
             transfer_from=sources,
+            save_adversarials=save_adversarials,
             **common,
         )
         if cross_check is not None:
@@ -164,8 +166,8 @@ def _dataset(name: str | None, own: Sequence[LoadedModel], data_root: Path | Non
     return load_dataset(name or named.pop(), data_root=data_root, download=download, train=False)
 
 
-def _normalisation(mean: str | None, std: str | None, data: Dataset) -> Normalisation | None:
-    """The two options as numbers per channel; one number serves all channels."""
+def normalisation_of(mean: str | None, std: str | None, data: Dataset) -> Normalisation | None:
+    """The two options ``--mean`` and ``--std`` as numbers per channel; one number serves all channels."""
     if mean is None and std is None:
         return None
     if mean is None or std is None:
@@ -182,9 +184,10 @@ def _normalisation(mean: str | None, std: str | None, data: Dataset) -> Normalis
     return values[0], values[1]
 
 
-def _foreign(
+def foreign_models(
     models: Sequence[str], weights: Sequence[str], data: Dataset, normalisation: Normalisation | None
 ) -> list[LoadedModel]:
+    """What ``--model`` and ``--weights`` name."""
     if weights and len(weights) != len(models):
         raise AdvdpnpError(
             f"there are {len(models)} --model and {len(weights)} --weights; give one per --model, in the same order, "

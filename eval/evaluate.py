@@ -42,6 +42,7 @@ def evaluate_models(
     precision: str = FULL,
     shard: Shard = ALONE,
     transfer_from: Sequence[LoadedModel] = (),
+    save_adversarials: bool = False,
     progress: Progress | None = None,
     command: str | None = None,
 ) -> pd.DataFrame:
@@ -72,6 +73,8 @@ def evaluate_models(
             search of less are called so, "autoattack (bf16 search)".
         shard: which of several processes this is; the first returns and writes the table, the others an empty one.
         transfer_from: models whose adversarial images are tried on every other one (columns ``transfer:NAME``).
+        save_adversarials: store the adversarial image of every sample that an attack breaks, which ``verify`` checks.
+            Where verdicts are there already, only the images are made, by the same search again.
         progress: is told what happens; nothing is printed.
         command: the command line, for the record; None finds out.
 
@@ -80,7 +83,7 @@ def evaluate_models(
 
     Raises:
         AdvdpnpError: nothing to evaluate, unknown attacks, unusable images or models, a folder that another
-            process writes to.
+            process writes to; or, after all else is done, a search that was repeated for its images came out otherwise.
     """
     with one_speaks(shard.first):
         if not models:
@@ -111,6 +114,7 @@ def evaluate_models(
             precision=choose_precision(precision, chosen),
             shard=shard,
             transfer_from=tuple(transfer_from),
+            save_adversarials=save_adversarials,
             command=command_line() if command is None else command,
         )
     asked: set[str] = set()
@@ -134,6 +138,11 @@ def evaluate_models(
         write_leaderboard(tabulate_rows([*rows, *others]), out)
     if failures:
         raise failures[0]
+    if plan.notes:
+        raise AdvdpnpError(
+            f"{'; '.join(plan.notes)}; they were made by other versions or on another machine: to have verdicts and "
+            "images of one search, evaluate into a new folder (--out) with --save-adversarials"
+        )
     return tabulate_rows(rows)
 
 

@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +14,10 @@ from advdpnp.attacks.execution import check_inputs
 from advdpnp.checkpoint import weights_hash
 from advdpnp.datasets import Dataset, Split
 from advdpnp.errors import AdvdpnpError
+from advdpnp.eval.adversarials import SUFFIX, StoredImages, read_adversarials
 from advdpnp.eval.evaluate import evaluate_models
 from advdpnp.eval.progress import Progress
-from advdpnp.eval.results import find_results
+from advdpnp.eval.results import StoredUnit, find_results
 from advdpnp.zoo import LoadedModel
 
 
@@ -27,10 +28,12 @@ class Evaluation:
     Attributes:
         row: the leaderboard's row, a data frame of one line.
         verdicts: one line per attack and sample, with the columns of the verdict files.
+        adversarials: by attack, the images of the samples that it broke; empty unless they were asked for.
     """
 
     row: pd.DataFrame
     verdicts: pd.DataFrame
+    adversarials: dict[str, StoredImages] = field(default_factory=dict)
 
 
 def evaluate(
@@ -47,6 +50,7 @@ def evaluate(
     corruptions: str = "none",
     corruption_types: str | Sequence[str] = "benchmark",
     name: str = "model",
+    save_adversarials: bool = False,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Evaluate a model; nothing is left on disk, and model and random generators are left as they were.
@@ -64,6 +68,8 @@ def evaluate(
         corruptions: "none" or "auto".
         corruption_types: "benchmark" (15), "all" (19), or names: ["fog", "snow"], or one text with commas.
         name: what the row calls the model.
+        save_adversarials: return the adversarial image of every sample that an attack breaks. They are rounded to bytes
+            where that breaks the model still and the images ``x`` are bytes.
         progress: is told what happens.
 
     Raises:
@@ -93,11 +99,25 @@ def evaluate(
         row = evaluate_models(
             [loaded], dataset, out=Path(folder), attacks=attacks, norm=norm, eps=[eps], seed=seed,
             batch_size=batch_size, device=device, corruptions=corruptions, corruption_types=corruption_types,
-            progress=progress, command="advdpnp.evaluate",
+            save_adversarials=save_adversarials, progress=progress, command="advdpnp.evaluate",
         )  # fmt: skip
         units = find_results([Path(folder)])
         verdicts = pd.concat([_plain(unit.verdicts.frame) for unit in units], ignore_index=True)
-    return Evaluation(row, verdicts)
+        found = {unit.label: _stored_images(unit, dataset.test) for unit in units if save_adversarials and unit.threat}
+    return Evaluation(row, verdicts, found)
+
+
+def _stored_images(unit: StoredUnit, split: Split) -> StoredImages:
+    """All adversarial images of a unit, sorted by sample."""
+
+    path = unit.verdicts.path.with_suffix(SUFFIX)
+    parts = list(read_adversarials(path, split.some_images, len(split))) if path.exists() else []
+    if not parts:
+        return StoredImages(np.zeros(0, np.int64), split.images[:0].cpu().float(), np.zeros(0, bool))
+    sample = np.concatenate([part.sample for part in parts])
+    order = np.argsort(sample)
+    x_adv = torch.cat([part.x_adv for part in parts])[torch.from_numpy(order)]
+    return StoredImages(sample[order], x_adv, np.concatenate([part.intact for part in parts])[order])
 
 
 def _images(x: Tensor | np.ndarray) -> Tensor:

@@ -48,6 +48,8 @@ class Plan:
         precision: of our searches ("32", "tf32", "bf16"); never of what counts.
         shard: which of several processes this is.
         transfer_from: models whose adversarial images are tried on every other one.
+        save_adversarials: whether to store the image of every sample that an attack breaks.
+        notes: sentences about what went otherwise than asked, added while it is carried out.
         command: the command line, for the record.
         versions: of the software, for the record.
         date: when it began, ISO 8601.
@@ -66,19 +68,19 @@ class Plan:
     precision: str = FULL
     shard: Shard = ALONE
     transfer_from: tuple[LoadedModel, ...] = ()
+    save_adversarials: bool = False
+    notes: list[str] = field(default_factory=list)
     command: str = ""
     versions: Mapping[str, str] = field(default_factory=software_versions)
     date: str = field(default_factory=_now)
 
     def labels(self, samples: np.ndarray) -> Tensor:
         """Labels of some samples, int64, on the CPU."""
-        labels = self.dataset.test.labels
-        return labels[torch.from_numpy(samples).to(labels.device)].cpu()
+        return self.dataset.test.some_labels(samples)
 
     def images(self, samples: np.ndarray) -> Tensor:
         """Images of some samples, float32 (n, c, h, w), on the CPU."""
-        images = self.dataset.test.images
-        chosen = images[torch.from_numpy(samples).to(images.device)].cpu()
+        chosen = self.dataset.test.some_images(samples)
         return to_float(chosen) if chosen.dtype == torch.uint8 else chosen.float()
 
     def blocks(self, samples: np.ndarray) -> list[np.ndarray]:

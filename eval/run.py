@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from advdpnp.datasets import to_float
 from advdpnp.errors import AdvdpnpError, ModelError, ModelFailure, first_line
 from advdpnp.eval.leaderboard import order_attacks
 from advdpnp.eval.plan import Plan, device_name
+from advdpnp.eval.rounding import fooled_by, pack
 from advdpnp.eval.sanity import (
     SANITY_SAMPLES,
     Measured,
@@ -39,7 +41,7 @@ from advdpnp.eval.sanity import (
     write_measured,
 )
 from advdpnp.eval.shards import Peers
-from advdpnp.eval.store import FOUND, ModelFolder, ModelIdentity, UnitWriter, open_model
+from advdpnp.eval.store import FOUND, ModelFolder, ModelIdentity, Pack, UnitWriter, open_model
 from advdpnp.eval.unit import CLEAN, CORRUPTION, Unit, sample_set_hash, short_hash
 from advdpnp.randomness import seed_of
 from advdpnp.zoo import LoadedModel
@@ -290,9 +292,12 @@ class _Run:
     def _whole_batch(self, label: str, attack: WholeBatchAttack) -> str:
         """An attack that sees all samples at once: the set of them, and the batch size, are part of what it is."""
         samples, requested = self.plan.samples, self.plan.batch_size or WHOLE_BATCH
+        keeping = self.plan.save_adversarials
         batch_size = max(1, requested * self.shape // first_shape(self.plan.device))  # shrinks where memory was short
         definition = {"attack": attack.definition(), "seed": self.plan.seed, "batch_size": batch_size}
         unit = self._unit(label, attack.threat, {**definition, "samples": sample_set_hash(samples.tolist())})
+        if keeping and len(self.folder.stored(unit)) > len(self.folder.stored(unit, images=True)):
+            self.folder.forget_records(unit)  # a search that goes on does not make again what it has reported
 
         def find(missing: np.ndarray, writer: UnitWriter) -> Iterator[Findings]:
             done = [StageRecord(**{k: torch.from_numpy(v) for k, v in record.items()}) for record in writer.records()]
@@ -364,21 +369,25 @@ class _Run:
     ) -> str:
         """Find and store what is missing of a unit, if it can be ``shared`` together with others; returns its hash."""
         samples, progress, shard = self.plan.samples, self.plan.progress, self.plan.shard
-        if self.results.is_complete(unit, samples) or not (shard.first or shared):
+        keeping = self._keeping(unit)
+        if self.results.is_complete(unit, samples, images=keeping) or not (shard.first or shared):
             return unit.hash
         known = np.intersect1d(self._known(unit), samples)
-        own = np.intersect1d(self.folder.stored(unit), samples)
+        own = np.intersect1d(self.folder.stored(unit, images=keeping), samples)
         threat = "" if unit.threat is None else f", {unit.threat.label}"
         progress.start(self.name, unit.label + threat, len(samples), len(own))
+        pack_images = self._packer(unit) if keeping else None
         with (
             _kept(f"{unit.label}{threat}"),
-            self.folder.writer(unit, samples, self._facts(seed), complete=shard.first) as writer,
+            self.folder.writer(unit, samples, self._facts(seed), complete=shard.first, pack=pack_images) as writer,
         ):
             if shard.first:
                 self._gather(unit, writer)
             mine = np.setdiff1d(shard.share(samples) if shared else samples, known)
             while len(mine) or shard.first:
                 for findings in find(mine, writer) if len(mine) else ():
+                    if keeping:
+                        writer.keep(_columns(findings), findings.x_adv.numpy())
                     self._record(writer, findings, with_images=unit.threat is not None)
                     progress.advance(len(findings), int((~findings.success).sum()))
                 if not shard.first:
@@ -390,14 +399,41 @@ class _Run:
         for folder in self.peers.folders() if shard.first else ():
             self.folder.below(folder).clear(unit)
         progress.finish()
+        if keeping and shard.first:
+            self._tell_of_repetition(unit, writer.differing)
         return unit.hash
+
+    def _keeping(self, unit: Unit) -> bool:
+        """Whether the adversarial images of a unit are to be stored."""
+        return self.plan.save_adversarials and unit.threat is not None
+
+    def _packer(self, unit: Unit) -> Pack:
+        """What makes the images of a unit compact."""
+        assert unit.threat is not None
+        noise = seed_of(self.plan.seed, "noise", "rounded", unit.label) if self.randomised else None
+        fooled = fooled_by(self.model, self.shape, self.plan.device, noise)
+        return partial(pack, clean=self.plan.dataset.test.some_images, threat=unit.threat, fooled=fooled)
+
+    def _tell_of_repetition(self, unit: Unit, differing: np.ndarray) -> None:
+        """Note what a search that was repeated for its images has found otherwise than it is stored."""
+        lacking = np.setdiff1d(self.plan.samples, self.folder.stored(unit, images=True))
+        if not len(differing) and not len(lacking):
+            return
+        threat = "" if unit.threat is None else f", {unit.threat.label}"
+        shown = ", ".join(map(str, (lacking if len(lacking) else differing)[:5]))
+        self.plan.notes.append(
+            f"{self.name}: {unit.label}{threat} was searched again for its adversarial images, and {len(differing)} "
+            f"samples come out otherwise than they are stored, of which {len(lacking)} are left without an image "
+            f"(sample {shown}); the stored verdicts were kept"
+        )
 
     def _known(self, unit: Unit) -> np.ndarray:
         """Samples of a unit that any process, of this run or of an earlier one, has judged."""
         for attempt in range(50):
             try:
                 folders = [self.results, *map(self.folder.below, self.peers.folders())]
-                return np.unique(np.concatenate([folder.stored(unit) for folder in folders]))
+                images = self._keeping(unit)
+                return np.unique(np.concatenate([folder.stored(unit, images=images) for folder in folders]))
             except (AdvdpnpError, FileNotFoundError):
                 if self.plan.shard.world == 1 or attempt == 49:
                     raise
@@ -406,7 +442,7 @@ class _Run:
 
     def _gather(self, unit: Unit, writer: UnitWriter) -> np.ndarray:
         """Take over what other processes have found so far; returns the samples that nobody has judged."""
-        missing = np.setdiff1d(self.plan.samples, self.folder.stored(unit))
+        missing = np.setdiff1d(self.plan.samples, self.folder.stored(unit, images=self._keeping(unit)))
         for folder in self.peers.folders():
             taken = writer.gather(self.folder.below(folder), missing)
             missing = np.setdiff1d(missing, list(taken))
@@ -423,7 +459,7 @@ class _Run:
             time.sleep(0.2)
 
     def _record(self, writer: UnitWriter, findings: Findings, *, with_images: bool) -> None:
-        columns = {name: getattr(findings, name).numpy() for name in FOUND.names}
+        columns = _columns(findings)
         if not with_images:
             return writer.add(columns)
         wanted = writer.wants_images(columns["sample"])
@@ -441,3 +477,8 @@ class _Run:
             "command": self.plan.command,
             "date": self.plan.date,
         }
+
+
+def _columns(findings: Findings) -> dict[str, np.ndarray]:
+    """What verdicts hold of findings."""
+    return {name: getattr(findings, name).numpy() for name in FOUND.names}

@@ -4,6 +4,7 @@
     DIR/<model>-<hash8>/<unit>.parts/*.parquet   verdicts found so far, while the unit is running
     DIR/<model>-<hash8>/<unit>.parquet           all of them, sorted by sample: the unit is complete
     DIR/<model>-<hash8>/<unit>.examples.npz      clean and adversarial images of the first samples
+    DIR/<model>-<hash8>/<unit>.adversarials      the images of all samples that were broken, if they were asked for
 
 Every file appears whole or not at all. One process writes to a model's folder at a time; readers need no lock.
 """
@@ -12,7 +13,7 @@ import contextlib
 import json
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from advdpnp.errors import AdvdpnpError
+from advdpnp.eval.adversarials import SUFFIX, read_samples, read_tables, write_adversarials
 from advdpnp.eval.unit import Unit, file_name
 from advdpnp.files import atomic_path, folder_lock, write_text
 
@@ -50,6 +52,7 @@ FOUND = pa.schema(
     ]
 )
 _LATER = ("stage", "refused")  # columns that older files lack; -1 stands for what they do not tell
+_WHAT_COUNTS = ("clean_prediction", "adversarial_prediction", "success")
 # ... and the key it belongs to, which makes every row readable by itself, wherever it is copied.
 _WORD = pa.dictionary(pa.int32(), pa.string())
 KEY = pa.schema(
@@ -66,6 +69,9 @@ KEY = pa.schema(
 SCHEMA = pa.schema([*KEY, *FOUND])
 
 Columns = Mapping[str, np.ndarray]
+
+Pack = Callable[[np.ndarray, np.ndarray, np.ndarray], pa.Table]
+"""Sample indices (n,), labels (n,) and adversarial images (n, c, h, w) to rows of ``adversarials``."""
 
 
 @dataclass(frozen=True)
@@ -144,17 +150,26 @@ class ModelFolder:
         """Where the verdicts are while the unit is running."""
         return self.complete_path(unit).with_suffix(".parts")
 
-    def stored(self, unit: Unit) -> np.ndarray:
-        """Sorted indices (int64) of the samples that have a verdict, complete or not."""
-        table = self._load(unit)[0]
-        return np.unique(table.column("sample").to_numpy())
+    def stored(self, unit: Unit, *, images: bool = False) -> np.ndarray:
+        """Sorted indices (int64) of the samples that have a verdict, complete or not; with ``images`` of those alone
+        whose verdict needs no image or has one.
+        """
+        table = self._everything(unit)[0]
+        sample = table.column("sample").to_numpy()
+        if images:
+            sample = sample[~needs_image(table) | np.isin(sample, self._pictured(unit))]
+        return np.unique(sample)
 
-    def is_complete(self, unit: Unit, samples: np.ndarray) -> bool:
-        """Whether all ``samples`` are in the unit's complete file."""
+    def is_complete(self, unit: Unit, samples: np.ndarray, *, images: bool = False) -> bool:
+        """Whether all ``samples`` are in the unit's complete file, with ``images`` those that they need too."""
         path = self.complete_path(unit)
         if not path.exists():
             return False
-        return bool(np.isin(samples, _read_table(path).column("sample").to_numpy()).all())
+        table = _read_table(path)
+        sample = table.column("sample").to_numpy()
+        if images:
+            sample = sample[~needs_image(table) | np.isin(sample, read_samples(path.with_suffix(SUFFIX)))]
+        return bool(np.isin(samples, sample).all())
 
     def read(self, unit: Unit) -> Verdicts:
         """The complete file of a unit."""
@@ -168,6 +183,11 @@ class ModelFolder:
         """Forget what an interrupted search of the unit has left."""
         shutil.rmtree(self.parts_folder(unit), ignore_errors=True)
 
+    def forget_records(self, unit: Unit) -> None:
+        """Have an interrupted search that can't be asked begin again; verdicts stay."""
+        for path in self.parts_folder(unit).glob("record-*.npz"):
+            path.unlink()
+
     def clear(self, unit: Unit) -> None:
         """Forget all of a unit that is not complete here, the images too: another folder has it."""
         self.discard(unit)
@@ -175,7 +195,13 @@ class ModelFolder:
 
     @contextmanager
     def writer(
-        self, unit: Unit, samples: np.ndarray, facts: Mapping[str, Any], *, complete: bool = True
+        self,
+        unit: Unit,
+        samples: np.ndarray,
+        facts: Mapping[str, Any],
+        *,
+        complete: bool = True,
+        pack: Pack | None = None,
     ) -> Iterator["UnitWriter"]:
         """Add verdicts to a unit. However the block is left, what was added is on disk; left without an error, the
         unit is complete, unless ``complete`` says that another process will see to that.
@@ -184,56 +210,99 @@ class ModelFolder:
             unit: what is searched.
             samples: int64 indices that must all be judged when the block is left without an error.
             facts: what belongs to this run: versions, device, command, date; dataset, seed, randomised.
+            pack: makes the images compact that ``UnitWriter.keep`` is given; None: none will be.
 
         Raises:
             AdvdpnpError: some of ``samples`` were not judged.
         """
-        writer = UnitWriter(self, unit, facts)
+        writer = UnitWriter(self, unit, facts, pack)
         try:
             yield writer
         finally:
             writer.flush()
         if complete:
-            self._compact(unit, samples)
+            writer.differing = self._compact(unit, samples)
 
-    def _load(self, unit: Unit) -> tuple[pa.Table, list[dict[str, Any]], dict[str, Any]]:
-        """All rows stored for a unit, sorted, each sample once; the runs that made them; the latest metadata."""
+    def _everything(self, unit: Unit) -> tuple[pa.Table, list[dict[str, Any]], dict[str, Any]]:
+        """All rows stored for a unit, the oldest first; the runs that made them; the latest metadata.
+
+        A sample comes again where a writer was killed after compaction, whose parts are in the complete file already,
+        and where a search was repeated for its images. The first verdict counts, and only the runs that gave one.
+        """
         complete, parts = self.complete_path(unit), self.parts_folder(unit)
         paths = [complete] if complete.exists() else []
         paths += sorted(parts.glob("*.parquet")) if parts.exists() else []
-        tables, runs, info = [], [], {}
+        tables, runs, known = [], [], np.zeros(0, np.int64)
+        info: dict[str, Any] = {}
         for path in paths:
             table = _read_table(path)
-            info = _info(table, path)
-            runs += info["runs"]
+            sample = table.column("sample").to_numpy()
+            if not info or not np.isin(sample, known).all():
+                info = _info(table, path)
+                runs += info["runs"]
+            known = np.union1d(known, sample)
             tables.append(table.replace_schema_metadata(None))
         if not tables:
             return SCHEMA.empty_table(), [], {}
-        frame = pa.concat_tables(tables).unify_dictionaries()
-        sample = frame.column("sample").to_numpy()
-        # A writer killed after compaction leaves parts that are in the complete file already: the first one counts.
-        _, first = np.unique(sample, return_index=True)
-        return frame.take(pa.array(first)), runs, info
+        return pa.concat_tables(tables).unify_dictionaries(), runs, info
 
-    def _compact(self, unit: Unit, samples: np.ndarray) -> None:
-        table, runs, info = self._load(unit)
-        missing = np.setdiff1d(samples, table.column("sample").to_numpy())
+    def _pictured(self, unit: Unit) -> np.ndarray:
+        """Samples (int64) that have an image, in the complete file or in a part."""
+        return np.concatenate([np.zeros(0, np.int64), *map(read_samples, self._image_files(unit))])
+
+    def _image_files(self, unit: Unit) -> list[Path]:
+        complete = self.complete_path(unit).with_suffix(SUFFIX)
+        parts = sorted(self.parts_folder(unit).glob(f"*{SUFFIX}"))
+        return [complete, *parts] if complete.exists() else parts
+
+    def _compact(self, unit: Unit, samples: np.ndarray) -> np.ndarray:
+        """Make one file of all parts; returns the samples (int64) that a repeated search judged otherwise."""
+        everything, runs, info = self._everything(unit)
+        sample = everything.column("sample").to_numpy()
+        _, first = np.unique(sample, return_index=True)
+        table = everything.take(pa.array(first))
+        missing = np.setdiff1d(samples, sample)
         if len(missing):
             raise AdvdpnpError(
                 f"the attack {unit.label} gave no verdict for {len(missing)} of {len(samples)} samples "
                 f"(first: {missing[0]}); this is a fault of the attack, report it to its author"
             )
-        info = {**info, "runs": _merge_runs(runs)}
-        _write_table(self.complete_path(unit), table, info)
+        self._compact_images(unit, table)  # first: a verdict that is complete has its image
+        path = self.complete_path(unit)
+        if not path.exists() or len(_read_table(path)) < len(table):
+            _write_table(path, table, {**info, "runs": _merge_runs(runs)})
         self.discard(unit)
+        return _judged_otherwise(everything, first)
+
+    def _compact_images(self, unit: Unit, verdicts: pa.Table) -> None:
+        """One file of all images of broken samples, each once."""
+        files, path = self._image_files(unit), self.complete_path(unit).with_suffix(SUFFIX)
+        if not files or files == [path]:
+            return
+        wanted = verdicts.column("sample").to_numpy()[needs_image(verdicts)]
+
+        def pieces() -> Iterator[pa.Table]:
+            seen = np.zeros(0, np.int64)
+            for table in (piece for file in files for piece in read_tables(file)):
+                sample = table.column("sample").to_numpy()
+                yield table.filter(pa.array(np.isin(sample, np.setdiff1d(wanted, seen))))
+                seen = np.union1d(seen, sample)
+
+        write_adversarials(path, pieces())
 
 
 class UnitWriter:
-    """Collects verdicts and writes them in parts, at most every ``FLUSH_SECONDS``."""
+    """Collects verdicts and writes them in parts, at most every ``FLUSH_SECONDS``.
 
-    def __init__(self, folder: ModelFolder, unit: Unit, facts: Mapping[str, Any]) -> None:
-        self._folder, self._unit = folder, unit
+    Attributes:
+        differing: once the unit is complete: samples (int64) that were searched again and judged otherwise.
+    """
+
+    def __init__(self, folder: ModelFolder, unit: Unit, facts: Mapping[str, Any], pack: Pack | None = None) -> None:
+        self._folder, self._unit, self._pack = folder, unit, pack
+        self.differing = np.zeros(0, np.int64)
         self._facts = dict(facts)
+        self._kept: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
         self._pending: list[pa.Table] = []
         self._gathered: set[Path] = set()
         self._parts = folder.parts_folder(unit)
@@ -244,6 +313,19 @@ class UnitWriter:
     def wants_images(self, samples: np.ndarray) -> np.ndarray:
         """Places in ``samples`` (int64 (n,)) whose images are to be kept as examples."""
         return self._examples.places(samples)
+
+    def keep(self, columns: Columns, x_adv: np.ndarray) -> None:
+        """Have the images of broken samples stored with the verdicts that ``add`` is given next.
+
+        Args:
+            columns: the columns of ``FOUND``, each of shape (n,).
+            x_adv: what the attack made of each sample, float32 (n, c, h, w).
+        """
+        broken = _needs_image(columns)
+        if broken.any():
+            self._kept.append(
+                (np.asarray(columns["sample"])[broken], np.asarray(columns["label"])[broken], x_adv[broken])
+            )
 
     def add(
         self,
@@ -267,10 +349,14 @@ class UnitWriter:
             self.flush()
 
     def flush(self) -> None:
-        """Write what is pending. Images go first: a verdict on disk means that its example is there too."""
+        """Write what is pending. Images go first: a verdict on disk means that its images are there too."""
         if not self._pending:
             return
         self._examples.write()
+        if self._kept and self._pack is not None:
+            packed = self._pack(*map(np.concatenate, zip(*self._kept, strict=True)))
+            write_adversarials(self._parts / f"{self._next_part:06d}{SUFFIX}", [packed])
+        self._kept = []
         now = time.monotonic()
         table = pa.concat_tables(self._pending).unify_dictionaries()
         shared = ("dataset", "seed", "randomised", "batch_dependent")
@@ -296,11 +382,15 @@ class UnitWriter:
         for path in sorted(parts.glob("*.parquet")):
             if path in self._gathered:
                 continue
-            table = _read_table(path)
+            table, images = _read_table(path), path.with_suffix(SUFFIX)
             new = np.isin(table.column("sample").to_numpy(), np.setdiff1d(wanted, list(taken)))
+            if self._pack is not None:  # what an earlier run, which was to keep no images, has left is searched again
+                new &= ~needs_image(table) | np.isin(table.column("sample").to_numpy(), read_samples(images))
             self._gathered.add(path)
             if new.any():
                 found = table.filter(pa.array(new))
+                if images.exists():
+                    write_adversarials(self._parts / f"{self._next_part:06d}{SUFFIX}", read_tables(images))
                 _write_table(self._parts / f"{self._next_part:06d}.parquet", found, _info(table, path))
                 self._next_part += 1
                 taken |= dict(zip(found.column("sample").to_pylist(), found.column("success").to_pylist(), strict=True))
@@ -383,6 +473,26 @@ class _Examples:
         self._changed = False
 
 
+def needs_image(verdicts: pa.Table) -> np.ndarray:
+    """Which verdicts rest on an adversarial image, bool (n,): clean mistakes need none."""
+    return _needs_image({name: verdicts.column(name).to_numpy() for name in ("success", "clean_prediction", "label")})
+
+
+def _needs_image(columns: Columns) -> np.ndarray:
+    return np.asarray(columns["success"] & (columns["clean_prediction"] == columns["label"]))
+
+
+def _judged_otherwise(everything: pa.Table, first: np.ndarray) -> np.ndarray:
+    """Samples with a verdict that differs from their first one, whose places are given."""
+    sample = everything.column("sample").to_numpy()
+    known = first[np.searchsorted(sample[first], sample)]
+    differs = np.zeros(len(sample), dtype=bool)
+    for name in _WHAT_COUNTS:
+        values = everything.column(name).to_numpy()
+        differs |= values != values[known]
+    return np.unique(sample[differs])
+
+
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """The arrays of an ``.npz`` file by name.
 
@@ -439,7 +549,8 @@ def _read_table(path: Path) -> pa.Table:
     try:
         # A file of its own, not a data set: folder names with "=" in them must not become columns.
         table = pq.ParquetFile(path).read()
-    except (pa.ArrowException, OSError) as error:
+        table.validate(full=True)  # text that is no text would fail much later
+    except (pa.ArrowException, ValueError, OSError) as error:
         raise AdvdpnpError(
             f"the verdict file {path} is damaged; delete it and run the same evaluation again, "
             "which searches only what it held"

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -56,6 +57,14 @@ class Split:
     def head(self, n: int | None) -> "Split":
         """The first n images (all of them if there are fewer, or if n is None)."""
         return self if n is None or n >= len(self) else Split(self.images[:n], self.labels[:n])
+
+    def some_images(self, samples: np.ndarray) -> Tensor:
+        """The images with these indices (int64 (n,)), in this order, on the CPU."""
+        return self.images[torch.tensor(samples, device=self.images.device)].cpu()
+
+    def some_labels(self, samples: np.ndarray) -> Tensor:
+        """Their labels, int64 (n,), on the CPU."""
+        return self.labels[torch.tensor(samples, device=self.labels.device)].cpu()
 
     def pick(self, index: Tensor) -> "Split":
         """The images with these indices (int64), in this order."""

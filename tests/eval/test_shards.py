@@ -9,10 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
 from advdpnp.cli import run as run_cli
 from advdpnp.errors import AdvdpnpError
+from advdpnp.eval.adversarials import SUFFIX
 from advdpnp.eval.results import find_results
 from advdpnp.eval.shards import FOLDER, Shard, shard_of_environment
 
@@ -32,7 +34,7 @@ from advdpnp.zoo import LoadedModel
 torch.set_num_threads(1)
 run_module.DEFAULT_SHAPE = 4
 shards._PATIENCE = 5.0
-out, slow = Path(sys.argv[1]), float(sys.argv[2])
+out, slow, keep = Path(sys.argv[1]), float(sys.argv[2]), sys.argv[3] == "keep"
 tell = PGD.tell
 def slowly(self, *arguments):
     time.sleep(slow)
@@ -52,7 +54,7 @@ data = Dataset("toy", tuple("abcd"), empty, empty, Split(images, labels), "none"
 model = LoadedModel(net.eval(), "net", weights_hash(net), "Linear", "", 148, {})
 print("begin", flush=True)
 evaluate_models([model], data, out=out, attacks="fgsm,pgd-4,pyautoattack:apgd-ce", eps=["0.02"], device="cpu",
-                shard=shard_of_environment(), command="test")
+                shard=shard_of_environment(), command="test", save_adversarials=keep)
 """
 
 
@@ -63,11 +65,13 @@ def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def start(script: Path, out: Path, rank: int, world: int, slow: float = 0.0) -> subprocess.Popen[str]:
+def start(
+    script: Path, out: Path, rank: int, world: int, slow: float = 0.0, keep: bool = True
+) -> subprocess.Popen[str]:
     environment = os.environ | {"RANK": str(rank), "WORLD_SIZE": str(world), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        [sys.executable, str(script), str(out), str(slow)], env=environment, stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, text=True,
+        [sys.executable, str(script), str(out), str(slow), "keep" if keep else ""], env=environment,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 
 
@@ -81,6 +85,20 @@ def verdicts(out: Path) -> dict[str, pd.DataFrame]:
     return {unit.label: unit.frame for unit in find_results([out])}
 
 
+def images(out: Path) -> dict[str, dict[int, tuple[bytes | None, ...]]]:
+    """Stored adversarial images by attack and sample."""
+    found = {}
+    for unit in find_results([out]):
+        path = unit.verdicts.path.with_suffix(SUFFIX)
+        if path.exists():
+            table = pq.read_table(path)
+            assert table.column("sample").to_pylist().count(None) == 0
+            assert len(set(table.column("sample").to_pylist())) == len(table)
+            rows = zip(*(table.column(name).to_pylist() for name in table.column_names), strict=True)
+            found[unit.label] = {sample: tuple(rest) for sample, *rest in rows}
+    return found
+
+
 @pytest.fixture(scope="module")
 def alone(script: Path) -> dict[str, pd.DataFrame]:
     finish(start(script, script.parent / "alone", 0, 1))
@@ -88,7 +106,11 @@ def alone(script: Path) -> dict[str, pd.DataFrame]:
 
 
 def assert_same(out: Path, expected: dict[str, pd.DataFrame]) -> None:
-    found = verdicts(out)
+    found, kept = verdicts(out), images(out)
+    for label, frame in expected.items():
+        broken = frame[frame["success"] & (frame["clean_prediction"] == frame["label"])]
+        assert sorted(kept.get(label, {})) == ([] if label == "clean" else broken["sample"].tolist())
+        assert label == "clean" or len(broken) > 3
     assert found.keys() == expected.keys()
     for label, frame in expected.items():
         pd.testing.assert_frame_equal(found[label], frame)
@@ -105,6 +127,7 @@ def test_two_processes_find_what_one_finds(script: Path, tmp_path: Path, alone: 
     shared = next(unit for unit in runs if unit.label == "pgd-4").verdicts.info["runs"]
     assert sum(run["samples"] for run in shared) == 24
     assert not list((out / FOLDER).rglob("*.parquet"))  # all of it was gathered
+    assert images(out) == images(script.parent / "alone")
 
 
 def test_the_first_process_does_the_work_of_one_that_died(
@@ -135,6 +158,23 @@ def test_an_interrupted_run_is_continued_by_any_number_of_processes(
         process.communicate()
     finish(*(start(script, out, rank, after) for rank in range(after)))
     assert_same(out, alone)
+
+
+def test_images_are_made_for_verdicts_that_are_there_whoever_found_them(
+    script: Path, tmp_path: Path, alone: dict[str, pd.DataFrame]
+) -> None:
+    out = tmp_path / "later"
+    both = [start(script, out, rank, 2, slow=0.2, keep=False) for rank in (0, 1)]
+    deadline = time.monotonic() + 60
+    while not list((out / FOLDER / "1").rglob("pgd-4*/*.parquet")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    for process in both:
+        process.kill()
+        process.communicate()
+    assert images(out) == {}
+    finish(*(start(script, out, rank, 2) for rank in range(2)))
+    assert_same(out, alone)
+    assert images(out) == images(script.parent / "alone")
 
 
 def test_shares_are_all_the_samples(monkeypatch: pytest.MonkeyPatch) -> None:

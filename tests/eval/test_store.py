@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -167,12 +168,18 @@ def test_the_same_eps_written_otherwise_is_the_same_unit(tmp_path: Path) -> None
         assert folder.is_complete(one, np.arange(2))
 
 
-@pytest.mark.parametrize("content", [b"", b"PAR1 and then nothing", "truncated"])
+@pytest.mark.parametrize("content", [b"", b"PAR1 and then nothing", "truncated", "no text"])
 def test_a_damaged_file_is_named_in_one_sentence(tmp_path: Path, content: bytes | str) -> None:
     with open_model(tmp_path, NET) as folder:
         fill(folder, range(5))
         path = folder.complete_path(UNIT)
-        path.write_bytes(path.read_bytes()[:-20] if isinstance(content, str) else content)
+        if content == "no text":
+            table = pq.read_table(path)
+            words = pa.array([b"l\xc4f"] * len(table)).view(pa.string()).dictionary_encode()
+            place = table.column_names.index("threat_norm")
+            pq.write_table(table.set_column(place, table.schema.field(place), words), path)
+        else:
+            path.write_bytes(path.read_bytes()[:-20] if isinstance(content, str) else content)
         with pytest.raises(AdvdpnpError, match="is damaged; delete it") as error:
             folder.stored(UNIT)
     assert str(path) in str(error.value)
