@@ -15,9 +15,10 @@ from advdpnp.eval.columns import accuracy_columns
 from advdpnp.eval.cross_check import cross_check as run_cross_check
 from advdpnp.eval.cross_check import in_words
 from advdpnp.eval.evaluate import evaluate_models
-from advdpnp.eval.figures import draw_figures
-from advdpnp.eval.leaderboard import build_leaderboard, write_leaderboard
+from advdpnp.eval.figures import draw_figures, draw_rows
 from advdpnp.eval.progress import Silent
+from advdpnp.eval.publish import publish
+from advdpnp.eval.results import Row, find_results, make_rows
 from advdpnp.eval.shards import shard_of_environment
 from advdpnp.zoo import LoadedModel, Normalisation, load_model
 
@@ -105,18 +106,18 @@ def evaluate_command(
 
 def leaderboard_command(folders: Sequence[Path], results: Path, mce_baseline: str | None = None) -> None:
     """Tables and figures from stored verdicts."""
-    frame = build_leaderboard(folders, mce_baseline)
-    write_leaderboard(frame, results)
-    _show(frame, results, folders)
+    rows = make_rows(find_results(folders))
+    frame = publish(rows, results, folders=folders, mce_baseline=mce_baseline)
+    _show(frame, results, rows)
 
 
-def _show(frame: pd.DataFrame, results: Path, folders: Sequence[Path] | None = None) -> None:
-    figures = draw_figures(folders or [results], results)
+def _show(frame: pd.DataFrame, results: Path, rows: Sequence[Row] | None = None) -> None:
+    figures = draw_figures([results], results) if rows is None else draw_rows(rows, results)
     print_leaderboard(
         frame.assign(threat=frame["norm"] + " " + frame["eps_text"]),
         ["model", "threat", *accuracy_columns(frame), "n", "flags"],
     )
-    out.print(f"\n{results / 'leaderboard.csv'}, .md and {len(figures)} figures", markup=False)
+    out.print(f"\n{results / 'leaderboard.html'}, .csv, .md and {len(figures)} figures", markup=False)
 
 
 def _dataset(name: str | None, own: Sequence[LoadedModel], data_root: Path | None, download: bool) -> Dataset:

@@ -161,6 +161,11 @@ class Row:
         return len(self.samples)
 
     @cached_property
+    def labels(self) -> np.ndarray:
+        """True classes of the samples, int64 (n,)."""
+        return np.asarray(self.clean.frame.loc[self.samples]["label"].to_numpy())
+
+    @cached_property
     def clean_wrong(self) -> np.ndarray:
         """Which samples are misclassified unchanged, bool (n,)."""
         frame = self.clean.frame.loc[self.samples]
@@ -211,6 +216,10 @@ class Row:
         Returns:
             Columns type, severity, accuracy (in [0, 1]), n; empty without cells.
         """
+        return self._corruption_accuracy.copy()
+
+    @cached_property
+    def _corruption_accuracy(self) -> pd.DataFrame:
         shared = self.samples
         for unit in self.cells.values():
             shared = np.intersect1d(shared, unit.samples)

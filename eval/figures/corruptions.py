@@ -38,7 +38,7 @@ def draw_corruptions(rows: Sequence[Row], colours: dict[str, str], out: Path) ->
         for source in sources:  # numbers on official images and on regenerated ones do not compare
             path = out / f"corruptions-against-severity-{suffix}{f'-{file_name(source)}' if sources[1:] else ''}.png"
             among = [(row, table) for row, table in models.values() if row.corruption_source == source]
-            if types := _shared_types([table for _, table in among]):
+            if types := shared_types([table for _, table in among]):
                 _draw_severity([(row, table[table["type"].isin(types)]) for row, table in among], colours, path)
                 paths.append(path)
     return paths
@@ -46,7 +46,7 @@ def draw_corruptions(rows: Sequence[Row], colours: dict[str, str], out: Path) ->
 
 def _draw_heat_map(row: Row, table: pd.DataFrame, path: Path) -> None:
     grid = 100 * table.pivot(index="type", columns="severity", values="accuracy")
-    grid = grid.loc[_usual_order(list(grid.index))]
+    grid = grid.loc[usual_order(list(grid.index))]
     usual = grid[grid.index.isin(list(BENCHMARK))]
     averaged = usual if len(usual) == len(BENCHMARK) else grid
     clean, mean = 100 * (~row.clean_wrong).mean(), float(averaged.to_numpy().mean())
@@ -67,13 +67,13 @@ def _draw_heat_map(row: Row, table: pd.DataFrame, path: Path) -> None:
         )  # fmt: skip
 
 
-def _usual_order(kinds: list[str]) -> list[str]:
+def usual_order(kinds: list[str]) -> list[str]:
     """The order of the benchmark (noise, blur, weather, digital), the extra ones, then the others by name."""
     usual = [*BENCHMARK, *EXTRA]
     return sorted(kinds, key=lambda kind: (usual.index(kind) if kind in usual else len(usual), kind))
 
 
-def _shared_types(tables: Sequence[pd.DataFrame]) -> set[str]:
+def shared_types(tables: Sequence[pd.DataFrame]) -> set[str]:
     """The types by which models can be compared: the benchmark's where all have all of them, else what all have."""
     shared = set.intersection(*(set(table["type"]) for table in tables))
     return set(BENCHMARK) if shared >= set(BENCHMARK) else shared
