@@ -30,7 +30,9 @@ def agreement(row: Row) -> pd.DataFrame:
         none. Then ``broken``, how many it breaks, and ``alone``, how many of these nothing else breaks.
     """
     names = order_attacks(row.attacks)
-    broken = np.array([row.broken(name) & ~row.clean_wrong for name in names], dtype=np.int64).reshape(len(names), -1)
+    broken = np.array([row.broken(name) & ~row.clean_wrong for name in names], dtype=np.int64).reshape(
+        len(names), row.n
+    )
     shared, total = broken @ broken.T, broken.sum(1)
     share = np.full(shared.shape, np.nan)
     np.divide(100 * shared, total[:, None], out=share, where=total[:, None] > 0)

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from importlib import resources
@@ -85,6 +86,11 @@ def short(count: int) -> str:
     return str(count)
 
 
+def breakable(name: str) -> Markup:
+    """A name that may be broken after its underscores, slashes, colons and dots."""
+    return Markup("<wbr>").join(re.split(r"(?<=[_/:.])(?=.)", name))
+
+
 def _searchable(model: Model) -> dict[str, Any]:
     return {
         "name": model.name,
@@ -101,7 +107,7 @@ def _environment() -> Environment:
         loader=PackageLoader("advdpnp.eval.html"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters |= {"as_json": as_json, "percent": percent, "short": short}
+    environment.filters |= {"as_json": as_json, "percent": percent, "short": short, "breakable": breakable}
     return environment
 
 

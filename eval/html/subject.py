@@ -98,8 +98,9 @@ class Subject:
 
     @cached_property
     def tables(self) -> list[Table]:
-        """The frame cut into what is comparable."""
-        return list(cut_into_tables(self.frame)) if len(self.frame) else []
+        """The frame cut into what is comparable; tables of clean images alone come last."""
+        tables = cut_into_tables(self.frame) if len(self.frame) else ()
+        return sorted(tables, key=lambda table: table.part["norm"].iloc[0] == "")
 
     def rows_of(self, table: Table) -> list[Row]:
         """The verdicts behind a table, in its order."""
@@ -113,7 +114,8 @@ class Subject:
         attacked = [(table, self.rows_of(table)) for table in self.tables]
 
         def key(pair: tuple[Table, list[Row]]) -> tuple[str, ...]:
-            return pair[1][0].key[2:]
+            first = pair[1][0]
+            return first.dataset, *first.key[2:]
 
         for _, group in groupby((pair for pair in attacked if pair[1][0].attacks), key):
             found = list(group)
@@ -139,6 +141,7 @@ class Scope:
         seed: of the attacks, where it matters.
         n: how many images, in words.
         extra: more to say, as corruptions' source.
+        mixed: whether the rows are over different numbers of images.
     """
 
     dataset: str
@@ -146,6 +149,7 @@ class Scope:
     seed: str = ""
     n: str = ""
     extra: str = ""
+    mixed: bool = False
 
 
 def choices(models: Sequence[Model]) -> list[tuple[int | None, str]]:
@@ -158,10 +162,11 @@ def scope_of(rows: Sequence[Row], *, threat: bool = True, extra: str = "") -> Sc
     first = rows[0]
     sizes = sorted({row.n for row in rows})
     n = f"{sizes[0]:,}" if len(sizes) == 1 else f"{sizes[0]:,} to {sizes[-1]:,}"
+    mixed = len(sizes) > 1
     if not threat:
-        return Scope(first.dataset, n=n, extra=extra)
+        return Scope(first.dataset, n=n, extra=extra, mixed=mixed)
     label = in_words(first.threat.norm, first.threat.eps_text)
-    return Scope(first.dataset, label, "" if first.seed is None else str(first.seed), n, extra)
+    return Scope(first.dataset, label, "" if first.seed is None else str(first.seed), n, extra, mixed)
 
 
 def in_words(norm: str, eps: str) -> str:

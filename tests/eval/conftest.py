@@ -122,6 +122,12 @@ def data() -> Dataset:
     return Dataset("toy", tuple("abcd"), empty, empty, Split(images, labels), "none")
 
 
+@pytest.fixture(scope="session")
+def write() -> Callable[..., None]:
+    """``write_model``, for results that several tests read."""
+    return write_model
+
+
 @pytest.fixture
 def store_model(tmp_path: Path) -> Callable[..., Path]:
     """``write_model`` into ``tmp_path / "results"``; returns that folder."""

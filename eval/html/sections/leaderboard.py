@@ -27,14 +27,12 @@ def _gather(subject: Subject) -> Mapping[str, Any]:
 def _block(subject: Subject, table: Table) -> dict[str, Any]:
     part = table.part
     sources = [source for source in dict.fromkeys(part["corruption_source"]) if source]
-    sizes = sorted(set(part["n"].tolist()))
     return {
         "scope": scope_of(subject.rows_of(table), extra=" and ".join(sources)),
         "caption": table.caption,
         "columns": [{"name": name, "meaning": meaning_of(name)} for name in table.accuracies],
         "lines": [_line(subject, table, line) for _, line in part.iterrows()],
         "mark": table.note,
-        "mixed": len(sizes) > 1,
     }
 
 

@@ -2,21 +2,23 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from advdpnp.eval.figures.radius import common_attacks, wrong_under
 from advdpnp.eval.html.chart import lines, series, share
 from advdpnp.eval.html.section import Section
-from advdpnp.eval.html.subject import Scope, Subject, scope_of
+from advdpnp.eval.html.subject import Subject, scope_of
 from advdpnp.eval.leaderboard import order_attacks
 from advdpnp.eval.results import Row
 
 
 def _gather(subject: Subject) -> Mapping[str, Any] | None:
-    groups: dict[tuple[str, str, str, int], list[Row]] = defaultdict(list)
+    groups: dict[tuple[str, str, str, int, bytes], list[Row]] = defaultdict(list)
     for row in subject.named_rows:
         if row.attacks and row.n:
-            groups[row.dataset, row.data, row.threat.norm, row.seed or 0].append(row)
+            # Curves over other images do not stand side by side.
+            groups[row.dataset, row.data, row.threat.norm, row.seed or 0, row.samples.tobytes()].append(row)
     blocks = [_block(subject, groups[key]) for key in sorted(groups)]
     return {"blocks": blocks} if blocks else None
 
@@ -35,7 +37,7 @@ def _block(subject: Subject, rows: Sequence[Row]) -> dict[str, Any]:
         drawn.append(series(subject.model_of(mine[0]), points))
     scope = scope_of(rows)
     return {
-        "scope": Scope(scope.dataset, norm.capitalize(), scope.seed, scope.n),
+        "scope": replace(scope, threat=norm.capitalize()),
         "attacks": ", ".join(order_attacks(common)) or "all attacks that ran",
         "radii": [(0.0, "clean"), *sorted(radii.items())],
         "chart": lines(f"eps ({norm.capitalize()})", [(0.0, "clean"), *sorted(radii.items())], drawn),
