@@ -31,6 +31,7 @@ const Filter = (() => {
     }
 
     form.addEventListener("input", apply);
+    form.addEventListener("change", apply);
     form.addEventListener("submit", (event) => event.preventDefault());
     form.addEventListener("reset", () => setTimeout(apply));
     document.querySelectorAll("[data-reset]").forEach((button) => button.addEventListener("click", () => form.reset()));
