@@ -219,7 +219,7 @@ def eval_(
     download: Download = False,
     device: Device = "auto",
 ) -> None:
-    """Attack checkpoints and write verdicts, OUT/leaderboard.csv, OUT/leaderboard.md and figures."""
+    """Attack checkpoints and write verdicts, OUT/leaderboard.html (all in one page), .csv, .md and figures."""
     from advdpnp.eval.command import evaluate_command
 
     evaluate_command(
@@ -259,7 +259,7 @@ def leaderboard(
         str | None, typer.Option(metavar="MODEL", help="Add the mCE: errors on corruptions relative to this model's.")
     ] = None,
 ) -> None:
-    """Make the leaderboard and the figures again from the verdicts of any number of evaluations."""
+    """Make the leaderboard, its page and the figures again from the verdicts of any number of evaluations."""
     from advdpnp.eval.command import leaderboard_command
 
     leaderboard_command(folders, out or folders[0], mce_baseline)

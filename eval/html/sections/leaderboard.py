@@ -14,7 +14,7 @@ from advdpnp.eval.tables import Table
 
 _PROVENANCE = (
     ("weights_hash", "Weights (SHA-256)"), ("data_hash", "Images and labels (SHA-256)"),
-    ("definitions", "Definitions of attacks"), ("seed", "Seed of the attacks"), ("device", "Device"),
+    ("definitions", "Definitions of all searches"), ("seed", "Seed of the attacks"), ("device", "Device"),
     ("date", "Latest run"), ("versions", "Versions"),
 )  # fmt: skip
 _COUNTS = (("forwards", "forward passes"), ("backwards", "backward passes"))
