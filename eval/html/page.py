@@ -4,6 +4,7 @@ import base64
 import json
 import re
 from collections.abc import Mapping, Sequence
+from functools import cache
 from hashlib import sha256
 from importlib import resources
 from pathlib import Path
@@ -102,6 +103,7 @@ def _searchable(model: Model) -> dict[str, Any]:
     }
 
 
+@cache
 def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("advdpnp.eval.html"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
