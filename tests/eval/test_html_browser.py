@@ -71,9 +71,12 @@ def browser(chromium: Browser, page: Path) -> Iterator[Browser]:
     yield chromium
     assert chromium.get_log("browser") == []
     messages = [json.loads(entry["message"])["message"] for entry in chromium.get_log("performance")]
-    asked = [each["params"]["request"]["url"] for each in messages if each["method"] == "Network.requestWillBeSent"]
-    assert [url for url in asked if url != page.as_uri() and not url.startswith("data:")] == []
-    assert page.as_uri() in asked
+    asked = [each["params"] for each in messages if each["method"] == "Network.requestWillBeSent"]
+    pages = [each["request"]["url"] for each in asked if each["type"] == "Document"]
+    assert page.as_uri() in pages
+    assert all(url.startswith("file:") or url == "about:blank" for url in pages)
+    others = [each["request"]["url"] for each in asked if each["type"] != "Document"]
+    assert [url for url in others if not url.startswith("data:")] == []
 
 
 def names(browser: Browser) -> list[str]:
@@ -180,6 +183,20 @@ def test_another_panel_takes_the_place_of_the_first(browser: Browser) -> None:
     assert shown() == ["Accuracy per class in percent, worst case"]
     choose(browser, "#classes [data-choice]", "fgsm")
     assert shown() == ["Accuracy per class in percent, fgsm"]
+
+
+def test_a_choice_of_data_leaves_out_the_others(browser: Browser, tmp_path: Path, write: Callable[..., None]) -> None:
+    write(tmp_path, "one", {"clean": 0.8, "fgsm": 0.6}, n=20, dataset="digits")
+    write(tmp_path, "two", {"clean": 0.8, "fgsm": 0.6}, n=20, dataset="toy")
+    rows = make_rows(find_results([tmp_path]))
+    path = tmp_path / "both.html"
+    path.write_text(to_html(tabulate_rows(rows), rows), encoding="utf-8")
+    browser.get(path.as_uri())
+    assert names(browser) == ["one", "two"]
+    choose(browser, "#dataset", "toy")
+    assert names(browser) == ["two"]
+    plots = browser.find_elements("css selector", ".plot")
+    assert [plot.is_displayed() for plot in plots] == [False, True, False, True]
 
 
 def test_nothing_is_wider_than_a_phone(browser: Browser) -> None:

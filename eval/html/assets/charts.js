@@ -132,7 +132,7 @@ const Charts = (() => {
     const clash = (a) => a.left < 30 || a.right > width || a.top < 16 || a.bottom > bottom
       || boxes.some((b) => a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom);
     const places = points.map((p) => {
-      const wide = p.text.length * 6.9;
+      const wide = p.text.length * 7.7;
       for (const [dx, dy] of [[11, -9], [11, 16], [-11 - wide, -9], [-11 - wide, 16], [11, -22], [-11 - wide, -22], [11, 29], [-11 - wide, 29]]) {
         const box = { left: p.x + dx, right: p.x + dx + wide, top: p.y + dy - 11, bottom: p.y + dy + 3 };
         if (!clash(box)) { boxes.push(box); return { x: box.left, y: p.y + dy }; }
