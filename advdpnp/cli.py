@@ -225,7 +225,7 @@ def eval_(
     download: Download = False,
     device: Device = "auto",
 ) -> None:
-    """Attack checkpoints and write verdicts, OUT/leaderboard.csv, OUT/leaderboard.md and figures."""
+    """Attack checkpoints and write verdicts, OUT/leaderboard.html (all in one page), .csv, .md and figures."""
     from advdpnp.eval.command import evaluate_command
 
     evaluate_command(
@@ -270,7 +270,7 @@ def leaderboard(
         typer.Option(metavar="robustbench", help="Put what RobustBench publishes beside ours, marked as published."),
     ] = None,
 ) -> None:
-    """Make the leaderboard and the figures again from the verdicts of any number of evaluations."""
+    """Make the leaderboard, its page and the figures again from the verdicts of any number of evaluations."""
     from advdpnp.eval.command import leaderboard_command
 
     leaderboard_command(folders, out or folders[0], mce_baseline, compare)

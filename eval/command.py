@@ -16,11 +16,12 @@ from advdpnp.eval.corruption_columns import COUNT, MEAN, TYPE, corruption_notes
 from advdpnp.eval.cross_check import cross_check as run_cross_check
 from advdpnp.eval.cross_check import in_words
 from advdpnp.eval.evaluate import evaluate_models
-from advdpnp.eval.figures import draw_figures
-from advdpnp.eval.leaderboard import build_leaderboard, with_published, write_leaderboard, writing_tables
+from advdpnp.eval.figures import draw_rows
+from advdpnp.eval.leaderboard import writing_tables
 from advdpnp.eval.markdown import number
 from advdpnp.eval.progress import Silent
-from advdpnp.eval.results import find_models
+from advdpnp.eval.publish import publish
+from advdpnp.eval.results import Row, find_models, find_results, make_rows
 from advdpnp.eval.shards import shard_of_environment
 from advdpnp.zoo import LoadedModel, Normalisation, load_model
 
@@ -120,16 +121,16 @@ def leaderboard_command(
     for folder in folders:
         find_models(folder)  # a folder named by mistake gets no lock
     with writing_tables(results):
-        frame = build_leaderboard(folders, mce_baseline)
-        write_leaderboard(with_published(frame) if compare else frame, results)
-    _show(frame, results, folders)
+        rows = make_rows(find_results(folders))
+        frame = publish(rows, results, folders=folders, mce_baseline=mce_baseline, published=bool(compare))
+    _show(frame, results, rows)
     if compare:
         out.print(f"published rows beside them: {results / 'leaderboard.md'}", markup=False)
 
 
-def _show(frame: pd.DataFrame, results: Path, folders: Sequence[Path] | None = None) -> None:
+def _show(frame: pd.DataFrame, results: Path, rows: Sequence[Row] | None = None) -> None:
     with writing_tables(results):
-        figures = draw_figures(folders or [results], results)
+        figures = draw_rows(make_rows(find_results([results])) if rows is None else rows, results)
     numbers = [name for name in accuracy_columns(frame) if frame[name].notna().any()]
     print_leaderboard(
         frame.assign(threat=frame["norm"] + " " + frame["eps_text"]),
@@ -138,7 +139,7 @@ def _show(frame: pd.DataFrame, results: Path, folders: Sequence[Path] | None = N
     _show_types(frame)
     for note in corruption_notes(frame):
         out.print(note, markup=False, highlight=False)
-    out.print(f"\n{results / 'leaderboard.csv'}, .md and {len(figures)} figures", markup=False)
+    out.print(f"\n{results / 'leaderboard.html'}, .csv, .md and {len(figures)} figures", markup=False)
 
 
 def _show_types(frame: pd.DataFrame) -> None:

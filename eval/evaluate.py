@@ -13,9 +13,10 @@ from advdpnp.attacks.threat import ThreatModel
 from advdpnp.corruption import as_bytes, corruption_cells
 from advdpnp.datasets import Dataset
 from advdpnp.errors import AdvdpnpError, ModelError, one_speaks
-from advdpnp.eval.leaderboard import tabulate_rows, write_leaderboard, writing_tables
+from advdpnp.eval.leaderboard import tabulate_rows, writing_tables
 from advdpnp.eval.plan import Plan, choose_device, command_line
 from advdpnp.eval.progress import Progress, Silent
+from advdpnp.eval.publish import publish
 from advdpnp.eval.results import Row, StoredUnit, find_results, make_rows
 from advdpnp.eval.run import run_model
 from advdpnp.eval.shards import ALONE, Shard, at_work
@@ -135,7 +136,7 @@ def evaluate_models(
         rows = _rows_asked_for(models, plan, out, asked)
         keys = {row.key for row in rows}
         others = [row for row in make_rows(find_results([out])) if row.key not in keys]
-        write_leaderboard(tabulate_rows([*rows, *others]), out)
+        publish([*rows, *others], out)
     if failures:
         raise failures[0]
     if plan.notes:

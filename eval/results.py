@@ -173,6 +173,11 @@ class Row:
         return len(self.samples)
 
     @cached_property
+    def labels(self) -> np.ndarray:
+        """True classes of the samples, int64 (n,)."""
+        return np.asarray(self.clean.frame.loc[self.samples]["label"].to_numpy())
+
+    @cached_property
     def samples_hash(self) -> str:
         """Identifies the set of samples."""
         return sample_set_hash(self.samples.tolist())
@@ -245,6 +250,10 @@ class Row:
         Returns:
             Columns type, severity, accuracy (in [0, 1]), n; empty without cells.
         """
+        return self._corruption_accuracy.copy()
+
+    @cached_property
+    def _corruption_accuracy(self) -> pd.DataFrame:
         shared = self.corruption_samples
         rows = [
             {

@@ -36,12 +36,12 @@ def draw_figures(folders: Sequence[Path], out: Path) -> list[Path]:
 
 def draw_rows(rows: Sequence[Row], out: Path) -> list[Path]:
     """The same for rows already in hand."""
-    rows = _with_distinct_names(rows)
+    rows = with_distinct_names(rows)
     colours = model_colours(sorted({row.model.name for row in rows}))
     return [path for draw in _FIGURES for path in draw(rows, colours, out)]
 
 
-def _with_distinct_names(rows: Sequence[Row]) -> list[Row]:
+def with_distinct_names(rows: Sequence[Row]) -> list[Row]:
     """Models of one name and different weights get the beginning of their hash added to it."""
     weights: dict[str, set[str]] = defaultdict(set)
     for row in rows:
@@ -55,4 +55,4 @@ def _with_distinct_names(rows: Sequence[Row]) -> list[Row]:
     ]
 
 
-__all__ = ["draw_figures", "draw_rows"]
+__all__ = ["draw_figures", "draw_rows", "with_distinct_names"]

@@ -38,7 +38,7 @@ def draw_corruptions(rows: Sequence[Row], colours: dict[str, str], out: Path) ->
         for source in sources:  # numbers on official images and on regenerated ones do not compare
             path = out / f"corruptions-against-severity-{suffix}{f'-{file_name(source)}' if sources[1:] else ''}.png"
             among = [(row, table) for row, table in models.values() if row.corruption_source == source]
-            if types := _shared_types([table for _, table in among]):
+            if types := shared_types([table for _, table in among]):
                 _draw_severity([(row, table[table["type"].isin(types)]) for row, table in among], colours, path)
                 paths.append(path)
     return paths
@@ -67,7 +67,7 @@ def _draw_heat_map(row: Row, table: pd.DataFrame, path: Path) -> None:
         )  # fmt: skip
 
 
-def _shared_types(tables: Sequence[pd.DataFrame]) -> set[str]:
+def shared_types(tables: Sequence[pd.DataFrame]) -> set[str]:
     """The types by which models can be compared: the benchmark's where all have all of them, else what all have."""
     shared = set.intersection(*(set(table["type"]) for table in tables))
     return set(BENCHMARK) if shared >= set(BENCHMARK) else shared

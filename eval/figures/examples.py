@@ -46,7 +46,7 @@ def _draw(row: Row, attack: str, stored: dict[str, np.ndarray], path: Path) -> N
     names = row.model.class_names
     difference = stored["x_adv"] - stored["x"]
     largest = float(np.abs(difference).max())
-    gain = _amplification(largest)
+    gain = amplification(largest)
     count = len(stored["sample"])
     with drawing(path, CELL * count, CELL * 3 + 0.75) as figure:
         axes = figure.subplots(3, count, squeeze=False, gridspec_kw={"wspace": 0.06, "hspace": 0.2})
@@ -116,7 +116,7 @@ def _name(index: int, names: tuple[str, ...]) -> str:
     return name if len(name) <= 14 else name[:13] + "…"
 
 
-def _amplification(largest: float) -> float:
+def amplification(largest: float) -> float:
     """A round factor that makes the largest difference nearly fill the range around gray."""
     if largest <= 0:
         return 1.0

@@ -32,7 +32,7 @@ def draw_accuracy_against_eps(rows: Sequence[Row], colours: dict[str, str], out:
 
 def _draw(rows: list[Row], colours: dict[str, str], path: Path) -> None:
     # The same attacks at every point, or the curve would show which attacks ran rather than what the model is worth.
-    common = set.intersection(*(set(row.attacks) for row in rows))
+    common = common_attacks(rows)
     curves: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         curves[row.model.name].append(row)
@@ -87,7 +87,7 @@ def _legible(ticks: list[float], largest: float) -> list[float]:
 def _draw_curve(axes: Axes, rows: list[Row], common: set[str], colour: str) -> tuple[float, float]:
     """Draw one model; returns its last point."""
     first = max(rows, key=lambda row: row.n)
-    points = [(0.0, first.clean_wrong), *((row.threat.eps, _wrong(row, common)) for row in rows)]
+    points = [(0.0, first.clean_wrong), *((row.threat.eps, wrong_under(row, common)) for row in rows)]
     eps = [point[0] for point in points]
     values = np.array([100 * (~wrong).mean() for _, wrong in points])
     bounds = np.array([wilson(int((~wrong).sum()), len(wrong)) for _, wrong in points]) * 100
@@ -99,7 +99,13 @@ def _draw_curve(axes: Axes, rows: list[Row], common: set[str], colour: str) -> t
     return eps[-1], float(values[-1])
 
 
-def _wrong(row: Row, common: set[str]) -> np.ndarray:
+def common_attacks(rows: Sequence[Row]) -> set[str]:
+    """The attacks that all of these rows have."""
+    return set.intersection(*(set(row.attacks) for row in rows))
+
+
+def wrong_under(row: Row, common: set[str]) -> np.ndarray:
+    """Which samples any of the common attacks breaks, bool (n,); without common ones, any attack that ran."""
     if not common:
         return row.broken_by_any
     return np.asarray(np.logical_or.reduce([row.broken(attack) for attack in common]))

@@ -66,6 +66,8 @@ def test_the_wheel_holds_all_four_packages_and_the_recipes(tmp_path):
         "corruption/__init__.py",
         "eval/figures/__init__.py",
         "recipes/adv-dpnp.yaml",
+        "eval/html/assets/page.css",
+        "eval/html/templates/page.html.j2",
         "py.typed",
         "recipes/budgets/digits.yaml",
         "studies/ablations.yaml",

@@ -1,5 +1,6 @@
 """The committed results: what the texts say is what the verdicts say."""
 
+import json
 import re
 from pathlib import Path
 
@@ -8,7 +9,11 @@ import pytest
 
 import advdpnp
 from advdpnp.checkpoint import load_checkpoint, weights_hash
-from advdpnp.eval.leaderboard import build_leaderboard, read_leaderboard
+from advdpnp.eval.agreement import agreement_table
+from advdpnp.eval.leaderboard import read_leaderboard, tabulate_rows, to_json
+from advdpnp.eval.long_tables import to_csv
+from advdpnp.eval.per_class import per_class_table
+from advdpnp.eval.results import find_results, make_rows
 
 ROOT = Path(advdpnp.__file__).resolve().parent.parent
 RESULTS = ROOT / "results"
@@ -33,7 +38,15 @@ def test_the_readme_shows_the_numbers_of_the_leaderboard(table):
 @pytest.mark.parametrize("folder", ["cifar10", "cifar10-public", "cifar10-tiny-resnet"])
 def test_leaderboards_follow_from_the_verdicts_beside_them(folder):
     stored = read_leaderboard(RESULTS / folder / "leaderboard.csv")
-    pd.testing.assert_frame_equal(build_leaderboard([RESULTS / folder]), stored)
+    rows = make_rows(find_results([RESULTS / folder]))
+    pd.testing.assert_frame_equal(tabulate_rows(rows), stored)
+    assert (RESULTS / folder / "per-class.csv").read_text() == to_csv(per_class_table(rows))
+    assert (RESULTS / folder / "agreement.csv").read_text() == to_csv(agreement_table(rows))
+    page = RESULTS / folder / "leaderboard.html"
+    data = re.search(r'id="data">(.*?)</script>', page.read_text(encoding="utf-8"))
+    assert data is not None
+    assert json.loads(data[1]) == json.loads(to_json(stored))
+    assert page.stat().st_size < 2_000_000
 
 
 def test_every_committed_net_is_the_one_that_was_attacked(table):

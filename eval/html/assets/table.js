@@ -1,0 +1,64 @@
+// Tables: sorted by a click on a head, rows that open, panels that take turns.
+const Tables = (() => {
+  "use strict";
+  const cellOf = (body, place) => body.rows[0].cells[place];
+  const valueOf = (cell) => (cell.dataset.v !== undefined ? cell.dataset.v : cell.textContent.trim());
+
+  // What is not known comes last in either direction.
+  function compare(kind, direction) {
+    return (a, b) => {
+      if (kind === "text") return direction * a.localeCompare(b, undefined, { numeric: true });
+      const [p, q] = [a, b].map((text) => (text === "" || text === "–" ? NaN : parseFloat(text.replaceAll(",", ""))));
+      if (Number.isNaN(p) || Number.isNaN(q)) return Number.isNaN(p) - Number.isNaN(q);
+      return direction * (p - q);
+    };
+  }
+
+  function sort(table, head) {
+    const kind = head.querySelector("button").dataset.sort, place = head.cellIndex;
+    const first = kind === "text" ? "ascending" : "descending";
+    const order = head.getAttribute("aria-sort") === first ? (first === "ascending" ? "descending" : "ascending") : first;
+    table.querySelectorAll("th[aria-sort]").forEach((other) => other.removeAttribute("aria-sort"));
+    head.setAttribute("aria-sort", order);
+    const by = compare(kind, order === "ascending" ? 1 : -1);
+    const bodies = [...table.tBodies].filter((body) => body.dataset.m !== undefined);
+    bodies.sort((a, b) => by(valueOf(cellOf(a, place)), valueOf(cellOf(b, place))));
+    const rest = [...table.tBodies].filter((body) => body.dataset.m === undefined);
+    table.append(...bodies, ...rest);
+  }
+
+  function open(id, wanted) {
+    const row = document.getElementById(id), button = document.querySelector(`[aria-controls="${id}"]`);
+    const shown = wanted === undefined ? !row.classList.contains("open") : wanted;
+    row.classList.toggle("open", shown);
+    button.setAttribute("aria-expanded", String(shown));
+    return row;
+  }
+
+  // Show the chosen panel; if the filter hides it, the first one that is left.
+  function choose(box) {
+    const select = box.querySelector("[data-choice]"), panels = [...box.querySelectorAll("[data-panel]")];
+    const left = [...select.options].filter((option) => !option.hidden);
+    if (select.selectedOptions[0]?.hidden && left.length) select.value = left[0].value;
+    panels.forEach((panel, place) => panel.classList.toggle("passed-over", String(place) !== select.value));
+  }
+
+  function start() {
+    document.querySelectorAll("table[data-sortable] thead th > button").forEach((button) =>
+      button.addEventListener("click", () => sort(button.closest("table"), button.parentElement)));
+    document.querySelectorAll(".more").forEach((button) =>
+      button.addEventListener("click", () => open(button.getAttribute("aria-controls"))));
+    document.querySelectorAll("[data-open]").forEach((button) => button.addEventListener("click", () => open(button.dataset.open)));
+    document.querySelectorAll("[data-open-all]").forEach((button) => button.addEventListener("click", () => {
+      const closed = [...document.querySelectorAll(".detail:not(.open)")];
+      (closed.length ? closed : [...document.querySelectorAll(".detail")]).forEach((row) => open(row.id, closed.length > 0));
+      button.textContent = closed.length ? "Close all rows" : "Open all rows";
+    }));
+    document.querySelectorAll("[data-panels]").forEach((box) => {
+      box.querySelector("[data-choice]").addEventListener("change", () => choose(box));
+      choose(box);
+    });
+  }
+
+  return { start, choose };
+})();

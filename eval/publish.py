@@ -1,0 +1,46 @@
+"""Everything that is written of a set of rows: tables, lines per class and per pair of attacks, and the page."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from advdpnp.eval.agreement import agreement_table
+from advdpnp.eval.html import to_html
+from advdpnp.eval.leaderboard import tabulate_rows, with_published, write_leaderboard
+from advdpnp.eval.long_tables import to_csv
+from advdpnp.eval.per_class import per_class_table
+from advdpnp.eval.results import Row
+from advdpnp.files import write_text
+
+
+def publish(
+    rows: Sequence[Row],
+    out: Path,
+    *,
+    folders: Sequence[Path] | None = None,
+    mce_baseline: str | None = None,
+    published: bool = False,
+) -> pd.DataFrame:
+    """Write ``leaderboard.*``, ``per-class.csv`` and ``agreement.csv`` to the folder ``out``.
+
+    Args:
+        rows: what ``make_rows`` gives.
+        out: where to write.
+        folders: where the page looks for measurements of geometry; None looks in ``out``.
+        mce_baseline: see ``build_leaderboard``.
+        published: put what RobustBench publishes beside the rows.
+
+    Returns:
+        The leaderboard, without published rows.
+
+    Raises:
+        AdvdpnpError: the baseline cannot be compared with, or the folder cannot be written.
+    """
+    frame = tabulate_rows(rows, mce_baseline)
+    shown = with_published(frame) if published else frame
+    write_leaderboard(shown, out)
+    write_text(out / "per-class.csv", to_csv(per_class_table(rows)))
+    write_text(out / "agreement.csv", to_csv(agreement_table(rows)))
+    write_text(out / "leaderboard.html", to_html(shown, rows, [out] if folders is None else folders))
+    return frame
