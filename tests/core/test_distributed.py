@@ -85,6 +85,37 @@ def test_two_processes_train_the_same_weights_as_one(tmp_path):
 
 
 @pytest.mark.slow
+def test_two_processes_that_were_stopped_continue_to_the_same_weights(tmp_path):
+    """To the bit, with BatchNorm: between two steps each process has statistics of its own, and sums of the terms."""
+    script = SCRIPT.replace("nn.Tanh(),", "nn.BatchNorm1d(24), nn.Tanh(),").replace(
+        'hardware=Hardware("cpu", devices=devices))',
+        'resume=True, report=stop if "stop" in sys.argv else print, hardware=Hardware("cpu", devices=devices))',
+    )
+    stop = "\nimport os, signal\ndef stop(progress):\n    os.kill(os.getpid(), signal.SIGINT)\n"
+    (tmp_path / "script.py").write_text(stop + script)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "script.py"]
+
+    def start(*words):
+        done = subprocess.run(
+            [*torchrun, *words], cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False
+        )
+        return done.returncode, done.stderr
+
+    code, said = start("straight", "2")
+    assert code == 0, said
+    code, said = start("stopped", "2", "stop")
+    assert code != 0
+    assert "stopped in epoch 2 of 2 and saved" in said
+    code, said = start("stopped", "2")
+    assert code == 0, said
+    one, other = (torch.load(tmp_path / run / "training.pt", weights_only=True) for run in ("straight", "stopped"))
+    for name, value in one["network"].items():
+        assert torch.equal(value, other["network"][name]), name
+    for before, after in zip(one["metrics"], other["metrics"], strict=True):
+        assert {**before, "seconds": 0} == {**after, "seconds": 0}
+
+
+@pytest.mark.slow
 def test_the_command_line_starts_its_own_processes(tmp_path):
     words = ["train", "--recipe", "ce", "--dataset", "digits", "--epochs", "1", "--devices", "2", "--device", "cpu"]
     words += ["--name", "two", "--set", "validation_steps=1"]

@@ -17,7 +17,7 @@ from advdpnp.corruption import BENCHMARK, SEVERITIES
 from advdpnp.eval.flags import FLAGS
 from advdpnp.eval.html import to_html
 from advdpnp.eval.html.sections import SECTIONS
-from advdpnp.eval.leaderboard import tabulate_rows, to_json
+from advdpnp.eval.leaderboard import tabulate_rows, to_json, with_published
 from advdpnp.eval.publish import publish
 from advdpnp.eval.results import find_results, make_rows
 
@@ -118,7 +118,7 @@ def test_every_number_of_the_leaderboard_stands_in_its_tables(seen: tuple[Page, 
     for name in ("clean", "fgsm", "pgd-20", "cw", "autoattack", "worst_case", "corruptions"):
         for value in frame[name].dropna():
             assert value in shown, (name, value)
-    cell = next(text for attributes, text in page.all("td", class_="key best") if attributes["data-v"] == "45.0")
+    (cell,) = [text for attributes, text in page.all("td", class_="key ") if attributes["data-v"] == "45.0"]
     assert re.sub(r"\s", "", cell) == "45.0038.3–51.9"
 
 
@@ -240,7 +240,7 @@ def test_every_section_shows_what_there_is_and_is_left_out_otherwise(
 ) -> None:
     page, _, _ = seen
     found = [attributes["id"] for attributes, _ in page.all("section")]
-    assert found == [section.key for section in SECTIONS if section.key != "geometry"]
+    assert found == [section.key for section in SECTIONS if section.key not in ("geometry", "seeds", "published")]
     assert [attributes["href"] for attributes, _ in page.all("a")][1:] == [f"#{key}" for key in found]
     bare, _, _ = page_of(store_model("net", {"clean": 0.9}))
     assert [attributes["id"] for attributes, _ in bare.all("section")] == ["leaderboard", "about"]
@@ -337,3 +337,27 @@ def test_evaluations_and_tables_leave_the_page_and_its_neighbours(store_model: S
 
 def test_a_page_of_the_same_verdicts_is_the_same_page(results: Path, seen: tuple[Page, str, pd.DataFrame]) -> None:
     assert page_of(results)[1] == seen[1]
+
+
+def test_seeds_and_published_rows_have_their_sections(tmp_path: Path, write_results: Callable[..., None]) -> None:
+    for seed, share in enumerate((0.4, 0.5)):
+        name = f"net-s{seed}"
+        write_results(tmp_path, name, {"clean": 0.9, "fgsm": share}, dataset="cifar10", recipe="aa", training_seed=seed)
+    rows = make_rows(find_results([tmp_path]))
+    ours = tabulate_rows(rows)
+    alone, beside = (Page(to_html(frame, rows)) for frame in (ours, with_published(ours)))
+    assert [attributes["data-v"] for attributes, _ in alone.all("td", class_="key best")] == ["50.0"]
+    assert any("45.00\u00a0±\u00a07.07" in text for _, text in alone.all("td"))
+    assert not alone.all("section", id="published")
+    assert beside.all("section", id="published")
+    assert any(text == "Wang2023Better_WRN-70-16" for _, text in beside.all("th", scope="row"))
+    assert len(beside.all("tr", class_="line")) == len(ours)
+    assert len(data_of(beside)["rows"]) > len(ours)
+
+
+def test_a_row_over_other_images_is_marked_as_a_stranger(tmp_path: Path, write_results: Callable[..., None]) -> None:
+    for name, n in (("one", 100), ("two", 100), ("odd", 50)):
+        write_results(tmp_path, name, {"clean": 0.9, "fgsm": 0.4 if name == "one" else 0.5}, n=n)
+    page, text, _ = page_of(tmp_path)
+    assert text.count("†</sup>") == 1
+    assert any("odd was judged on other images than the rest (n = 50)" in text for _, text in page.all("p"))
