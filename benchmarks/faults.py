@@ -1,6 +1,6 @@
 """What is lost when a command is killed, stopped, robbed of its disk or given damaged files: nothing, in one sentence.
 
-    python -m benchmarks.faults --out results/benchmarks
+    python -m benchmarks.faults --jobs 4 --out results/benchmarks
 
 Every row is a command on digits with tiny settings and a fault; then the cause is removed and the same command is
 given again. It passes where the command ended as it should, with at most one sentence and no traceback, and where what
@@ -78,6 +78,7 @@ class Bench:
         self.straight.mkdir()
         self.seconds: dict[str, float] = {}
         self.expected: dict[str, dict[str, str]] = {}
+        Command(["list", "attacks"], root).wait()  # the server of forks imports before anything is timed
         for name, job in JOBS.items():
             ended = Command(job.words, self.straight).wait()
             print(f"undisturbed {name}: {ended.seconds:.1f} s", file=sys.stderr, flush=True)
@@ -148,28 +149,28 @@ def _tidy(sentence: str, folder: Path) -> str:
     return re.sub(r"\.[a-z0-9_]{8}\.tmp", ".tmp", sentence.replace(f"{folder}/", "")).replace("|", "/")
 
 
+def struck(bench: Bench, name: str, number: signal.Signals, share: float, code: int, sentence: str) -> Row:
+    """A command that gets a signal after this share of its time; sooner, where it is faster than undisturbed."""
+    while True:
+        with bench.folder(name) as folder:
+            ended = bench.start(name, folder).after(share * bench.seconds[name]).send(number).wait()
+            if ended.code:
+                fault = f"{'kill -9' if number == signal.SIGKILL else number.name} at {share:.0%}"
+                return bench.row(name, fault, [ended], [code], sentence, folder)
+        share *= 0.7  # it had ended before
+
+
 def kills(bench: Bench, draw: random.Random, name: str) -> Iterator[Row]:
     """kill -9 at random moments, spread over the time that the command takes."""
     for turn in range(KILLS):
-        share = (turn + draw.random()) / KILLS
-        while True:
-            with bench.folder(name) as folder:
-                ended = bench.start(name, folder).after(share * bench.seconds[name]).send(signal.SIGKILL).wait()
-                if ended.code == 0:
-                    share *= 0.7  # faster than the undisturbed run: that was no kill
-                    continue
-                yield bench.row(name, f"kill -9 at {share:.0%}", [ended], [-9], "", folder)
-                break
+        yield struck(bench, name, signal.SIGKILL, (turn + draw.random()) / KILLS, -9, "")
 
 
 def signals(bench: Bench, draw: random.Random) -> Iterator[Row]:
     """SLURM's preemption, Ctrl-C, and a terminal that goes."""
     for name in JOBS:
         for number in _STOPPING:
-            share = 0.15 + 0.5 * draw.random()
-            with bench.folder(name) as folder:
-                ended = bench.start(name, folder).after(share * bench.seconds[name]).send(number).wait()
-                yield bench.row(name, f"{number.name} at {share:.0%}", [ended], [2], _STOPPED, folder)
+            yield struck(bench, name, number, 0.15 + 0.5 * draw.random(), 2, _STOPPED)
 
 
 def processes(bench: Bench, draw: random.Random) -> Iterator[Row]:
