@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint results clean
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -16,6 +16,11 @@ demo: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -n 2 -q
+
+# All tables, figures and pages of results/, from the verdicts there.
+results: $(INSTALLED)
+	for folder in cifar10 cifar10-public cifar10-tiny-resnet cifar10-transfer; do $(BIN)/advdpnp leaderboard results/$$folder || exit; done
+	$(BIN)/advdpnp leaderboard results --out results/all --compare robustbench
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -1,11 +1,11 @@
-"""The attack that the README shows is found through its entry point and gets all that the built-in ones get."""
+"""The attack that the guide shows is found through its entry point and gets all that the built-in ones get."""
 
 import os
 import subprocess
 import sys
 from pathlib import Path
 
-README = Path(__file__).resolve().parents[2] / "README.md"
+GUIDE = Path(__file__).resolve().parents[2] / "docs" / "own-attack.md"
 
 SCRIPT = """
 import sys
@@ -37,10 +37,10 @@ sys.exit(run(["list", "attacks"]))
 
 
 def block(name: str) -> str:
-    return next(text for text in README.read_text(encoding="utf-8").split("```") if f"# {name}\n" in text[:40])
+    return next(text for text in GUIDE.read_text(encoding="utf-8").split("```") if f"# {name}\n" in text[:40])
 
 
-def test_the_attack_of_the_readme_is_one(tmp_path):
+def test_the_attack_of_the_guide_is_one(tmp_path):
     (tmp_path / "many_tries.py").write_text(block("many_tries.py").removeprefix("python\n"), encoding="utf-8")
     assert 'many-tries = "many_tries"' in block("pyproject.toml")
     information = tmp_path / "many_tries-1.0.dist-info"

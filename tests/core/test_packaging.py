@@ -49,6 +49,15 @@ def test_public_names_exist():
         _ = advdpnp.no_such_name
 
 
+@pytest.mark.parametrize(
+    "page", ["README.md", "results/README.md", *(f"docs/{p.name}" for p in ROOT.glob("docs/*.md"))]
+)
+def test_what_the_guide_links_to_is_there(page):
+    path = ROOT / page
+    links = re.findall(r"\]\((?!http)([^)#]+)", path.read_text(encoding="utf-8"))
+    assert all((path.parent / link).exists() for link in links), links
+
+
 @pytest.mark.slow
 def test_the_wheel_holds_all_four_packages_and_the_recipes(tmp_path):
     tree = tmp_path / "tree"
