@@ -27,6 +27,9 @@ from advdpnp.eval.store import read_arrays, read_verdicts
 _IMPORTED = ["advdpnp.cli", "advdpnp.console", "advdpnp.trainer", "advdpnp.eval.command", "advdpnp.corruption.command",
              "torchattacks", "pyautoattack", "benchmarks.commands"]  # fmt: skip
 _TIMES = ("seconds", "date")  # columns and entries in which two runs of the same command differ
+_CLOCK = re.compile(
+    r'\d{4}-\d\d-\d\d(?:T[\d:.+]+)?|"seconds":[\d.]+|<dt>seconds</dt><dd[^>]*>[^<]*'
+)  # the same in a page
 _LOOK = 0.002  # seconds between two looks at a condition
 _LIMIT = 600.0  # seconds until a command counts as stuck
 
@@ -204,6 +207,10 @@ def _json(path: Path) -> bytes:
     return json.dumps(_without_times(json.loads(path.read_text(encoding="utf-8")))).encode()
 
 
+def _page(path: Path) -> bytes:
+    return _CLOCK.sub("", path.read_text(encoding="utf-8")).encode()
+
+
 _READERS: dict[str, Callable[[Path], bytes]] = {
-    ".csv": _table, ".parquet": _verdicts, ".npz": _arrays, ".safetensors": _weights, ".json": _json,
+    ".html": _page, ".csv": _table, ".parquet": _verdicts, ".npz": _arrays, ".safetensors": _weights, ".json": _json,
 }  # fmt: skip

@@ -7,7 +7,7 @@ small=$(ls results/checkpoints/cifar10-*-s0.safetensors | grep -v tiny-resnet)
 tiny=$(ls results/checkpoints/cifar10-tiny-resnet-*.safetensors)
 run --attacks all --corruption-types all --limit 1000 $small --out results/cifar10
 run --attacks fgsm,pgd-20,cw,autoattack --corruptions auto --corruption-types all --limit 1000 $tiny --out results/cifar10-tiny-resnet
-run --attacks pgd-20 --corruptions none --limit 1000 $small $(printf -- '--transfer-from %s ' $small) --out results/cifar10-transfer
+run --attacks pgd-20 --corruptions none --limit 300 $small $(printf -- '--transfer-from %s ' $small) --out results/cifar10-transfer
 if [ $# = 1 ]; then
   nets=$(while read -r net file; do echo "--model benchmarks.foreign_nets:$net --weights $1/$file"; done <<< "resnet20 resnet20-12fca82f.th
 cifar_cnn_a cifar_cnn_a_adv.model
