@@ -9,6 +9,9 @@ import pytest
 
 import advdpnp
 from advdpnp.checkpoint import load_checkpoint, weights_hash
+from advdpnp.cli import run
+from advdpnp.datasets import load_dataset
+from advdpnp.errors import AdvdpnpError
 from advdpnp.eval.agreement import agreement_table
 from advdpnp.eval.leaderboard import read_leaderboard, tabulate_rows, to_json
 from advdpnp.eval.long_tables import to_csv
@@ -56,3 +59,15 @@ def test_every_committed_net_is_the_one_that_was_attacked(table):
     for path in nets:
         assert path.stat().st_size < 2_000_000
         assert weights_hash(load_checkpoint(path)[0]) == table.loc[path.stem, "weights_hash"]
+
+
+@pytest.mark.slow
+def test_the_stored_images_of_a_row_show_what_it_claims(capsys):
+    try:
+        load_dataset("cifar10", train=False)
+    except AdvdpnpError:
+        pytest.skip("needs CIFAR-10; ADVDPNP_DATA says where it is")
+    (folder,) = (RESULTS / "cifar10").glob("cifar10-adv-dpnp-s0-*/")
+    words = ["verify", str(folder), "--checkpoint", str(RESULTS / "checkpoints" / "cifar10-adv-dpnp-s0.safetensors")]
+    assert run([*words, "--device", "cpu"]) == 0
+    assert "301 images, all hold" in capsys.readouterr().out
