@@ -112,6 +112,8 @@ def train(
         resolved = resolved.model_copy(update={"validation": len(data.validation)})
         if name is not None and not name.strip():
             raise AdvdpnpError("--name is empty; leave it out or give the run a name")
+        if name and (Path(name).name != name or name == ".." or not name.isprintable()):
+            raise AdvdpnpError(f"--name {name!r} is no name of one folder; --out chooses where runs are")
         folder = out / (name or f"{data.label}-{Path(recipe).stem}-s{resolved.seed}")
         if resume and not folder.is_dir():
             raise AdvdpnpError(f"there is no run in {folder} to resume; check --name and --out, or leave out --resume")

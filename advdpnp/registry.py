@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from typing import Any
 
-from advdpnp.errors import AdvdpnpError
+from advdpnp.errors import AdvdpnpError, first_line
 
 
 @dataclass(frozen=True)
@@ -100,4 +100,7 @@ class Registry:
     def make(self, spec: str, **arguments: Any) -> Any:
         """Build what ``spec`` names: its defaults, overridden by its parameter, overridden by ``arguments``."""
         entry, parameters = self.find(spec)
-        return entry.build(**{**entry.defaults, **parameters, **arguments})
+        try:
+            return entry.build(**{**entry.defaults, **parameters, **arguments})
+        except (ValueError, TypeError) as error:
+            raise AdvdpnpError(f"'{spec}' cannot be made: {first_line(error)}") from error

@@ -46,6 +46,7 @@ _MEANINGS = {
     "backwards": "of the model, for all attacks of the row",
     "seconds": "spent on all attacks of the row",
     "flag_details": "what was seen, for each flag",
+    "sanity_n": "number of images behind the measurements that flags come from; 0 where they are missing",
     "source": "empty for what was measured here, else who has published the row",
     "venue": "where a published row's paper appeared",
     "paper": "title of a published row's paper",

@@ -17,12 +17,14 @@ from advdpnp.eval.cross_check import cross_check as run_cross_check
 from advdpnp.eval.cross_check import in_words
 from advdpnp.eval.evaluate import evaluate_models
 from advdpnp.eval.figures import draw_rows
-from advdpnp.eval.leaderboard import writing_tables
+from advdpnp.eval.leaderboard import with_published, writing_tables
 from advdpnp.eval.markdown import number
 from advdpnp.eval.progress import Silent
 from advdpnp.eval.publish import publish
+from advdpnp.eval.published import is_published
 from advdpnp.eval.results import Row, find_models, find_results, make_rows
 from advdpnp.eval.shards import shard_of_environment
+from advdpnp.eval.tables import unmeasured_note
 from advdpnp.zoo import LoadedModel, Normalisation, load_model
 
 _DEFAULT_EPS = {"linf": "8/255", "l2": "0.5"}
@@ -125,7 +127,8 @@ def leaderboard_command(
         frame = publish(rows, results, folders=folders, mce_baseline=mce_baseline, published=bool(compare))
     _show(frame, results, rows)
     if compare:
-        out.print(f"published rows beside them: {results / 'leaderboard.md'}", markup=False)
+        beside = int(is_published(with_published(frame)).sum())
+        out.print(f"{beside} published rows of this data and threat model: {results / 'leaderboard.md'}", markup=False)
 
 
 def _show(frame: pd.DataFrame, results: Path, rows: Sequence[Row] | None = None) -> None:
@@ -137,7 +140,7 @@ def _show(frame: pd.DataFrame, results: Path, rows: Sequence[Row] | None = None)
         ["model", "threat", *numbers, *(["mce"] if "mce" in frame else []), "n", "flags"],
     )
     _show_types(frame)
-    for note in corruption_notes(frame):
+    for note in [*corruption_notes(frame), *filter(None, [unmeasured_note(frame)])]:
         out.print(note, markup=False, highlight=False)
     out.print(f"\n{results / 'leaderboard.html'}, .csv, .md and {len(figures)} figures", markup=False)
 
@@ -208,6 +211,8 @@ def _named(loaded: Sequence[LoadedModel], names: Sequence[str]) -> list[LoadedMo
 
     if any(not name.strip() for name in names):
         raise AdvdpnpError("--name is empty; give what tables shall call the model")
+    if odd := next((name for name in names if not name.isprintable()), None):
+        raise AdvdpnpError(f"--name {odd!r} has line breaks or other signs that no table can show; leave them out")
     if names and len(names) != len(loaded):
         raise AdvdpnpError(
             f"there are {len(loaded)} models and {len(names)} --name; give one per model, in the same order"

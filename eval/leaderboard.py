@@ -79,7 +79,7 @@ def tabulate_rows(rows: Sequence[Row], mce_baseline: str | None = None) -> pd.Da
         *(("mce", "mce_baseline", "mce_note") if mce_baseline else ()), *bounds, "norm", "eps", "eps_text",
         "seed", "dataset", "corruption_source", "weights_hash", "data_hash", "definitions", "versions", "device",
         "date", "command", "forwards", "backwards", "seconds", "flag_details", "recipe_hash", "training_seed",
-        "samples_hash", "attack_definitions",
+        "samples_hash", "attack_definitions", "sanity_n",
     ]  # fmt: skip
     return _sorted(_typed(pd.DataFrame(records, columns=columns)))
 
@@ -185,6 +185,7 @@ def _record(row: Row, rows: Sequence[Row]) -> dict[str, Any]:
         "samples_hash": row.samples_hash,
         "attack_definitions": canonical_json(row.questions),
         "flag_details": "; ".join(f"{flag.code}: {flag.seen}" for flag in flags),
+        "sanity_n": row.measured_samples,
         "method": row.model.method,
         "architecture": row.model.architecture,
         "parameters": row.model.parameters,
@@ -233,7 +234,7 @@ def _percent_with_bounds(name: str, successes: float, n: int) -> dict[str, float
 
 def _typed(frame: pd.DataFrame) -> pd.DataFrame:
     kinds: dict[str, Any] = dict.fromkeys(percent_columns(frame), "float64")
-    kinds |= dict.fromkeys(("n", "parameters", "seed", "training_seed", "forwards", "backwards"), "Int64")
+    kinds |= dict.fromkeys(("n", "parameters", "seed", "training_seed", "forwards", "backwards", "sanity_n"), "Int64")
     kinds |= {COUNT: "Int64"} if COUNT in frame else {}
     numbers = ("eps", "seconds", "min_separation", "training_seconds", "worst_case_p", "worst_case_p_holm")
     kinds |= dict.fromkeys(numbers, "float64")

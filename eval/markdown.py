@@ -8,14 +8,14 @@ from advdpnp.eval.corruption_columns import GROUP_COLUMNS, MEAN, TYPE, corruptio
 from advdpnp.eval.flags import FLAGS
 from advdpnp.eval.published import is_published, published_grids
 from advdpnp.eval.seeds import seed_grids
-from advdpnp.eval.tables import Grid, Table, cut_into_tables
+from advdpnp.eval.tables import Grid, Table, cut_into_tables, unmeasured_note
 
 _MARK, _STRANGER = "°", "†"
 
 
 def escape(text: str) -> str:
     """Text of a user's that stands in a cell."""
-    return text.replace("|", "\\|").replace("*", "\\*").replace("_", "\\_")
+    return text.replace("|", "\\|").replace("*", "\\*").replace("_", "\\_").replace("<", "&lt;")
 
 
 def number(value: float) -> str:
@@ -57,6 +57,8 @@ def _block(shown: Table) -> str:
         lines += ["", f"{_MARK} {shown.note}."]
     if shown.stranger_note:
         lines += ["", f"{_STRANGER} {escape(shown.stranger_note)}."]
+    if note := unmeasured_note(shown.part):
+        lines += ["", f"{escape(note[0].upper() + note[1:])}."]
     if shown.flags:
         meanings = ((code, FLAGS[code]) for code in shown.flags)
         lines += ["", *(f"- `{code}`: {each.explanation}. Remedy: {each.remedy}." for code, each in meanings)]

@@ -4,6 +4,8 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import NoneType
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -43,7 +45,7 @@ def evaluate(
     *,
     eps: str | float = "8/255",
     norm: str = "linf",
-    attacks: str = "all",
+    attacks: str | Sequence[str] = "all",
     seed: int = 0,
     batch_size: int | None = None,
     device: str | torch.device | None = None,
@@ -61,7 +63,7 @@ def evaluate(
         y: labels, integers (n,).
         eps: radius, a number or "8/255".
         norm: "linf" or "l2".
-        attacks: "all" (fgsm, pgd-20, cw, autoattack), "none", or names with commas.
+        attacks: "all" (fgsm, pgd-20, cw, autoattack), "none", or names: ["fgsm", "pgd-20"], or one text with commas.
         seed: of everything random in the attacks.
         batch_size: most images in work at once.
         device: where to run; None is where the model is.
@@ -83,7 +85,30 @@ def evaluate(
     wrong = {str(weight.dtype) for weight in model.parameters() if weight.is_floating_point()} - {"torch.float32"}
     if wrong:
         raise AdvdpnpError(f"the model's weights are {', '.join(sorted(wrong))}; evaluate model.float()")
-    images, labels = _images(x), _labels(y)
+    attacks = _attacks(attacks)
+    _check_kinds(
+        eps=(eps, (str, int, float)), norm=(norm, str), seed=(seed, int), batch_size=(batch_size, (int, NoneType))
+    )
+    with torch.inference_mode(False):  # gradients are needed; images made inside it are copied outside
+        return _evaluate(
+            model, _images(x), _labels(y), name=name, device=device, eps=[eps], norm=norm, attacks=attacks, seed=seed,
+            batch_size=batch_size, corruptions=corruptions, corruption_types=corruption_types,
+            save_adversarials=save_adversarials, progress=progress,
+        )  # fmt: skip
+
+
+def _evaluate(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    name: str,
+    device: str | torch.device | None,
+    save_adversarials: bool,
+    **options: Any,
+) -> Evaluation:
+    if any(tensor.is_inference() for tensor in (*model.parameters(), *model.buffers())):
+        raise AdvdpnpError("the model was made inside torch.inference_mode, which has no gradients; make it outside")
     # Bytes are images whatever they are: their labels are all there is to check.
     check_inputs(images if images.is_floating_point() else torch.zeros(len(labels), 1, 1, 1), labels)
     if len(labels) != len(images):
@@ -97,14 +122,28 @@ def evaluate(
     loaded = LoadedModel(model, name, weights_hash(model), type(model).__name__, "", parameters, {})
     with tempfile.TemporaryDirectory(prefix="advdpnp-") as folder:
         row = evaluate_models(
-            [loaded], dataset, out=Path(folder), attacks=attacks, norm=norm, eps=[eps], seed=seed,
-            batch_size=batch_size, device=device, corruptions=corruptions, corruption_types=corruption_types,
-            save_adversarials=save_adversarials, progress=progress, command="advdpnp.evaluate",
+            [loaded], dataset, out=Path(folder), device=device, save_adversarials=save_adversarials,
+            command="advdpnp.evaluate", **options,
         )  # fmt: skip
         units = find_results([Path(folder)])
         verdicts = pd.concat([_plain(unit.verdicts.frame) for unit in units], ignore_index=True)
         found = {unit.label: _stored_images(unit, dataset.test) for unit in units if save_adversarials and unit.threat}
     return Evaluation(row, verdicts, found)
+
+
+def _attacks(attacks: str | Sequence[str]) -> str:
+    names = [attacks] if isinstance(attacks, str) else attacks
+    if not isinstance(names, list | tuple) or not all(isinstance(each, str) for each in names):
+        raise AdvdpnpError(f'attacks are a text or a list of names such as ["fgsm", "pgd-20"], not {attacks!r}')
+    return ",".join(names)
+
+
+def _check_kinds(**values: tuple[object, type | tuple[type, ...]]) -> None:
+    for name, (value, kinds) in values.items():
+        if isinstance(value, bool) or not isinstance(value, kinds):
+            raise AdvdpnpError(
+                f"{name} cannot be {value!r}; give one number" + (" or text" if name in ("eps", "norm") else "")
+            )
 
 
 def _stored_images(unit: StoredUnit, split: Split) -> StoredImages:
@@ -121,6 +160,8 @@ def _stored_images(unit: StoredUnit, split: Split) -> StoredImages:
 
 
 def _images(x: Tensor | np.ndarray) -> Tensor:
+    if isinstance(x, np.ndarray) and x.dtype.kind not in "uif":
+        raise AdvdpnpError(f"images must be numbers, uint8 or floats in [0, 1], not {x.dtype}")
     images = torch.from_numpy(np.ascontiguousarray(x)) if isinstance(x, np.ndarray) else x
     if not isinstance(images, Tensor):
         raise AdvdpnpError(f"images must be a tensor or an array (n, c, h, w), not {type(x).__name__}")
@@ -129,12 +170,18 @@ def _images(x: Tensor | np.ndarray) -> Tensor:
             f"images must be (n, c, h, w), uint8 or floats in [0, 1]; "
             f"these are {images.dtype} of shape {tuple(images.shape)}"
         )
-    images = images.detach()
+    images = images.detach().clone() if images.is_inference() else images.detach()
     return images if images.dtype == torch.uint8 else images.float()
 
 
 def _labels(y: Tensor | np.ndarray | Sequence[int]) -> Tensor:
-    labels = torch.as_tensor(y).detach()
+    try:
+        labels = torch.as_tensor(y).detach()
+    except (TypeError, ValueError, RuntimeError):
+        raise AdvdpnpError(
+            f"labels must be integers, one per image, not {type(y).__name__} of something else"
+        ) from None
+    labels = labels.clone() if labels.is_inference() else labels
     if labels.is_floating_point() or labels.dtype == torch.bool or labels.dim() != 1:
         raise AdvdpnpError(
             f"labels must be integers, one per image; these are {labels.dtype} of shape {tuple(labels.shape)}"

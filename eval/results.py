@@ -223,8 +223,10 @@ class Row:
 
     @cached_property
     def measured_samples(self) -> int:
-        """On how many images."""
-        return max((each.samples for each in self._measurements), default=0)
+        """On how many images; 0 also where a part of the measurements is missing."""
+        searched = bool(self.attacks) and self.threat.norm in ("linf", "l2")
+        complete = "answers" in self.measured and ("search" in self.measured or not searched)
+        return max((each.samples for each in self._measurements), default=0) if complete else 0
 
     @cached_property
     def _measurements(self) -> list[Measured]:

@@ -522,7 +522,20 @@ def read_verdicts(path: Path) -> Verdicts:
     """
     table = _read_table(path)
     frame = table.replace_schema_metadata(None).to_pandas()
+    wrong = _contradiction(frame)
+    if wrong:
+        raise AdvdpnpError(f"the verdict file {path} was changed: {wrong}; delete it and run the same evaluation again")
     return Verdicts(path, frame, _info(table, path))
+
+
+def _contradiction(frame: pd.DataFrame) -> str:
+    """What no search can have written, in words; "" if there is nothing of the kind."""
+    if frame["sample"].duplicated().any():
+        return "it judges samples twice"
+    attacked = frame["threat_norm"].notna() & frame["success"] & (frame["clean_prediction"] == frame["label"])
+    if not np.isfinite(frame.loc[attacked, "norm"]).all():
+        return "samples count as broken by an image at no finite distance"
+    return ""
 
 
 def read_identity(path: Path) -> ModelIdentity:
@@ -566,7 +579,11 @@ def _read_table(path: Path) -> pa.Table:
 def _info(table: pa.Table, path: Path) -> dict[str, Any]:
     try:
         info: dict[str, Any] = json.loads(table.schema.metadata[METADATA_KEY])
-    except ValueError as error:
+        if not (
+            isinstance(info["identity"], dict) and all(isinstance(run["seconds"], int | float) for run in info["runs"])
+        ):
+            raise ValueError("another kind of metadata")
+    except (ValueError, KeyError, TypeError) as error:
         raise AdvdpnpError(
             f"the metadata of {path} are damaged; delete it and run the same evaluation again"
         ) from error

@@ -97,9 +97,25 @@ class Table:
             words = ["has a worst_case over other attacks than the rest"]
         else:
             words = []
-        if odd:
-            words.append(f"has {', '.join(odd)} by another definition than the rest")
+        elsewhere = [
+            name for name in odd if row["samples_hash"] != self.part.loc[self._compared[name][0], "samples_hash"]
+        ]
+        if elsewhere:
+            words.append(f"has {', '.join(elsewhere)} on other images than the rest (n = {row['n']})")
+        if other_way := [name for name in odd if name not in elsewhere]:
+            words.append(f"has {', '.join(other_way)} by another definition than the rest")
         return " and ".join(words)
+
+
+def unmeasured_note(part: pd.DataFrame) -> str:
+    """Which rows of a leaderboard no flag could be raised for but by their verdicts; "" if none."""
+    names = list(dict.fromkeys(part.loc[part["sanity_n"] == 0, "model"]))
+    if not names:
+        return ""
+    return (
+        f"sanity checks were not measured for {', '.join(map(str, names))}, so flags may be missing; the same "
+        "evaluation again makes up for them"
+    )
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ import pytest
 from advdpnp.attacks import ATTACKS, ThreatModel, resolve_attacks
 from advdpnp.attacks.select import reference_of
 from advdpnp.errors import AdvdpnpError
+from advdpnp.registry import Registry
 
 LINF = ThreatModel.parse("linf", "8/255")
 
@@ -92,3 +93,15 @@ def test_steps_of_package_attacks():
     assert attack.arguments(0)["steps"] == 7
     with pytest.raises(AdvdpnpError, match="FGSM has none"):
         ATTACKS.make("torchattacks:FGSM-7", threat=LINF, classes=10)
+
+
+def test_what_a_builder_refuses_is_one_sentence():
+    registry = Registry("attack", "advdpnp.no_such_group")
+
+    @registry.register("tries-{count}", description="", reference="")
+    def tries(count: str) -> int:
+        return int(count)
+
+    assert registry.make("tries-3") == 3
+    with pytest.raises(AdvdpnpError, match="'tries-x' cannot be made: invalid literal"):
+        registry.make("tries-x")

@@ -207,6 +207,7 @@ def test_a_norm_in_capitals_means_the_same(npz, tmp_path, capsys, monkeypatch):
     [
         (["--eps", ","], "--eps is empty"),
         (["--name", " "], "--name is empty"),
+        (["--name", "a\nb"], "has line breaks"),
         (["--mean", "0", "--std", "1"], "checkpoints normalise"),
         (["--device", "meta"], "choose cpu"),
         (["--seed", str(2**63)], "--seed"),
@@ -218,6 +219,13 @@ def test_words_that_say_nothing_are_refused(words, said, npz, tmp_path, capsys, 
     train_small(npz, "a")
     assert run(["eval", "runs/a", "--attacks", "fgsm", "--limit", "8", *words]) == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "..", "a\nb"])
+def test_a_run_has_a_name_of_one_folder(npz, tmp_path, capsys, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    assert run(["train", "--dataset", f"npz:{npz}", "--name", name]) == 2
+    assert "is no name of one folder" in capsys.readouterr().err
 
 
 def test_resuming_what_was_never_begun_is_refused(npz, tmp_path, capsys, monkeypatch):

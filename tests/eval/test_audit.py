@@ -435,10 +435,12 @@ def test_files_that_name_samples_out_of_range_are_refused(stored: Path, data: Da
         (lambda frame, info: frame.__setitem__("label", (frame["label"] + 1) % 4), "another label"),
         (lambda frame, info: frame.__setitem__("eps", 0.5), "threat model"),
         (lambda frame, info: info["identity"].__setitem__("shape", 17), "its hash is of"),
-        (lambda frame, info: frame.__setitem__("sample", frame["sample"] * 0), "samples twice"),
         (lambda frame, info: frame.__setitem__("sample", frame["sample"] + 9), "data set has not"),
         (lambda frame, info: frame.__setitem__("clean_prediction", (frame["label"] + 1) % 4), "clean image is taken"),
-        (lambda frame, info: frame.__setitem__("success", True), "has no image"),
+        (
+            lambda frame, info: frame.update({"norm": frame["norm"].replace(np.inf, 0.01), "success": True}),
+            "has no image",
+        ),
         (lambda frame, info: frame.__setitem__("success", False), "none broke it"),
     ],
 )
@@ -449,6 +451,22 @@ def test_verdicts_that_were_changed_do_not_hold(
     faults = audit(stored, data, net()).faults
     assert bool(faults) == (why is not None)
     assert why is None or why in faults[0].why
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda frame, info: frame.__setitem__("sample", frame["sample"] * 0), "samples twice"),
+        (lambda frame, info: frame.__setitem__("norm", np.inf), "no finite distance"),
+        (lambda frame, info: frame.__setitem__("norm", np.nan), "no finite distance"),
+        (lambda frame, info: info.pop("runs"), "metadata"),
+        (lambda frame, info: info.__setitem__("identity", 5), "metadata"),
+    ],
+)
+def test_verdicts_that_no_search_can_have_written_are_refused(stored: Path, change: Any, why: str) -> None:
+    edit(unit_of(stored).verdicts.path, change)
+    with pytest.raises(AdvdpnpError, match=why):
+        find_results([stored])
 
 
 def test_images_that_are_nearly_tied_are_told_apart_from_failures(stored: Path, data: Dataset, net: Net) -> None:
@@ -622,6 +640,34 @@ def test_a_damaged_verdict_file_does_not_hide_the_others(evaluated: Path, capsys
     assert "is damaged" in said
     assert "images, all hold" in said
     assert "cannot be made again" in said
+
+
+@pytest.mark.parametrize(
+    ("gone", "why"),
+    [
+        ("clean-*.parquet", "the verdicts on clean images are missing"),
+        ("pgd-4*.parquet", "has no verdicts beside it"),
+        ("sanity-*.json", "the measurements that flags come from"),
+        ("sanity-linf*.json", "the measurements that flags come from"),
+    ],
+)
+def test_what_is_missing_beside_the_images_is_told(
+    evaluated: Path, capsys: pytest.CaptureFixture[str], gone: str, why: str
+) -> None:
+    (evaluated / "leaderboard.csv").unlink()
+    files = list(evaluated.rglob(gone))
+    assert files
+    for file in files:
+        file.unlink()
+    code, said = verify(capsys, "results")
+    assert code == 1
+    assert why in said
+    assert "NOT all of it is shown" in said
+    if gone.startswith("sanity"):
+        assert run_cli(["leaderboard", "results"]) == 0
+        assert "sanity checks were not measured for" in capsys.readouterr().out
+        for name in ("leaderboard.md", "leaderboard.html"):
+            assert "anity checks were not measured for" in (evaluated / name).read_text(encoding="utf-8")
 
 
 def test_bad_input_is_one_sentence(evaluated: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

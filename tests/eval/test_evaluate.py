@@ -538,3 +538,37 @@ def test_what_a_checkpoint_tells_of_its_training_groups_its_seeds(dataset: Datas
     )
     seeds = pd.read_csv(tmp_path / "seeds.csv")
     assert seeds["models"].tolist() == ["net-0; net-1"]
+
+
+def test_inference_mode_around_an_evaluation_changes_nothing() -> None:
+    net, x, y = Net(), torch.rand(20, 1, 6, 6), torch.arange(20) % CLASSES
+    expected = evaluate(net, x, y, eps=0.05, attacks="fgsm,pgd-4").row
+    with torch.inference_mode():
+        found = evaluate(net, x + 0, y + 0, eps=0.05, attacks=["fgsm", "pgd-4"]).row
+        with pytest.raises(AdvdpnpError, match="inference_mode"):
+            evaluate(Net(), x, y, eps=0.05, attacks="fgsm")
+    assert expected["fgsm"].item() < expected["clean"].item() or expected["clean"].item() == 0
+    columns = ["clean", "fgsm", "pgd-4", "flags"]
+    pd.testing.assert_frame_equal(found[columns], expected[columns])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"attacks": None},
+        {"attacks": 5},
+        {"attacks": ["fgsm", 3]},
+        {"norm": 2},
+        {"seed": "a"},
+        {"seed": True},
+        {"batch_size": 2.5},
+        {"eps": [0.1, 0.2]},
+        {"eps": None},
+        {"y": ["a"] * 4},
+        {"x": np.array([["a"]])},
+    ],
+)
+def test_arguments_of_other_kinds_are_one_sentence(options: dict[str, Any]) -> None:
+    arguments = {"x": torch.rand(4, 1, 6, 6), "y": torch.zeros(4, dtype=torch.long), "eps": 0.05, "attacks": "fgsm"}
+    with pytest.raises(AdvdpnpError):
+        evaluate(Net(), **{**arguments, **options})

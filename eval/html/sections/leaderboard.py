@@ -10,7 +10,7 @@ from advdpnp.eval.comparison import SIGNIFICANT
 from advdpnp.eval.flags import FLAGS, raised_flags
 from advdpnp.eval.html.section import Section
 from advdpnp.eval.html.subject import Subject, scope_of
-from advdpnp.eval.tables import Table
+from advdpnp.eval.tables import Table, unmeasured_note
 
 _PROVENANCE = (
     ("weights_hash", "Weights (SHA-256)"), ("data_hash", "Images and labels (SHA-256)"),
@@ -33,7 +33,9 @@ def _block(subject: Subject, table: Table) -> dict[str, Any]:
         "caption": table.caption,
         "columns": [{"name": name, "meaning": meaning_of(name)} for name in table.accuracies],
         "lines": [_line(subject, table, line) for _, line in part.iterrows()],
-        "notes": [pair for pair in (("°", table.note), ("†", table.stranger_note)) if pair[1]],
+        "notes": [
+            pair for pair in (("°", table.note), ("†", table.stranger_note), ("!", unmeasured_note(part))) if pair[1]
+        ],
     }
 
 
