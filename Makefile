@@ -20,7 +20,7 @@ test: $(INSTALLED)
 # All tables, figures and pages of results/, from the verdicts there.
 results: $(INSTALLED)
 	for folder in cifar10 cifar10-public cifar10-tiny-resnet cifar10-transfer; do $(BIN)/advdpnp leaderboard results/$$folder || exit; done
-	$(BIN)/advdpnp leaderboard results --out results/all --compare robustbench
+	$(BIN)/advdpnp leaderboard results/cifar10 results/cifar10-public results/cifar10-tiny-resnet --out results/all --compare robustbench
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -38,7 +38,7 @@ def test_the_readme_shows_the_numbers_of_the_leaderboard(table):
         assert [float(number) for number in numbers.split(" | ")] == expected, method
 
 
-@pytest.mark.parametrize("folder", ["cifar10", "cifar10-public", "cifar10-tiny-resnet"])
+@pytest.mark.parametrize("folder", ["cifar10", "cifar10-public", "cifar10-tiny-resnet", "cifar10-transfer"])
 def test_leaderboards_follow_from_the_verdicts_beside_them(folder):
     stored = read_leaderboard(RESULTS / folder / "leaderboard.csv")
     rows = make_rows(find_results([RESULTS / folder]))
