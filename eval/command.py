@@ -17,7 +17,7 @@ from advdpnp.eval.cross_check import cross_check as run_cross_check
 from advdpnp.eval.cross_check import in_words
 from advdpnp.eval.evaluate import evaluate_models
 from advdpnp.eval.figures import draw_rows
-from advdpnp.eval.leaderboard import with_published, writing_tables
+from advdpnp.eval.leaderboard import writing_tables
 from advdpnp.eval.markdown import number
 from advdpnp.eval.progress import Silent
 from advdpnp.eval.publish import publish
@@ -125,10 +125,12 @@ def leaderboard_command(
     with writing_tables(results):
         rows = make_rows(find_results(folders))
         frame = publish(rows, results, folders=folders, mce_baseline=mce_baseline, published=bool(compare))
-    _show(frame, results, rows)
+    theirs = is_published(frame)
+    _show(frame[~theirs], results, rows)
     if compare:
-        beside = int(is_published(with_published(frame)).sum())
-        out.print(f"{beside} published rows of this data and threat model: {results / 'leaderboard.md'}", markup=False)
+        out.print(
+            f"{theirs.sum()} published rows of this data and threat model: {results / 'leaderboard.md'}", markup=False
+        )
 
 
 def _show(frame: pd.DataFrame, results: Path, rows: Sequence[Row] | None = None) -> None:

@@ -32,15 +32,16 @@ def publish(
         published: put what RobustBench publishes beside the rows.
 
     Returns:
-        The leaderboard, without published rows.
+        The leaderboard as it was written.
 
     Raises:
         AdvdpnpError: the baseline cannot be compared with, or the folder cannot be written.
     """
     frame = tabulate_rows(rows, mce_baseline)
-    shown = with_published(frame) if published else frame
-    write_leaderboard(shown, out)
+    if published:
+        frame = with_published(frame)
+    write_leaderboard(frame, out)
     write_text(out / "per-class.csv", to_csv(per_class_table(rows)))
     write_text(out / "agreement.csv", to_csv(agreement_table(rows)))
-    write_text(out / "leaderboard.html", to_html(shown, rows, [out] if folders is None else folders))
+    write_text(out / "leaderboard.html", to_html(frame, rows, [out] if folders is None else folders))
     return frame

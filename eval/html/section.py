@@ -1,10 +1,11 @@
 """A part of the page."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from advdpnp.eval.html.subject import Subject
+from advdpnp.eval.tables import Grid
 
 
 @dataclass(frozen=True)
@@ -28,3 +29,13 @@ class Section:
     gather: Callable[[Subject], Mapping[str, Any] | None]
     narrow: bool = False
     template: str = ""
+
+
+def section_of_grids(key: str, menu: str, title: str, lead: str, grids: Callable[[Subject], Iterable[Grid]]) -> Section:
+    """A section of plain tables, left out where there are none."""
+
+    def gather(subject: Subject) -> Mapping[str, Any] | None:
+        found = list(grids(subject))
+        return {"blocks": found} if found else None
+
+    return Section(key, menu, title, lead, gather, template="grids")
