@@ -9,6 +9,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from advdpnp.attacks.folding import fold_normalisation
 from advdpnp.attacks.image_convolution import ImageConvolution, is_image_convolution
 
 _TOLERANCE = 1e-4  # of the largest logit
@@ -17,8 +18,8 @@ _TOLERANCE = 1e-4  # of the largest logit
 def prepare(model: nn.Module, example: Tensor) -> nn.Module:
     """A copy of ``model`` for attacks on a CPU, or ``model`` itself where none can be made.
 
-    Gradients with respect to images take a shorter way (see ``ImageConvolution``), and nets with batch normalisation
-    keep channels last, which that layer is faster with.
+    Batch normalisation is folded into the layers before it, gradients with respect to images take a shorter way (see
+    ``ImageConvolution``), and nets that had batch normalisation keep channels last, which they are faster with.
 
     Args:
         model: in evaluation mode, its weights asking for no gradient.
@@ -26,14 +27,24 @@ def prepare(model: nn.Module, example: Tensor) -> nn.Module:
     """
     if example.device.type != "cpu" or _is_observed(model):
         return model
+    copies = (_copy(model, example, folded) for folded in (True, False))
+    return next((each for each in copies if each is not None), model)
+
+
+def _copy(model: nn.Module, example: Tensor, folded: bool) -> nn.Module | None:
+    """None where it cannot be made, or says something else."""
     try:
-        prepared = _with_image_convolutions(copy.deepcopy(model))
-        if any(isinstance(module, nn.BatchNorm2d) for module in prepared.modules()):
+        prepared = copy.deepcopy(model)
+        normalised = any(isinstance(module, nn.BatchNorm2d) for module in prepared.modules())
+        if folded:
+            fold_normalisation(prepared, example)
+        prepared = _with_image_convolutions(prepared)
+        if normalised:
             prepared = prepared.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         with torch.no_grad():
-            return prepared if _agree(prepared(example.clone()), model(example.clone())) else model
+            return prepared if _agree(prepared(example.clone()), model(example.clone())) else None
     except (Exception, SystemExit):  # a model's own code may refuse in any way
-        return model
+        return None
 
 
 def _with_image_convolutions(model: nn.Module) -> nn.Module:
