@@ -22,7 +22,8 @@ import numpy as np
 import pandas as pd
 from safetensors import safe_open
 
-from advdpnp.eval.store import read_arrays, read_verdicts
+from advdpnp.eval.example_images import read_arrays
+from advdpnp.eval.verdict_file import read_verdicts
 
 _IMPORTED = ["advdpnp.cli", "advdpnp.console", "advdpnp.trainer", "advdpnp.eval.command", "advdpnp.corruption.command",
              "torchattacks", "pyautoattack", "benchmarks.commands"]  # fmt: skip

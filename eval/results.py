@@ -17,9 +17,10 @@ import pandas as pd
 
 from advdpnp.corruption import BENCHMARK
 from advdpnp.errors import AdvdpnpError
+from advdpnp.eval.model_identity import ModelIdentity, read_identity
 from advdpnp.eval.sanity.stored import Measured, measured_of
-from advdpnp.eval.store import ModelIdentity, Verdicts, read_identity, read_verdicts
 from advdpnp.eval.unit import CLEAN, CORRUPTION, sample_set_hash, short_hash
+from advdpnp.eval.verdict_file import Verdicts, read_verdicts
 
 
 class Threat(NamedTuple):

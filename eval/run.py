@@ -28,6 +28,7 @@ from advdpnp.corruption import CorruptionSource
 from advdpnp.datasets import to_float
 from advdpnp.errors import AdvdpnpError, ModelError, ModelFailure, first_line
 from advdpnp.eval.leaderboard import order_attacks
+from advdpnp.eval.model_identity import ModelIdentity
 from advdpnp.eval.plan import Plan, device_name
 from advdpnp.eval.rounding import fooled_by, pack
 from advdpnp.eval.sanity import (
@@ -41,8 +42,10 @@ from advdpnp.eval.sanity import (
     write_measured,
 )
 from advdpnp.eval.shards import Peers
-from advdpnp.eval.store import FOUND, ModelFolder, ModelIdentity, Pack, UnitWriter, open_model
+from advdpnp.eval.store import ModelFolder, open_model
 from advdpnp.eval.unit import CLEAN, CORRUPTION, Unit, sample_set_hash, short_hash
+from advdpnp.eval.unit_writer import Pack, UnitWriter
+from advdpnp.eval.verdict_file import FOUND
 from advdpnp.randomness import seed_of
 from advdpnp.zoo import LoadedModel
 
@@ -444,7 +447,7 @@ class _Run:
         """Take over what other processes have found so far; returns the samples that nobody has judged."""
         missing = np.setdiff1d(self.plan.samples, self.folder.stored(unit, images=self._keeping(unit)))
         for folder in self.peers.folders():
-            taken = writer.gather(self.folder.below(folder), missing)
+            taken = writer.gather(self.folder.below(folder).parts_folder(unit), missing)
             missing = np.setdiff1d(missing, list(taken))
             self.plan.progress.advance(len(taken), sum(not broken for broken in taken.values()))
         return missing

@@ -15,11 +15,12 @@ from advdpnp.eval.adversarials import SUFFIX
 from advdpnp.eval.audit import NOT_STORED, Auditor, Fault, UnitAudit
 from advdpnp.eval.audit_rows import audit_rows
 from advdpnp.eval.command import foreign_models, normalisation_of
+from advdpnp.eval.model_identity import ModelIdentity, read_identity
 from advdpnp.eval.plan import choose_device
 from advdpnp.eval.results import StoredUnit, make_rows
 from advdpnp.eval.shards import FOLDER
-from advdpnp.eval.store import FOUND, ModelIdentity, read_identity, read_verdicts
 from advdpnp.eval.unit import CORRUPTION
+from advdpnp.eval.verdict_file import FOUND, read_verdicts
 from advdpnp.files import write_text
 from advdpnp.zoo import LoadedModel, load_model
 

@@ -9,9 +9,9 @@ from matplotlib.figure import Figure
 
 from advdpnp.drawing import INK, QUIET, drawing
 from advdpnp.errors import AdvdpnpError
+from advdpnp.eval.example_images import read_arrays
 from advdpnp.eval.leaderboard import order_attacks
 from advdpnp.eval.results import Row
-from advdpnp.eval.store import read_arrays
 from advdpnp.eval.unit import file_name
 
 CELL = 1.05  # inches

@@ -18,8 +18,10 @@ import advdpnp
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.cli import run
 from advdpnp.errors import AdvdpnpError
-from advdpnp.eval.store import FOUND, ModelIdentity, open_model
+from advdpnp.eval.model_identity import ModelIdentity
+from advdpnp.eval.store import open_model
 from advdpnp.eval.unit import Unit
+from advdpnp.eval.verdict_file import FOUND
 from advdpnp.files import folder_lock, write_text
 
 REPOSITORY = Path(advdpnp.__file__).resolve().parent.parent

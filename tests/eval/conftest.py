@@ -12,7 +12,8 @@ from torch import nn
 
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.datasets import Dataset, Split
-from advdpnp.eval.store import ModelIdentity, open_model
+from advdpnp.eval.model_identity import ModelIdentity
+from advdpnp.eval.store import open_model
 from advdpnp.eval.unit import CLEAN, Unit
 
 CLASSES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")

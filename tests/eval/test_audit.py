@@ -23,7 +23,7 @@ from advdpnp.cli import run as run_cli
 from advdpnp.datasets import Dataset
 from advdpnp.errors import AdvdpnpError
 from advdpnp.eval import run as run_module
-from advdpnp.eval import store
+from advdpnp.eval import store, unit_writer
 from advdpnp.eval.adversarials import SUFFIX, read_adversarials, read_samples, to_table, write_adversarials
 from advdpnp.eval.audit import Auditor, UnitAudit
 from advdpnp.eval.evaluate import evaluate_models
@@ -181,7 +181,7 @@ def test_no_verdict_is_without_its_image_wherever_a_writer_is_killed(
     tmp_path: Path, data: Dataset, net: Net, monkeypatch: pytest.MonkeyPatch, written: str
 ) -> None:
     """The process dies just before it writes so and so of pgd-4."""
-    write_images, write_table = store.write_adversarials, store._write_table
+    write_images, write_table = store.write_adversarials, store.write_table
 
     def dying(write: Callable[..., None], when: str) -> Callable[..., None]:
         def wrapped(path: Path, *rest: Any) -> None:
@@ -194,8 +194,9 @@ def test_no_verdict_is_without_its_image_wherever_a_writer_is_killed(
         return wrapped
 
     with monkeypatch.context() as patch:
-        patch.setattr(store, "write_adversarials", dying(write_images, "images"))
-        patch.setattr(store, "_write_table", dying(write_table, "verdicts"))
+        for module in (store, unit_writer):
+            patch.setattr(module, "write_adversarials", dying(write_images, "images"))
+            patch.setattr(module, "write_table", dying(write_table, "verdicts"))
         with pytest.raises(KeyboardInterrupt):
             evaluate(tmp_path, data, net())
     searches = searched(monkeypatch)
@@ -222,7 +223,7 @@ def test_a_larger_limit_keeps_the_images_that_are_there(tmp_path: Path, data: Da
 def test_an_attack_of_a_package_that_was_interrupted_without_images_begins_again(
     tmp_path: Path, data: Dataset, net: Net, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from advdpnp.eval.store import UnitWriter
+    from advdpnp.eval.unit_writer import UnitWriter
 
     name, count = "pyautoattack:apgd-ce", 0
     checkpoint = UnitWriter.checkpoint

@@ -13,9 +13,12 @@ import pytest
 
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.errors import AdvdpnpError
-from advdpnp.eval import store
-from advdpnp.eval.store import FOUND, KEY, ModelFolder, ModelIdentity, open_model, read_arrays, read_verdicts
+from advdpnp.eval import unit_writer
+from advdpnp.eval.example_images import read_arrays
+from advdpnp.eval.model_identity import ModelIdentity
+from advdpnp.eval.store import ModelFolder, open_model
 from advdpnp.eval.unit import Unit, file_name
+from advdpnp.eval.verdict_file import FOUND, KEY, read_verdicts
 
 NET = ModelIdentity("my net", "ab" * 32, "small-cnn", "ce", 10, ("a", "b"), "digits")
 UNIT = Unit("pgd-20", "d" * 64, ThreatModel.parse("linf", "8/255"), {"attack": {"steps": 20}, "seed": 0})
@@ -125,7 +128,7 @@ def test_an_attack_that_leaves_samples_out_is_named(tmp_path: Path) -> None:
 
 def test_a_second_writer_is_refused(tmp_path: Path) -> None:
     script = (
-        "from advdpnp.eval.store import *; from pathlib import Path; import sys\n"
+        "from advdpnp.eval.store import ModelIdentity, open_model; from pathlib import Path; import sys\n"
         "with open_model(Path(sys.argv[1]), ModelIdentity('my net', 'ab' * 32)):\n"
         " print('in', flush=True); sys.stdin.read()"
     )
@@ -166,6 +169,22 @@ def test_the_same_eps_written_otherwise_is_the_same_unit(tmp_path: Path) -> None
         assert folder.stored(other).tolist() == [0]
         fill(folder, range(2), other)
         assert folder.is_complete(one, np.arange(2))
+
+
+def test_a_flipped_bit_is_seen_wherever_it_is_among_the_values(tmp_path: Path) -> None:
+    with open_model(tmp_path, NET) as folder:
+        expected = fill(folder, range(200))
+        path = folder.complete_path(UNIT)
+        whole = path.read_bytes()
+        end = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")  # where the footer begins
+        seen = 0
+        for place in range(4, end, 7):
+            path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
+            try:
+                pd.testing.assert_frame_equal(folder.read(UNIT).frame, expected)
+            except AdvdpnpError:
+                seen += 1
+        assert seen > 0.5 * len(range(4, end, 7))
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1 and then nothing", "truncated", "no text"])
@@ -211,7 +230,7 @@ def test_readers_do_not_take_a_file_that_is_being_written_for_the_unit(tmp_path:
 
 
 def test_parts_are_written_while_the_search_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "FLUSH_SECONDS", 0.0)
+    monkeypatch.setattr(unit_writer, "FLUSH_SECONDS", 0.0)
     with open_model(tmp_path, NET) as folder, folder.writer(UNIT, np.arange(4), FACTS) as writer:
         for sample in range(4):
             writer.add(found([sample]))
@@ -219,7 +238,7 @@ def test_parts_are_written_while_the_search_runs(tmp_path: Path, monkeypatch: py
 
 
 def test_examples_are_those_of_the_lowest_samples_in_any_order_and_across_runs(tmp_path: Path) -> None:
-    def add(writer: store.UnitWriter, samples: list[int]) -> None:
+    def add(writer: unit_writer.UnitWriter, samples: list[int]) -> None:
         index = np.array(samples)
         places = writer.wants_images(index)
         x = np.broadcast_to(index[places, None, None, None] / 100, (len(places), 1, 2, 2)).astype(np.float32)

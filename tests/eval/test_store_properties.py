@@ -12,8 +12,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from advdpnp.attacks.threat import ThreatModel
-from advdpnp.eval.store import ModelFolder, ModelIdentity, UnitWriter, open_model
+from advdpnp.eval.model_identity import ModelIdentity
+from advdpnp.eval.store import ModelFolder, open_model
 from advdpnp.eval.unit import Unit, file_name
+from advdpnp.eval.unit_writer import UnitWriter
 
 NET = ModelIdentity("net", "ab" * 32)
 UNIT = Unit("pgd-20", "d" * 64, ThreatModel.parse("linf", "8/255"), {"seed": 0})
@@ -64,14 +66,14 @@ def shards(out: Path) -> list[Path]:
 
 def gather(folder: ModelFolder, out: Path, writer: UnitWriter) -> None:
     for other in shards(out):
-        writer.gather(folder.below(other), np.setdiff1d(SAMPLES, folder.stored(UNIT)))
+        writer.gather(folder.below(other).parts_folder(UNIT), np.setdiff1d(SAMPLES, folder.stored(UNIT)))
 
 
 def disturbed(out: Path, session: dict[str, Any], forwards: int = 0) -> None:
     """One process that adds verdicts and ends badly."""
     place = out if session["process"] == 0 else out / ".shards" / str(session["process"])
     with open_model(place, NET) as folder:
-        writer = UnitWriter(folder, UNIT, FACTS)
+        writer = UnitWriter(folder.parts_folder(UNIT), folder.identity, UNIT, FACTS)
         if session["gathers"] and session["process"] == 0:
             gather(folder, out, writer)
         for samples, flushed in session["adds"]:
@@ -138,7 +140,7 @@ def test_a_sample_that_is_judged_again_counts_once_and_as_it_was_first(additions
         first: dict[int, int] = {}
         for turn, (samples, stops) in enumerate(additions):
             with open_model(Path(root), NET) as folder:
-                writer = UnitWriter(folder, UNIT, FACTS)
+                writer = UnitWriter(folder.parts_folder(UNIT), folder.identity, UNIT, FACTS)
                 add(writer, samples, forwards=turn)
                 writer.flush()
                 if stops:  # leaves a complete file of what there is

@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 
 from advdpnp.errors import AdvdpnpError
+from advdpnp.eval.example_images import read_arrays
 from advdpnp.eval.figures.examples import amplification
 from advdpnp.eval.html.images import picture
 from advdpnp.eval.html.section import Section
 from advdpnp.eval.html.subject import Subject, choices, scope_of
 from advdpnp.eval.leaderboard import order_attacks
 from advdpnp.eval.results import Row
-from advdpnp.eval.store import read_arrays
 
 BUDGET = 1_500_000
 """Characters of all pictures; models beyond it have none, and the page says so."""
