@@ -157,7 +157,8 @@ def eval_(
     model: Annotated[
         list[str] | None,
         typer.Option(
-            help="A net of your own, `package.module:factory`, or `robustbench:NAME`, `timm:NAME`; repeatable."
+            help="A net of your own, `package.module:factory` or `file.py:factory`, or `robustbench:NAME`, "
+            "`timm:NAME`; repeatable."
         ),
     ] = None,
     weights: Annotated[

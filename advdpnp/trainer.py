@@ -133,8 +133,6 @@ def train(
     fabric = hardware.fabric(recipe.precision)
     fabric.launch()
     with ExitStack() as stack:
-        if fabric.is_global_zero:
-            stack.enter_context(folder_lock(folder))
         stack.enter_context(isolated_rng())
         interrupted = stack.enter_context(deferred_interrupts())
         if hardware.compile:
@@ -142,6 +140,8 @@ def train(
         if fabric.world_size > 1:
             stack.enter_context(_lost_processes())
         run = TrainingRun(recipe, dataset, extra, folder, fabric, compiled=hardware.compile)
+        if fabric.is_global_zero:
+            stack.enter_context(folder_lock(folder))  # only now: what cannot be trained leaves no folder
         if (folder / "training.pt").exists():
             if not resume:
                 raise AdvdpnpError(

@@ -8,7 +8,9 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -94,7 +96,8 @@ def load_model(
             a checkpoint of this program, or a run folder, of which ``best.safetensors`` is taken;
             a registered architecture (``resnet18``, ``timm:resnet50``) with ``weights``;
             ``robustbench:NAME`` or ``robustbench:L2/NAME``, downloaded into torch's hub folder on first use;
-            ``package.module:factory``, called without arguments; its weights are its own, or ``weights``.
+            ``package.module:factory`` or ``folder/file.py:factory``, called without arguments; its weights are its
+            own, or ``weights``.
         weights: a file of weights in any format that ``foreign.read_state_dict`` knows.
         dataset: gives the shape of images and the number of classes; the model is then tried on one image.
         name: replaces the name that follows from the spec or the weights file.
@@ -113,7 +116,7 @@ def load_model(
                 raise AdvdpnpError(f"there is no file or folder '{spec}', and {error}") from None
         raise AdvdpnpError(
             f"'{spec}' is no checkpoint, run folder or known architecture; give a file, a name that "
-            "`advdpnp list models` shows, robustbench:NAME or package.module:factory"
+            "`advdpnp list models` shows, robustbench:NAME, package.module:factory or file.py:factory"
         )
     with isolated_rng():
         found = load(spec, weights, dataset, normalisation)
@@ -288,16 +291,22 @@ def _shelf(name: str, threat: str, models: Any, dataset: str | None) -> tuple[st
 
 
 def _is_factory(spec: str) -> bool:
-    module, _, attribute = spec.partition(":")
-    return all(part.isidentifier() for part in f"{module}.{attribute}".split("."))
+    module, _, attribute = spec.rpartition(":")
+    named = attribute if _is_source(module) else f"{module}.{attribute}"
+    return all(part.isidentifier() for part in named.split("."))
+
+
+def _is_source(module: str) -> bool:
+    return Path(module).suffix == ".py"
 
 
 def _load_factory(
     spec: str, weights: Path | None, dataset: "Dataset | None", normalisation: Normalisation | None
 ) -> _Found:
     _refuse(normalisation, spec)
-    module, _, attribute = spec.partition(":")
-    with _working_folder_importable():
+    module, _, attribute = spec.rpartition(":")
+    # As ``python -m module`` and ``python file.py`` do it; console scripts see neither folder by themselves.
+    with _importable(Path(module).parent if _is_source(module) else Path()):
         factory = _find_factory(module, attribute)
         try:
             model = factory()
@@ -312,13 +321,15 @@ def _load_factory(
 
 def _find_factory(module: str, attribute: str) -> Callable[[], Any]:
     try:
-        place: Any = importlib.import_module(module)
+        place: Any = _import_file(Path(module)) if _is_source(module) else importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name and f"{module}.".startswith(f"{error.name}."):
             raise AdvdpnpError(
                 f"there is no Python module '{module}'; run the command in the folder that holds it, or install it"
             ) from error
         raise AdvdpnpError(f"the module '{module}' needs '{error.name}', which is not installed; install it") from error
+    except AdvdpnpError:
+        raise
     except Exception as error:
         raise AdvdpnpError(f"the module '{module}' fails when imported: {_describe(error)}; mend it") from error
     for part in attribute.split("."):
@@ -333,15 +344,32 @@ def _find_factory(module: str, attribute: str) -> Callable[[], Any]:
     return factory
 
 
+def _import_file(path: Path) -> ModuleType:
+    """The module in a file, under a name that no other module has."""
+    path = path.resolve()
+    if not path.is_file():
+        raise AdvdpnpError(f"there is no file {path}; check the path before the colon")
+    loader = SourceFileLoader(str(path), str(path))
+    module = ModuleType(loader.name)
+    module.__file__ = loader.path
+    sys.modules[loader.name] = module  # dataclasses look for themselves there
+    try:
+        loader.exec_module(module)
+    except BaseException:
+        del sys.modules[loader.name]
+        raise
+    return module
+
+
 @contextmanager
-def _working_folder_importable() -> Iterator[None]:
-    """Let imports see the working folder first, as ``python -m`` does; console scripts do not by themselves."""
-    folder = str(Path.cwd())
-    sys.path.insert(0, folder)
+def _importable(folder: Path) -> Iterator[None]:
+    """Let imports see a folder before all others."""
+    place = str(folder.resolve())
+    sys.path.insert(0, place)
     try:
         yield
     finally:
-        sys.path.remove(folder)
+        sys.path.remove(place)
 
 
 def _try(model: nn.Module, name: str, dataset: "Dataset") -> None:

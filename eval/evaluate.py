@@ -93,6 +93,8 @@ def evaluate_models(
             raise AdvdpnpError(f"the seed {seed} is out of range; choose one from 0 to {2**63 - 1}")
         if corruptions == "none" and corruption_types != "benchmark":
             raise AdvdpnpError("corruption types are chosen, but no corruptions; add --corruptions auto")
+        if save_adversarials and attacks.strip() == "none" and not transfer_from:
+            raise AdvdpnpError("without an attack there are no adversarial images; name attacks, or store none of them")
         if batch_size is not None and batch_size < 1:
             raise AdvdpnpError(f"a batch size of {batch_size} leaves no image; give 1 or more")
         threats = tuple({threat.eps: threat for threat in (ThreatModel.parse(norm, radius) for radius in eps)}.values())

@@ -50,7 +50,8 @@ from advdpnp.randomness import seed_of
 from advdpnp.zoo import LoadedModel
 
 ENGINE = 2
-"""Raised whenever the engine finds something else for the same definition; part of every unit."""
+"""Raised whenever the engine searches otherwise for the same definition (steps, draws, order); part of every unit. Mere
+rounding, as another processor or torch brings it too, does not raise it: what is found is verified all the same."""
 
 DEFAULT_SHAPE = 128
 SHAPES = {"cuda": 256}

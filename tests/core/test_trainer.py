@@ -248,7 +248,8 @@ def test_infinite_values_are_no_recipe():
 )
 def test_values_that_would_do_nothing_or_harm_are_refused(quadrants, tmp_path, name, changes, message):
     with pytest.raises(AdvdpnpError, match=message):
-        train(recipe(name, epochs=1, **changes), quadrants, tmp_path)
+        train(recipe(name, epochs=1, **changes), quadrants, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_dlr_in_training_needs_three_classes(quadrants, tmp_path):

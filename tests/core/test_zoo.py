@@ -205,6 +205,19 @@ def test_a_factory_in_the_working_folder_is_found_and_its_model_made_ready(nets:
     assert load_model(f"{nets}:Holder.inner").architecture == "Holder.inner"
 
 
+def test_a_factory_is_found_by_the_path_of_its_file(nets: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my nets").mkdir()
+    (tmp_path / "my nets" / "torch.py").write_text(f"from helper_of_{nets} import good")
+    (tmp_path / "my nets" / f"helper_of_{nets}.py").write_text(FACTORIES)
+    path, modules = list(sys.path), set(sys.modules)
+    for spec in (f"{nets}.py:good", f"./{nets}.py:Holder.inner", f"{tmp_path}/{nets}.py:good", "my nets/torch.py:good"):
+        assert load_model(spec).name == spec.rpartition(":")[2]
+    assert sys.path == path
+    assert sys.modules["torch"] is torch
+    for name in set(sys.modules) - modules:
+        monkeypatch.delitem(sys.modules, name)
+
+
 def test_a_factory_with_weights_is_called_after_them(nets: str, tmp_path: Path) -> None:
     weights = {"1.weight": torch.rand(10, 3072), "1.bias": torch.rand(10)}
     torch.save(weights, tmp_path / "theirs.pth")
@@ -222,6 +235,11 @@ def test_a_factory_with_weights_is_called_after_them(nets: str, tmp_path: Path) 
         ("{}:value", "is int data, not a function"),
         ("{}_broken:good", "fails when imported: ValueError: half a module; mend it"),
         ("{}_needy:good", "needs 'not_installed_anywhere', which is not installed"),
+        ("{}_broken.py:good", "fails when imported: ValueError: half a module; mend it"),
+        ("{}_needy.py:good", "needs 'not_installed_anywhere', which is not installed"),
+        ("absent/{}.py:good", "there is no file .*absent/{}.py; check the path before the colon"),
+        ("{}.py:goood", "has no 'goood'; did you mean good"),
+        ("{}.py:", "is no checkpoint, run folder or known architecture"),
         ("{}_absent:good", "there is no Python module '{}_absent'; run the command in the folder"),
         ("absent_package.nets:good", "there is no Python module 'absent_package.nets'"),
     ],

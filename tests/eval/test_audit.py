@@ -220,6 +220,12 @@ def test_a_larger_limit_keeps_the_images_that_are_there(tmp_path: Path, data: Da
     assert 0 < len(few) < len(images)
 
 
+def test_images_cannot_be_stored_without_an_attack(tmp_path: Path, data: Dataset, net: Net) -> None:
+    with pytest.raises(AdvdpnpError, match="without an attack there are no adversarial images"):
+        evaluate(tmp_path / "out", data, net(), attacks="none")
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_attack_of_a_package_that_was_interrupted_without_images_begins_again(
     tmp_path: Path, data: Dataset, net: Net, monkeypatch: pytest.MonkeyPatch
 ) -> None:
