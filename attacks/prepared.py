@@ -42,7 +42,9 @@ def _copy(model: nn.Module, example: Tensor, folded: bool) -> nn.Module | None:
         if normalised:
             prepared = prepared.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         with torch.no_grad():
-            return prepared if _agree(prepared(example.clone()), model(example.clone())) else None
+            # One image too: what a net does with a batch may depend on how many there are.
+            same = all(_agree(prepared(part.clone()), model(part.clone())) for part in (example, example[:1]))
+        return prepared if same else None
     except (Exception, SystemExit):  # a model's own code may refuse in any way
         return None
 
