@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from advdpnp.attacks.execution import check_inputs
 from advdpnp.checkpoint import weights_hash
 from advdpnp.datasets import Dataset, Split
-from advdpnp.errors import AdvdpnpError
+from advdpnp.errors import AdvdpnpError, ModelError
 from advdpnp.eval.adversarials import SUFFIX, StoredImages, read_adversarials
 from advdpnp.eval.evaluate import evaluate_models
 from advdpnp.eval.progress import Progress
 from advdpnp.eval.results import StoredUnit, find_results
+from advdpnp.eval.run import KEPT
 from advdpnp.zoo import LoadedModel
 
 
@@ -121,10 +122,13 @@ def _evaluate(
     parameters = sum(parameter.numel() for parameter in model.parameters())
     loaded = LoadedModel(model, name, weights_hash(model), type(model).__name__, "", parameters, {})
     with tempfile.TemporaryDirectory(prefix="advdpnp-") as folder:
-        row = evaluate_models(
-            [loaded], dataset, out=Path(folder), device=device, save_adversarials=save_adversarials,
-            command="advdpnp.evaluate", **options,
-        )  # fmt: skip
+        try:
+            row = evaluate_models(
+                [loaded], dataset, out=Path(folder), device=device, save_adversarials=save_adversarials,
+                command="advdpnp.evaluate", **options,
+            )  # fmt: skip
+        except ModelError as error:
+            raise ModelError(str(error).removesuffix(KEPT)) from error  # this folder ends with the call
         units = find_results([Path(folder)])
         verdicts = pd.concat([_plain(unit.verdicts.frame) for unit in units], ignore_index=True)
         found = {unit.label: _stored_images(unit, dataset.test) for unit in units if save_adversarials and unit.threat}

@@ -57,6 +57,9 @@ DEFAULT_SHAPE = 128
 SHAPES = {"cuda": 256}
 """Rows of every model call: enough to keep the device busy, few enough that little of them is padding."""
 
+KEPT = "; what was judged before is kept"
+"""Ends what is said of a model that stops answering."""
+
 _TRANSFERRED = 1024  # samples between two changes of the model, and between two savings
 
 WHOLE_BATCH = 250
@@ -149,7 +152,7 @@ def _kept(what: str) -> Iterator[None]:
     try:
         yield
     except ModelError as error:
-        raise ModelError(f"{what}: {error}; what was judged before is kept") from error
+        raise ModelError(f"{what}: {error}{KEPT}") from error
 
 
 class _Run:

@@ -217,6 +217,8 @@ def test_a_net_that_stops_answering_under_attack_is_told_of_and_what_was_judged_
     assert table["fgsm"].notna().to_dict() == {"net": False, "honest": True}
     with pytest.raises(AdvdpnpError, match=sentence):
         evaluate_models([model], dataset, out=tmp_path / "alone", attacks="fgsm", eps=[0.05])
+    with pytest.raises(AdvdpnpError, match=r"^model: fgsm, linf 0.05: the model's logits hold NaN .* input range$"):
+        advdpnp.evaluate(Cracks(), images, y, eps=0.05, attacks="fgsm")
 
 
 @pytest.mark.parametrize(
