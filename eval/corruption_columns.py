@@ -88,9 +88,13 @@ def _relative_error(row: Row, errors: pd.Series | None, bases: Sequence[tuple[Ro
     if not alike:
         return np.nan, f"judged on {row.corruption_source}, {name} on {same_data[0][0].corruption_source}"
     samples = row.corruption_samples
-    reference = next((found for base, found in alike if np.array_equal(base.corruption_samples, samples)), None)
-    if reference is None:
+    same_samples = [base for base in alike if np.array_equal(base[0].corruption_samples, samples)]
+    if not same_samples:
         return np.nan, f"judged on {len(samples)} images, {name} on {len(alike[0][0].corruption_samples)}, not the same"
+    asked = row.questions[MEAN]
+    reference = next((found for base, found in same_samples if base.questions[MEAN] == asked), None)
+    if reference is None:
+        return np.nan, f"judged on corruptions of another seed or version than {name}"
     perfect = in_order(reference.index[reference == 0])
     if perfect:
         return np.nan, f"{name} makes no error on {', '.join(perfect)}, and nothing can be relative to that"

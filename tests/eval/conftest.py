@@ -65,6 +65,7 @@ def write_model(
     recipe: str = "",
     training_seed: int | None = None,
     shape: int = 128,
+    corruption_seed: int = 0,
 ) -> None:
     """Store complete verdicts: of each attack (and "clean"), the first ``share * n`` samples stay right."""
     samples = np.arange(n)
@@ -101,7 +102,8 @@ def write_model(
                 writer.add(found, places, x, np.clip(x + noise, 0, 1).astype(np.float32))
         for (kind, severity), share in (cells or {}).items():
             wrong = samples >= round(share * n)
-            unit = Unit(f"corruption/{kind}/{severity}", "d" * 64, None, {"source": source})
+            made = {"source": source, "corruption": {"seed": corruption_seed}}
+            unit = Unit(f"corruption/{kind}/{severity}", "d" * 64, None, made)
             with folder.writer(unit, samples, {**facts, "seed": None}) as writer:
                 writer.add(columns(samples, wrong, wrong))
 

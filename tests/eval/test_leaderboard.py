@@ -274,6 +274,14 @@ def test_an_mce_is_over_the_images_of_the_baseline_alone(store_model: Store) -> 
     assert found["fewer"][1] == "judged on 100 images, base on 200, not the same"
 
 
+def test_an_mce_is_over_the_same_corruptions_alone(store_model: Store) -> None:
+    store_model("base", ALL, cells=all_cells(lambda name, severity: 0.5))
+    out = store_model("other", ALL, cells=all_cells(lambda name, severity: 0.75), corruption_seed=1)
+    found = mce_of(out)
+    assert np.isnan(found["other"][0])
+    assert found["other"][1] == "judged on corruptions of another seed or version than base"
+
+
 def test_an_mce_against_a_baseline_without_errors_is_no_number(store_model: Store) -> None:
     store_model("base", ALL, cells=all_cells(lambda name, severity: 1.0 if name in ("fog", "snow") else 0.5))
     out = store_model("net", ALL, cells=all_cells(lambda name, severity: 1.0))
