@@ -52,7 +52,7 @@ def _block(shown: Table) -> str:
         cells = [_accuracy(shown, row, name) for name in shown.accuracies]
         mark = _STRANGER if place in shown.strangers else ""
         rows.append([escape(str(row["model"])) + mark, *cells, str(row["n"]), str(row["flags"])])
-    lines = [f"**{shown.caption}**", "", *table(["model", *shown.accuracies, "n", "flags"], rows)]
+    lines = [f"**{escape(shown.caption)}**", "", *table(["model", *shown.accuracies, "n", "flags"], rows)]
     if shown.note:
         lines += ["", f"{_MARK} {shown.note}."]
     if shown.stranger_note:

@@ -182,6 +182,11 @@ def test_markdown_has_a_table_per_threat_the_best_in_bold_and_flags_explained(st
     assert "- `randomised`: the model answers differently" in text
 
 
+def test_markdown_escapes_what_a_data_set_is_called(store_model: Store) -> None:
+    out = store_model("net", {"clean": 0.9}, dataset="npz:my_*new*_set")
+    assert to_markdown(build_leaderboard([out])).startswith(r"**npz:my\_\*new\*\_set, clean images only")
+
+
 def test_attack_columns_go_from_cheap_to_dear() -> None:
     names = ["autoattack", "torchattacks:CW", "pgd-100", "pgd-20", "cw", "pgd-7", "fgsm"]
     assert order_attacks(names) == ["fgsm", "pgd-20", "cw", "pgd-7", "pgd-100", "torchattacks:CW", "autoattack"]
