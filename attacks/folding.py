@@ -75,5 +75,6 @@ def _fold(layer: Any, normalisation: Any) -> None:
     if normalisation.bias is not None:
         bias = bias + normalisation.bias.double()
     weight = layer.weight.double() * scale.reshape(-1, *[1] * (layer.weight.dim() - 1))
-    layer.weight = nn.Parameter(weight.to(layer.weight.dtype), requires_grad=False)
-    layer.bias = nn.Parameter(bias.to(weight.dtype).to(layer.weight.dtype), requires_grad=False)
+    dtype = layer.weight.dtype
+    layer.weight = nn.Parameter(weight.to(dtype), requires_grad=False)
+    layer.bias = nn.Parameter(bias.to(dtype), requires_grad=False)
