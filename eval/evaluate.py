@@ -93,8 +93,6 @@ def evaluate_models(
             raise AdvdpnpError(f"the seed {seed} is out of range; choose one from 0 to {2**63 - 1}")
         if corruptions == "none" and corruption_types != "benchmark":
             raise AdvdpnpError("corruption types are chosen, but no corruptions; add --corruptions auto")
-        if save_adversarials and attacks.strip() == "none" and not transfer_from:
-            raise AdvdpnpError("without an attack there are no adversarial images; name attacks, or store none of them")
         if batch_size is not None and batch_size < 1:
             raise AdvdpnpError(f"a batch size of {batch_size} leaves no image; give 1 or more")
         threats = tuple({threat.eps: threat for threat in (ThreatModel.parse(norm, radius) for radius in eps)}.values())
@@ -120,6 +118,8 @@ def evaluate_models(
             save_adversarials=save_adversarials,
             command=command_line() if command is None else command,
         )
+        if save_adversarials and not (plan.attacked or transfer_from):
+            raise AdvdpnpError("without an attack there are no adversarial images; name attacks, or store none of them")
     asked: set[str] = set()
     failures: list[ModelError] = []
     with isolated_rng(), at_work(shard, out):
@@ -160,9 +160,7 @@ def _first_samples(dataset: Dataset, limit: int | None) -> np.ndarray:
 def _rows_asked_for(models: Sequence[LoadedModel], plan: Plan, out: Path, asked: set[str]) -> list[Row]:
     """One row per model and threat model, of the plan's samples; clean images alone if no attack was asked for."""
     names = {(model.name, model.weights_hash) for model in models}
-    attacked = plan.transfer_from or any(
-        resolve_attacks(plan.attacks, threat, plan.dataset.classes, plan.engine) for threat in plan.threats
-    )
+    attacked = plan.attacked or plan.transfer_from
     radii = {(threat.norm, threat.eps) for threat in plan.threats} if attacked else set()
 
     def concerns(unit: StoredUnit) -> bool:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from advdpnp.attacks.precision import FULL
+from advdpnp.attacks.select import attack_names
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.corruption import CorruptionSource
 from advdpnp.datasets import Dataset, to_float
@@ -74,6 +75,11 @@ class Plan:
     versions: Mapping[str, str] = field(default_factory=software_versions)
     date: str = field(default_factory=_now)
 
+    @property
+    def attacked(self) -> bool:
+        """Whether any attack is asked for, beside those that are transferred."""
+        return bool(attack_names(self.attacks, self.dataset.classes, self.engine))
+
     def labels(self, samples: np.ndarray) -> Tensor:
         """Labels of some samples, int64, on the CPU."""
         return self.dataset.test.some_labels(samples)
@@ -130,10 +136,9 @@ def command_line() -> str:
 
 
 def without_folder(argument: str) -> str:
-    """``--out=/home/me/x`` becomes ``--out=x``, ``npz:/home/me/x.npz`` becomes ``npz:x.npz``."""
+    """``--out=/home/me/x`` becomes ``--out=x``, ``npz:/home/x.npz`` ``npz:x.npz``, ``/home/n.py:f`` ``n.py:f``."""
     option, equals, value = argument.partition("=")
     if equals and option.startswith("--"):
         return f"{option}={without_folder(value)}"
-    prefix, colon, path = argument.rpartition(":")
-    path = Path(path).name if Path(path).expanduser().is_absolute() else path
-    return f"{prefix}{colon}{path}"
+    parts = argument.rpartition(":")
+    return "".join(Path(part).name if Path(part).expanduser().is_absolute() else part for part in parts)

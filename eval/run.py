@@ -194,7 +194,7 @@ class _Run:
             logits = executor.logits(x).cpu()
             randomised = is_randomised(self.model, x.to(self.plan.device))
             batch_dependent = not randomised and is_batch_dependent(executor, x)
-        if self.plan.attacks.strip() != "none":
+        if self.plan.attacked:
             full = x[torch.arange(self.shape).clamp(max=len(x) - 1)]
             remedy = "mend its backward pass, or use --attacks none"
             with _blaming(f"{self.name} fails when it is differentiated", remedy), evaluation_mode(self.model):
@@ -226,9 +226,8 @@ class _Run:
         """Measure what flags are made of, unless it is there already."""
         if not self.plan.shard.first:
             return
-        attacked = self.plan.attacks.strip() != "none"
         samples = self.plan.samples[:SANITY_SAMPLES]
-        for threat in (None, *(self.plan.threats if attacked else ())):
+        for threat in (None, *(self.plan.threats if self.plan.attacked else ())):
             norm, eps, text = ("", None, "") if threat is None else (threat.norm, threat.eps, threat.text)
             about = Measured(self.weights_hash, self._data, len(samples), self.plan.seed, norm, eps, text, {})
             if norm == "l1" or is_measured(self.folder.path, about):

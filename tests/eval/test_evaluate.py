@@ -509,6 +509,9 @@ def test_unusable_arrays_are_one_sentence(x: Any, y: Any, sentence: str) -> None
 def test_recorded_commands_hold_no_absolute_paths() -> None:
     given = ("--out=/home/me/x", "/a/b.safetensors", "npz:/a/b.npz", "8/255", "--limit")
     assert [*map(without_folder, given)] == ["--out=x", "b.safetensors", "npz:b.npz", "8/255", "--limit"]
+    assert [*map(without_folder, ("/a/nets.py:net", "--model=/a/nets.py:net", "a/nets.py:net"))] == [
+        "nets.py:net", "--model=nets.py:net", "a/nets.py:net",
+    ]  # fmt: skip
 
 
 def test_the_device_is_chosen_or_refused() -> None:
