@@ -1,5 +1,6 @@
 """The committed results: what the texts say is what the verdicts say."""
 
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -17,6 +18,7 @@ from advdpnp.eval.leaderboard import read_leaderboard, tabulate_rows, to_json
 from advdpnp.eval.long_tables import to_csv
 from advdpnp.eval.per_class import per_class_table
 from advdpnp.eval.results import find_results, make_rows
+from advdpnp.eval.unit import short_hash
 
 ROOT = Path(advdpnp.__file__).resolve().parent.parent
 RESULTS = ROOT / "results"
@@ -71,3 +73,15 @@ def test_the_stored_images_of_a_row_show_what_it_claims(capsys):
     words = ["verify", str(folder), "--checkpoint", str(RESULTS / "checkpoints" / "cifar10-adv-dpnp-s0.safetensors")]
     assert run([*words, "--device", "cpu"]) == 0
     assert "301 images, all hold" in capsys.readouterr().out
+
+
+def test_what_the_stored_verdicts_answer_is_pinned():
+    """Their hashes come from what was asked: a renamed key or value would orphan all verdicts ever stored."""
+    lines = set()
+    for unit in find_results([RESULTS]):
+        again = short_hash(unit.info["identity"])
+        assert unit.hash == again
+        lines.add(f"{unit.model.name}-{unit.model.weights_hash[:8]} {unit.label} {unit.hash} {again}")
+    assert len(lines) == 1996
+    digest = hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
+    assert digest == "f872ad51eaa79320d1b12b0e20e73289a7a66e4f36e22acd02b2d28dc931e9bb"
