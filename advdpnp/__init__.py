@@ -9,21 +9,21 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from advdpnp.base.errors import AdvdpnpError
     from advdpnp.datasets import load_dataset
-    from advdpnp.errors import AdvdpnpError
-    from advdpnp.eval.memory import Evaluation, evaluate
-    from advdpnp.recipe import resolve_recipe
-    from advdpnp.trainer import train
-    from advdpnp.zoo import load_model
+    from advdpnp.eval.api import Evaluation, evaluate
+    from advdpnp.models.loading import load_model
+    from advdpnp.training.recipe import resolve_recipe
+    from advdpnp.training.trainer import train
 
 _PLACES = {
-    "AdvdpnpError": "advdpnp.errors",
-    "Evaluation": "advdpnp.eval.memory",
-    "evaluate": "advdpnp.eval.memory",
+    "AdvdpnpError": "advdpnp.base.errors",
+    "Evaluation": "advdpnp.eval.api",
+    "evaluate": "advdpnp.eval.api",
     "load_dataset": "advdpnp.datasets",
-    "load_model": "advdpnp.zoo",
-    "resolve_recipe": "advdpnp.recipe",
-    "train": "advdpnp.trainer",
+    "load_model": "advdpnp.models.loading",
+    "resolve_recipe": "advdpnp.training.recipe",
+    "train": "advdpnp.training.trainer",
 }
 
 __all__ = [

@@ -17,8 +17,8 @@ import typer
 from typer.exceptions import Abort, Exit, TyperException
 
 from advdpnp import __version__
-from advdpnp.errors import AdvdpnpError, AlreadyTold, one_speaks
-from advdpnp.interrupts import interruptible
+from advdpnp.base.errors import AdvdpnpError, AlreadyTold, one_speaks
+from advdpnp.base.interrupts import interruptible
 
 app = typer.Typer(
     name="advdpnp",
@@ -87,12 +87,12 @@ def train(
     device: Device = "auto",
 ) -> None:
     """Train a classifier by a recipe; leaves `best`, `last`, the metrics and the resolved recipe in OUT/NAME."""
-    from advdpnp.console import first_process, training_bar
-    from advdpnp.console import out as console
+    from advdpnp.commands.console import first_process, training_bar
+    from advdpnp.commands.console import out as console
     from advdpnp.datasets import load_dataset
-    from advdpnp.recipe import resolve_recipe
-    from advdpnp.trainer import Hardware
-    from advdpnp.trainer import train as run
+    from advdpnp.training.recipe import resolve_recipe
+    from advdpnp.training.trainer import Hardware
+    from advdpnp.training.trainer import train as run
 
     overrides = {
         "model.architecture": architecture,
@@ -229,7 +229,7 @@ def eval_(
     device: Device = "auto",
 ) -> None:
     """Attack checkpoints and write verdicts, OUT/leaderboard.html (all in one page), .csv, .md and figures."""
-    from advdpnp.eval.command import evaluate_command
+    from advdpnp.commands.evaluate import evaluate_command
 
     evaluate_command(
         checkpoints=checkpoints or [],
@@ -274,7 +274,7 @@ def leaderboard(
     ] = None,
 ) -> None:
     """Make the leaderboard, its page and the figures again from the verdicts of any number of evaluations."""
-    from advdpnp.eval.command import leaderboard_command
+    from advdpnp.commands.evaluate import leaderboard_command
 
     leaderboard_command(folders, out or folders[0], mce_baseline, compare)
 
@@ -293,7 +293,7 @@ def compare(
     out: Annotated[Path | None, typer.Option(help="Write the table as CSV to this file too.")] = None,
 ) -> None:
     """Compare two models on the same images: difference with a paired interval, and the exact McNemar test."""
-    from advdpnp.eval.compare_command import compare_command
+    from advdpnp.commands.compare import compare_command
 
     compare_command(first, second, folders or [Path("results")], columns=columns, out=out)
 
@@ -321,7 +321,7 @@ def verify(
     device: Device = "auto",
 ) -> None:
     """Judge every stored adversarial image again, in float32, and say what holds; exit code 1 if anything does not."""
-    from advdpnp.eval.verify_command import verify_command
+    from advdpnp.commands.verify import verify_command
 
     holds = verify_command(
         paths,
@@ -353,7 +353,7 @@ def geometry(
     device: Device = "auto",
 ) -> None:
     """Measure the geometry of a net: angles between its classes, how tight and how separate their features are."""
-    from advdpnp.eval.geometry_command import geometry_command
+    from advdpnp.commands.geometry import geometry_command
 
     geometry_command(checkpoint, dataset=dataset, limit=limit, results=out, data_root=data_root, device=device)
 
@@ -368,7 +368,7 @@ def study(
     device: Device = "auto",
 ) -> None:
     """Train one recipe with values changed, over several seeds, and tabulate; judged on held-out training images."""
-    from advdpnp.eval.study_command import study_command
+    from advdpnp.commands.study import study_command
 
     study_command(name, results=out, folder=runs, shard=shard, data_root=data_root, device=device)
 
@@ -381,7 +381,7 @@ def demo(
     device: Device = "auto",
 ) -> None:
     """Train ce, dpnp, pgd-at and adv-dpnp on real digits, attack them with everything, show the leaderboard."""
-    from advdpnp.demo import run_demo
+    from advdpnp.commands.demo import run_demo
 
     run_demo(out, seed=seed, limit=limit, device=device)
 
@@ -399,7 +399,7 @@ def corrupt(
     download: Download = False,
 ) -> None:
     """Write corrupted test images in the layout of the official CIFAR-10-C files, for other tools to read."""
-    from advdpnp.corruption.command import corrupt_command
+    from advdpnp.commands.corrupt import corrupt_command
 
     corrupt_command(dataset, out, types=types, limit=limit, seed=seed, data_root=data_root, download=download)
 
@@ -409,8 +409,8 @@ def list_(
     kind: Annotated[str, typer.Argument(help="attacks, corruptions, datasets, methods, models, recipes or studies.")],
 ) -> None:
     """Print what there is of one kind: names, what they are, and where they come from."""
-    from advdpnp.catalogue import catalogue
-    from advdpnp.console import print_records
+    from advdpnp.commands.console import print_records
+    from advdpnp.commands.listing import catalogue
 
     print_records(kind, *catalogue(kind))
 
@@ -420,9 +420,9 @@ def doctor(
     mend: Annotated[bool, typer.Option("--mend", help="Run the commands that mend what is wrong.")] = False,
 ) -> None:
     """Check versions, devices and the reference packages, and print the command that mends each finding."""
-    from advdpnp.console import out as console
-    from advdpnp.doctor import diagnose
-    from advdpnp.doctor import mend as mend_all
+    from advdpnp.commands.console import out as console
+    from advdpnp.commands.doctor import diagnose
+    from advdpnp.commands.doctor import mend as mend_all
 
     checks = mend_all() if mend else diagnose()
     for check in checks:
@@ -446,7 +446,7 @@ def _fail(sentence: str) -> int:
 
 def _fail_once(sentence: str) -> int:
     """What all processes of a command meet alike is told by the first of them."""
-    from advdpnp.console import first_process
+    from advdpnp.commands.console import first_process
 
     return _fail(sentence) if first_process() else 2
 
@@ -486,7 +486,7 @@ def _explain(error: Exception) -> int:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return _fail("the disk is full; free some space and run the same command again")
     if isinstance(error, ImportError):
-        from advdpnp.doctor import broken_links
+        from advdpnp.commands.doctor import broken_links
 
         broken = broken_links(Path(__file__).parent)
         what = (

@@ -1,12 +1,13 @@
 """Attacks: threat models, searches that are asked and told, the engine that runs and verifies them."""
 
-from advdpnp.attacks import apgd, autoattack, cw_l2, fab, pgd, square, stages
-from advdpnp.attacks.adapters import autoattack as package_autoattack
-from advdpnp.attacks.adapters import torchattacks
-from advdpnp.attacks.contract import ATTACKS, Attack, State, WholeBatchAttack
-from advdpnp.attacks.engine import search
-from advdpnp.attacks.flight import Findings
-from advdpnp.attacks.select import resolve_attacks
+from advdpnp.attacks import ensemble as stages
+from advdpnp.attacks.algorithms import apgd, autoattack, cw_l2, fab, pgd, square
+from advdpnp.attacks.engine.search import search
+from advdpnp.attacks.names import resolve_attacks
+from advdpnp.attacks.packages import pyautoattack as package_autoattack
+from advdpnp.attacks.packages import torchattacks
+from advdpnp.attacks.protocol import ATTACKS, Attack, State, WholeBatchAttack
+from advdpnp.attacks.search_state import Findings
 from advdpnp.attacks.threat import ThreatModel
 
 __all__ = ["ATTACKS", "Attack", "Findings", "State", "ThreatModel", "WholeBatchAttack", "resolve_attacks", "search"]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from advdpnp.attacks.threat import ThreatModel
-from advdpnp.randomness import Draw
+from advdpnp.base.randomness import Draw
 
 
 def _l2(values: Tensor) -> Tensor:

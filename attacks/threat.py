@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from advdpnp.errors import AdvdpnpError
+from advdpnp.base.errors import AdvdpnpError
 
 NORMS = ("linf", "l2", "l1")
 

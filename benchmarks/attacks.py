@@ -26,10 +26,10 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from advdpnp.attacks import ATTACKS, Findings, ThreatModel, search
+from advdpnp.base.errors import AdvdpnpError
 from advdpnp.datasets import load_dataset, to_float
-from advdpnp.errors import AdvdpnpError
-from advdpnp.eval.run import DEFAULT_SHAPE
-from advdpnp.zoo import load_model
+from advdpnp.eval.run.model_run import DEFAULT_SHAPE
+from advdpnp.models.loading import load_model
 from benchmarks import timing
 from benchmarks.parity import STAGES, theirs
 from benchmarks.timing import Row

@@ -22,11 +22,13 @@ import numpy as np
 import pandas as pd
 from safetensors import safe_open
 
-from advdpnp.eval.example_images import read_arrays
-from advdpnp.eval.verdict_file import read_verdicts
+from advdpnp.eval.store.example_images import read_arrays
+from advdpnp.eval.store.schema import read_verdicts
 
-_IMPORTED = ["advdpnp.cli", "advdpnp.console", "advdpnp.trainer", "advdpnp.eval.command", "advdpnp.corruption.command",
-             "torchattacks", "pyautoattack", "benchmarks.commands"]  # fmt: skip
+_IMPORTED = [
+    "advdpnp.cli", "advdpnp.commands.console", "advdpnp.training.trainer", "advdpnp.commands.evaluate",
+    "advdpnp.commands.corrupt", "torchattacks", "pyautoattack", "benchmarks.commands",
+]  # fmt: skip
 _TIMES = ("seconds", "date")  # columns and entries in which two runs of the same command differ
 _CLOCK = re.compile(
     r'\d{4}-\d\d-\d\d(?:T[\d:.+]+)?|"seconds":[\d.]+|<dt>seconds</dt><dd[^>]*>[^<]*'

@@ -18,10 +18,10 @@ import pandas as pd
 import torch
 import typer
 
+from advdpnp.base.errors import AdvdpnpError
 from advdpnp.corruption import BENCHMARK, EXTRA, SEVERITIES, corrupt
 from advdpnp.datasets import load_dataset, to_float
-from advdpnp.errors import AdvdpnpError
-from advdpnp.eval.leaderboard import read_leaderboard
+from advdpnp.eval.report.leaderboard import read_leaderboard
 from benchmarks import timing
 
 PUBLISHED = dict(

@@ -23,10 +23,10 @@ import torch
 import typer
 from torch import Tensor
 
-from advdpnp.compat import stand_ins
+from advdpnp.base.compat import stand_ins
+from advdpnp.base.errors import AdvdpnpError, first_line
 from advdpnp.corruption import BENCHMARK, EXTRA, SEVERITIES, corrupt
 from advdpnp.datasets import load_dataset
-from advdpnp.errors import AdvdpnpError, first_line
 from benchmarks import timing
 
 Row = timing.Row

@@ -29,7 +29,7 @@ import pandas as pd
 import torch
 import typer
 
-from advdpnp.errors import AdvdpnpError
+from advdpnp.base.errors import AdvdpnpError
 from benchmarks import timing
 from benchmarks.commands import Command, Ended, left_over, what_is_left
 from benchmarks.disks import can_mount, small_disk

@@ -21,11 +21,11 @@ import typer
 from torch import Tensor, nn
 from torch.nn import functional
 
-from advdpnp.checkpoint import weights_hash
+from advdpnp.base.errors import AdvdpnpError
 from advdpnp.datasets import Dataset, load_dataset
-from advdpnp.errors import AdvdpnpError
-from advdpnp.eval.evaluate import evaluate_models
-from advdpnp.zoo import LoadedModel, load_model
+from advdpnp.eval.run.evaluate import evaluate_models
+from advdpnp.models.checkpoint import weights_hash
+from advdpnp.models.loading import LoadedModel, load_model
 from benchmarks import timing
 
 

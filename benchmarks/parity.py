@@ -21,16 +21,16 @@ import typer
 from torch import Tensor, nn
 
 from advdpnp.attacks import Findings, ThreatModel, search
-from advdpnp.attacks.apgd import apgd_ce, apgd_t
-from advdpnp.attacks.fab import fab_t
-from advdpnp.attacks.square import square
-from advdpnp.compat import import_pyautoattack
+from advdpnp.attacks.algorithms.apgd import apgd_ce, apgd_t
+from advdpnp.attacks.algorithms.fab import fab_t
+from advdpnp.attacks.algorithms.square import square
+from advdpnp.base.compat import import_pyautoattack
+from advdpnp.base.errors import AdvdpnpError
+from advdpnp.base.files import write_text
+from advdpnp.base.statistics import mcnemar
 from advdpnp.datasets import load_dataset, to_float
-from advdpnp.errors import AdvdpnpError
-from advdpnp.eval.run import DEFAULT_SHAPE
-from advdpnp.files import write_text
-from advdpnp.statistics import mcnemar
-from advdpnp.zoo import load_model
+from advdpnp.eval.run.model_run import DEFAULT_SHAPE
+from advdpnp.models.loading import load_model
 from benchmarks import timing
 
 STAGES: dict[str, Callable[[ThreatModel, int], Any]] = {

@@ -19,12 +19,12 @@ import typer
 from torch import Tensor
 
 from advdpnp.attacks import ATTACKS, Findings, ThreatModel, search
-from advdpnp.attacks.precision import FULL, choose_precision
+from advdpnp.attacks.engine.precision import FULL, choose_precision
+from advdpnp.base.errors import AdvdpnpError
+from advdpnp.base.statistics import mcnemar
 from advdpnp.datasets import load_dataset, to_float
-from advdpnp.errors import AdvdpnpError
-from advdpnp.eval.run import DEFAULT_SHAPE
-from advdpnp.statistics import mcnemar
-from advdpnp.zoo import load_model
+from advdpnp.eval.run.model_run import DEFAULT_SHAPE
+from advdpnp.models.loading import load_model
 from benchmarks import timing
 from benchmarks.attacks import NETS
 

@@ -22,12 +22,12 @@ from typing import Any, NamedTuple
 import pandas as pd
 import torch
 
-from advdpnp.attacks.precision import computes_bf16
+from advdpnp.attacks.engine.precision import computes_bf16
+from advdpnp.base.errors import AdvdpnpError
+from advdpnp.base.files import write_text
+from advdpnp.base.versions import software_versions
 from advdpnp.datasets import load_dataset
 from advdpnp.datasets.base import Dataset, Split
-from advdpnp.errors import AdvdpnpError
-from advdpnp.files import write_text
-from advdpnp.versions import software_versions
 
 _WARM_UP = 2  # calls before anything is timed
 _LONGEST_TURN = 4.0  # seconds; what would take longer makes fewer steps per turn, but at least one

@@ -21,12 +21,12 @@ import torch
 import typer
 from torch import nn
 
-from advdpnp.attacks.precision import computes_bf16
+from advdpnp.attacks.engine.precision import computes_bf16
+from advdpnp.base.errors import AdvdpnpError
+from advdpnp.base.randomness import isolated_rng
 from advdpnp.datasets.base import Dataset, Split
-from advdpnp.errors import AdvdpnpError
-from advdpnp.randomness import isolated_rng
-from advdpnp.recipe import Recipe, resolve_recipe
-from advdpnp.trainer import Hardware
+from advdpnp.training.recipe import Recipe, resolve_recipe
+from advdpnp.training.trainer import Hardware
 from benchmarks import timing
 from benchmarks import training_ways as ways
 from benchmarks.timing import Row, Turns, Work

@@ -19,16 +19,16 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 
 from advdpnp.attacks.threat import ThreatModel
-from advdpnp.augment import augment
-from advdpnp.compat import import_torchattacks
+from advdpnp.base.compat import import_torchattacks
+from advdpnp.base.statistics import wilson
 from advdpnp.datasets.base import Dataset, Split, to_float
 from advdpnp.models.network import Network
-from advdpnp.recipe import Recipe
-from advdpnp.schedule import SCHEDULES
-from advdpnp.statistics import wilson
-from advdpnp.trainer import Hardware
-from advdpnp.training_run import TrainingRun
-from advdpnp.validation import validate
+from advdpnp.training.augment import augment
+from advdpnp.training.recipe import Recipe
+from advdpnp.training.schedule import SCHEDULES
+from advdpnp.training.trainer import Hardware
+from advdpnp.training.training_run import TrainingRun
+from advdpnp.training.validation import validate
 from benchmarks.timing import Row, Work
 
 EPS, ALPHA, STEPS = 8 / 255, 2 / 255, 10  # torchattacks.PGD's own defaults, and the field's threat model

@@ -5,9 +5,9 @@ ICLR 2019.
 """
 
 # Importing the modules of operations registers them.
-from advdpnp.corruption import blur, digital, geometric, noise, spatter, weather  # noqa: F401
 from advdpnp.corruption.apply import corrupt
 from advdpnp.corruption.export import export_corruptions
+from advdpnp.corruption.functions import blur, digital, geometric, noise, spatter, weather  # noqa: F401
 from advdpnp.corruption.official import OfficialCorruptions, find_official
 from advdpnp.corruption.registry import CORRUPTIONS, SEVERITIES, Corruption, choose_types, declare, find_corruption
 from advdpnp.corruption.sheet import draw_sheet

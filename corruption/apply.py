@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
+from advdpnp.base.errors import AdvdpnpError
+from advdpnp.base.randomness import Draw, seed_of
 from advdpnp.corruption.registry import find_corruption
-from advdpnp.errors import AdvdpnpError
-from advdpnp.randomness import Draw, seed_of
 
 _VALUES_AT_ONCE = {"cpu": 1 << 18}
 """Values worked on at once: few enough for the processor's cache, and for the memory of a GPU."""

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from advdpnp.base.errors import AdvdpnpError
+from advdpnp.base.files import atomic_path, write_text
 from advdpnp.corruption.apply import corrupt
 from advdpnp.corruption.official import MARKER
 from advdpnp.corruption.registry import SEVERITIES, find_corruption
 from advdpnp.corruption.source import VERSION
 from advdpnp.corruption.types import BENCHMARK, EXTRA
 from advdpnp.datasets.base import Split
-from advdpnp.errors import AdvdpnpError
-from advdpnp.files import atomic_path, write_text
 
 _AT_ONCE = 1000
 

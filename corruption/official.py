@@ -15,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from advdpnp.base.errors import AdvdpnpError
 from advdpnp.corruption.registry import SEVERITIES, find_corruption
 from advdpnp.corruption.types import BENCHMARK
-from advdpnp.errors import AdvdpnpError
 
 MARKER = "regenerated.json"
 """Stands in folders of this layout that the package wrote itself: they never pass for the official files."""

@@ -8,10 +8,10 @@ from numbers import Integral
 import torch
 from torch import Tensor
 
+from advdpnp.base.errors import AdvdpnpError, first_line
+from advdpnp.base.randomness import Draw
+from advdpnp.base.registry import Registry
 from advdpnp.corruption.types import BENCHMARK, EXTRA
-from advdpnp.errors import AdvdpnpError, first_line
-from advdpnp.randomness import Draw
-from advdpnp.registry import Registry
 
 CORRUPTIONS = Registry("corruption", "advdpnp.corruptions")
 

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from advdpnp.base.errors import AdvdpnpError
 from advdpnp.corruption.apply import corrupt
 from advdpnp.corruption.registry import SEVERITIES
 from advdpnp.corruption.types import BENCHMARK, EXTRA
-from advdpnp.errors import AdvdpnpError
 
 _GAP = 1 / 16  # of an image's side, white, between images
 
@@ -32,7 +32,7 @@ def draw_sheet(
     """
     if not names:
         raise AdvdpnpError("there is nothing to draw; name a corruption or more")
-    from advdpnp.drawing import bare, drawing  # matplotlib takes a second to import, and few want a sheet
+    from advdpnp.base.plotting import bare, drawing  # matplotlib takes a second to import, and few want a sheet
 
     lines = [_line(image, name, seed, sample) for name in names]
     half = math.ceil(len(lines) / (2 if len(lines) > 6 else 1))

@@ -8,12 +8,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from advdpnp.base.errors import AdvdpnpError
 from advdpnp.corruption.apply import check_images, corrupt
 from advdpnp.corruption.official import RELEASES, OfficialCorruptions, find_official
 from advdpnp.corruption.registry import SEVERITIES, choose_types, find_corruption
 from advdpnp.corruption.types import BENCHMARK, EXTRA
 from advdpnp.datasets.base import Dataset, Split, default_data_root
-from advdpnp.errors import AdvdpnpError
 
 VERSION = 1
 """Of the operations: raised when any of them gives other images, so that stored verdicts are not taken for new."""

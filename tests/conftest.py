@@ -1,6 +1,14 @@
-"""What all tests need of their process."""
+"""What all tests need of their process, and a data set small enough to train on in a second."""
 
 import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from advdpnp.datasets.base import Dataset, Split
 
 
 def pytest_configure() -> None:
@@ -10,3 +18,41 @@ def pytest_configure() -> None:
     for name in ("SIGHUP", "SIGTERM"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_DFL)
+
+
+def _split(n: int, seed: int) -> Split:
+    """Four classes of 8x8 gray images, told apart by which quadrant is bright."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(n) % 4
+    images = torch.randint(0, 90, (n, 1, 8, 8), generator=generator, dtype=torch.uint8)
+    for index, label in enumerate(labels.tolist()):
+        row, column = 4 * (label // 2), 4 * (label % 2)
+        images[index, :, row : row + 4, column : column + 4] += 120
+    return Split(images, labels)
+
+
+@pytest.fixture(scope="session")
+def quadrants() -> Dataset:
+    return Dataset(
+        "quadrants", ("nw", "ne", "sw", "se"), _split(96, 0), _split(32, 1), _split(32, 2), augmentation="none"
+    )
+
+
+@pytest.fixture
+def save_npz(tmp_path: Path) -> Callable[[int, int], Path]:
+    """Save a data set of a user's own as own.npz: four classes of 8x8 images, the bright quadrant is the class."""
+
+    def save(train: int, channels: int) -> Path:
+        generator = np.random.default_rng(0)
+        arrays = {}
+        for part, n in (("train", train), ("test", 40)):
+            labels = np.arange(n) % 4
+            images = generator.integers(0, 90, (n, 8, 8, channels), dtype=np.uint8)
+            for image, label in zip(images, labels, strict=True):
+                image[4 * (label // 2) :, 4 * (label % 2) :][:4, :4] += 120
+            arrays |= {f"x_{part}": images, f"y_{part}": labels}
+        path = tmp_path / "own.npz"
+        np.savez(path, **arrays)
+        return path
+
+    return save

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from advdpnp.errors import AdvdpnpError
-from advdpnp.randomness import Draw, seed_of
-from advdpnp.registry import Registry
+from advdpnp.base.errors import AdvdpnpError
+from advdpnp.base.randomness import Draw, seed_of
+from advdpnp.base.registry import Registry
 
 DATA_ROOT_VARIABLE = "ADVDPNP_DATA"
 LARGEST_VALIDATION_SHARE = 5  # a request for more than a fifth of the training images is cut down to that

@@ -3,8 +3,8 @@
 import torch
 from torch.nn.functional import interpolate
 
+from advdpnp.base.randomness import seed_of
 from advdpnp.datasets.base import DATASETS, Dataset, Request, Split, stratified
-from advdpnp.randomness import seed_of
 
 TEST_IMAGES = 360
 VALIDATION_IMAGES = 137  # leaves 1,300 of the 1,797 for training

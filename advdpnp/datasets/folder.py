@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
+from advdpnp.base.errors import AdvdpnpError
+from advdpnp.base.randomness import seed_of
 from advdpnp.datasets.base import DATASETS, Dataset, Request, Split, shuffled, stratified
-from advdpnp.errors import AdvdpnpError
-from advdpnp.randomness import seed_of
 
 SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm", ".pbm", ".tif", ".tiff", ".webp"))
 LARGEST_DEFAULT = 224

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from advdpnp.base.errors import AdvdpnpError
 from advdpnp.datasets.base import DATASETS, Dataset, Request, Split
-from advdpnp.errors import AdvdpnpError
 
 CHANNELS = (1, 3)
 

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
+from advdpnp.base.errors import AdvdpnpError
+from advdpnp.base.randomness import seed_of
 from advdpnp.datasets.base import DATA_ROOT_VARIABLE, DATASETS, Dataset, Request, Split, shuffled
-from advdpnp.errors import AdvdpnpError
-from advdpnp.randomness import seed_of
 
 FLOWERS_SIZE = (224, 224)
 DIGIT_NAMES = tuple(str(digit) for digit in range(10))

@@ -1,6 +1,6 @@
 """Architectures. Importing this package registers every backbone that the project has."""
 
-from advdpnp.models import preact_resnet, resnet, small_cnn, timm_backbone, tiny_resnet, wide_resnet  # noqa: F401
+from advdpnp.models.architectures import preact_resnet, resnet, small_cnn, timm_backbone, tiny_resnet, wide_resnet  # noqa: F401
 from advdpnp.models.base import MODELS, Backbone
 from advdpnp.models.network import HEADS, ModelConfig, Network, Normalise, build_model
 

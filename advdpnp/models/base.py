@@ -5,8 +5,8 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from advdpnp.errors import AdvdpnpError
-from advdpnp.registry import Registry
+from advdpnp.base.errors import AdvdpnpError
+from advdpnp.base.registry import Registry
 
 MODELS = Registry("model", "advdpnp.models")
 """Backbones. An entry builds ``(channels: int, image_size: (h, w)) -> Backbone``."""

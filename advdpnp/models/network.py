@@ -8,9 +8,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from advdpnp.errors import AdvdpnpError
+from advdpnp.base.errors import AdvdpnpError
 from advdpnp.models.base import MODELS
-from advdpnp.prototypes import CentreHead, PrototypeHead
+from advdpnp.models.prototypes import CentreHead, PrototypeHead
 
 
 class Normalise(nn.Module):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from advdpnp.base.errors import AdvdpnpError
 from advdpnp.corruption import (
     BENCHMARK,
     CORRUPTIONS,
@@ -17,7 +18,6 @@ from advdpnp.corruption import (
     declare,
     find_corruption,
 )  # fmt: skip
-from advdpnp.errors import AdvdpnpError
 
 NAMES = BENCHMARK + EXTRA
 DETERMINISTIC = (

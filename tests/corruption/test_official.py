@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from advdpnp.base.errors import AdvdpnpError
 from advdpnp.corruption import (
     BENCHMARK,
     EXTRA,
@@ -17,7 +18,6 @@ from advdpnp.corruption import (
     find_official,
 )  # fmt: skip
 from advdpnp.datasets.base import Dataset, Split
-from advdpnp.errors import AdvdpnpError
 
 COUNT = 4
 

@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 from scipy import ndimage
 
+from advdpnp.base.randomness import Draw
 from advdpnp.corruption import SEVERITIES, find_corruption
-from advdpnp.randomness import Draw
 
 COUNT = 6
 
@@ -120,7 +120,7 @@ def exchange_in_order(x, shift, reach):
 
 
 def test_exchange_over_several_pixels_follows_chains_as_the_loop_does():
-    from advdpnp.corruption.blur import _exchange
+    from advdpnp.corruption.functions.blur import _exchange
 
     images = torch.arange(2 * 20 * 24).reshape(2, 1, 20, 24) % 251
     for reach in (2, 3):
@@ -195,7 +195,7 @@ class TestWeather:
         close(result, expected, 0.05, 2)
 
     def test_frost_is_the_weighted_sum_with_a_crop(self, severity, few):
-        from advdpnp.corruption.textures import frost_textures
+        from advdpnp.corruption.operations.textures import frost_textures
 
         image_weight, frost_weight = ((1, 0.2), (1, 0.3), (0.9, 0.4), (0.85, 0.4), (0.75, 0.45))[severity - 1]
         result, draws = apply("frost", severity, few)
@@ -329,7 +329,7 @@ class TestDigital:
 
 
 def test_distances_to_edges_are_euclidean_but_for_two_per_cent():
-    from advdpnp.corruption.edges import distance_to
+    from advdpnp.corruption.operations.edges import distance_to
 
     edge = torch.rand(8, 1, 40, 36, generator=torch.Generator().manual_seed(0)) < 0.01
     expected = np.stack([ndimage.distance_transform_edt(~e[0].numpy()) for e in edge])[:, None]
@@ -339,7 +339,7 @@ def test_distances_to_edges_are_euclidean_but_for_two_per_cent():
 
 
 def test_edges_are_found_where_a_square_ends_and_weak_ones_only_beside_strong_ones():
-    from advdpnp.corruption.edges import canny
+    from advdpnp.corruption.operations.edges import canny
 
     images = torch.zeros(2, 1, 16, 16, dtype=torch.uint8)
     images[0, :, 4:10, 4:10] = 200
@@ -351,7 +351,7 @@ def test_edges_are_found_where_a_square_ends_and_weak_ones_only_beside_strong_on
 
 
 def test_equalisation_spreads_levels_by_their_rank():
-    from advdpnp.corruption.spatter import equalise
+    from advdpnp.corruption.functions.spatter import equalise
 
     images = torch.tensor([[0, 0, 3, 7], [5, 5, 5, 5]], dtype=torch.uint8).reshape(2, 1, 2, 2)
     assert equalise(images).flatten(1).tolist() == [[0, 0, 128, 255], [5, 5, 5, 5]]

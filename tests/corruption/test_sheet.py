@@ -5,9 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
+from advdpnp.base.errors import AdvdpnpError
 from advdpnp.corruption import SEVERITIES, choose_types, corrupt, draw_sheet
 from advdpnp.corruption.sheet import _line
-from advdpnp.errors import AdvdpnpError
 
 
 def test_a_line_holds_the_clean_image_and_what_an_evaluation_sees(make_images):

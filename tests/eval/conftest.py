@@ -12,9 +12,9 @@ from torch import nn
 
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.datasets import Dataset, Split
-from advdpnp.eval.model_identity import ModelIdentity
-from advdpnp.eval.store import open_model
-from advdpnp.eval.unit import CLEAN, Unit
+from advdpnp.eval.store.key import CLEAN, Unit
+from advdpnp.eval.store.model_folder import open_model
+from advdpnp.eval.store.model_record import ModelIdentity
 
 CLASSES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 OBJECTIVES = {"fgsm": "ce", "cw": "margin"}

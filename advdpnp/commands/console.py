@@ -1,0 +1,162 @@
+"""What the command line shows while it works: progress bars and tables. No part of the library prints."""
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from advdpnp.training.trainer import Progress as TrainingProgress
+
+_PIPED_WIDTH = 200  # where output is no terminal nothing tells how wide it may be, and tables must not be cut
+
+#: Results go to standard output, everything else to standard error, so that output can be piped.
+out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else _PIPED_WIDTH)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+_WORTH_A_LINE = 1.0  # seconds; ninety-five quick cells would drown the rest
+
+
+def _bars() -> Progress:
+    """What both kinds of work show: name, bar, count, a note of their own, time gone and time left."""
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=err,
+    )
+
+
+def first_process(processes: int = 1) -> bool:
+    """Whether this process speaks to the user: the first of those that torchrun, SLURM or Lightning Fabric started.
+
+    Args:
+        processes: how many shall work together; the tasks of a SLURM job that each train alone all speak.
+    """
+    # Inside a SLURM job torchrun numbers processes by itself, so its RANK decides where there is one.
+    names = ["RANK"] if os.environ.get("RANK") else ["LOCAL_RANK"]
+    if names == ["LOCAL_RANK"] and processes > 1:
+        names += ["NODE_RANK", "SLURM_PROCID"]
+    return all(os.environ.get(name, "") in ("", "0") for name in names)
+
+
+@contextmanager
+def training_bar(name: str, *, shown: bool = True) -> Iterator[Callable[["TrainingProgress"], None]]:
+    """A bar over all steps of a run with loss and accuracy; one line per finished epoch where output is no terminal.
+
+    Args:
+        shown: whether anything is drawn; of several processes that train together, one does.
+    """
+    if not shown:
+        yield lambda state: None
+        return
+    with _bars() as progress:
+        task = progress.add_task(name, note="", total=None)
+        finished = 0
+
+        def report(state: "TrainingProgress") -> None:
+            nonlocal finished
+            shown = {key: value for key, value in state.terms.items() if key == "loss" or key.endswith("accuracy")}
+            note = "  ".join(f"{key.replace('_accuracy', ' acc')} {value:.3f}" for key, value in shown.items())
+            progress.update(task, total=state.steps, completed=state.step, note=note)
+            epoch = state.metrics.get("epoch", 0)
+            if epoch > finished:
+                finished = epoch
+                metrics = state.metrics
+                progress.console.print(
+                    f"{name}  epoch {epoch}/{state.epochs}  loss {metrics['loss']:.4f}  "
+                    f"validation clean {100 * metrics['validation_clean']:.1f} %  "
+                    f"pgd {100 * metrics['validation_pgd']:.1f} %  MinSep {metrics['min_separation']:.1f} deg  "
+                    f"{metrics['seconds']:.0f} s"
+                )
+                for warning in state.warnings:
+                    progress.console.print(f"  warning: {warning}", style="yellow", markup=False)
+
+        yield report
+
+
+@contextmanager
+def counting_bar(name: str, total: int) -> Iterator[Callable[[], None]]:
+    """A bar over pieces of work of one kind; the function is called after each."""
+    with _bars() as progress:
+        task = progress.add_task(name, note="", total=total)
+        yield lambda: progress.advance(task)
+
+
+class _EvaluationBar:
+    """One bar per unit (an attack under a threat model, or a cell of the corruptions); finished ones leave a line."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._name = ""
+        self._decided = self._robust = 0
+        self._task: TaskID | None = None
+
+    def start(self, model: str, unit: str, total: int, done: int) -> None:
+        self._name, self._decided, self._robust = f"{model}  {unit}", 0, 0
+        self._task = self._progress.add_task(self._name, note="", total=total, completed=done)
+
+    def advance(self, samples: int, robust: int) -> None:
+        if self._task is None:
+            return
+        self._decided, self._robust = self._decided + samples, self._robust + robust
+        self._progress.update(self._task, advance=samples, note=f"robust {self._robust}/{self._decided}")
+
+    def finish(self) -> None:
+        if self._task is None:
+            return
+        task = next(task for task in self._progress.tasks if task.id == self._task)
+        if self._decided and (task.elapsed or 0) > _WORTH_A_LINE:
+            self._progress.console.print(f"{self._name}  {task.fields['note']}  {task.elapsed:.0f} s", markup=False)
+        self._progress.remove_task(self._task)
+        self._task = None
+
+
+@contextmanager
+def evaluation_bar() -> Iterator[_EvaluationBar]:
+    """Shows the course of an evaluation (see ``advdpnp.eval.run.progress``)."""
+    with _bars() as progress:
+        yield _EvaluationBar(progress)
+
+
+def print_records(title: str, records: Sequence[Sequence[str]], columns: Sequence[str]) -> None:
+    """A plain table on standard output."""
+    table = Table(*columns, title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for record in records:
+        table.add_row(*map(Text, record))
+    out.print(table)
+
+
+def print_leaderboard(frame: "pd.DataFrame", columns: Sequence[str]) -> None:
+    """The accuracies of a leaderboard, one line per model and threat model."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, justify="left" if column in ("model", "flags", "threat") else "right")
+    for _, row in frame.iterrows():
+        cells = []
+        for column in columns:
+            value = row[column]
+            missing = value is None or value != value
+            cells.append("-" if missing else f"{value:.2f}" if isinstance(value, float) else str(value))
+        table.add_row(*map(Text, cells))
+    out.print(table)

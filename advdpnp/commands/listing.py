@@ -1,0 +1,50 @@
+"""What there is to choose from: the registries, as rows for ``advdpnp list``."""
+
+import difflib
+import importlib
+
+from advdpnp.base.errors import AdvdpnpError
+from advdpnp.training.recipe import read_yaml, recipe_files
+
+#: Kind to (module, registry). Modules are imported only when asked for.
+_REGISTRIES = {
+    "attacks": ("advdpnp.attacks", "ATTACKS"),
+    "corruptions": ("advdpnp.corruption", "CORRUPTIONS"),
+    "datasets": ("advdpnp.datasets", "DATASETS"),
+    "methods": ("advdpnp.training.methods", "METHODS"),
+    "models": ("advdpnp.models", "MODELS"),
+}
+
+
+def catalogue(kind: str) -> tuple[list[list[str]], list[str]]:
+    """Rows and column names of everything of one kind.
+
+    Raises:
+        AdvdpnpError: there is no such kind.
+    """
+    if kind == "recipes":
+        rows = [[name, str(read_yaml(path).get("description", ""))] for name, path in recipe_files().items()]
+        return rows, ["name", "what it is"]
+    if kind == "studies":
+        from advdpnp.training.study import read_study, study_files  # it imports torch
+
+        return [[name, read_study(name).description] for name in study_files()], ["name", "what it asks"]
+    if kind not in _REGISTRIES:
+        known = sorted([*_REGISTRIES, "recipes", "studies"])
+        close = difflib.get_close_matches(kind, known, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"choose one of {', '.join(known)}"
+        raise AdvdpnpError(f"there is no list of '{kind}'; {hint}")
+    module, registry = _REGISTRIES[kind]
+    entries = getattr(importlib.import_module(module), registry)
+    if kind == "corruptions":
+        rows = [[entry.name, _group(entry.name), entry.description, entry.reference] for entry in entries]
+        return rows, ["name", "group", "what it is", "source"]
+    return [[entry.name, entry.description, entry.reference] for entry in entries], ["name", "what it is", "source"]
+
+
+def _group(name: str) -> str:
+    """Of a corruption, and whether it is outside the 15 types of the mean."""
+    from advdpnp.corruption import BENCHMARK, EXTRA, find_corruption
+
+    apart = "" if name in BENCHMARK else " (extra)" if name in EXTRA else " (own)"
+    return f"{find_corruption(name).group}{apart}"

@@ -1,0 +1,46 @@
+"""A residual network of a tenth of a million parameters, for robust training on a CPU."""
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from advdpnp.models.architectures.resnet import BasicBlock, ConvShortcut
+from advdpnp.models.base import MODELS, Backbone, initialise, require_size
+
+_GRID = 8
+
+
+class TinyResNet(Backbone):
+    """A stem of stride 2 (8 channels), basic blocks of stride 2 and 1 (16 channels), a linear layer to 100 features.
+
+    The shape of the "ResNet-2b" that verification papers share (Wang et al., beta-CROWN, 2021), with BatchNorm. The
+    features are normalised and keep their sign. Maps of other than 8x8 are average-pooled to 8x8.
+
+    Args:
+        channels: channels of the images.
+    """
+
+    width = 100
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, 8, 3, stride=2, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(8)
+        self.blocks = nn.Sequential(BasicBlock(8, 16, 2, ConvShortcut), BasicBlock(16, 16, 1, ConvShortcut))
+        self.linear = nn.Linear(16 * _GRID * _GRID, self.width, bias=False)
+        self.norm = nn.BatchNorm1d(self.width)
+        initialise(self.modules())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (n, c, h, w) to features (n, 100)."""
+        h = self.blocks(functional.relu(self.bn1(self.conv1(x))))
+        if h.shape[2:] != (_GRID, _GRID):
+            h = functional.adaptive_avg_pool2d(h, _GRID)
+        features: Tensor = self.norm(self.linear(h.flatten(1)))
+        return features
+
+
+@MODELS.register("tiny-resnet", description="stride-2 ResNet of two blocks, 100 features, 0.11 M parameters: for CPUs")
+def tiny_resnet(channels: int, image_size: tuple[int, int]) -> TinyResNet:
+    """Build the tiny ResNet for images of at least 8x8."""
+    require_size("tiny-resnet", image_size)
+    return TinyResNet(channels)

@@ -1,0 +1,147 @@
+"""Checkpoints: weights as safetensors with everything needed to use them again in a JSON header."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from advdpnp.base.errors import AdvdpnpError
+from advdpnp.base.files import atomic_path
+from advdpnp.base.randomness import isolated_rng
+from advdpnp.base.versions import software_versions
+from advdpnp.models import ModelConfig, Network, build_model
+from advdpnp.models.weights import is_safetensors, load_into
+
+FORMAT = 1
+"""Version of the header; a reader refuses what is newer than itself."""
+
+_KEY = "advdpnp"
+
+
+def save_checkpoint(path: Path, model: Network, header: Mapping[str, Any]) -> None:
+    """Write ``model`` to ``path`` atomically.
+
+    Args:
+        path: by custom ``*.safetensors``.
+        model: on any device and in any memory format.
+        header: JSON values: dataset, method, recipe, metrics, class_names, name... The format version, the model's
+            description and the versions of the software are added.
+
+    Raises:
+        AdvdpnpError: the file cannot be written.
+    """
+    full = {"versions": software_versions(), **header, "format": FORMAT, "model": model.config.to_dict()}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary, metadata={_KEY: json.dumps(full)})
+
+
+def load_checkpoint(path: Path) -> tuple[Network, dict[str, Any]]:
+    """Read a checkpoint: the network (fp32, CPU, eval mode) and its header.
+
+    Args:
+        path: the file, or a run folder, of which ``best.safetensors`` is taken.
+
+    Raises:
+        AdvdpnpError: the file is missing, cut short, of another kind, from a newer version, or its weights are not
+            finite or do not fit their description.
+    """
+    path = checkpoint_file(path)
+    header, tensors = _read(path)
+    try:
+        config = ModelConfig.from_dict(header.get("model"))
+        with isolated_rng():
+            model = build_model(config)
+    except AdvdpnpError as error:
+        raise AdvdpnpError(f"the model of {path} cannot be built: {error}") from error
+    load_into(model, tensors, path)
+    return model.float().eval(), header
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """The header of a checkpoint or run folder; the weights stay on the disk. Raises as ``load_checkpoint``."""
+    return _read(checkpoint_file(path), weights=False)[0]
+
+
+def has_header(path: Path) -> bool:
+    """Whether ``path`` is a file with this program's header. Raises as ``foreign.is_safetensors``."""
+    if not is_safetensors(path):
+        return False
+    try:
+        with safe_open(path, framework="pt") as file:
+            return _KEY in (file.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        raise _damaged(path, error) from error
+
+
+def checkpoint_file(path: Path) -> Path:
+    """The file that ``path`` means: itself, or the ``best.safetensors`` of a run folder.
+
+    Raises:
+        AdvdpnpError: it is a folder without that file.
+    """
+    if not os.path.isdir(path):  # says no, where Path.is_dir raises, to what cannot be a name of a folder at all
+        return path
+    if not (path / "best.safetensors").is_file():
+        last = path / "last.safetensors"
+        hint = f"name {last} instead" if last.is_file() else "has its training saved anything yet?"
+        raise AdvdpnpError(f"the folder {path} has no best.safetensors; {hint}")
+    return path / "best.safetensors"
+
+
+def weights_hash(model: nn.Module) -> str:
+    """SHA-256 over names, types, shapes and bytes of all parameters and buffers, as 64 hexadecimal digits.
+
+    The device and the memory format do not matter. Buffers that are kept out of the state_dict count too: foreign nets
+    keep their normalisation in such buffers, and with another normalisation they are another model.
+    """
+    tensors: dict[str, Tensor] = dict(model.named_buffers(remove_duplicate=False))
+    tensors.update(model.named_parameters(remove_duplicate=False))
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name}\x1f{tensor.dtype}\x1f{tuple(tensor.shape)}\x1f".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _read(path: Path, weights: bool = True) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    if not is_safetensors(path):
+        raise AdvdpnpError(
+            f"{path} is not a checkpoint of this program (not safetensors); to use weights from elsewhere, name their "
+            f"architecture: --model NAME --weights {path}"
+        )
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = _header((file.metadata() or {}).get(_KEY), path)
+            return header, {name: file.get_tensor(name) for name in file.keys()} if weights else {}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> AdvdpnpError:
+    return AdvdpnpError(f"{path} is cut short or damaged ({error}); copy or make it again")
+
+
+def _header(text: str | None, path: Path) -> dict[str, Any]:
+    if text is None:
+        raise AdvdpnpError(
+            f"{path} holds weights without a header of ours; name their architecture: --model NAME --weights {path}"
+        )
+    try:
+        header = json.loads(text)
+        number = int(header["format"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise AdvdpnpError(f"the header of {path} is damaged; copy or make it again") from error
+    if number > FORMAT:
+        raise AdvdpnpError(
+            f"{path} was written by a newer version (format {number}, this one reads up to {FORMAT}); update advdpnp"
+        )
+    return dict(header)

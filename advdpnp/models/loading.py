@@ -1,0 +1,417 @@
+"""Every model that can be named, loaded alike: checkpoints, architectures with weights, public zoos, factories."""
+
+import difflib
+import importlib
+import math
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass, field
+from importlib.machinery import SourceFileLoader
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from advdpnp.base.errors import AdvdpnpError, first_line
+from advdpnp.base.randomness import isolated_rng
+from advdpnp.models import MODELS, ModelConfig, Network, build_model
+from advdpnp.models.checkpoint import checkpoint_file, has_header, load_checkpoint, weights_hash
+from advdpnp.models.weights import load_into, read_state_dict
+
+if TYPE_CHECKING:
+    from advdpnp.datasets.base import Dataset
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model ready to be attacked: eval mode, fp32, on the CPU.
+
+    Attributes:
+        model: maps float32 images (n, c, h, w) in [0, 1] to logits (n, classes).
+        name: what tables call it.
+        weights_hash: as ``checkpoint.weights_hash``.
+        architecture: the registered name, or the factory's or class's name.
+        method: the training method that the header names, else empty.
+        parameters: number of parameters.
+        header: the checkpoint's header; empty for models from elsewhere.
+    """
+
+    model: nn.Module
+    name: str
+    weights_hash: str
+    architecture: str
+    method: str
+    parameters: int
+    header: dict[str, Any]
+
+    def metric(self, name: str) -> float | None:
+        """What the header says of the epoch that was kept ("seconds", "min_separation"); None if it says nothing."""
+        metrics = self.header.get("metrics")
+        value = metrics.get(name) if isinstance(metrics, dict) else None
+        return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """The recipe in the header, without the seed and the description, which say nothing of what is trained."""
+        recipe = self.header.get("recipe")
+        described = recipe if isinstance(recipe, dict) else {}
+        return {key: value for key, value in described.items() if key not in ("seed", "description")}
+
+    @property
+    def training_seed(self) -> int | None:
+        """The seed in the header's recipe; None if it says nothing."""
+        recipe = self.header.get("recipe")
+        seed = recipe.get("seed") if isinstance(recipe, dict) else None
+        return seed if isinstance(seed, int) else None
+
+
+@dataclass(frozen=True)
+class _Found:
+    model: nn.Module
+    name: str
+    architecture: str
+    header: dict[str, Any] = field(default_factory=dict)
+
+
+Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
+"""Mean and standard deviation of each channel, for images in [0, 1]."""
+
+
+def load_model(
+    spec: str,
+    *,
+    weights: Path | None = None,
+    dataset: "Dataset | None" = None,
+    name: str | None = None,
+    normalisation: Normalisation | None = None,
+) -> LoadedModel:
+    """Load what ``spec`` names.
+
+    Args:
+        spec: one of
+            a checkpoint of this program, or a run folder, of which ``best.safetensors`` is taken;
+            a registered architecture (``resnet18``, ``timm:resnet50``) with ``weights``;
+            ``robustbench:NAME`` or ``robustbench:L2/NAME``, downloaded into torch's hub folder on first use;
+            ``package.module:factory`` or ``folder/file.py:factory``, called without arguments; its weights are its
+            own, or ``weights``.
+        weights: a file of weights in any format that ``foreign.read_state_dict`` knows.
+        dataset: gives the shape of images and the number of classes; the model is then tried on one image.
+        name: replaces the name that follows from the spec or the weights file.
+        normalisation: what the net was trained with, for weights of a registered architecture that do not tell.
+
+    Raises:
+        AdvdpnpError: the spec names nothing, a file or module is missing or damaged, the weights do not fit, a download
+            failed, or the model does not fit the data set.
+    """
+    load = next((load for matches, load in _KINDS if matches(spec)), None)
+    if load is None:
+        if spec.replace("-", "").isalnum():
+            try:
+                MODELS.find(spec)  # perhaps a slip in an architecture's name: says which are near
+            except AdvdpnpError as error:
+                raise AdvdpnpError(f"there is no file or folder '{spec}', and {error}") from None
+        raise AdvdpnpError(
+            f"'{spec}' is no checkpoint, run folder or known architecture; give a file, a name that "
+            "`advdpnp list models` shows, robustbench:NAME, package.module:factory or file.py:factory"
+        )
+    with isolated_rng():
+        found = load(spec, weights, dataset, normalisation)
+        model = found.model.cpu().float().eval()
+        if dataset is not None:
+            _try(model, found.name, dataset)
+    return LoadedModel(
+        model=model,
+        name=name or found.name,
+        weights_hash=weights_hash(model),
+        architecture=found.architecture,
+        method=str(found.header.get("method", "")),
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        header=found.header,
+    )
+
+
+def _refuse(normalisation: Normalisation | None, spec: str) -> None:
+    if normalisation is not None:
+        raise AdvdpnpError(f"{spec} normalises its images by itself; leave --mean and --std out")
+
+
+# Checkpoints of this program
+
+
+def _is_path(spec: str) -> bool:
+    # Unlike Path.exists, os.path.exists says no to what cannot be the name of a file at all.
+    return Path(spec).suffix == ".safetensors" or (os.path.exists(spec) and not _is_registered(spec))
+
+
+def _load_path(
+    spec: str, weights: Path | None, dataset: "Dataset | None", normalisation: Normalisation | None
+) -> _Found:
+    _refuse(normalisation, spec)
+    if weights is not None:
+        raise AdvdpnpError(f"{spec} has its own weights; leave --weights out, or name an architecture in its place")
+    path = checkpoint_file(Path(spec))
+    model, header = load_checkpoint(path)
+    return _Found(model, _checkpoint_name(path), model.config.architecture, header)
+
+
+def _checkpoint_name(path: Path) -> str:
+    """The file's stem; every run has a ``best`` and a ``last``, so these are called after their folder."""
+    folder = path.resolve().parent.name
+    return {"best": folder, "last": f"{folder}-last"}.get(path.stem, path.stem)
+
+
+# Registered architectures with weights from anywhere
+
+
+def _is_registered(spec: str) -> bool:
+    try:
+        MODELS.find(spec)
+    except AdvdpnpError:
+        return False
+    return True
+
+
+def _load_registered(
+    spec: str, weights: Path | None, dataset: "Dataset | None", normalisation: Normalisation | None
+) -> _Found:
+    if weights is None:
+        raise AdvdpnpError(f"'{spec}' is an architecture without weights; add --weights FILE, or give a checkpoint")
+    if has_header(weights):
+        _refuse(normalisation, str(weights))
+        model, header = load_checkpoint(weights)
+        if model.config.architecture != spec:
+            raise AdvdpnpError(f"{weights} holds a {model.config.architecture}, not a {spec}; give the file alone")
+        return _Found(model, _checkpoint_name(weights), spec, header)
+    return _load_bare_weights(spec, weights, dataset, normalisation)
+
+
+def _load_bare_weights(
+    architecture: str, weights: Path, dataset: "Dataset | None", normalisation: Normalisation | None
+) -> _Found:
+    """Weights without a description: the data set gives the shapes, the file or the caller the normalisation.
+
+    It is never guessed: a wrong one costs accuracy that looks like robustness lost or won.
+    """
+    if dataset is None:
+        raise AdvdpnpError(f"{weights} does not tell what it classifies; name the data set, or give a factory")
+    state_dict = read_state_dict(weights)
+    stored = [state_dict.get(f"normalise.{name}") for name in ("mean", "std")]
+    if stored[0] is not None and stored[1] is not None:
+        _refuse(normalisation, str(weights))
+        mean, std = (tuple(tensor.flatten().tolist()) for tensor in stored if tensor is not None)
+    elif normalisation is not None:
+        mean, std = normalisation
+    else:
+        raise AdvdpnpError(
+            f"{weights} does not tell how its net normalises images; add --mean and --std (0 and 1 if it does not), "
+            "one value per channel with commas, or give package.module:factory, whose model does it"
+        )
+    config = ModelConfig(
+        architecture=architecture,
+        classes=dataset.classes,
+        channels=dataset.channels,
+        image_size=dataset.image_size,
+        feature_dim=None,
+        head="linear",
+        radius=None,
+        mean=mean,
+        std=std,
+    )
+    model = build_model(config)
+    load_into(model, _as_network(state_dict, model), weights)
+    return _Found(model, weights.stem, architecture)
+
+
+def _as_network(state_dict: dict[str, Tensor], model: Network) -> dict[str, Tensor]:
+    """Rename a bare net's tensors to the network's; what the backbone does not know is the classifier's."""
+    if any(name.startswith("backbone.") for name in state_dict):
+        return state_dict
+    own = model.backbone.state_dict()
+    renamed = {f"backbone.{name}": tensor for name, tensor in state_dict.items() if name in own}
+    rest = [name for name in state_dict if name not in own]
+    one_layer = len({name.rpartition(".")[0] for name in rest}) == 1
+    for name in rest:
+        renamed[f"head.{name.rpartition('.')[2]}" if one_layer else name] = state_dict[name]
+    return {**renamed, "normalise.mean": model.normalise.mean, "normalise.std": model.normalise.std}
+
+
+# The RobustBench model zoo
+
+
+def _is_robustbench(spec: str) -> bool:
+    return spec.startswith("robustbench:")
+
+
+def _load_robustbench(
+    spec: str, weights: Path | None, dataset: "Dataset | None", normalisation: Normalisation | None
+) -> _Found:
+    _refuse(normalisation, spec)
+    from advdpnp.base.compat import import_robustbench
+
+    if weights is not None:
+        raise AdvdpnpError(f"{spec} comes with its own weights; leave --weights out")
+    import_robustbench()
+    utils = importlib.import_module("robustbench.utils")
+    threat, _, name = spec.removeprefix("robustbench:").rpartition("/")
+    shelf, threat = _shelf(name, threat, utils.all_models, None if dataset is None else dataset.name)
+    folder = Path(torch.hub.get_dir()) / "robustbench"
+    try:
+        with redirect_stdout(sys.stderr):  # it prints while it downloads
+            model = utils.load_model(name, model_dir=folder, dataset=shelf, threat_model=threat)
+    except Exception as error:  # network, Google Drive and file errors of every kind
+        raise AdvdpnpError(
+            f"the RobustBench model '{name}' cannot be loaded ({_describe(error)}); check the network connection, or "
+            f"put its weights into {folder / shelf / threat}"
+        ) from error
+    return _Found(model, name, type(model).__name__)
+
+
+def _shelf(name: str, threat: str, models: Any, dataset: str | None) -> tuple[str, str]:
+    """Where the zoo has ``name``: (data set, threat model); the asked-for data set first, then Linf before L2."""
+    places = [
+        (shelf.value, kind.value)
+        for shelf, kinds in models.items()
+        for kind, names in kinds.items()
+        if name in names and threat.lower() in ("", kind.value.lower())
+    ]
+    if not places:
+        known = {known for kinds in models.values() for names in kinds.values() for known in names}
+        close = difflib.get_close_matches(name, sorted(known), n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(close)}?" if close else "robustbench.github.io lists them"
+        raise AdvdpnpError(f"RobustBench has no model called '{name}'{f' for {threat}' * bool(threat)}; {hint}")
+    order = ("Linf", "L2", "corruptions", "corruptions_3d")
+    return min(places, key=lambda place: (place[0] != dataset, order.index(place[1])))
+
+
+# Factories of the user's own
+
+
+def _is_factory(spec: str) -> bool:
+    module, _, attribute = spec.rpartition(":")
+    named = attribute if _is_source(module) else f"{module}.{attribute}"
+    return all(part.isidentifier() for part in named.split("."))
+
+
+def _is_source(module: str) -> bool:
+    return Path(module).suffix == ".py"
+
+
+def _load_factory(
+    spec: str, weights: Path | None, dataset: "Dataset | None", normalisation: Normalisation | None
+) -> _Found:
+    _refuse(normalisation, spec)
+    module, _, attribute = spec.rpartition(":")
+    # As ``python -m module`` and ``python file.py`` do it; console scripts see neither folder by themselves.
+    with _importable(Path(module).parent if _is_source(module) else Path()):
+        factory = _find_factory(module, attribute)
+        try:
+            model = factory()
+        except (Exception, SystemExit) as error:
+            raise AdvdpnpError(f"{spec} fails when called without arguments: {_describe(error)}; mend it") from error
+    if not isinstance(model, nn.Module):
+        raise AdvdpnpError(f"{spec} returns a {type(model).__name__}, not a torch.nn.Module; let it return the model")
+    if weights is not None:
+        load_into(model, read_state_dict(weights), weights)
+    return _Found(model, attribute if weights is None else weights.stem, attribute)
+
+
+def _find_factory(module: str, attribute: str) -> Callable[[], Any]:
+    try:
+        place: Any = _import_file(Path(module)) if _is_source(module) else importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name and f"{module}.".startswith(f"{error.name}."):
+            raise AdvdpnpError(
+                f"there is no Python module '{module}'; run the command in the folder that holds it, or install it"
+            ) from error
+        raise AdvdpnpError(f"the module '{module}' needs '{error.name}', which is not installed; install it") from error
+    except AdvdpnpError:
+        raise
+    except Exception as error:
+        raise AdvdpnpError(f"the module '{module}' fails when imported: {_describe(error)}; mend it") from error
+    for part in attribute.split("."):
+        if not hasattr(place, part):
+            close = difflib.get_close_matches(part, dir(place), n=3)
+            hint = f"did you mean {' or '.join(close)}?" if close else "check the spelling"
+            raise AdvdpnpError(f"the module '{module}' has no '{attribute}'; {hint}")
+        place = getattr(place, part)
+    if not callable(place):
+        raise AdvdpnpError(f"{module}:{attribute} is {type(place).__name__} data, not a function that builds a model")
+    factory: Callable[[], Any] = place
+    return factory
+
+
+def _import_file(path: Path) -> ModuleType:
+    """The module in a file, under a name that no other module has."""
+    path = path.resolve()
+    if not path.is_file():
+        raise AdvdpnpError(f"there is no file {path}; check the path before the colon")
+    loader = SourceFileLoader(str(path), str(path))
+    module = ModuleType(loader.name)
+    module.__file__ = loader.path
+    sys.modules[loader.name] = module  # dataclasses look for themselves there
+    try:
+        loader.exec_module(module)
+    except BaseException:
+        del sys.modules[loader.name]
+        raise
+    return module
+
+
+@contextmanager
+def _importable(folder: Path) -> Iterator[None]:
+    """Let imports see a folder before all others."""
+    place = str(folder.resolve())
+    sys.path.insert(0, place)
+    try:
+        yield
+    finally:
+        sys.path.remove(place)
+
+
+def _try(model: nn.Module, name: str, dataset: "Dataset") -> None:
+    shape = (dataset.channels, *dataset.image_size)
+    try:
+        with torch.no_grad():
+            logits = model(torch.zeros(1, *shape))
+    except Exception as error:
+        size = "x".join(map(str, shape))
+        raise AdvdpnpError(
+            f"the model '{name}' does not take the images of {dataset.name} ({size}): {_describe(error)}; "
+            "choose the data set it was made for"
+        ) from error
+    if not isinstance(logits, Tensor):
+        raise AdvdpnpError(
+            f"the model '{name}' returns {type(logits).__name__} data; wrap it in one that returns the logits alone"
+        )
+    if logits.shape != (1, dataset.classes):
+        gives = f"shape {tuple(logits.shape[1:])}"
+        raise AdvdpnpError(
+            f"the model '{name}' gives {gives} per image, but {dataset.name} has {dataset.classes} classes; "
+            "choose the data set it was made for"
+        )
+
+
+def _describe(error: BaseException) -> str:
+    """Type and first line of an error that somebody else's code raised; our own errors are sentences already."""
+    if isinstance(error, AdvdpnpError):
+        return str(error)
+    if not str(error).strip():
+        return type(error).__name__
+    first = first_line(error)
+    first = first if len(first) <= 160 else f"{first[:157]}..."  # network errors hold whole object dumps
+    return f"{type(error).__name__}: {first}"
+
+
+_Loader = Callable[[str, Path | None, "Dataset | None", Normalisation | None], _Found]
+
+_KINDS: tuple[tuple[Callable[[str], bool], _Loader], ...] = (
+    (_is_path, _load_path),
+    (_is_registered, _load_registered),
+    (_is_robustbench, _load_robustbench),
+    (_is_factory, _load_factory),
+)
+"""Tried in this order: whether a spec is of this kind, and how to load it."""

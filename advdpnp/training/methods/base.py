@@ -1,0 +1,74 @@
+"""What a training method is: a loss over clean and adversarial images, and nothing else."""
+
+from typing import ClassVar, Literal, Protocol
+
+import torch
+import torch.nn.functional as F
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+
+from advdpnp.base.registry import Registry
+
+#: Named scalars of one step. Those whose name ends in "accuracy" are shares of the batch, the others parts of the loss.
+Terms = dict[str, Tensor]
+
+METHODS = Registry("method", "advdpnp.methods")
+
+#: Of every method: values that it does not have, and numbers that are none, are refused.
+STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class Method(Protocol):
+    """A training method. It knows nothing of devices, precision, schedules or data sets.
+
+    Attributes:
+        adversarial: whether the loss needs adversarial images; if not, ``x_adv`` is None.
+        head: the head the method needs: "linear" or "prototype".
+        inner_objective: name of what the training attack maximises (see ``advdpnp.attacks.losses``).
+    """
+
+    adversarial: ClassVar[bool]
+    head: ClassVar[str]
+    inner_objective: str
+
+    def loss(self, model: nn.Module, x: Tensor, x_adv: Tensor | None, y: Tensor) -> tuple[Tensor, Terms]:
+        """The scalar to minimise and its terms, for images (n, c, h, w) in [0, 1] and labels (n,)."""
+        ...
+
+    def start_epoch(self, model: nn.Module) -> None:
+        """Called before the first step of every epoch."""
+        ...
+
+    def end_step(self, model: nn.Module) -> None:
+        """Called after every step of the optimiser."""
+        ...
+
+
+@dataclass(frozen=True, config=STRICT)
+class Common:
+    """The values that every method has.
+
+    Attributes:
+        inner_objective: what the training attack maximises.
+        label_smoothing: share of the target that goes to all classes alike, in every cross-entropy of the loss.
+    """
+
+    inner_objective: Literal["ce", "margin", "dlr", "rescaled-ce", "kl"] = "ce"
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+
+    def cross_entropy(self, logits: Tensor, y: Tensor) -> Tensor:
+        """Mean cross-entropy of logits (n, classes) with labels (n,)."""
+        return F.cross_entropy(logits, y, label_smoothing=self.label_smoothing)
+
+    def start_epoch(self, model: nn.Module) -> None:
+        pass
+
+    def end_step(self, model: nn.Module) -> None:
+        pass
+
+
+def accuracy(logits: Tensor, y: Tensor) -> Tensor:
+    """Share of the batch whose largest logit is the label's."""
+    with torch.no_grad():
+        return (logits.argmax(1) == y).float().mean()

@@ -1,0 +1,25 @@
+"""DPP: prototypes with the positive term alone, the baseline that DPNP adds its negative terms to."""
+
+from typing import ClassVar
+
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+
+from advdpnp.training.methods.base import METHODS, STRICT, Terms
+from advdpnp.training.methods.prototype_based import Pulling, with_prototypes
+
+
+@METHODS.register(
+    "dpp",
+    description="prototypes as weights and centres, pulled to their class only; clean images",
+    reference="the baseline of arXiv 2501.02477 (reconstruction)",
+)
+@dataclass(frozen=True, config=STRICT)
+class DPP(Pulling):
+    """Cross-entropy and the pull of the features to their own prototype."""
+
+    adversarial: ClassVar[bool] = False
+
+    def loss(self, model: nn.Module, x: Tensor, x_adv: Tensor | None, y: Tensor) -> tuple[Tensor, Terms]:
+        network, head = with_prototypes(model)
+        return self.pulling_terms(head, network.features(x), head.prototypes, y)

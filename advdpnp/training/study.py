@@ -1,0 +1,224 @@
+"""Studies: the same training with one or several values changed, several seeds each, judged on training images.
+
+A study chooses values, so it never sees a test image: it is judged on images held out of the training images, apart
+from those that choose the epoch.
+"""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from advdpnp.attacks import ThreatModel, resolve_attacks
+from advdpnp.base.errors import AdvdpnpError
+from advdpnp.base.randomness import seed_of
+from advdpnp.datasets.base import Dataset, load_dataset, stratified
+from advdpnp.models import MODELS
+from advdpnp.training.recipe import Recipe, explain, named_file, packaged_files, read_yaml, resolve_recipe
+from advdpnp.training.training_run import build_method
+
+DEFAULT = "default"
+MEASURES = ("clean", "worst_case", "rare_clean", "rare_worst_case", "min_separation")  # what figures can show
+_RECIPE = "recipe"  # the factor that is no value of a recipe but its name
+
+
+Values = Annotated[list[Any], Field(min_length=1)]
+
+
+class Rare(BaseModel):
+    """Classes of which only a share of the training images is kept."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    classes: list[int] = Field(min_length=1)
+    share: float = Field(gt=0, le=1)
+
+
+class Curve(BaseModel):
+    """A figure of a study: one line per value of ``lines`` over the values of ``x``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    x: str
+    lines: str
+    y: list[str] = Field(min_length=1)
+
+
+class Study(BaseModel):
+    """What is varied and how it is judged.
+
+    Attributes:
+        description: what the study asks.
+        dataset: canonical name of a data set.
+        recipe: what the variants change.
+        settings: "key=value" that all variants share.
+        vary: one factor at a time: the values to try instead of the recipe's.
+        grid: blocks; in each, all combinations of the values of its factors.
+        seeds: of the trainings.
+        judged: number of training images held out to judge by.
+        attacks: what the nets are judged under, as ``advdpnp eval --attacks`` takes it.
+        attacked: how many of the held-out images are attacked and judged; null for all.
+        rare: makes the training images unbalanced; accuracy on these classes is then told apart.
+        curve: draws a figure over a numeric factor; without one, every variant is drawn beside the default.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    description: str
+    dataset: str = "digits"
+    recipe: str = "adv-dpnp"
+    settings: list[str] = []
+    vary: dict[str, Values] = {}
+    grid: list[dict[str, Values]] = []
+    seeds: list[Annotated[int, Field(ge=0)]] = Field(default=[0, 1, 2], min_length=1)
+    judged: int = Field(default=300, ge=10)
+    attacks: str = "pgd-40,cw"
+    attacked: int | None = Field(default=None, ge=1)
+    rare: Rare | None = None
+    curve: Curve | None = None
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One recipe of a study.
+
+    Attributes:
+        factors: dotted path of a recipe's value to that value, or "recipe" to a recipe's name.
+    """
+
+    factors: dict[str, Any]
+
+    @property
+    def label(self) -> str:
+        """ "radius 40, inner_objective margin"."""
+        words = [f"{key.rpartition('.')[2]} {_text(value)}" for key, value in self.factors.items() if key != _RECIPE]
+        return ", ".join([*([str(self.factors[_RECIPE])] if _RECIPE in self.factors else []), *words]) or DEFAULT
+
+    def resolve(self, study: Study, seed: int) -> Recipe:
+        """The whole recipe.
+
+        Raises:
+            AdvdpnpError: it is none.
+        """
+        overrides = {key: value for key, value in self.factors.items() if key != _RECIPE and value is not None}
+        cleared = [f"{key}=null" for key, value in self.factors.items() if value is None]
+        recipe = str(self.factors.get(_RECIPE, study.recipe))
+        return resolve_recipe(recipe, study.dataset, {**overrides, "seed": seed}, [*study.settings, *cleared])
+
+
+def _text(value: Any) -> str:
+    return "null" if value is None else str(value)
+
+
+def study_files() -> dict[str, Path]:
+    """The studies of the package, by name."""
+    return packaged_files("advdpnp.training.studies")
+
+
+def read_study(study: str) -> Study:
+    """A study of the package, or the path of a YAML file.
+
+    Raises:
+        AdvdpnpError: there is none, or it does not hold.
+    """
+    try:
+        read = Study(**read_yaml(named_file("study", study, study_files())))
+    except ValidationError as error:
+        raise AdvdpnpError(f"the study '{study}' does not hold: {explain(error)}") from error
+    _check(read)
+    return read
+
+
+def _check(study: Study) -> None:
+    """A slip in the last variant should not wait for the trainings before it.
+
+    Raises:
+        AdvdpnpError: there is one.
+    """
+    found = variants(study)
+    factors = factor_names(found)
+    fixed = {"seed": "list it under seeds", "validation": "set it under settings", "method.name": "vary the recipe"}
+    for factor in factors:
+        if factor in fixed:
+            raise AdvdpnpError(f"a study cannot vary '{factor}'; {fixed[factor]}")
+    labels = [variant.label for variant in found]
+    twice = [label for label in labels if labels.count(label) > 1]
+    if twice or len(set(study.seeds)) < len(study.seeds):
+        what = f"two variants are both called '{twice[0]}'" if twice else "a seed is listed twice"
+        raise AdvdpnpError(f"{what}; take one of them out")
+    for variant in found:
+        recipe = variant.resolve(study, 0)
+        build_method(recipe.method)
+        MODELS.find(recipe.model.architecture)
+        threat = ThreatModel.parse(recipe.attack.norm, recipe.attack.eps)
+        resolve_attacks(study.attacks, threat, classes=10)
+    if study.curve is not None:
+        missing = [name for name in (study.curve.x, study.curve.lines) if name not in factors]
+        missing += [name for name in study.curve.y if name not in MEASURES]
+        if missing:
+            raise AdvdpnpError(f"the curve of the study names '{missing[0]}', which it neither varies nor measures")
+
+
+def variants(study: Study) -> list[Variant]:
+    """All recipes of a study, each once, the unchanged one first where factors are varied one at a time."""
+    found = [Variant({})] if study.vary or not study.grid else []
+    found += [Variant({key: value}) for key, values in study.vary.items() for value in values]
+    for block in study.grid:
+        found += [Variant(dict(zip(block, values, strict=True))) for values in itertools.product(*block.values())]
+    return [variant for place, variant in enumerate(found) if variant not in found[:place]]
+
+
+def runs(study: Study, shard: tuple[int, int] = (0, 1)) -> Iterator[tuple[Variant, int]]:
+    """Variants with seeds, seed by seed, so that what is there after half of the time is a whole table."""
+    every = [(variant, seed) for seed in study.seeds for variant in variants(study)]
+    yield from every[shard[0] :: shard[1]]
+
+
+def study_data(study: Study, data_root: Path | None = None) -> tuple[Dataset, Dataset]:
+    """The data set to train on, without test images, and the held-out images as the test images of another.
+
+    Raises:
+        AdvdpnpError: no such data set, too few training images, or a rare class that is no class.
+    """
+    whole = load_dataset(study.dataset, data_root=data_root, validation=0)
+    strangers = [label for label in (study.rare.classes if study.rare else []) if not 0 <= label < whole.classes]
+    if strangers:
+        raise AdvdpnpError(f"the rare class {strangers[0]} is none of the {whole.classes} classes of {study.dataset}")
+    if study.judged >= len(whole.train):
+        raise AdvdpnpError(f"{study.dataset} has {len(whole.train)} training images; judge by fewer than that")
+    held_out, kept = stratified(whole.train.labels, study.judged, seed_of("study"))
+    count = resolve_recipe(study.recipe, study.dataset, None, study.settings).validation
+    validating, training = stratified(whole.train.labels[kept], min(count, len(kept) // 5), seed_of("study validation"))
+    train, validation = whole.train.pick(kept[training]), whole.train.pick(kept[validating])
+    if study.rare is not None:
+        train = train.pick(_thinned(train.labels, study.rare))
+    none = whole.test.head(0)
+    judged = whole.train.pick(held_out).head(study.attacked)
+    return replace(whole, train=train, validation=validation, test=none), replace(whole, test=judged)
+
+
+def _thinned(labels: torch.Tensor, rare: Rare) -> torch.Tensor:
+    """Indices without the images that rare classes lose; every class keeps at least one."""
+    keep = torch.ones(len(labels), dtype=torch.bool)
+    for label in rare.classes:
+        mine = torch.nonzero(labels == label).flatten()
+        keep[mine[max(1, round(rare.share * len(mine))) :]] = False
+    return torch.nonzero(keep).flatten()
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """ "0/2" to (0, 2).
+
+    Raises:
+        AdvdpnpError: it is no share of the work.
+    """
+    place, _, count = text.partition("/")
+    if not (text.isascii() and place.isdigit() and count.isdigit() and int(place) < int(count)):
+        raise AdvdpnpError(f"'{text}' names no share of the work; write 0/2 for the first half, 1/2 for the second")
+    return int(place), int(count)
+
+
+def factor_names(found: Sequence[Variant]) -> list[str]:
+    """All factors that any variant changes, in order."""
+    return list(dict.fromkeys(key for variant in found for key in variant.factors))

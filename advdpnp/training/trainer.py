@@ -1,0 +1,205 @@
+"""The training loop: from a recipe and a data set to a folder with nets and metrics.
+
+It knows nothing of any method; a method knows nothing of devices, precision or schedules. Whatever is random is a
+function of the recipe's seed, the epoch and the step, so a run that was stopped anywhere continues to the same weights,
+bit for bit on the CPU.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from lightning_fabric import Fabric
+
+from advdpnp.base.allocator import keep_freed_memory
+from advdpnp.base.errors import AdvdpnpError, first_line
+from advdpnp.base.files import folder_lock, write_text
+from advdpnp.base.interrupts import deferred_interrupts
+from advdpnp.base.randomness import isolated_rng
+from advdpnp.datasets.base import Dataset
+from advdpnp.training.recipe import Recipe
+from advdpnp.training.training_run import TrainingRun
+
+_ROUND = 10  # steps between two looks at whether the user wants to stop, and between two reports
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """Where a run is computed; none of it changes what is computed, up to rounding.
+
+    Attributes:
+        device: "auto", "cpu" or "cuda".
+        devices: processes on each machine, one device each.
+        num_nodes: machines.
+        strategy: of Lightning Fabric: "auto", or "ddp" for several processes.
+        compile: compile the training step's network (torch.compile).
+    """
+
+    device: str = "auto"
+    devices: int = 1
+    num_nodes: int = 1
+    strategy: str = "auto"
+    compile: bool = False
+
+    def fabric(self, precision: str) -> Fabric:
+        """Lightning Fabric for this hardware.
+
+        Raises:
+            AdvdpnpError: there is no such device, or torchrun has started another number of processes.
+        """
+        if self.device not in ("auto", "cpu", "cuda"):
+            raise AdvdpnpError(f"there is no device called '{self.device}'; choose auto, cpu or cuda")
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise AdvdpnpError("there is no CUDA device that torch can use; run `advdpnp doctor`, or use --device cpu")
+        processes = self.devices * self.num_nodes
+        if torch.distributed.is_torchelastic_launched() and os.environ["WORLD_SIZE"] != str(processes):
+            # With one device each process would train alone, and all of them into the same folder.
+            raise AdvdpnpError(
+                f"torchrun has started {os.environ['WORLD_SIZE']} processes, and --devices times --num-nodes is "
+                f"{processes}; give --devices as many as it starts on each machine"
+            )
+        strategy = "ddp" if self.strategy == "auto" and processes > 1 else self.strategy
+        try:
+            return Fabric(
+                accelerator=self.device,
+                devices=self.devices,
+                num_nodes=self.num_nodes,
+                strategy=strategy,
+                precision=precision,
+            )
+        except (ValueError, RuntimeError) as error:
+            sentence = " ".join(str(error).split())
+            raise AdvdpnpError(f"this hardware cannot be used: {sentence}; see `advdpnp doctor`") from error
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands.
+
+    Attributes:
+        epoch, epochs: finished and all.
+        step, steps: finished and all, over the whole run.
+        terms: means of the loss terms over the epoch so far.
+        metrics: of the last finished epoch; empty before.
+        warnings: what is wrong with the net of the last finished epoch, in sentences.
+    """
+
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+    terms: dict[str, float]
+    metrics: dict[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+
+def train(
+    recipe: Recipe,
+    dataset: Dataset,
+    folder: Path,
+    *,
+    extra: Dataset | None = None,
+    resume: bool = False,
+    hardware: Hardware = Hardware(),
+    report: Callable[[Progress], None] = lambda progress: None,
+    resume_command: str = "the same command with --resume",
+) -> pd.DataFrame:
+    """Train by ``recipe`` and leave ``best``, ``last``, the metrics and the resolved recipe in ``folder``.
+
+    ``best`` is the epoch with the highest robust accuracy on the validation split (the lower of PGD on cross-entropy
+    and on the margin), for methods that train on adversarial images; for the others, whose robust accuracy is noise
+    about zero, it is the highest clean accuracy.
+
+    Args:
+        extra: a data set whose training images are mixed in, by ``recipe.extra_share``.
+        hardware: where it is computed.
+        report: called every few steps and at the end of every epoch, by the first process only.
+        resume_command: what the message after an interruption tells the user to run.
+
+    Returns:
+        The metrics, one row per epoch.
+
+    Raises:
+        AdvdpnpError: the folder holds a run already and ``resume`` is not set, or another run's, or with ``resume``
+            one whose state is gone; the loss is no longer finite; the run was interrupted (all that was computed is
+            saved).
+    """
+    keep_freed_memory()
+    fabric = hardware.fabric(recipe.precision)
+    fabric.launch()
+    with ExitStack() as stack:
+        stack.enter_context(isolated_rng())
+        interrupted = stack.enter_context(deferred_interrupts())
+        if hardware.compile:
+            stack.enter_context(_compiler_errors())
+        if fabric.world_size > 1:
+            stack.enter_context(_lost_processes())
+        run = TrainingRun(recipe, dataset, extra, folder, fabric, compiled=hardware.compile)
+        if fabric.is_global_zero:
+            stack.enter_context(folder_lock(folder))  # only now: what cannot be trained leaves no folder
+        if (folder / "training.pt").exists():
+            if not resume:
+                raise AdvdpnpError(
+                    f"{folder} already holds a run; add --resume to continue it or choose another --name"
+                )
+            run.load()
+        elif resume:
+            run.require_nothing_to_lose()
+        if fabric.is_global_zero:
+            write_text(folder / "recipe.yaml", recipe.to_yaml())
+        while run.epoch < recipe.epochs:
+            for _ in run.steps_of_epoch():
+                if run.step % _ROUND != 0 and run.step != run.steps and fabric.world_size > 1:
+                    continue  # all processes must stop at the same step, and asking each other takes time
+                if run.any_process(interrupted()):
+                    run.save()
+                    place = f"epoch {run.epoch + 1} of {recipe.epochs}"
+                    raise AdvdpnpError(f"stopped in {place} and saved; continue with: {resume_command}")
+                if fabric.is_global_zero and run.step % _ROUND == 0:
+                    report(_progress(run))
+            run.end_epoch()
+            if fabric.is_global_zero:
+                report(_progress(run))
+        return pd.DataFrame(run.metrics)
+
+
+@contextmanager
+def _compiler_errors() -> Iterator[None]:
+    try:
+        yield
+    except torch._dynamo.exc.BackendCompilerFailed as error:
+        need = f"torch.compile needs a C++ compiler that works ({first_line(error.inner_exception)})"
+        raise AdvdpnpError(f"{need}; install g++, or leave out --compile") from error
+
+
+@contextmanager
+def _lost_processes() -> Iterator[None]:
+    """When one process ends, the others learn of it by a broken connection."""
+    try:
+        yield
+    except RuntimeError as error:
+        text = str(error)
+        if not any(word in text for word in ("gloo", "NCCL", "Connection closed", "Connection reset")):
+            raise
+        raise AdvdpnpError(
+            "another process of this run has ended; if nothing above says why, set ADVDPNP_DEBUG=1 and run it again: "
+            "then every process speaks"
+        ) from error
+
+
+def _progress(run: TrainingRun) -> Progress:
+    epochs = run.recipe.epochs
+    return Progress(
+        epoch=run.epoch,
+        epochs=epochs,
+        step=run.epoch * run.steps + run.step,
+        steps=run.steps * epochs,
+        terms=run.means(),
+        metrics=run.metrics[-1] if run.metrics else {},
+        warnings=tuple(run.warnings),
+    )

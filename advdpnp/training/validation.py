@@ -1,0 +1,110 @@
+"""What a training run is judged by after each epoch, and the signs that it fools itself."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from advdpnp.attacks.algorithms.pgd import PGD, perturb
+from advdpnp.attacks.losses import OBJECTIVES
+from advdpnp.attacks.threat import ThreatModel
+from advdpnp.base.errors import AdvdpnpError
+from advdpnp.base.randomness import Draw, seed_of
+from advdpnp.base.statistics import mcnemar
+from advdpnp.datasets.base import Split, to_float
+
+_BATCH = 500
+LARGEST_GAP = 5.0  # points between PGD on cross-entropy and on the margin
+LARGEST_SILENT_SHARE = 0.05  # of rows whose cross-entropy has no gradient
+SIGNIFICANT = 0.01
+COLLAPSE = 5.0  # degrees of MinSep
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Accuracies on the held-out images, as shares.
+
+    Attributes:
+        clean: on the images themselves.
+        pgd: under PGD on cross-entropy.
+        pgd_margin: under PGD on the margin, which needs no softmax.
+        gap_p: p-value of the exact McNemar test that the two attacks are equally strong.
+        zero_gradient: share of images whose cross-entropy has a gradient of exactly zero.
+    """
+
+    clean: float
+    pgd: float
+    pgd_margin: float
+    gap_p: float
+    zero_gradient: float
+
+    @property
+    def worst(self) -> float:
+        """The lower of the two robust accuracies: what a masked gradient cannot raise."""
+        return min(self.pgd, self.pgd_margin)
+
+    def warnings(self, min_separation: float | None) -> list[str]:
+        """What somebody who trains this net should know, in sentences."""
+        found = []
+        gap = 100 * (self.pgd - self.pgd_margin)
+        if gap > LARGEST_GAP and self.gap_p < SIGNIFICANT:
+            found.append(
+                f"PGD on the margin leaves {gap:.1f} points less than PGD on cross-entropy (p = {self.gap_p:.1g}): the "
+                "softmax hides the gradient; use method.inner_objective=margin or a smaller model.radius"
+            )
+        if self.zero_gradient > LARGEST_SILENT_SHARE:
+            found.append(
+                f"{100 * self.zero_gradient:.0f} % of the validation images have no cross-entropy gradient: attacks "
+                "that follow it are blind; use method.inner_objective=margin or a smaller model.radius"
+            )
+        if min_separation is not None and min_separation < COLLAPSE:
+            found.append(
+                f"the smallest angle between two classes is {min_separation:.1f} degrees: prototypes collapse; raise "
+                "method.lambda_class_neg or lower optimiser.lr"
+            )
+        return found
+
+
+def validate(network: nn.Module, split: Split, threat: ThreatModel, steps: int, seed: int) -> Validation:
+    """Judge a network, in eval mode, on a split (uint8 images on the network's device).
+
+    Raises:
+        AdvdpnpError: its logits are not finite.
+    """
+    network.eval()
+    attacks = {name: PGD(threat, steps=steps, objective=name) for name in ("ce", "margin")}
+    right: dict[str, list[Tensor]] = {"clean": [], "ce": [], "margin": []}
+    silent = []
+    for start in range(0, len(split), _BATCH):
+        x = to_float(split.images[start : start + _BATCH])
+        y = split.labels[start : start + _BATCH]
+        draw = Draw.of(seed_of(seed, "validation"), torch.arange(start, start + len(x), device=x.device))
+        logits, gradient = _cross_entropy_gradient(network, x, y)
+        if not bool(logits.isfinite().all()):
+            raise AdvdpnpError(
+                "training has diverged: the logits of validation images are no longer finite; the last saved state "
+                "stands; lower optimiser.lr or set optimiser.clip=1"
+            )
+        clean = logits.argmax(1) == y
+        right["clean"].append(clean)
+        silent.append((gradient == 0).flatten(1).all(1))
+        for name, attack in attacks.items():
+            with torch.no_grad():
+                right[name].append(clean & (network(perturb(network, x, y, attack, draw)).argmax(1) == y))
+    held = {name: torch.cat(parts) for name, parts in right.items()}
+    only_ce, only_margin = (held["ce"] & ~held["margin"]).sum(), (held["margin"] & ~held["ce"]).sum()
+    return Validation(
+        clean=float(held["clean"].double().mean()),
+        pgd=float(held["ce"].double().mean()),
+        pgd_margin=float(held["margin"].double().mean()),
+        gap_p=mcnemar(int(only_ce), int(only_margin)),
+        zero_gradient=float(torch.cat(silent).double().mean()),
+    )
+
+
+def _cross_entropy_gradient(network: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    with torch.enable_grad():
+        x = x.requires_grad_()
+        logits = network(x)
+        (gradient,) = torch.autograd.grad(OBJECTIVES["ce"](logits, y).sum(), x)
+    return logits.detach(), gradient

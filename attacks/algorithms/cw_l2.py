@@ -1,0 +1,142 @@
+"""Carlini and Wagner's L2 attack: the nearest image that fools the model, sought in tanh space."""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from advdpnp.attacks.losses import margin
+from advdpnp.attacks.protocol import ATTACKS, Objective, State, check_norm
+from advdpnp.attacks.threat import ThreatModel
+from advdpnp.base.randomness import Draw
+
+SHRINK = 0.95
+"""Images fill this part of tanh's range: a pixel of exactly 0 or 1 keeps a tenth of the slope and can move."""
+
+
+@dataclass(frozen=True)
+class CWL2State(State):
+    """Adam's variables and the bisection, per sample.
+
+    ``w``, ``mean``, ``square``: variable in tanh space and Adam's moments (n, c, h, w); ``iteration`` of the current
+    constant and ``search``, the number of constants tried, int64 (n,); ``constant``, ``low``, ``high``: bisection (n,);
+    ``hit``: the current constant has fooled the model; ``scale``: margin of the clean image (n,).
+    """
+
+    w: Tensor
+    mean: Tensor
+    square: Tensor
+    iteration: Tensor
+    search: Tensor
+    constant: Tensor
+    low: Tensor
+    high: Tensor
+    hit: Tensor
+    scale: Tensor
+
+
+@dataclass(frozen=True)
+class CWL2:
+    """Minimise distance**2 + constant * max(0, own logit - best other) by Adam, bisecting the constant per sample.
+
+    Carlini and Wagner, "Towards Evaluating the Robustness of Neural Networks", 2017. The margin is divided by that of
+    the clean image, so neither shift nor scale of the logits matters. Constants grow or shrink tenfold until the search
+    is bracketed, then their logarithm is bisected. Any iterate may be the nearest; the engine keeps it.
+
+    Attributes:
+        searches: constants tried.
+        iterations: Adam steps per constant.
+        step_size: Adam's, in tanh space; falls to a hundredth along a cosine.
+        constant: the first one tried, in units of squared distance.
+    """
+
+    threat: ThreatModel
+    searches: int = 9
+    iterations: int = 100
+    step_size: float = 0.02
+    constant: float = 1.0
+
+    name = "cw-l2"
+    norms = ("l2",)
+    minimum_norm = True
+
+    def __post_init__(self) -> None:
+        check_norm(self.name, self.threat, self.norms)
+
+    def definition(self) -> dict[str, Any]:
+        return {
+            "attack": "cw-l2", "searches": self.searches, "iterations": self.iterations, "step_size": self.step_size,
+            "constant": self.constant, "version": 1,
+        }  # fmt: skip
+
+    def start(self, x: Tensor, y: Tensor, logits: Tensor | None, draw: Draw) -> CWL2State:
+        assert logits is not None, "cw-l2 needs the clean logits"
+        scale = -margin(logits, y)
+        count, nothing, zero = torch.zeros_like(y), torch.zeros_like(y).bool(), torch.zeros_like(scale)
+        w = self._to_tanh(x)
+        return CWL2State(
+            x, y, nothing, draw, w, torch.zeros_like(w), torch.zeros_like(w), count, count, zero + self.constant, zero,
+            zero + torch.inf, nothing, scale.clamp(min=torch.finfo(scale.dtype).tiny),
+        )  # fmt: skip
+
+    def ask(self, state: CWL2State) -> tuple[Tensor, Objective | None]:
+        return self._to_image(state.w), lambda logits: margin(logits, state.y).clamp(max=0) / state.scale
+
+    def tell(self, state: CWL2State, logits: Tensor, gradient: Tensor | None, fooled: Tensor) -> CWL2State:
+        assert gradient is not None
+        tanh = torch.tanh(state.w)
+        towards = 2 * (self._to_image(state.w) - state.x) - _column(state.constant) * gradient
+        slope = towards * (1 - tanh**2) * self._width / SHRINK / 2
+        mean = 0.9 * state.mean + 0.1 * slope
+        square = 0.999 * state.square + 0.001 * slope**2
+        iteration = state.iteration + 1
+        rate = self.step_size * (0.505 + 0.495 * torch.cos(math.pi * state.iteration / self.iterations))
+        step = (mean / _column(1 - 0.9**iteration)) / ((square / _column(1 - 0.999**iteration)).sqrt() + 1e-12)
+        wall = math.atanh(SHRINK)
+        w = (state.w - _column(rate).to(step.dtype) * step).clamp(-wall, wall)
+        moved = replace(state, w=w, mean=mean, square=square, iteration=iteration, hit=state.hit | fooled)
+        return self._next_constant(moved, iteration >= self.iterations)
+
+    def _next_constant(self, state: CWL2State, ended: Tensor) -> CWL2State:
+        """Where ``ended``: bisect, and begin again at the clean image; the last search keeps its last image."""
+        high = torch.where(ended & state.hit, torch.minimum(state.constant, state.high), state.high)
+        low = torch.where(ended & ~state.hit, torch.maximum(state.constant, state.low), state.low)
+        bisected = torch.where(
+            torch.isinf(high), 10 * state.constant, torch.where(low == 0, state.constant / 10, (low * high).sqrt())
+        )
+        search = state.search + ended.long()
+        done = state.done | (search >= self.searches)
+        again = ended & ~done
+        clean, fresh = self._to_tanh(state.x), _column(again)
+        return replace(
+            state, done=done, search=search, low=low, high=high, hit=state.hit & ~again,
+            constant=torch.where(again, bisected, state.constant), iteration=torch.where(again, 0, state.iteration),
+            w=torch.where(fresh, clean, state.w), mean=torch.where(fresh, 0, state.mean),
+            square=torch.where(fresh, 0, state.square),
+        )  # fmt: skip
+
+    @property
+    def _width(self) -> float:
+        return self.threat.high - self.threat.low
+
+    def _to_tanh(self, x: Tensor) -> Tensor:
+        return torch.atanh(SHRINK * (2 * (x - self.threat.low) / self._width - 1))
+
+    def _to_image(self, w: Tensor) -> Tensor:
+        image = self.threat.low + (torch.tanh(w) / SHRINK + 1) * self._width / 2
+        return image.clamp(self.threat.low, self.threat.high)  # rounding
+
+
+def _column(values: Tensor) -> Tensor:
+    return values[:, None, None, None]
+
+
+@ATTACKS.register(
+    "cw-l2",
+    description="Carlini and Wagner's minimum-norm attack under L2: 9 constants, 100 Adam steps each",
+    reference="Carlini and Wagner, Towards Evaluating the Robustness of Neural Networks, 2017",
+)
+def cw_l2(threat: ThreatModel, classes: int) -> CWL2:
+    return CWL2(threat)

@@ -1,0 +1,134 @@
+"""FAB, targeted: steps to the linearised decision boundary, kept near the clean image (Croce and Hein 2020)."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from advdpnp.attacks.algorithms.fab_projection import project_to_hyperplane
+from advdpnp.attacks.losses import own_logit
+from advdpnp.attacks.norms import length
+from advdpnp.attacks.protocol import ATTACKS, Objective, State, check_norm, choose, worth
+from advdpnp.attacks.targets import likely_targets, target_of
+from advdpnp.attacks.threat import ThreatModel
+from advdpnp.base.randomness import Draw
+
+_OVERSHOOT = 1.05  # eta: how far beyond the boundary a step goes
+_BACKWARD = 0.9  # beta: how far back towards the clean image an iterate that crossed it goes
+_LARGEST_BIAS = 0.1  # alpha_max: weight of the clean image's own projection
+_TINY = 1e-8
+
+
+@dataclass(frozen=True)
+class FABState(State):
+    """What FAB remembers of a row.
+
+    Attributes:
+        x_adv: image to be evaluated.
+        placed: the next step goes from it: the clean image, or the result of a step, perhaps moved back. Its gradient
+            is wanted. Else it is the result of a step, to be judged, bool (n,).
+        iteration: steps taken in this run, int64 (n,).
+        run: place of the target, int64 (n,).
+        targets: class aimed at in each run, int64 (n, runs).
+    """
+
+    x_adv: Tensor
+    placed: Tensor
+    iteration: Tensor
+    run: Tensor
+    targets: Tensor
+
+
+@dataclass(frozen=True)
+class FAB:
+    """Targeted FAB. It needs gradients of one difference of logits only, and one for each step.
+
+    Attributes:
+        threat: Linf or L2.
+        iterations: steps per target.
+        runs: targets.
+        name: what it is called in tables; also names its random streams.
+    """
+
+    threat: ThreatModel
+    iterations: int = 100
+    runs: int = 9
+    name: str = "fab-t"
+
+    norms = ("linf", "l2")
+    minimum_norm = False  # a stage of AutoAttack asks only what lies within eps
+    rhythm = 2
+
+    def __post_init__(self) -> None:
+        check_norm(self.name, self.threat, self.norms)
+
+    def definition(self) -> dict[str, Any]:
+        return {
+            "attack": "fab-t",
+            "name": self.name,
+            "iterations": self.iterations,
+            "runs": self.runs,
+            "overshoot": _OVERSHOOT,
+            "backward": _BACKWARD,
+            "largest_bias": _LARGEST_BIAS,
+            "version": 1,
+        }
+
+    def start(self, x: Tensor, y: Tensor, logits: Tensor | None, draw: Draw) -> FABState:
+        if logits is None:
+            raise ValueError("a targeted attack needs the logits of the clean images")
+        none = torch.zeros_like(y)
+        return FABState(x, y, none.bool(), draw, x, ~none.bool(), none, none, likely_targets(logits, y, self.runs))
+
+    def ask(self, state: FABState) -> tuple[Tensor, Objective | None]:
+        return state.x_adv, lambda logits: self._lead(state, logits)
+
+    def _lead(self, state: FABState, logits: Tensor) -> Tensor:
+        """Target's logit minus own: positive beyond the boundary between the two."""
+        return own_logit(logits, target_of(state.targets, state.run)) - own_logit(logits, state.y)
+
+    def wants_gradient(self, state: FABState) -> Tensor:
+        """In turns: where it is placed, and then not for where the step has led, which need only be judged."""
+        return state.placed
+
+    def tell(self, state: FABState, logits: Tensor, gradient: Tensor | None, fooled: Tensor) -> FABState:
+        x_adv, stepping = state.x_adv, state.placed
+        over = ~stepping & (state.iteration >= self.iterations)
+        back = fooled & ~stepping
+        if worth(back):
+            x_adv = choose(back, state.x + _BACKWARD * (state.x_adv - state.x), x_adv)
+        if worth(stepping):
+            assert gradient is not None
+            lead = self._lead(state, logits).to(state.x.dtype)
+            x_adv = choose(stepping, self._step(state.x, state.x_adv, lead, gradient), x_adv)
+        run = state.run + over.long()
+        done = run >= self.runs
+        return replace(
+            state,
+            x_adv=choose(over, state.x, x_adv) if worth(over) else x_adv,
+            placed=~stepping,
+            iteration=torch.where(over, 0, state.iteration + stepping.long()),
+            run=run,
+            done=state.done | done,
+        )
+
+    def _step(self, x: Tensor, x_adv: Tensor, lead: Tensor, gradient: Tensor) -> Tensor:
+        """Between the boundary's nearest points to the iterate and to the clean image (equations 9 to 11)."""
+        norm, low, high = self.threat.norm, self.threat.low, self.threat.high
+        level = (gradient * x_adv).flatten(1).sum(1) - lead
+        here = project_to_hyperplane(x_adv, gradient, level, norm, low, high)
+        there = project_to_hyperplane(x, gradient, level, norm, low, high)
+        distances = [length(delta, norm).clamp(min=_TINY)[:, None, None, None] for delta in (here, there)]
+        bias = (distances[0] / (distances[0] + distances[1])).clamp(max=_LARGEST_BIAS)
+        moved = (x_adv + _OVERSHOOT * here) * (1 - bias) + (x + _OVERSHOOT * there) * bias
+        return moved.clamp(low, high)
+
+
+@ATTACKS.register(
+    "fab-t",
+    description="FAB for each of the 9 likeliest targets, 100 steps",
+    reference="Croce and Hein, Minimally distorted Adversarial Examples with a Fast Adaptive Boundary Attack, 2020",
+)
+def fab_t(threat: ThreatModel, classes: int) -> FAB:
+    return FAB(threat, runs=min(9, classes - 1))

@@ -1,0 +1,160 @@
+"""Projected gradient ascent within eps: FGSM, PGD and the margin attack that robustness tables call C&W."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from advdpnp.attacks.losses import OBJECTIVES, OF_CLEAN_LOGITS
+from advdpnp.attacks.norms import ascent_step, project, random_start
+from advdpnp.attacks.protocol import ATTACKS, Objective, State, check_norm, choose, positive_integer
+from advdpnp.attacks.threat import ThreatModel
+from advdpnp.base.randomness import Draw
+
+
+@dataclass(frozen=True)
+class PGDState(State):
+    """What PGD remembers of a row.
+
+    Attributes:
+        x_adv: current iterates (n, c, h, w).
+        step, restart: how far each row is, int64 (n,).
+        clean_logits: of the clean images, (n, classes); (n, 0) where nobody looks at them.
+    """
+
+    x_adv: Tensor
+    step: Tensor
+    restart: Tensor
+    clean_logits: Tensor
+
+
+@dataclass(frozen=True)
+class PGD:
+    """Steps along the steepest direction, projected back within eps (Madry et al., 2018).
+
+    Attributes:
+        threat: Linf or L2.
+        steps: gradient steps per restart.
+        step_size: length of a step in the norm; None is eps / 4.
+        objective: a name in OBJECTIVES.
+        random_start: start at a random image of the ball, else at the clean one.
+        restarts: how often to start; more than one needs random starts to find anything new.
+        name: what it is called in tables; also names its random streams.
+    """
+
+    threat: ThreatModel
+    steps: int = 20
+    step_size: float | None = None
+    objective: str = "ce"
+    random_start: bool = True
+    restarts: int = 1
+    name: str = "pgd"
+
+    norms = ("linf", "l2")
+    minimum_norm = False
+
+    def __post_init__(self) -> None:
+        check_norm(self.name, self.threat, self.norms)
+
+    def definition(self) -> dict[str, Any]:
+        return {
+            "attack": "pgd",
+            "name": self.name,
+            "steps": self.steps,
+            "step_size": self._step,
+            "objective": self.objective,
+            "random_start": self.random_start,
+            "restarts": self.restarts,
+            "version": 1,
+        }
+
+    @property
+    def _step(self) -> float:
+        return self.threat.eps / 4 if self.step_size is None else self.step_size
+
+    def start(self, x: Tensor, y: Tensor, logits: Tensor | None, draw: Draw) -> PGDState:
+        zeros = torch.zeros_like(y)
+        if not self.looks_at_clean_logits:
+            logits = x.new_empty(len(x), 0)
+        elif logits is None:
+            raise ValueError(f"the objective '{self.objective}' needs the logits of the clean images")
+        return PGDState(x, y, zeros.bool(), draw, self._first(x, draw, zeros), zeros, zeros, logits)
+
+    @property
+    def looks_at_clean_logits(self) -> bool:
+        """Whether ``start`` needs the logits of the clean images."""
+        return self.objective in OF_CLEAN_LOGITS
+
+    def _first(self, x: Tensor, draw: Draw, restart: Tensor) -> Tensor:
+        return random_start(x, self.threat, draw, restart) if self.random_start else x
+
+    def ask(self, state: PGDState) -> tuple[Tensor, Objective | None]:
+        return state.x_adv, lambda logits: OBJECTIVES[self.objective](logits, state.y, state.clean_logits)
+
+    def tell(self, state: PGDState, logits: Tensor, gradient: Tensor | None, fooled: Tensor) -> PGDState:
+        assert gradient is not None
+        moved = project(ascent_step(state.x_adv, gradient, self._step, self.threat.norm), state.x, self.threat)
+        if self.restarts == 1:
+            step = state.step + 1
+            return replace(state, x_adv=moved, step=step, done=state.done | (step >= self.steps))
+        # With restarts to come, the last image of one is asked for too (step == steps) before the next begins.
+        again = state.step >= self.steps
+        restart = state.restart + again.long()
+        step = torch.where(again, 0, state.step + 1)
+        fresh = self._first(state.x, state.draw, restart)
+        moved = choose(again, fresh, moved)
+        last = (step >= self.steps) & (restart >= self.restarts - 1)
+        return replace(state, x_adv=moved, step=step, restart=restart, done=state.done | last)
+
+
+def perturb(model: nn.Module, x: Tensor, y: Tensor, attack: PGD, draw: Draw) -> Tensor:
+    """Adversarial images for training, (n, c, h, w): all steps for all rows, nothing dropped, nothing verified.
+
+    Differentiates with respect to the images alone, so no weight's ``.grad`` changes; the model stays in the mode the
+    caller set. Works under autocast and under ``no_grad``.
+    """
+    clean_logits = None
+    if attack.looks_at_clean_logits:
+        with torch.no_grad():
+            clean_logits = model(x)
+    state = attack.start(x.detach(), y, clean_logits, draw)
+    unknown = torch.zeros_like(state.done)
+    for _ in range(attack.restarts * (attack.steps + 1) - 1):  # between restarts the last image is asked for too
+        queries, objective = attack.ask(state)
+        assert objective is not None
+        with torch.enable_grad():
+            queries = queries.detach().requires_grad_()
+            logits = model(queries)
+            (gradient,) = torch.autograd.grad(objective(logits).sum(), queries)
+        state = attack.tell(state, logits.detach(), gradient, unknown)
+    return state.x_adv.detach()
+
+
+@ATTACKS.register(
+    "fgsm",
+    description="one step of eps along the sign of the gradient, from the clean image",
+    reference="Goodfellow et al., Explaining and Harnessing Adversarial Examples, 2015",
+)
+def fgsm(threat: ThreatModel, classes: int) -> PGD:
+    return PGD(threat, steps=1, step_size=threat.eps, random_start=False, name="fgsm")
+
+
+@ATTACKS.register(
+    "pgd-{steps}",
+    description="projected gradient ascent on the cross-entropy, step eps/4, one random start",
+    reference="Madry et al., Towards Deep Learning Models Resistant to Adversarial Attacks, 2018",
+)
+def pgd(threat: ThreatModel, classes: int, steps: int | str) -> PGD:
+    count = positive_integer(steps, f"pgd-{steps}")
+    return PGD(threat, steps=count, name=f"pgd-{count}")
+
+
+@ATTACKS.register(
+    "cw",
+    description="PGD on the margin loss within eps, as robustness tables mean C&W: 30 steps of eps/10",
+    reference="Carlini and Wagner, Towards Evaluating the Robustness of Neural Networks, 2017 (its loss)",
+    defaults={"steps": 30},
+)
+def cw(threat: ThreatModel, classes: int, steps: int | str) -> PGD:
+    return PGD(threat, steps=positive_integer(steps, "cw"), step_size=threat.eps / 10, objective="margin", name="cw")

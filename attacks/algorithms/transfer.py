@@ -1,0 +1,92 @@
+"""Transfer: images made against one model, tried on another (Papernot et al. 2016, arXiv 1605.07277).
+
+They need no gradient of the model that is judged. So where they break it and its own white-box attacks do not, its
+gradients are masked.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from advdpnp.attacks.algorithms.pgd import PGD, perturb
+from advdpnp.attacks.engine.executor import evaluation_mode
+from advdpnp.attacks.engine.replicas import Lanes, open_lanes
+from advdpnp.attacks.engine.verification import Judgement, judge, repeats
+from advdpnp.attacks.search_state import Findings, Unseen
+from advdpnp.attacks.threat import ThreatModel
+from advdpnp.base.randomness import Draw, seed_of
+
+PREFIX = "transfer:"
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """PGD on the cross-entropy of ``source``, all steps, whether or not it is fooled.
+
+    Attributes:
+        source: in evaluation mode it takes images (n, c, h, w) in [0, 1]; on the device of the evaluation.
+        source_name, source_hash: of its weights.
+        steps: of eps/4 each, after a random start.
+    """
+
+    threat: ThreatModel
+    source: nn.Module = field(compare=False)
+    source_name: str
+    source_hash: str
+    steps: int = 20
+
+    @property
+    def name(self) -> str:
+        """As tables call it: ``transfer:NAME``."""
+        return PREFIX + self.source_name
+
+    def definition(self) -> dict[str, Any]:
+        """What determines the images, as JSON."""
+        return {"attack": "transfer", "source": self.source_hash, "pgd": self._pgd.definition(), "version": 1}
+
+    @property
+    def _pgd(self) -> PGD:
+        return PGD(self.threat, steps=self.steps, name=f"pgd-{self.steps}")
+
+    def images(self, samples: Unseen, *, seed: int, shape: int, device: torch.device | str) -> Tensor:
+        """Adversarial images (n, c, h, w) for some samples; each depends on nothing but its sample."""
+        with evaluation_mode(self.source), open_lanes(self.source, shape, device) as lanes:
+            stream = seed_of(seed, self.name, self.source_hash)
+
+            def make(executor: Any, rows: Unseen) -> Unseen:
+                draw = Draw.of(stream, rows.sample)
+                return Unseen(perturb(executor.model, rows.x, rows.y, self._pgd, draw), rows.y, rows.sample)
+
+            return lanes.map(make, samples).x
+
+    def try_on(self, lanes: Lanes, samples: Unseen, x_adv: Tensor) -> Findings:
+        """What images made for some samples do to the model of ``lanes``."""
+        clean = _judged(lanes, samples)
+        judged = _judged(lanes, Unseen(x_adv, samples.y, samples.sample))
+        wrong = clean.prediction != samples.y
+        success = wrong | ((judged.prediction != samples.y) & self.threat.contains(samples.x, x_adv))
+        fooled = success & ~wrong
+        distance = self.threat.distance(samples.x, x_adv)
+        zero = torch.zeros_like(samples.y)
+        return Findings(
+            sample=samples.sample,
+            label=samples.y,
+            clean_prediction=clean.prediction,
+            adversarial_prediction=torch.where(fooled, judged.prediction, clean.prediction),
+            success=success,
+            norm=torch.where(fooled, distance, torch.where(wrong, 0.0, torch.inf)),
+            margin=torch.where(wrong, clean.margin, judged.margin),
+            forwards=zero + 2 * repeats(lanes.first),
+            backwards=zero,
+            zero_gradient=torch.zeros_like(wrong),
+            borderline=torch.where(wrong, clean.borderline, judged.borderline),
+            stage=zero,
+            refused=zero,
+            x_adv=torch.where(fooled[:, None, None, None], x_adv, samples.x),
+        ).to("cpu")
+
+
+def _judged(lanes: Lanes, samples: Unseen) -> Judgement:
+    return lanes.map(lambda executor, rows: judge(executor, rows.x, rows.y), samples)

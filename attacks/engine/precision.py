@@ -1,0 +1,51 @@
+"""In which numbers a search computes. What counts as a success is always decided in float32 (see ``verification``)."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from advdpnp.base.errors import AdvdpnpError
+
+FULL = "32"
+PRECISIONS = ("auto", FULL, "tf32", "bf16")
+
+
+def computes_bf16(device: torch.device) -> bool:
+    """Whether the processor multiplies bf16 numbers itself; without it torch converts them to and fro."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def choose_precision(text: str, device: torch.device) -> str:
+    """ "auto" takes bf16 where the processor has it, and float32 elsewhere.
+
+    Raises:
+        AdvdpnpError: no such precision, or not on this device.
+    """
+    if text not in PRECISIONS:
+        raise AdvdpnpError(f"there is no precision called '{text}'; choose one of {', '.join(PRECISIONS)}")
+    if text == "auto":
+        return "bf16" if computes_bf16(device) else FULL
+    if text == "tf32" and device.type != "cuda":
+        raise AdvdpnpError("tf32 is what NVIDIA GPUs compute with; on a CPU choose 32, or bf16 where it has it")
+    return text
+
+
+@contextmanager
+def arithmetic(precision: str, device: torch.device) -> Iterator[None]:
+    """Inside, models compute with this precision; the caller's ``exact_arithmetic`` comes back."""
+    if precision == "bf16":
+        with torch.autocast(device.type, dtype=torch.bfloat16):
+            yield
+    elif precision == "tf32":
+        before, cudnn = torch.get_float32_matmul_precision(), torch.backends.cudnn
+        torch.set_float32_matmul_precision("high")
+        try:
+            with cudnn.flags(enabled=cudnn.enabled, benchmark=False, deterministic=True, allow_tf32=True):  # type: ignore[no-untyped-call]
+                yield
+        finally:
+            torch.set_float32_matmul_precision(before)
+    else:
+        yield

@@ -1,0 +1,109 @@
+"""One iterator in several processes, each with a share of the work and a core of its own.
+
+Threads would wait for each other: what an attack does between two calls of a model are hundreds of small steps of
+Python. The processes are forks, so models need not be picklable and images are not copied.
+"""
+
+import multiprocessing
+import os
+import pickle
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from multiprocessing.connection import Connection, wait
+from typing import Any, TypeVar
+
+import torch
+
+from advdpnp.base.errors import AdvdpnpError, first_line
+
+T = TypeVar("T")
+
+
+def can_fork() -> bool:
+    """Whether this process may have forks that compute: on Linux, where no GPU is in use and it is no worker itself."""
+    return sys.platform == "linux" and not torch.cuda.is_initialized() and not multiprocessing.current_process().daemon
+
+
+def side_by_side(work: Callable[[int], Iterator[T]], count: int) -> Iterator[T]:
+    """Whatever ``work(0)`` to ``work(count - 1)`` yield, in the order in which it comes; all must be picklable.
+
+    The processes end with the iterator, and with this process, however that ends.
+
+    Raises:
+        AdvdpnpError: one of them raised it, raised something else, or died.
+        KeyboardInterrupt: somebody has asked one of them to end.
+    """
+    context = multiprocessing.get_context("fork")
+    parent, running = os.getpid(), {}
+    try:
+        for place in range(count):
+            here, there = context.Pipe(duplex=False)
+            process = context.Process(target=_serve, args=(work, place, there, parent), daemon=True)
+            process.start()
+            there.close()
+            running[here] = process
+        while running:
+            for connection in wait(list(running)):
+                assert isinstance(connection, Connection)
+                kind, value = _receive(connection, running[connection])
+                if kind == "found":
+                    yield value
+                elif kind == "raised":
+                    raise value
+                else:
+                    running.pop(connection).join()
+    finally:
+        for process in running.values():
+            process.kill()
+            process.join()
+
+
+def _receive(connection: Connection, process: Any) -> tuple[str, Any]:
+    try:
+        return pickle.loads(connection.recv_bytes())  # type: ignore[no-any-return]
+    except EOFError:
+        process.join()
+        if process.exitcode == -signal.SIGTERM:  # as SLURM does it: all processes get it, and the first one later
+            raise KeyboardInterrupt from None
+        raise AdvdpnpError(
+            f"a process of the search has died (exit code {process.exitcode}; -9 is mostly a lack of memory); run the "
+            "same command again, with fewer cores (OMP_NUM_THREADS=1) if memory is short"
+        ) from None
+
+
+def _serve(work: Callable[[int], Iterator[Any]], place: int, connection: Connection, parent: int) -> None:
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # a terminal reaches all processes; the first one sees to the others
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    _die_with(parent)
+    with suppress(BrokenPipeError):
+        try:
+            for value in work(place):
+                connection.send_bytes(pickle.dumps(("found", value)))
+            connection.send_bytes(pickle.dumps(("done", None)))
+        except BrokenPipeError:
+            raise
+        except (AdvdpnpError, torch.OutOfMemoryError, MemoryError) as error:
+            connection.send_bytes(pickle.dumps(("raised", error)))
+        except BaseException as error:
+            connection.send_bytes(pickle.dumps(("raised", _as_sent(error))))
+
+
+def _as_sent(error: BaseException) -> BaseException:
+    """The error itself where it survives the way, else its words."""
+    try:
+        return pickle.loads(pickle.dumps(error))  # type: ignore[no-any-return]
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {first_line(error)}")
+
+
+def _die_with(parent: int) -> None:
+    """Have the kernel end this process when ``parent`` is killed, which then cannot do so itself."""
+    import ctypes
+
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # 1: PR_SET_PDEATHSIG
+    if os.getppid() != parent:
+        os._exit(1)

@@ -1,0 +1,194 @@
+"""Chunks of a batch side by side: each lane has a thread, a copy of the model and one core of its own.
+
+One core per chunk beats all cores on one chunk, for the tensors of an attack are small. And since no chunk is ever
+spread over cores, what a row gets does not depend on how many there are. A search takes processes instead of threads
+where it can (see ``workers``); judging, which is all convolutions, is as fast with threads.
+
+Every chunk has the same shape, as results may differ in the last bits between shapes. Smaller shapes serve where there
+are fewer rows, but only those that were seen to give the same bits.
+"""
+
+import copy
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import cached_property, partial
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from advdpnp.attacks.engine.executor import Executor, single_threaded
+from advdpnp.attacks.engine.precision import FULL
+from advdpnp.attacks.protocol import Rows
+from advdpnp.attacks.search_copy.make import prepare
+from advdpnp.base.allocator import keep_freed_memory
+
+_SMALLEST_SHAPE, _STEPS = 4, 16  # shapes are multiples of the larger of a smallest one and a 16th of the full one
+_TRIED = 8  # images by which a faster copy is tried
+_CALLS, _SHARE = 3, 0.1  # model calls that the trial of a shape takes, and what trials may take of all that is computed
+
+R = TypeVar("R", bound=Rows)
+S = TypeVar("S", bound=Rows)
+
+
+class Lanes:
+    """Executors of one model.
+
+    Attributes:
+        shape: rows of a full chunk.
+        width: rows that keep all lanes busy.
+    """
+
+    def __init__(self, executors: list[Executor], pool: ThreadPoolExecutor | None, trial: "ShapeTrial | None") -> None:
+        self._executors, self._pool, self._trial = executors, pool, trial
+        self.first = executors[0]
+        self.shape, self.device = self.first.shape, self.first.device
+        self.width = self.shape * len(executors)
+
+    def chunk_size(self, rows: int) -> int:
+        """Rows of the chunks into which so many are best cut: the smallest shape by which all lanes get work."""
+        each = -(-rows // len(self._executors))
+        size = self.shape if self._trial is None else self._trial.smallest(each)
+        for executor in self._executors:
+            executor.shapes.add(size)
+        return size
+
+    def forwards_agree(self) -> bool:
+        """Whether a forward without gradients gives the same bits as one with; where nothing was tried, no."""
+        return self._trial is not None and self._trial.forwards_agree
+
+    def padded_size(self, rows: int) -> int:
+        """Rows that are computed for so many."""
+        size = self.chunk_size(rows)
+        return -(-rows // size) * size
+
+    def chunks(self, rows: R) -> tuple[list[R], int]:
+        """Rows cut into chunks, the last one not filled up; and the size to fill it up to."""
+        size = self.chunk_size(len(rows))
+        return [rows[i : i + size] for i in range(0, len(rows), size)], size
+
+    def map(self, function: Callable[[Executor, R], S], rows: R) -> S:
+        """Apply a function of the rows of a chunk to any number of them, at least one."""
+        chunks, size = self.chunks(rows)
+        done = self.map_chunks(function, [chunk.padded(size) for chunk in chunks])
+        return type(done[0]).concatenate([each[: len(chunk)] for each, chunk in zip(done, chunks, strict=True)])
+
+    def map_chunks(self, function: Callable[[Executor, R], S], chunks: list[R]) -> list[S]:
+        """Apply it to full chunks."""
+        if self._trial is not None:
+            self._trial.computed += sum(map(len, chunks))
+        done: list[S] = []
+        for i in range(0, len(chunks), len(self._executors)):
+            done += self._side_by_side(function, chunks[i : i + len(self._executors)])
+        return done
+
+    def _side_by_side(self, function: Callable[[Executor, R], S], chunks: list[R]) -> list[S]:
+        work = [partial(function, *each) for each in zip(self._executors, chunks, strict=False)]
+        if self._pool is None:
+            return [each() for each in work]
+        running = [self._pool.submit(each) for each in work[1:]]
+        try:
+            return [work[0](), *(each.result() for each in running)]
+        finally:
+            for each in running:
+                each.exception()  # never leave a thread at work on what the caller has given up
+
+
+@contextmanager
+def open_lanes(
+    model: nn.Module,
+    shape: int,
+    device: torch.device | str,
+    *,
+    example: Tensor | None = None,
+    seed: int | None = None,
+    precision: str = FULL,
+    count: int | None = None,
+) -> Iterator[Lanes]:
+    """Lanes for a model that is in evaluation mode and on ``device``.
+
+    Args:
+        example: images (n, c, h, w) by which a faster copy of the model for attacks is tried; None: no attack is made.
+        seed: as ``Executor`` takes it. A randomised model has one lane: its noise is that of the number of the call.
+        precision: of what attacks ask.
+        count: of lanes; by default as many as torch has threads on a CPU, and one on any other device.
+    """
+    keep_freed_memory()
+    on_cpu = torch.device(device).type == "cpu"
+    wanted = count or (torch.get_num_threads() if on_cpu else 1)
+    with single_threaded(on_cpu):
+        models = [model, *_copies(model, wanted - 1)] if seed is None else [model]
+        executors = []
+        for each in models:
+            asked = each if seed is not None or example is None else prepare(each, example[:_TRIED].to(device))
+            executors.append(Executor(each, shape, device, seed, asked, precision))
+        smaller = seed is None and on_cpu and example is not None and len(example)
+        trial = ShapeTrial(executors[0], example) if smaller and example is not None else None
+        if len(executors) == 1:
+            yield Lanes(executors, None, trial)
+            return
+        with ThreadPoolExecutor(len(executors) - 1, "lane", lambda: torch.set_num_threads(1)) as pool:
+            yield Lanes(executors, pool, trial)
+
+
+def _copies(model: nn.Module, count: int) -> list[nn.Module]:
+    """For threads of their own, as some models keep notes in forward; none where the model's code refuses."""
+    try:
+        return [copy.deepcopy(model) for _ in range(count)]
+    except Exception:
+        return []
+
+
+class ShapeTrial:
+    """Finds out which smaller shapes give examples the same bits as the full one does.
+
+    Trials cost time too: they may take a tenth of what has been computed so far, and shapes not yet tried are not used.
+
+    Attributes:
+        computed: rows that models were asked for so far.
+    """
+
+    def __init__(self, executor: Executor, example: Tensor) -> None:
+        self._executor = executor
+        self._images = example[torch.arange(executor.shape).clamp(max=len(example) - 1)].contiguous()
+        self._step = max(_SMALLEST_SHAPE, executor.shape // _STEPS)
+        self._equal: dict[int, bool] = {}
+        self._spent = 0
+        self.computed = 0
+
+    def smallest(self, rows: int) -> int:
+        """The smallest shape for so many rows."""
+        full, least = self._executor.shape, -(-max(rows, 1) // self._step) * self._step
+        return next((size for size in range(least, full, self._step) if self._same(size)), full)
+
+    def _same(self, size: int) -> bool:
+        if size not in self._equal:
+            cost = _CALLS * (size if self._equal else size + self._executor.shape)
+            if self._spent + cost > _SHARE * self.computed:
+                return False
+            self._spent += cost
+            answers = _answers(self._executor, self._images[:size])
+            self._equal[size] = all(torch.equal(a, b[:size]) for a, b in zip(answers, self._expected, strict=True))
+        return self._equal[size]
+
+    @cached_property
+    def _expected(self) -> list[Tensor]:
+        return _answers(self._executor, self._images)
+
+    @cached_property
+    def forwards_agree(self) -> bool:
+        """Whether a forward without gradients gives the same bits as one with."""
+        alone, together, *_ = self._expected
+        return torch.equal(alone, together)
+
+
+def _answers(executor: Executor, images: Tensor) -> list[Tensor]:
+    """Whatever the model says of images: searched, gradients, judged."""
+    with torch.no_grad():
+        judged = executor.model(images.clone())
+    return [executor.searched_logits(images), *executor.logits_and_gradient(images, _any_objective), judged]
+
+
+def _any_objective(logits: Tensor) -> Tensor:
+    return logits[:, 0] - logits[:, 1:].logsumexp(1)

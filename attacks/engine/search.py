@@ -1,0 +1,126 @@
+"""The loop around asked attacks: keeps the batch full, verifies, and counts what each row costs.
+
+A row is one sample under one attack. Rows in flight are asked together, in chunks of the execution shape (or of smaller
+ones that give the same bits); rows that end leave between iterations and waiting ones take their place. What is found
+for a sample depends on nothing but the sample: not on its company, its place, how many rows are in flight or on how
+many cores.
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from advdpnp.attacks.engine.executor import check_inputs, evaluation_mode
+from advdpnp.attacks.engine.precision import FULL
+from advdpnp.attacks.engine.processes import can_fork, side_by_side
+from advdpnp.attacks.engine.replicas import Lanes, open_lanes
+from advdpnp.attacks.engine.scheduler import StageSearch
+from advdpnp.attacks.ensemble import Stages
+from advdpnp.attacks.protocol import Attack
+from advdpnp.attacks.search_state import Findings, Unseen, some
+from advdpnp.base.randomness import seed_of
+
+_LEAST_SHARE = 8  # samples for which a process is worth its while
+
+
+def search(
+    model: nn.Module,
+    attack: Attack | Stages,
+    x: Tensor,
+    y: Tensor,
+    sample: Tensor,
+    *,
+    seed: int,
+    shape: int,
+    rows: int | None = None,
+    device: torch.device | str = "cpu",
+    randomised: bool = False,
+    precision: str = FULL,
+) -> Iterator[Findings]:
+    """Attack images and yield what was found as rows end; every sample exactly once, in any order.
+
+    Args:
+        model: on ``device``; in any mode, which is restored when the iterator ends or is closed.
+        x: float32 images in [0, 1], (n, c, h, w); any device, any memory format.
+        y: labels, int64 (n,).
+        sample: what the samples are called, int64 (n,); their randomness comes from it, ``seed`` and the attack's name.
+        shape: rows of every model call; part of the result.
+        rows: most rows in flight; changes speed and memory, never the result. Default: what keeps all cores busy.
+        randomised: the model is; the majority of 20 forwards decides.
+        precision: "32", or "tf32" or "bf16" for what attacks ask. A success counts only in float32; a row that fails
+            there goes on in float32, and what survives an attack in stages gets its decisive one once more.
+
+    Raises:
+        AdvdpnpError: unusable images, labels or logits.
+    """
+    check_inputs(x, y)
+    noise = seed_of(seed, "noise", attack.name) if randomised else None
+    samples = Unseen(x.detach().float().contiguous(), y.long(), sample.long())
+    stages = attack.stages if isinstance(attack, Stages) else (attack,)
+    again = [stage for stage in stages if isinstance(attack, Stages) and stage.name == attack.decisive]
+    parts = [*((stage, precision) for stage in stages), *((stage, FULL) for stage in again if precision != FULL)]
+    count = _processes(len(x), device) if noise is None else 1
+    with evaluation_mode(model), ExitStack() as stack:
+        lanes: dict[str, Lanes] = {}  # by precision
+
+        def start(stage: Attack, kind: str) -> StageSearch:
+            if kind not in lanes:
+                opened = open_lanes(
+                    model, shape, device, example=samples.x[:shape], seed=noise, precision=kind,
+                    count=1 if count > 1 else None,
+                )  # fmt: skip
+                lanes[kind] = stack.enter_context(opened)
+            exact = None if kind == FULL else start(stage, FULL)
+            return StageSearch(stage, lanes[kind], seed, None if rows is None else -(-rows // count), exact)
+
+        searches = [start(*part) for part in parts]
+
+        def share(place: int) -> Iterator[Findings]:
+            return _overlapped(searches, samples[place::count])
+
+        yield from share(0) if count == 1 else side_by_side(share, count)
+
+
+def _processes(rows: int, device: torch.device | str) -> int:
+    """How many processes share the rows: as many as torch has threads, on a CPU."""
+    if torch.device(device).type != "cpu" or not can_fork():
+        return 1
+    return max(1, min(torch.get_num_threads(), rows // _LEAST_SHARE))
+
+
+def _overlapped(parts: list[StageSearch], samples: Unseen) -> Iterator[Findings]:
+    """All stages at once: the last one that can fill a batch goes on, else the first that has anything to do."""
+    place = {int(name): index for index, name in enumerate(samples.sample)}
+    forwards, backwards, refused = torch.zeros(3, len(samples), dtype=torch.int64)
+    zero_gradient = torch.zeros(len(samples), dtype=torch.bool)
+    following: dict[StageSearch, StageSearch | None] = {}
+    numbers: dict[StageSearch, int] = {}  # a stage that comes again keeps its number
+    names = [part.attack.name for part in parts]
+    for part, after in zip(parts, [*parts[1:], None], strict=True):
+        following |= {each: after for each in (part, part.exact) if each is not None}
+        numbers |= {each: names.index(part.attack.name) for each in (part, part.exact) if each is not None}
+    parts[0].feed(samples)
+    while any(search.busy for search in following):
+        full = [search for search in following if search.full]
+        now = full[-1] if full else next(search for search in following if search.busy)
+        after = following[now]
+        for found in now.advance():
+            index = torch.tensor([place[int(name)] for name in found.sample])
+            forwards[index] += found.forwards
+            backwards[index] += found.backwards
+            zero_gradient[index] |= found.zero_gradient
+            refused[index] += found.refused
+            so_far = {
+                "forwards": forwards[index],
+                "backwards": backwards[index],
+                "zero_gradient": zero_gradient[index],
+                "refused": refused[index],
+                "stage": torch.full_like(index, numbers[now]),
+            }
+            goes_on = torch.zeros_like(found.success) if after is None else ~found.success
+            yield from some(replace(found, **so_far)[~goes_on])
+            if after is not None and bool(goes_on.any()):
+                after.feed(samples[index[goes_on]])

@@ -1,0 +1,183 @@
+"""AutoAttack of the package pyautoattack, against which our own is held: the published version, stage by stage.
+
+The public loop: the stages run one after the other; each takes, in order, batches of the points that are robust when it
+begins. It is repeated here because the package can neither report progress nor resume.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from advdpnp.attacks.algorithms.apgd import REFERENCE
+from advdpnp.attacks.engine.executor import evaluation_mode
+from advdpnp.attacks.packages.query_counter import CountedModel
+from advdpnp.attacks.packages.verified_run import Ledger
+from advdpnp.attacks.protocol import ATTACKS, StageRecord, check_norm
+from advdpnp.attacks.search_state import Findings
+from advdpnp.attacks.threat import ThreatModel
+from advdpnp.base.compat import import_pyautoattack
+from advdpnp.base.errors import AdvdpnpError
+from advdpnp.base.randomness import isolated_rng
+
+NORMS = {"linf": "Linf", "l2": "L2", "l1": "L1"}
+
+
+def _apgd_ce(package: Any) -> Any:
+    package.apgd.loss = "ce"
+    return package.apgd
+
+
+def _apgd_t(package: Any) -> Any:
+    return package.apgd_targeted
+
+
+def _fab_t(package: Any) -> Any:
+    package.fab.targeted, package.fab.n_restarts = True, 1
+    return package.fab
+
+
+def _square(package: Any) -> Any:
+    return package.square
+
+
+STAGES: dict[str, Callable[[Any], Any]] = {
+    "apgd-ce": _apgd_ce, "apgd-t": _apgd_t, "fab-t": _fab_t, "square": _square,
+}  # fmt: skip
+"""The package's own objects, set as its loop sets them before each use."""
+
+
+@dataclass(frozen=True)
+class AutoAttack:
+    """AutoAttack on whole batches; what it finds depends on the order of the samples and on the batch size.
+
+    Attributes:
+        classes: of the model: with fewer than ten, there are fewer targets than the nine of the standard version.
+        stages: in order, names in STAGES.
+    """
+
+    threat: ThreatModel
+    classes: int
+    stages: tuple[str, ...] = tuple(STAGES)
+    name: str = "pyautoattack"
+
+    norms = tuple(NORMS)
+
+    def __post_init__(self) -> None:
+        check_norm(self.name, self.threat, self.norms)
+
+    def definition(self) -> dict[str, Any]:
+        return {
+            "attack": "autoattack", "package": "pyautoattack", "package_version": version("pyautoattack"),
+            "stages": list(self.stages), "classes": self.classes, "order_dependent": True, "version": 1,
+        }  # fmt: skip
+
+    def run(
+        self,
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        sample: Tensor,
+        *,
+        seed: int,
+        batch_size: int,
+        device: torch.device | str,
+        done: Sequence[StageRecord] = (),
+    ) -> Iterator[StageRecord | Findings]:
+        """Attack; yields the findings of each batch and then a record, with which a later run continues behind it.
+
+        Args:
+            model, x, y, sample, device: as ``search`` takes them.
+            seed: the package reseeds with it for every batch; the caller's generators stay as they are.
+            batch_size: as in ``run_standard_evaluation``.
+            done: records of an interrupted run of the same call; their findings are not repeated, clean mistakes are.
+
+        Raises:
+            AdvdpnpError: unusable images, labels or logits; the package does not import.
+        """
+        if len(x) == 0:
+            return
+        with evaluation_mode(model):
+            ledger = Ledger(model, self.threat, x, y, sample, seed=seed, shape=batch_size, device=device)
+            counted = CountedModel(model).eval()
+            package = self._package(counted, seed, device)
+            yield ledger.clean(torch.nonzero(~ledger.right)[:, 0])
+            reported = ~ledger.right
+            if done:
+                ledger.resume(done[-1])
+                reported = reported | done[-1].fooled[0].bool()
+            fooled = _clean_mistakes(counted, ledger, batch_size)
+            for number, stage in enumerate(self.stages):
+                batches = [index for index in torch.nonzero(~fooled)[:, 0].split(batch_size) if len(index)]
+                records = [record for record in done if int(record.stage) == number]
+                fooled = records[-1].fooled[0].bool().clone() if records else fooled
+                for batch, index in list(enumerate(batches))[len(records) :]:
+                    broken, x_adv = self._batch(STAGES[stage](package), counted, ledger, index, seed)
+                    fooled[index[broken]] = True
+                    new = broken & ~reported[index]
+                    reported[index[new]] = True
+                    if bool(new.any()):
+                        yield ledger.verify(index[new], x_adv[new])
+                    yield ledger.record(number, batch, fooled)
+            yield ledger.clean(torch.nonzero(~reported)[:, 0])
+
+    def _package(self, counted: CountedModel, seed: int, device: torch.device | str) -> Any:
+        """A fresh object each run: some stages change it for good."""
+        package = import_pyautoattack().AutoAttack(
+            counted, norm=NORMS[self.threat.norm], eps=self.threat.eps, version="standard", seed=seed, device=device
+        )
+        for stage in (package.apgd_targeted, package.fab):
+            stage.n_target_classes = min(stage.n_target_classes, self.classes - 1)
+        return package
+
+    def _batch(
+        self, stage: Any, counted: CountedModel, ledger: Ledger, index: Tensor, seed: int
+    ) -> tuple[Tensor, Tensor]:
+        """One batch of one stage: which of its points the package counts as fooled, and its images; on the CPU."""
+        device = ledger.executor.device
+        x, y = ledger.x[index].to(device), ledger.y[index].to(device)
+        counted.reset()
+        with isolated_rng(), torch.no_grad():
+            stage.seed = seed
+            x_adv = stage.perturb(x.clone(), y.clone())
+            fooled = counted(x_adv).argmax(1) != y
+        ledger.charge(index, counted)
+        return fooled.cpu(), x_adv.cpu()
+
+
+def _clean_mistakes(counted: CountedModel, ledger: Ledger, batch_size: int) -> Tensor:
+    """What the package's loop finds misclassified before it begins, in its own batches, bool (n,)."""
+    device = ledger.executor.device
+    with isolated_rng(), torch.no_grad():
+        wrong = [
+            (counted(x.to(device)).argmax(1) != y.to(device)).cpu()
+            for x, y in zip(ledger.x.split(batch_size), ledger.y.split(batch_size), strict=True)
+        ]
+    return torch.cat(wrong)
+
+
+STANDARD = tuple(STAGES)
+FEW_CLASSES = tuple(stage for stage in STAGES if stage != "apgd-t")
+
+
+@ATTACKS.register(
+    "pyautoattack", description="AutoAttack of the package pyautoattack, the published code", reference=REFERENCE
+)
+def package_autoattack(threat: ThreatModel, classes: int) -> AutoAttack:
+    return AutoAttack(threat, classes, STANDARD if classes >= 4 else FEW_CLASSES)
+
+
+@ATTACKS.register(
+    "pyautoattack:{stage}",
+    description="one stage of the package pyautoattack: apgd-ce, apgd-t, fab-t or square",
+    reference=REFERENCE,
+)
+def package_stage(threat: ThreatModel, classes: int, stage: str) -> AutoAttack:
+    if stage not in STAGES:
+        raise AdvdpnpError(f"AutoAttack has no stage called '{stage}'; it has {', '.join(STAGES)}")
+    if stage == "apgd-t" and classes < 4:
+        raise AdvdpnpError(f"the targeted DLR loss needs at least 4 classes and the model has {classes}; use apgd-ce")
+    return AutoAttack(threat, classes, (stage,), f"pyautoattack:{stage}")

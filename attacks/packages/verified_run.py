@@ -1,0 +1,113 @@
+"""What a whole-batch run knows of its samples: clean predictions, costs, and the verdicts of our own verifier."""
+
+import torch
+from torch import Tensor, nn
+
+from advdpnp.attacks.engine.executor import Executor, check_inputs, is_randomised
+from advdpnp.attacks.engine.verification import judge, repeats
+from advdpnp.attacks.packages.query_counter import CountedModel
+from advdpnp.attacks.protocol import StageRecord
+from advdpnp.attacks.search_state import Findings
+from advdpnp.attacks.threat import ThreatModel
+from advdpnp.base.randomness import seed_of
+
+
+class Ledger:
+    """All tensors live on the CPU; ``index`` arguments are int64 positions in the caller's order.
+
+    Args:
+        model: in ``evaluation_mode``, on ``device``.
+        x, y, sample: as ``search`` takes them.
+        shape: rows of every verifying model call.
+
+    Attributes:
+        x: the images, contiguous float32.
+        right: which clean images are classified right, bool (n,).
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        threat: ThreatModel,
+        x: Tensor,
+        y: Tensor,
+        sample: Tensor,
+        *,
+        seed: int,
+        shape: int,
+        device: torch.device | str,
+    ) -> None:
+        check_inputs(x, y)
+        self.threat = threat
+        self.x, self.y, self.sample = x.detach().float().cpu().contiguous(), y.long().cpu(), sample.long().cpu()
+        randomised = len(x) > 0 and is_randomised(model, self.x[:shape].to(device))
+        self.executor = Executor(model, shape, device, seed_of(seed, "noise") if randomised else None)
+        clean = [self._judge(part) for part in torch.arange(len(x)).split(shape)]
+        self.clean_prediction, self.clean_margin, self.clean_borderline = map(torch.cat, zip(*clean, strict=True))
+        self.right = self.clean_prediction == self.y
+        self.forwards = torch.zeros_like(self.y) + repeats(self.executor)
+        self.backwards = torch.zeros_like(self.y)
+        self.zero_gradient = torch.zeros_like(self.right)
+
+    def _judge(self, index: Tensor, x_adv: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        device = self.executor.device
+        judged = judge(self.executor, (self.x[index] if x_adv is None else x_adv).to(device), self.y[index].to(device))
+        return judged.prediction.cpu(), judged.margin.cpu(), judged.borderline.cpu()
+
+    def resume(self, record: StageRecord) -> None:
+        """Take over the costs of an interrupted run."""
+        self.forwards, self.backwards = record.forwards[0].clone(), record.backwards[0].clone()
+        self.zero_gradient = record.zero_gradient[0].bool()
+
+    def record(self, stage: int, batch: int, fooled: Tensor) -> StageRecord:
+        """Everything needed to continue behind this batch."""
+        state = (fooled, self.forwards, self.backwards, self.zero_gradient)
+        return StageRecord(torch.tensor([stage]), torch.tensor([batch]), *(values[None].clone() for values in state))
+
+    def charge(self, index: Tensor, counted: CountedModel) -> None:
+        """Share what a batch has cost evenly among its samples, whom packages don't tell apart; totals are exact."""
+        for account, spent in ((self.forwards, counted.forwards), (self.backwards, counted.backwards)):
+            share = torch.full((len(index),), spent // len(index))
+            share[: spent % len(index)] += 1
+            account[index] += share
+        if counted.first_zero is not None and len(counted.first_zero) == len(index):
+            self.zero_gradient[index] |= counted.first_zero.cpu()
+        counted.reset()
+
+    def clean(self, index: Tensor) -> Findings:
+        """Findings for samples of which there is no image but the clean one; success means misclassified."""
+        wrong = ~self.right[index]
+        norm = torch.full(wrong.shape, torch.inf, dtype=torch.float64).masked_fill(wrong, 0.0)
+        margin, borderline = self.clean_margin[index], self.clean_borderline[index]
+        return self._findings(index, self.x[index], self.clean_prediction[index], wrong, norm, margin, borderline)
+
+    def verify(self, index: Tensor, x_adv: Tensor) -> Findings:
+        """Judge images (m, c, h, w) that a package says fool the model: float32, eval mode, box and eps per sample."""
+        x_adv = x_adv.detach().float().cpu().contiguous()
+        self.forwards[index] += repeats(self.executor)
+        prediction, margin, borderline = self._judge(index, x_adv.nan_to_num())
+        fooled = prediction != self.y[index]
+        success = fooled & self.threat.contains(self.x[index], x_adv)
+        norm = self.threat.distance(self.x[index], x_adv).masked_fill(~fooled, torch.inf)
+        return self._findings(index, x_adv, prediction, success, norm, margin, borderline)
+
+    def _findings(
+        self, index: Tensor, x_adv: Tensor, prediction: Tensor, success: Tensor, norm: Tensor, margin: Tensor,
+        borderline: Tensor,
+    ) -> Findings:  # fmt: skip
+        return Findings(
+            sample=self.sample[index],
+            label=self.y[index],
+            clean_prediction=self.clean_prediction[index],
+            adversarial_prediction=torch.where(success, prediction, self.clean_prediction[index]),
+            success=success,
+            norm=norm,
+            margin=margin,
+            forwards=self.forwards[index],
+            backwards=self.backwards[index],
+            zero_gradient=self.zero_gradient[index],
+            borderline=borderline,
+            stage=torch.full_like(index, -1),
+            refused=torch.zeros_like(index),
+            x_adv=torch.where(success[:, None, None, None], x_adv, self.x[index]),
+        )

@@ -1,0 +1,251 @@
+"""What an attack is: a search per sample that is asked and told, and the rows it keeps.
+
+An attack never sees the model, never loops over steps and never decides what counts. It is asked which images it wants
+evaluated, told one iteration later what the model said of them, and keeps everything it needs in a state whose tensors
+all hold the samples in dimension 0. So rows of different ages can share a batch.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from functools import cache
+from typing import Any, Protocol, Self, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from advdpnp.attacks.threat import ThreatModel
+from advdpnp.base.errors import AdvdpnpError
+from advdpnp.base.randomness import Draw
+from advdpnp.base.registry import Registry
+
+Objective = Callable[[Tensor], Tensor]
+"""Logits (n, classes) to one number per sample (n,), to be maximised by the attacker."""
+
+ATTACKS = Registry("attack", "advdpnp.attacks")
+"""Builders ``build(threat: ThreatModel, classes: int, **defaults) -> Attack | WholeBatchAttack``."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Base of frozen dataclasses whose every field is a Tensor with the samples in dimension 0, a Draw, or a Rows."""
+
+    @classmethod
+    @cache
+    def _names(cls) -> tuple[str, ...]:
+        """Names of the fields; looked up in every iteration, so found once."""
+        return tuple(field.name for field in fields(cls))
+
+    def __len__(self) -> int:
+        return _length(getattr(self, self._names()[0]))
+
+    def __getitem__(self, index: Tensor | slice) -> Self:
+        if isinstance(index, slice) and index.indices(len(self)) == (0, len(self), 1):
+            return self  # a full batch is the rule; slicing it would cost a view per tensor in every iteration
+        return type(self)(**{name: getattr(self, name)[index] for name in self._names()})
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Self]) -> Self:
+        """The rows of ``parts`` one after the other; at least one part. A single part comes back as it is."""
+        if len(parts) == 1:
+            return parts[0]
+        return cls(**{name: _concatenate([getattr(part, name) for part in parts]) for name in cls._names()})
+
+    def where(self, mask: Tensor, other: Self) -> Self:
+        """These rows where ``mask`` (n,) holds, those of ``other`` elsewhere."""
+        return type(self)(**{name: _where(mask, getattr(self, name), getattr(other, name)) for name in self._names()})
+
+    def to(self, device: torch.device | str) -> Self:
+        return type(self)(**{name: _to(getattr(self, name), device) for name in self._names()})
+
+    def padded(self, length: int) -> Self:
+        """``length`` rows: these and as many copies of the last as are missing (model calls have one fixed shape)."""
+        if len(self) == length:
+            return self
+        first = getattr(self, self._names()[0])
+        device = first.key.device if isinstance(first, Draw) else getattr(first, "device", None)
+        return self[torch.arange(length, device=device).clamp(max=len(self) - 1)]
+
+
+def _length(value: Any) -> int:
+    return len(value.key) if isinstance(value, Draw) else len(value)
+
+
+def _concatenate(values: list[Any]) -> Any:
+    if isinstance(values[0], Draw):
+        return Draw(torch.cat([value.key for value in values]))
+    return torch.cat(values) if isinstance(values[0], Tensor) else values[0].concatenate(values)
+
+
+def choose(mask: Tensor, images: Tensor, others: Tensor) -> Tensor:
+    """``images`` where ``mask`` holds, ``others`` elsewhere, exactly; finite floats of the same shape.
+
+    Args:
+        mask: bool, (n,) for whole rows or anything that spreads over the images.
+
+    As arithmetic it takes a quarter of the time of ``torch.where``, which does not vectorise over masks.
+    """
+    weight = mask.to(images.dtype)
+    return torch.lerp(others, images, weight[:, None, None, None] if mask.dim() == 1 else weight)
+
+
+def _where(mask: Tensor, value: Any, other: Any) -> Any:
+    if isinstance(value, Draw):
+        return Draw(torch.where(mask, value.key, other.key))
+    if isinstance(value, Tensor):
+        return torch.where(mask.reshape(-1, *[1] * (value.dim() - 1)), value, other)
+    return value.where(mask, other)
+
+
+def _to(value: Any, device: torch.device | str) -> Any:
+    return Draw(value.key.to(device)) if isinstance(value, Draw) else value.to(device)
+
+
+def worth(mask: Tensor) -> bool:
+    """Whether work for the rows of ``mask`` need be done. Off the CPU always: to look would make the host wait."""
+    return mask.device.type != "cpu" or bool(mask.any())
+
+
+@dataclass(frozen=True)
+class State(Rows):
+    """What every attack's state holds at least.
+
+    Attributes:
+        x: clean images in [0, 1], (n, c, h, w).
+        y: labels, int64 (n,).
+        done: the search of this row has ended, bool (n,). Its query is then its last image, still to be judged.
+        draw: the row's random stream.
+    """
+
+    x: Tensor
+    y: Tensor
+    done: Tensor
+    draw: Draw
+
+
+@runtime_checkable
+class Attack(Protocol):
+    """A search per sample: a frozen dataclass of hyper-parameters that holds no tensors.
+
+    Attributes:
+        name: as users write it ("pgd-20"); also the name of its random streams.
+        norms: the norms it can search under.
+        minimum_norm: it looks for the nearest adversarial image rather than for any within eps.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def norms(self) -> tuple[str, ...]: ...
+    @property
+    def minimum_norm(self) -> bool: ...
+    @property
+    def threat(self) -> ThreatModel: ...
+
+    def definition(self) -> dict[str, Any]:
+        """Everything, other than the threat model and the seed, that determines the search; as JSON."""
+        ...
+
+    def start(self, x: Tensor, y: Tensor, logits: Tensor | None, draw: Draw) -> Any:
+        """The first state. ``logits`` are those of the clean images, or None in training."""
+        ...
+
+    def ask(self, state: Any) -> tuple[Tensor, Objective | None]:
+        """Images to evaluate (n, c, h, w), and what to differentiate; None asks for logits alone."""
+        ...
+
+    def tell(self, state: Any, logits: Tensor, gradient: Tensor | None, fooled: Tensor) -> Any:
+        """The next state, given logits (n, classes), gradient of the objective (n, c, h, w) and the engine's word.
+
+        Rows that are done may be told again: it must not fail, and what it makes of them is thrown away.
+        """
+        ...
+
+
+@runtime_checkable
+class SparesGradients(Protocol):
+    """An attack that wants the gradient of every ``rhythm``-th query of a row alone, beginning with the first.
+
+    The engine keeps rows in step where it can, and leaves out the backward pass when no row of a chunk wants it.
+    """
+
+    @property
+    def rhythm(self) -> int: ...
+
+    def wants_gradient(self, state: Any) -> Tensor:
+        """Which rows, bool (n,). ``tell`` may be given gradients that were not wanted, and must not look at them."""
+        ...
+
+
+@dataclass(frozen=True)
+class StageRecord(Rows):
+    """Progress of a whole-batch attack, enough to resume it: one batch of one stage has ended.
+
+    Attributes:
+        stage, batch: position of the stage in the attack and of the batch in the stage, int64 (1,).
+        fooled: which images (in the caller's order) the package counts as fooled by now, bool (1, n).
+        forwards, backwards: what each has cost by now, int64 (1, n).
+        zero_gradient: whose first gradient was zero, bool (1, n).
+    """
+
+    stage: Tensor
+    batch: Tensor
+    fooled: Tensor
+    forwards: Tensor
+    backwards: Tensor
+    zero_gradient: Tensor
+
+
+@runtime_checkable
+class WholeBatchAttack(Protocol):
+    """A package's attack, which can't be asked: it is given the model and runs to its end, batch by batch."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def norms(self) -> tuple[str, ...]: ...
+    @property
+    def threat(self) -> ThreatModel: ...
+
+    def definition(self) -> dict[str, Any]: ...
+
+    def run(
+        self,
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        sample: Tensor,
+        *,
+        seed: int,
+        batch_size: int,
+        device: torch.device | str,
+        done: Sequence[StageRecord] = (),
+    ) -> Iterator[Any]:
+        """Yields Findings as samples end (each exactly once) and a StageRecord behind each batch."""
+        ...
+
+
+def check_norm(name: str, threat: ThreatModel, norms: tuple[str, ...]) -> None:
+    """Raise AdvdpnpError unless the attack called ``name`` searches under the norm of ``threat``."""
+    if threat.norm not in norms:
+        theirs = "autoattack, apgd-ce, apgd-t, fab-t and square"
+        reference = f"; under l1 there are {theirs}, with --engine reference" if threat.norm == "l1" else ""
+        raise AdvdpnpError(
+            f"the attack '{name}' does not search under {threat.norm}; it does under {', '.join(norms)}{reference}"
+        )
+
+
+_MOST_STEPS = 1_000_000
+
+
+def positive_integer(value: int | str, name: str) -> int:
+    """Read the parameter of a name such as ``pgd-20``.
+
+    Raises:
+        AdvdpnpError: it is no whole number above zero.
+    """
+    text = str(value)
+    if not (text.isascii() and text.isdigit() and 0 < int(text) <= _MOST_STEPS):
+        raise AdvdpnpError(
+            f"'{text}' in '{name}' is not a number of steps from 1 to {_MOST_STEPS}; write for example pgd-20"
+        )
+    return int(text)

@@ -1,0 +1,102 @@
+"""Rows on their way through the engine: samples that wait, rows in flight, and what was found."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from advdpnp.attacks.protocol import Rows, State, choose
+
+R = TypeVar("R", bound=Rows)
+
+
+@dataclass(frozen=True)
+class Findings(Rows):
+    """What became of samples; tensors on the CPU, one row each.
+
+    Attributes:
+        sample, label, clean_prediction, adversarial_prediction: int64 (n,).
+        success: the model is fooled within the threat model (or by the clean image), bool.
+        norm: distance of the nearest verified fooling image, float64; inf where none was found. Minimum-norm attacks
+            may find one outside eps: that is no success.
+        margin: own logit minus best other of the last image judged, float32.
+        forwards, backwards: model evaluations spent on the row, int64.
+        zero_gradient: the first gradient was exactly zero (or not finite), bool.
+        borderline: the margin is within 1e-5 of the largest logit, bool.
+        stage: which stage of the attack ended the row, from 0; -1 where the attack does not tell, int64.
+        refused: images that the search took for successes and the model did not, int64.
+        x_adv: the fooling image, float32 (n, c, h, w); the clean one without success.
+    """
+
+    sample: Tensor
+    label: Tensor
+    clean_prediction: Tensor
+    adversarial_prediction: Tensor
+    success: Tensor
+    norm: Tensor
+    margin: Tensor
+    forwards: Tensor
+    backwards: Tensor
+    zero_gradient: Tensor
+    borderline: Tensor
+    stage: Tensor
+    refused: Tensor
+    x_adv: Tensor
+
+
+@dataclass(frozen=True)
+class Flight(Rows):
+    """Rows in flight: the attack's state and the engine's own book-keeping.
+
+    ``age`` counts iterations. ``candidate`` is an image to verify, ``candidate_norm`` its distance (inf: none waits);
+    ``last`` says that nothing follows it. ``best`` is the nearest verified fooling image, ``best_norm`` its distance
+    (inf: none yet), ``inside`` whether the threat model contains it; ``refused`` counts claims that the model denied.
+    """
+
+    state: State
+    sample: Tensor
+    clean_prediction: Tensor
+    age: Tensor
+    forwards: Tensor
+    backwards: Tensor
+    zero_gradient: Tensor
+    candidate: Tensor
+    candidate_norm: Tensor
+    last: Tensor
+    best: Tensor
+    best_norm: Tensor
+    inside: Tensor
+    prediction: Tensor
+    margin: Tensor
+    borderline: Tensor
+    refused: Tensor
+
+
+@dataclass(frozen=True)
+class Unseen(Rows):
+    """Samples that a stage has not begun."""
+
+    x: Tensor
+    y: Tensor
+    sample: Tensor
+
+
+def propose(flight: Flight, which: Tensor, images: Tensor, distance: Tensor) -> Flight:
+    """Put images up for verification in the rows where ``which`` holds."""
+    return replace(
+        flight,
+        candidate=choose(which, images, flight.candidate),
+        candidate_norm=torch.where(which, distance, flight.candidate_norm),
+    )
+
+
+def count(parts: Sequence[Rows]) -> int:
+    """Rows of all parts."""
+    return sum(map(len, parts))
+
+
+def some(rows: R) -> list[R]:
+    """The rows as a list of one piece, or of none if there are none."""
+    return [rows] if len(rows) else []

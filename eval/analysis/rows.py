@@ -1,0 +1,396 @@
+"""Verdict files read back, and grouped into what makes one row of a table.
+
+Which file counts when several answer the same question (the same model, data, threat model, seed and attack label, but
+another definition or another set of samples): the one with the most samples, and among these the newest. Different
+seeds make different rows.
+"""
+
+import os
+from collections.abc import Container, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from advdpnp.base.errors import AdvdpnpError
+from advdpnp.corruption import BENCHMARK
+from advdpnp.eval.store.diagnostics_record import Measured, measured_of
+from advdpnp.eval.store.key import CLEAN, CORRUPTION, sample_set_hash, short_hash
+from advdpnp.eval.store.model_record import ModelIdentity, read_identity
+from advdpnp.eval.store.schema import Verdicts, read_verdicts
+
+
+class Threat(NamedTuple):
+    """A threat model as verdicts name it; for rows without attacks ("", nan, "")."""
+
+    norm: str
+    eps: float
+    eps_text: str
+
+    @property
+    def label(self) -> str:
+        """ "linf 8/255", or "no attack"."""
+        return f"{self.norm} {self.eps_text}" if self.norm else "no attack"
+
+
+NO_THREAT = Threat("", float("nan"), "")
+
+
+@dataclass(frozen=True)
+class StoredUnit:
+    """One complete verdict file and the model it is about."""
+
+    model: ModelIdentity
+    verdicts: Verdicts
+
+    @cached_property
+    def frame(self) -> pd.DataFrame:
+        """Verdicts with ``sample`` as the index."""
+        return self.verdicts.frame.set_index("sample", drop=False)
+
+    @cached_property
+    def samples(self) -> np.ndarray:
+        """Sorted sample indices, int64."""
+        return self.verdicts.frame["sample"].to_numpy()
+
+    def _constant(self, column: str) -> Any:
+        value = self.verdicts.frame[column].iloc[0]
+        return None if pd.isna(value) else value
+
+    @cached_property
+    def label(self) -> str:
+        """ "clean", the attack, or "corruption/fog/3"."""
+        return str(self.verdicts.info["identity"]["label"])
+
+    @cached_property
+    def data(self) -> str:
+        """Hash of the data."""
+        return str(self._constant("data"))
+
+    @cached_property
+    def hash(self) -> str:
+        """Hash of the unit's definition."""
+        return str(self._constant("definition"))
+
+    @cached_property
+    def threat(self) -> Threat | None:
+        """None for clean images and corruptions."""
+        norm = self._constant("threat_norm")
+        return (
+            None if norm is None else Threat(str(norm), float(self._constant("eps")), str(self._constant("eps_text")))
+        )
+
+    @cached_property
+    def question(self) -> str:
+        """Hash of what the unit asks of any model: its definition, less what only says how the model was run.
+
+        The data, the threat model and the seed are compared by themselves. The shape of model calls moves last bits.
+        Without an attack nothing is searched, so the engine does not matter.
+        """
+        beside = {"data", "threat", "seed", "shape", "randomised"} | (set() if self.threat else {"engine"})
+        return short_hash({key: value for key, value in self.info["identity"].items() if key not in beside})
+
+    @property
+    def source(self) -> str:
+        """Of the corrupted images: "cifar10-c" or "cifar10-c (regenerated)"; "" for all else."""
+        return str(self.info["identity"].get("source", ""))
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """The JSON metadata of the file."""
+        return self.verdicts.info
+
+    @property
+    def seed(self) -> int | None:
+        """Of the search; None for what draws nothing."""
+        seed = self.info.get("seed")
+        return None if seed is None else int(seed)
+
+    @property
+    def dataset(self) -> str:
+        """Name of the data set."""
+        return str(self.info.get("dataset") or "")
+
+    @property
+    def last_run(self) -> dict[str, Any]:
+        """Versions, device, command, date of the latest run that added to it."""
+        return dict(self.info["runs"][-1])
+
+    @property
+    def date(self) -> str:
+        """ISO 8601, of the latest run."""
+        return str(self.last_run.get("date", ""))
+
+    @property
+    def seconds(self) -> float:
+        """Time spent in all runs."""
+        return float(sum(run["seconds"] for run in self.info["runs"]))
+
+
+@dataclass(frozen=True)
+class Row:
+    """The verdicts behind one row of a table: one model, one data set, one threat model, one seed, the same samples.
+
+    Attributes:
+        model: whose row it is.
+        dataset: name of the data set.
+        data: its hash.
+        threat: of all the attacks; ``NO_THREAT`` if there are none.
+        seed: of the attacks; None if there are none.
+        samples: sorted sample indices that clean images and every attack were judged on.
+        clean: verdicts on clean images.
+        attacks: by label.
+        cells: by (corruption, severity).
+    """
+
+    model: ModelIdentity
+    dataset: str
+    data: str
+    threat: Threat
+    seed: int | None
+    samples: np.ndarray
+    clean: StoredUnit
+    attacks: dict[str, StoredUnit] = field(default_factory=dict)
+    cells: dict[tuple[str, int], StoredUnit] = field(default_factory=dict)
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """What no two rows of one table share."""
+        return (
+            self.model.name,
+            self.model.weights_hash,
+            self.data,
+            self.threat.norm,
+            repr(self.threat.eps),
+            str(self.seed),
+        )
+
+    @property
+    def n(self) -> int:
+        """Number of samples."""
+        return len(self.samples)
+
+    @cached_property
+    def labels(self) -> np.ndarray:
+        """True classes of the samples, int64 (n,)."""
+        return np.asarray(self.clean.frame.loc[self.samples]["label"].to_numpy())
+
+    @cached_property
+    def samples_hash(self) -> str:
+        """Identifies the set of samples."""
+        return sample_set_hash(self.samples.tolist())
+
+    @cached_property
+    def questions(self) -> dict[str, str]:
+        """By attack, and by "corruptions" for the cells: hash of what was asked. Only equal questions are compared."""
+        asked = {label: unit.question for label, unit in self.attacks.items()}
+        if self.cells:
+            cells = {unit.label: unit.question for (name, _), unit in self.cells.items() if name in BENCHMARK}
+            asked["corruptions"] = short_hash([cells, sample_set_hash(self.corruption_samples.tolist())])
+        return asked
+
+    @cached_property
+    def clean_wrong(self) -> np.ndarray:
+        """Which samples are misclassified unchanged, bool (n,)."""
+        frame = self.clean.frame.loc[self.samples]
+        return np.asarray(frame["clean_prediction"].to_numpy() != frame["label"].to_numpy())
+
+    def broken(self, attack: str) -> np.ndarray:
+        """Which samples are misclassified under an attack, bool (n,); clean mistakes are.
+
+        A minimum-norm attack succeeds at whatever distance it needs: it counts where that is within eps (with the
+        slack that verification allows).
+        """
+        frame = self.attacks[attack].frame.loc[self.samples]
+        within = frame["norm"].to_numpy() <= self.threat.eps * (1 + 1e-6) + 1e-7
+        return np.asarray(self.clean_wrong | (frame["success"].to_numpy() & within))
+
+    @cached_property
+    def broken_by_any(self) -> np.ndarray:
+        """Which samples clean images or any attack breaks, bool (n,)."""
+        return np.asarray(np.logical_or.reduce([self.clean_wrong, *map(self.broken, self.attacks)]))
+
+    def verdict_rows(self, attack: str) -> pd.DataFrame:
+        """The attack's verdicts on the row's samples."""
+        return self.attacks[attack].frame.loc[self.samples]
+
+    @cached_property
+    def measured(self) -> dict[str, dict[str, Any]]:
+        """What was measured beside the verdicts: numbers by "answers" and "search", as far as they are there."""
+        return {"search" if each.norm else "answers": each.numbers for each in self._measurements}
+
+    @cached_property
+    def measured_samples(self) -> int:
+        """On how many images; 0 also where a part of the measurements is missing."""
+        searched = bool(self.attacks) and self.threat.norm in ("linf", "l2")
+        complete = "answers" in self.measured and ("search" in self.measured or not searched)
+        return max((each.samples for each in self._measurements), default=0) if complete else 0
+
+    @cached_property
+    def _measurements(self) -> list[Measured]:
+        folder = self.clean.verdicts.path.parent
+        return measured_of(folder, self.model.weights_hash, self.data, self.threat.norm, self.threat.eps)
+
+    @property
+    def corruption_source(self) -> str:
+        """Of all cells: "cifar10-c" or "cifar10-c (regenerated)"; "" without any."""
+        return next((unit.source for unit in self.cells.values()), "")
+
+    @cached_property
+    def corruption_samples(self) -> np.ndarray:
+        """Those of the row's samples that every cell has judged, sorted, int64."""
+        shared = self.samples
+        for unit in self.cells.values():
+            shared = np.intersect1d(shared, unit.samples)
+        return shared
+
+    def corruption_accuracy(self) -> pd.DataFrame:
+        """Accuracy per cell on ``corruption_samples``.
+
+        Returns:
+            Columns type, severity, accuracy (in [0, 1]), n; empty without cells.
+        """
+        return self._corruption_accuracy.copy()
+
+    @cached_property
+    def _corruption_accuracy(self) -> pd.DataFrame:
+        shared = self.corruption_samples
+        rows = [
+            {
+                "type": name,
+                "severity": severity,
+                "accuracy": 1 - unit.frame.loc[shared]["success"].mean(),
+                "n": len(shared),
+            }
+            for (name, severity), unit in sorted(self.cells.items())
+        ]
+        return pd.DataFrame(rows, columns=["type", "severity", "accuracy", "n"])
+
+
+def find_results(folders: Iterable[Path]) -> list[StoredUnit]:
+    """All complete verdict files in or below these folders.
+
+    Raises:
+        AdvdpnpError: a folder does not exist or holds no results, or a file is damaged.
+    """
+    units: dict[Path, StoredUnit] = {}
+    for folder in folders:
+        found = {}
+        for path in find_models(folder):
+            identity = read_identity(path)
+            for file in sorted(path.parent.glob("*.parquet")):
+                verdicts = read_verdicts(file)
+                strangers = set(verdicts.frame["weights"].unique()) - {identity.weights_hash}
+                if strangers:
+                    raise AdvdpnpError(
+                        f"{file} holds verdicts of another model than {path.name} beside it tells; move it back or "
+                        "delete it"
+                    )
+                found[file.resolve()] = StoredUnit(identity, verdicts)
+        found = {path: unit for path, unit in found.items() if len(unit.samples)}
+        if not found:
+            raise _nothing_in(folder, "only unfinished evaluations")
+        units.update(found)
+    return list(units.values())
+
+
+def find_models(folder: Path) -> list[Path]:
+    """The ``model.json`` of every model in or below a folder.
+
+    Raises:
+        AdvdpnpError: the folder does not exist or holds none.
+    """
+    if not folder.is_dir():
+        raise AdvdpnpError(f"there is no folder {folder}; give one that 'advdpnp eval --out' has written")
+    # os.walk minds no folder that an evaluation removes meanwhile.
+    found = sorted(Path(each, "model.json") for each, _, names in os.walk(folder) if "model.json" in names)
+    if not found:
+        raise _nothing_in(folder, "no results")
+    return found
+
+
+def _nothing_in(folder: Path, what: str) -> AdvdpnpError:
+    return AdvdpnpError(f"there are {what} in {folder}; run 'advdpnp eval ... --out {folder}' first")
+
+
+def make_rows(
+    units: Sequence[StoredUnit], samples: np.ndarray | None = None, preferred: Container[str] = ()
+) -> list[Row]:
+    """Group verdict files into rows, in the order of their first appearance.
+
+    A model whose clean images were judged on more samples than any of its attacks gets a row of its own for them,
+    without attacks.
+
+    Args:
+        units: what ``find_results`` returns, or some of it.
+        samples: make rows of exactly these samples (int64), from the files that have them all.
+        preferred: hashes of units that count rather than any other with the same label.
+    """
+    if samples is not None:
+        units = [unit for unit in units if np.isin(samples, unit.samples).all()]
+    rows = []
+    subjects = dict.fromkeys((u.model.name, u.model.weights_hash, u.data) for u in units)
+    for subject in subjects:
+        mine = [u for u in units if (u.model.name, u.model.weights_hash, u.data) == subject]
+        mine.sort(key=lambda unit: (unit.hash in preferred, *_rank(unit)))
+        rows += _rows_of_one_model(mine, samples, preferred)
+    return rows
+
+
+def _rows_of_one_model(
+    units: list[StoredUnit], samples: np.ndarray | None, preferred: Container[str] = ()
+) -> list[Row]:
+    """Rows of verdict files that are sorted so that of two with the same label the later one counts."""
+    chosen: dict[tuple[str, tuple[str, float] | None, int | None], StoredUnit] = {}
+    for unit in units:
+        key = (unit.label, unit.threat and (unit.threat.norm, unit.threat.eps), unit.seed if unit.threat else None)
+        chosen[key] = unit
+    cells = _of_one_source([unit for unit in units if unit.label.startswith(CORRUPTION)], preferred)
+    searched = [unit for unit in chosen.values() if unit.threat is not None]
+    # An attack's verdicts hold the clean prediction too, should the file for clean images be lost.
+    clean = next((u for u in chosen.values() if u.label == CLEAN), None) or max(searched, key=_rank, default=None)
+    if clean is None:
+        return []
+    rows = []
+    for (norm, eps), seed in dict.fromkeys((u.threat[:2], u.seed) for u in searched if u.threat is not None):
+        same = [u for u in searched if u.threat is not None and u.threat[:2] == (norm, eps) and u.seed == seed]
+        threat = same[0].threat or NO_THREAT
+        attacks = {unit.label: unit for unit in same}
+        shared = _shared([clean, *same], samples)
+        rows.append(Row(clean.model, clean.dataset, clean.data, threat, seed, shared, clean, attacks, cells))
+    alone = _shared([clean], samples)
+    if clean.label == CLEAN and len(alone) > max((len(_shared([unit], samples)) for unit in searched), default=-1):
+        rows.append(Row(clean.model, clean.dataset, clean.data, NO_THREAT, None, alone, clean, {}, cells))
+    return rows
+
+
+def _of_one_source(units: list[StoredUnit], preferred: Container[str]) -> dict[tuple[str, int], StoredUnit]:
+    """Cells of one source, seed and version: those asked for, else the most, else the newest."""
+    by_source: dict[tuple[object, ...], dict[tuple[str, int], StoredUnit]] = {}
+    for unit in units:
+        made = unit.info["identity"].get("corruption") or {}
+        by_source.setdefault((unit.source, made.get("seed"), made.get("version")), {})[_cell(unit.label)] = unit
+
+    def rank(cells: dict[tuple[str, int], StoredUnit]) -> tuple[bool, int, str]:
+        return any(u.hash in preferred for u in cells.values()), len(cells), max(u.date for u in cells.values())
+
+    return max(by_source.values(), key=rank, default={})
+
+
+def _shared(units: Sequence[StoredUnit], samples: np.ndarray | None) -> np.ndarray:
+    shared = units[0].samples if samples is None else np.intersect1d(units[0].samples, samples)
+    for unit in units[1:]:
+        shared = np.intersect1d(shared, unit.samples)
+    return shared
+
+
+def _rank(unit: StoredUnit) -> tuple[int, str, str]:
+    return len(unit.samples), unit.date, unit.hash
+
+
+def _cell(label: str) -> tuple[str, int]:
+    _, name, severity = label.split("/")
+    return name, int(severity)

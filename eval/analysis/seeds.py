@@ -1,0 +1,207 @@
+"""Several seeds: how much accuracies vary between nets that were trained alike, and between runs of a random attack.
+
+Nets are trained alike if method, architecture and recipe are the same and only the seed is not, as their checkpoints
+tell. Results that were stored before these told it, and nets from elsewhere, go by their names: ``NAME-s0``,
+``NAME-s1`` with the same method and architecture. Two nets of one seed (``best`` and ``last`` of a run) never meet.
+"""
+
+import re
+from collections.abc import Hashable, Iterator
+from typing import Any
+
+import pandas as pd
+
+from advdpnp.base.statistics import welch
+from advdpnp.eval.analysis.corruptions import MEAN
+from advdpnp.eval.report.schema import accuracy_columns
+from advdpnp.eval.report.tables import Grid, kind_of, threat_words
+
+TRAINING, EVALUATION = "training seeds", "evaluation seeds"
+"""What a row of the summary is over: nets of one recipe, or attacks on one net."""
+
+_STATISTICS = ("mean", "std", "min", "max")
+_DIFFERENCES = ("difference", "difference_low", "difference_high", "difference_p")
+_JUDGED = ["dataset", "data_hash", "norm", "eps", "eps_text", "samples_hash", "n"]
+_NAME = re.compile(r"(?P<before>.+)-s(?P<seed>\d+)(?P<after>-last)?")
+
+
+def summarise_seeds(frame: pd.DataFrame) -> pd.DataFrame:
+    """Mean, standard deviation (ddof 1), smallest and largest accuracy of every two or more seeds that belong together.
+
+    Methods of two or more training seeds under the same question are compared with the one of the best mean worst case:
+    difference of means with Welch's t interval over seeds, not corrected for the number of comparisons.
+
+    Args:
+        frame: a leaderboard.
+
+    Returns:
+        One row per group, columns ``over, group, method, architecture, seeds`` (their number), then per accuracy
+        ``_mean, _std, _min, _max``, then ``against`` and per accuracy ``_difference`` with ``_low, _high, _p``, then
+        what the accuracies are of. Percent with 2 decimals. No row where no two seeds belong together.
+    """
+    if frame.empty:
+        return pd.DataFrame()
+    names = [name for name in accuracy_columns(frame) if frame[name].notna().any()]
+    frame = frame.assign(_asked=[str(kind_of(row, "worst_case")) for _, row in frame.iterrows()])
+    records = [*_over_training(frame, names), *_over_evaluation(frame, names)]
+    columns = [
+        "over", "group", "method", "architecture", "seeds", "seed_values", "models",
+        *(f"{name}_{each}" for name in names for each in _STATISTICS), "against",
+        *(f"{name}_{each}" for name in names for each in _DIFFERENCES), *_JUDGED, "seed", "recipe_hash",
+    ]  # fmt: skip
+    return pd.DataFrame(records, columns=columns) if records else pd.DataFrame()
+
+
+def seed_grids(frame: pd.DataFrame) -> Iterator[Grid]:
+    """The summary of a leaderboard as tables for people, one per question and kind of seed."""
+    summary = summarise_seeds(frame)
+    if summary.empty:
+        return
+    names = [column.removesuffix("_mean") for column in map(str, summary) if column.endswith("_mean")]
+    for (over, *_), part in summary.groupby(["over", *_JUDGED, "seed"], dropna=False, sort=False):
+        shown = [name for name in names if part[f"{name}_mean"].notna().any()]
+        first = part.iloc[0]
+        seed = f", attacks of seed {first['seed']}" if over == TRAINING and pd.notna(first["seed"]) else ""
+        what = "several nets of one recipe" if over == TRAINING else "one net, attacked again"
+        judged = f"{first['dataset']}, {threat_words(first)}, n = {first['n']}{seed}"
+        caption = f"{judged}; mean ± standard deviation over {over} ({what}); accuracy in percent"
+        rows = [
+            [str(row["group"]), str(row["seeds"]), *(_spread(row, name) for name in shown)]
+            for _, row in part.iterrows()
+        ]
+        yield Grid(caption, ["group", "seeds", *shown], rows)
+        if first["against"]:
+            yield _differences(part, shown, judged)
+
+
+def _spread(row: pd.Series, name: str) -> str:
+    mean, spread = row[f"{name}_mean"], row[f"{name}_std"]
+    return "–" if pd.isna(mean) else f"{mean:.2f} ± {spread:.2f}"
+
+
+def _differences(part: pd.DataFrame, names: list[str], judged: str) -> Grid:
+    against = part["against"].iloc[0]
+    rows = []
+    for _, row in part[part["group"] != against].iterrows():
+        cells = []
+        for name in names:
+            value, low, high, p = (row[f"{name}_{each}"] for each in _DIFFERENCES)
+            known = f"{value:+.2f} ({low:+.2f} to {high:+.2f}), p = {p:.2f}"
+            cells.append(f"{value:+.2f}" if pd.notna(value) and pd.isna(p) else "–" if pd.isna(value) else known)
+        rows.append([str(row["group"]), str(row["seeds"]), *cells])
+    k = part.loc[part["group"] == against, "seeds"].iloc[0]
+    caption = f"{judged}; difference of the means to {against} ({k} seeds) in points, with Welch's 95 % interval"
+    note = "So few seeds show large differences only; p is not corrected for the number of comparisons."
+    return Grid(caption, ["group", "seeds", *names], rows, notes=[note])
+
+
+def _over_training(frame: pd.DataFrame, names: list[str]) -> Iterator[dict[str, Any]]:
+    for _, part in frame.groupby(["dataset", "data_hash", "norm", "eps", "seed", "_asked"], dropna=False, sort=False):
+        groups = _trained_alike(part)
+        labels = _labels([part.loc[list(group)] for group in groups])
+        records = []
+        for label, group in zip(labels, groups, strict=True):
+            rows = part.loc[list(group)]
+            values = [str(seed) for seed in group.values()]
+            records.append(_record(TRAINING, label, rows, values, names))
+        _compare([part.loc[list(group)] for group in groups], records, names)
+        yield from records
+
+
+def _over_evaluation(frame: pd.DataFrame, names: list[str]) -> Iterator[dict[str, Any]]:
+    keys = ["model", "weights_hash", "dataset", "data_hash", "norm", "eps", "_asked"]
+    for _, part in frame[frame["seed"].notna()].groupby(keys, sort=False):
+        rows = part.drop_duplicates("seed")
+        if len(rows) > 1:
+            record = _record(EVALUATION, rows["model"].iloc[0], rows, rows["seed"].astype(str).tolist(), names)
+            yield record | {"seed": pd.NA}
+
+
+def _trained_alike(part: pd.DataFrame) -> list[dict[Hashable, int]]:
+    """Places in the frame and seeds of training of the nets that belong together, two or more each."""
+    groups: dict[tuple[str, ...], dict[Hashable, int]] = {}
+    for place, row in part.iterrows():
+        stem, seed = _by_name(row["model"])
+        told = row["recipe_hash"] != "" and pd.notna(row["training_seed"])
+        key = ("recipe", row["recipe_hash"]) if told else ("name", stem)
+        if told or seed is not None:
+            number = int(row["training_seed"]) if told else int(seed or 0)
+            groups.setdefault((*key, row["method"], row["architecture"]), {})[place] = number
+    apart, names = [], dict(zip(part.index, part["model"], strict=True))
+    for group in groups.values():
+        if len(set(group.values())) == len(group):
+            apart.append(group)
+            continue
+        by_stem: dict[str, dict[Hashable, int]] = {}
+        for place, number in group.items():
+            by_stem.setdefault(_by_name(names[place])[0], {})[place] = number
+        apart += [each for each in by_stem.values() if len(set(each.values())) == len(each)]
+    return [dict(sorted(group.items(), key=lambda item: item[1])) for group in apart if len(group) > 1]
+
+
+def _by_name(name: str) -> tuple[str, int | None]:
+    """A name without its seed, and the seed; the name itself and None where it has none."""
+    match = _NAME.fullmatch(name)
+    return (match["before"] + (match["after"] or ""), int(match["seed"])) if match else (name, None)
+
+
+def _labels(groups: list[pd.DataFrame]) -> list[str]:
+    """What groups are called: the name that their nets share, else the method; told apart by the recipe."""
+    labels = []
+    for rows in groups:
+        stems = {_by_name(name)[0] for name in rows["model"]}
+        first = rows.iloc[0]
+        labels.append(stems.pop() if len(stems) == 1 else first["method"] or first["architecture"])
+    return [
+        f"{label} ({rows['recipe_hash'].iloc[0]})" if labels.count(label) > 1 else label
+        for label, rows in zip(labels, groups, strict=True)
+    ]
+
+
+def _record(over: str, label: str, rows: pd.DataFrame, values: list[str], names: list[str]) -> dict[str, Any]:
+    first = rows.iloc[0]
+    record: dict[str, Any] = {
+        "over": over,
+        "group": label,
+        "method": first["method"],
+        "architecture": first["architecture"],
+        "seeds": len(rows),
+        "seed_values": " ".join(values),
+        "models": "; ".join(dict.fromkeys(rows["model"])),
+        "against": "",
+        "seed": first["seed"],
+        "recipe_hash": first["recipe_hash"],
+        **{name: first[name] for name in _JUDGED},
+    }
+    for name in names:
+        if _all_comparable(rows, name):
+            found = rows[name].agg(list(_STATISTICS))
+            record |= {f"{name}_{each}": round(float(found[each]), 2) for each in _STATISTICS}
+    return record
+
+
+def _compare(groups: list[pd.DataFrame], records: list[dict[str, Any]], names: list[str]) -> None:
+    """Add to all records but the best how far they are from it, and to all of them which one that is."""
+    best = max(
+        range(len(groups)),
+        key=lambda i: records[i].get("worst_case_mean", records[i].get("clean_mean", -1)),
+        default=0,
+    )
+    if len(groups) < 2:
+        return
+    for rows, record in zip(groups, records, strict=True):
+        record["against"] = records[best]["group"]
+        if record is records[best]:
+            continue
+        for name in names:
+            if _all_comparable(pd.concat([rows, groups[best]]), name):
+                found = welch(rows[name].tolist(), groups[best][name].tolist())
+                for each, value in zip(_DIFFERENCES, (*found[:3], found.p), strict=True):
+                    record[f"{name}_{each}"] = round(value, 6 if each.endswith("_p") else 2)
+
+
+def _all_comparable(rows: pd.DataFrame, name: str) -> bool:
+    """Whether every row has the column, and all by the same definition."""
+    if rows[name].isna().any():
+        return False
+    return name != MEAN or len({kind_of(row, name) for _, row in rows.iterrows()}) == 1

@@ -1,0 +1,199 @@
+"""Evaluation of one model on arrays in memory: what notebooks call."""
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import NoneType
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from advdpnp.attacks.engine.executor import check_inputs
+from advdpnp.base.errors import AdvdpnpError, ModelError
+from advdpnp.datasets import Dataset, Split
+from advdpnp.eval.analysis.rows import StoredUnit, find_results
+from advdpnp.eval.run.evaluate import evaluate_models
+from advdpnp.eval.run.model_run import KEPT
+from advdpnp.eval.run.progress import Progress
+from advdpnp.eval.store.adversarial_images import SUFFIX, StoredImages, read_adversarials
+from advdpnp.models.checkpoint import weights_hash
+from advdpnp.models.loading import LoadedModel
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was found.
+
+    Attributes:
+        row: the leaderboard's row, a data frame of one line.
+        verdicts: one line per attack and sample, with the columns of the verdict files.
+        adversarials: by attack, the images of the samples that it broke; empty unless they were asked for.
+    """
+
+    row: pd.DataFrame
+    verdicts: pd.DataFrame
+    adversarials: dict[str, StoredImages] = field(default_factory=dict)
+
+
+def evaluate(
+    model: nn.Module,
+    x: Tensor | np.ndarray,
+    y: Tensor | np.ndarray | Sequence[int],
+    *,
+    eps: str | float = "8/255",
+    norm: str = "linf",
+    attacks: str | Sequence[str] = "all",
+    seed: int = 0,
+    batch_size: int | None = None,
+    device: str | torch.device | None = None,
+    corruptions: str = "none",
+    corruption_types: str | Sequence[str] = "benchmark",
+    name: str = "model",
+    save_adversarials: bool = False,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Evaluate a model; nothing is left on disk, and model and random generators are left as they were.
+
+    Args:
+        model: maps float32 images (n, c, h, w) in [0, 1] to logits (n, classes).
+        x: images (n, c, h, w): uint8, or floats in [0, 1].
+        y: labels, integers (n,).
+        eps: radius, a number or "8/255".
+        norm: "linf" or "l2".
+        attacks: "all" (fgsm, pgd-20, cw, autoattack), "none", or names: ["fgsm", "pgd-20"], or one text with commas.
+        seed: of everything random in the attacks.
+        batch_size: most images in work at once.
+        device: where to run; None is where the model is.
+        corruptions: "none" or "auto".
+        corruption_types: "benchmark" (15), "all" (19), or names: ["fog", "snow"], or one text with commas.
+        name: what the row calls the model.
+        save_adversarials: return the adversarial image of every sample that an attack breaks. They are rounded to bytes
+            where that breaks the model still and the images ``x`` are bytes.
+        progress: is told what happens.
+
+    Raises:
+        AdvdpnpError: unusable images, labels or logits; unknown attacks.
+
+    Example:
+        >>> advdpnp.evaluate(net, x, y, eps="8/255").row[["clean", "autoattack"]]  # doctest: +SKIP
+    """
+    if not isinstance(model, nn.Module):
+        raise AdvdpnpError(f"the model must be a torch.nn.Module, not {type(model).__name__}; load_model loads files")
+    wrong = {str(weight.dtype) for weight in model.parameters() if weight.is_floating_point()} - {"torch.float32"}
+    if wrong:
+        raise AdvdpnpError(f"the model's weights are {', '.join(sorted(wrong))}; evaluate model.float()")
+    attacks = _attacks(attacks)
+    _check_kinds(
+        eps=(eps, (str, int, float)), norm=(norm, str), seed=(seed, int), batch_size=(batch_size, (int, NoneType))
+    )
+    with torch.inference_mode(False):  # gradients are needed; images made inside it are copied outside
+        return _evaluate(
+            model, _images(x), _labels(y), name=name, device=device, eps=[eps], norm=norm, attacks=attacks, seed=seed,
+            batch_size=batch_size, corruptions=corruptions, corruption_types=corruption_types,
+            save_adversarials=save_adversarials, progress=progress,
+        )  # fmt: skip
+
+
+def _evaluate(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    name: str,
+    device: str | torch.device | None,
+    save_adversarials: bool,
+    **options: Any,
+) -> Evaluation:
+    if any(tensor.is_inference() for tensor in (*model.parameters(), *model.buffers())):
+        raise AdvdpnpError("the model was made inside torch.inference_mode, which has no gradients; make it outside")
+    # Bytes are images whatever they are: their labels are all there is to check.
+    check_inputs(images if images.is_floating_point() else torch.zeros(len(labels), 1, 1, 1), labels)
+    if len(labels) != len(images):
+        raise AdvdpnpError(f"there are {len(images)} images but {len(labels)} labels; give one label per image")
+    classes = int(labels.max()) + 1 if len(labels) else 0
+    empty = Split(images[:0], labels[:0])
+    dataset = Dataset("arrays", tuple(map(str, range(classes))), empty, empty, Split(images, labels), "none")
+    if device is None:
+        device = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), images.device)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    loaded = LoadedModel(model, name, weights_hash(model), type(model).__name__, "", parameters, {})
+    with tempfile.TemporaryDirectory(prefix="advdpnp-") as folder:
+        try:
+            row = evaluate_models(
+                [loaded], dataset, out=Path(folder), device=device, save_adversarials=save_adversarials,
+                command="advdpnp.evaluate", **options,
+            )  # fmt: skip
+        except ModelError as error:
+            raise ModelError(str(error).removesuffix(KEPT)) from error  # this folder ends with the call
+        units = find_results([Path(folder)])
+        verdicts = pd.concat([_plain(unit.verdicts.frame) for unit in units], ignore_index=True)
+        found = {unit.label: _stored_images(unit, dataset.test) for unit in units if save_adversarials and unit.threat}
+    return Evaluation(row, verdicts, found)
+
+
+def _attacks(attacks: str | Sequence[str]) -> str:
+    names = [attacks] if isinstance(attacks, str) else attacks
+    if not isinstance(names, list | tuple) or not all(isinstance(each, str) for each in names):
+        raise AdvdpnpError(f'attacks are a text or a list of names such as ["fgsm", "pgd-20"], not {attacks!r}')
+    return ",".join(names)
+
+
+def _check_kinds(**values: tuple[object, type | tuple[type, ...]]) -> None:
+    for name, (value, kinds) in values.items():
+        if isinstance(value, bool) or not isinstance(value, kinds):
+            raise AdvdpnpError(
+                f"{name} cannot be {value!r}; give one number" + (" or text" if name in ("eps", "norm") else "")
+            )
+
+
+def _stored_images(unit: StoredUnit, split: Split) -> StoredImages:
+    """All adversarial images of a unit, sorted by sample."""
+
+    path = unit.verdicts.path.with_suffix(SUFFIX)
+    parts = list(read_adversarials(path, split.some_images, len(split))) if path.exists() else []
+    if not parts:
+        return StoredImages(np.zeros(0, np.int64), split.images[:0].cpu().float(), np.zeros(0, bool))
+    sample = np.concatenate([part.sample for part in parts])
+    order = np.argsort(sample)
+    x_adv = torch.cat([part.x_adv for part in parts])[torch.from_numpy(order)]
+    return StoredImages(sample[order], x_adv, np.concatenate([part.intact for part in parts])[order])
+
+
+def _images(x: Tensor | np.ndarray) -> Tensor:
+    if isinstance(x, np.ndarray) and x.dtype.kind not in "uif":
+        raise AdvdpnpError(f"images must be numbers, uint8 or floats in [0, 1], not {x.dtype}")
+    images = torch.from_numpy(np.ascontiguousarray(x)) if isinstance(x, np.ndarray) else x
+    if not isinstance(images, Tensor):
+        raise AdvdpnpError(f"images must be a tensor or an array (n, c, h, w), not {type(x).__name__}")
+    if images.dim() != 4 or not (images.dtype == torch.uint8 or images.is_floating_point()):
+        raise AdvdpnpError(
+            f"images must be (n, c, h, w), uint8 or floats in [0, 1]; "
+            f"these are {images.dtype} of shape {tuple(images.shape)}"
+        )
+    images = images.detach().clone() if images.is_inference() else images.detach()
+    return images if images.dtype == torch.uint8 else images.float()
+
+
+def _labels(y: Tensor | np.ndarray | Sequence[int]) -> Tensor:
+    try:
+        labels = torch.as_tensor(y).detach()
+    except (TypeError, ValueError, RuntimeError):
+        raise AdvdpnpError(
+            f"labels must be integers, one per image, not {type(y).__name__} of something else"
+        ) from None
+    labels = labels.clone() if labels.is_inference() else labels
+    if labels.is_floating_point() or labels.dtype == torch.bool or labels.dim() != 1:
+        raise AdvdpnpError(
+            f"labels must be integers, one per image; these are {labels.dtype} of shape {tuple(labels.shape)}"
+        )
+    return labels.long()
+
+
+def _plain(frame: pd.DataFrame) -> pd.DataFrame:
+    """Categories as text, so that frames of different units can be joined."""
+    words = frame.select_dtypes("category").columns
+    return frame.assign(**{name: frame[name].astype(object) for name in words})

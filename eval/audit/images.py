@@ -1,0 +1,263 @@
+"""A stored claim held against its images: each is judged again by the model, in float32, and must break its sample.
+
+What images show is that an accuracy is no higher than stated. That nothing stronger would find more, no file can show.
+An image that somebody replaced by another one that fools the model within eps supports the claim as well.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from advdpnp.attacks.engine.executor import Executor, evaluation_mode, is_batch_dependent, is_randomised
+from advdpnp.attacks.engine.replicas import open_lanes
+from advdpnp.attacks.engine.verification import judge
+from advdpnp.attacks.search_state import Unseen
+from advdpnp.attacks.threat import NORMS, ThreatModel
+from advdpnp.base.errors import AdvdpnpError
+from advdpnp.base.randomness import Draw, seed_of
+from advdpnp.datasets import Dataset, to_float
+from advdpnp.eval.analysis.rows import StoredUnit
+from advdpnp.eval.store.adversarial_images import SUFFIX, StoredImages, read_adversarials
+from advdpnp.eval.store.key import short_hash
+
+NEAR = 1e-4
+"""Margins within this share of the largest logit may have another sign on another machine: ten times what verdicts call
+borderline, for devices differ more among each other than roundings on one."""
+
+NOT_STORED = "no adversarial images stored; run eval with --save-adversarials"
+
+_TRIES = 3  # of models that answer otherwise in other company or when asked again
+_LARGEST_SHAPE = 1024  # rows of a model call, whatever a file says
+_SANITY = 64  # images by which a model is tried for such answers
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Something that does not hold.
+
+    Attributes:
+        sample: of which sample; None for all of them.
+        why: in words.
+    """
+
+    sample: int | None
+    why: str
+
+
+@dataclass(frozen=True)
+class UnitAudit:
+    """What holds of one verdict file.
+
+    Attributes:
+        unit: the file.
+        images: how many are stored; None if none are, though some samples are said to be broken.
+        holding: how many of them fool the model within the threat model.
+        broken: samples (int64) that are shown to be broken, misclassified clean images too.
+        faults: what does not hold.
+        unsettled: what this machine or this model decides otherwise and is no proof of a fault.
+        judged: whether anything was judged; not where verdicts contradict the data or themselves.
+    """
+
+    unit: StoredUnit
+    images: int | None
+    holding: int
+    broken: np.ndarray
+    faults: list[Fault] = field(default_factory=list)
+    unsettled: list[Fault] = field(default_factory=list)
+    judged: bool = True
+
+    @property
+    def shown(self) -> bool:
+        """Whether there are images to show what is claimed."""
+        return self.images is not None
+
+    @property
+    def holds(self) -> bool:
+        """Whether the claim is shown by its images, and nothing contradicts it."""
+        return self.shown and not self.faults
+
+
+class Auditor:
+    """Judges what is stored of one model.
+
+    Args:
+        model: on ``device``; as it was evaluated.
+        dataset: whose test images it was evaluated on.
+
+    Attributes:
+        caution: why the model's answers cannot be repeated ("random", "other in other company"), or "".
+    """
+
+    def __init__(self, model: nn.Module, dataset: Dataset, device: torch.device) -> None:
+        self.model, self.split, self.device = model, dataset.test, device
+        self._clean: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        x = self._images(np.arange(min(_SANITY, len(self.split))))
+        self._randomised = is_randomised(model, x.to(device))
+        with evaluation_mode(model):
+            dependent = not self._randomised and is_batch_dependent(Executor(model, len(x), device), x)
+        self.caution = "random" if self._randomised else "other in the company of other images" if dependent else ""
+
+    def audit(self, unit: StoredUnit) -> UnitAudit:
+        """Check one verdict file and its images.
+
+        Raises:
+            AdvdpnpError: it is of other images than the data set's.
+        """
+        faults = list(self._contradictions(unit))
+        unsettled: list[Fault] = []
+        if faults:
+            return UnitAudit(unit, 0, 0, np.zeros(0, np.int64), faults, judged=False)
+        shape = _shape(unit)
+        wrong = self._clean_mistakes(unit, shape, faults, unsettled)
+        if unit.threat is None:
+            return UnitAudit(unit, 0, 0, unit.samples[wrong], faults, unsettled)
+        frame = unit.verdicts.frame
+        clean_wrong = (frame["clean_prediction"] != frame["label"]).to_numpy()
+        needed = unit.samples[frame["success"].to_numpy() & ~clean_wrong]
+        path = unit.verdicts.path.with_suffix(SUFFIX)
+        if len(needed) and not path.exists():
+            return UnitAudit(unit, None, 0, unit.samples[wrong], faults, unsettled)
+        seen: set[int] = set()
+        shown = []
+        try:
+            for stored in read_adversarials(path, self.split.some_images, len(self.split)) if path.exists() else ():
+                shown += self._judge(stored, unit, shape, faults, unsettled)
+                for sample in stored.sample.tolist():
+                    faults += [Fault(sample, "it has two images")] if sample in seen else []
+                    seen.add(sample)
+        except AdvdpnpError as error:
+            faults.append(Fault(None, str(error)))
+        wanted = set(needed.tolist())
+        faults += [
+            Fault(n, "it has no image, though the verdict says that it was broken") for n in sorted(wanted - seen)
+        ]
+        faults += [
+            Fault(n, "it has an image, though the verdict says that none broke it") for n in sorted(seen - wanted)
+        ]
+        open_ones = [each.sample for each in unsettled if each.sample in wanted & seen]
+        broken = np.union1d(unit.samples[wrong], np.array([*shown, *open_ones], dtype=np.int64))
+        return UnitAudit(unit, len(seen), len(shown), broken, faults, unsettled)
+
+    def _contradictions(self, unit: StoredUnit) -> Iterator[Fault]:
+        """What is wrong with the verdicts before anything is judged."""
+        frame, identity = unit.verdicts.frame, unit.info.get("identity")
+        samples = unit.samples
+        if unit.data != self.split.content_hash:
+            raise AdvdpnpError(
+                f"{unit.verdicts.path} is about other images ({unit.data[:8]}) than those of the data set "
+                f"({self.split.content_hash[:8]}); choose the right one with --dataset"
+            )
+        if not isinstance(identity, dict) or short_hash(identity) != unit.hash or identity.get("data") != unit.data:
+            yield Fault(None, "the definition in the file is not the one that its hash is of: it was changed")
+            return
+        if any(frame[name].nunique(dropna=False) != 1 for name in ("data", "threat_norm", "eps", "definition")):
+            yield Fault(None, "its rows are of several searches")
+        stated = None
+        if unit.threat is not None:
+            stated = {"norm": unit.threat.norm, "eps": unit.threat.eps, "low": 0.0, "high": 1.0}
+        if identity.get("threat") != stated or (unit.threat is not None and unit.threat.norm not in NORMS):
+            yield Fault(None, "the threat model of its rows is not that of its definition")
+        if len(np.unique(samples)) != len(samples) or samples.min() < 0 or samples.max() >= len(self.split):
+            yield Fault(None, "it names samples twice, or such as the data set has not")
+            return
+        label = self.split.some_labels(samples).numpy()
+        for sample in samples[label != frame["label"].to_numpy()]:
+            yield Fault(int(sample), "it has another label in the data set")
+
+    def _clean_mistakes(self, unit: StoredUnit, shape: int, faults: list[Fault], unsettled: list[Fault]) -> np.ndarray:
+        """Which clean images are misclassified, bool (n,); what cannot be settled here counts as it is stored."""
+        frame, samples = unit.verdicts.frame, unit.samples
+        stored = frame["clean_prediction"].to_numpy()
+        found, near = self._clean_predictions(samples, shape)
+        counted = stored.copy()
+        for place in np.flatnonzero(found != stored):
+            sample = int(samples[place])
+            why = f"its clean image is taken for class {found[place]}, not {stored[place]} as stored"
+            if self.caution:
+                unsettled.append(Fault(sample, f"{why}: answers are {self.caution}"))
+            elif near[place]:
+                unsettled.append(Fault(sample, f"{why}: borderline, not reproduced on this machine"))
+            else:
+                faults.append(Fault(sample, why))
+                counted[place] = found[place]
+        return np.asarray(counted != frame["label"].to_numpy())
+
+    def _clean_predictions(self, samples: np.ndarray, shape: int) -> tuple[np.ndarray, np.ndarray]:
+        """Predicted classes (n,) of clean images, and which are nearly tied, bool (n,); each is judged once."""
+        classes, near = self._clean.setdefault(shape, (np.full(len(self.split), -1), np.zeros(len(self.split), bool)))
+        todo = samples[classes[samples] < 0]
+        for block in np.array_split(todo, range(shape, len(todo), shape)) if len(todo) else ():
+            predicted, tied = self._ask(self._images(block), self.split.some_labels(block), shape, 0)
+            classes[block], near[block] = predicted.numpy(), tied.numpy()
+        return classes[samples], near[samples]
+
+    def _judge(
+        self, stored: StoredImages, unit: StoredUnit, shape: int, faults: list[Fault], unsettled: list[Fault]
+    ) -> list[int]:
+        """Samples that images show to be broken; what is wrong with the others goes into the lists."""
+        assert unit.threat is not None
+        threat = ThreatModel(unit.threat.norm, unit.threat.eps, unit.threat.eps_text)
+        x, x_adv = self._images(stored.sample), stored.x_adv
+        y = self.split.some_labels(stored.sample)
+        finite = torch.isfinite(x_adv).flatten(1).all(1)
+        x_adv = torch.where(finite[:, None, None, None], x_adv, x)
+        in_box = (x_adv.flatten(1).amin(1) >= threat.low) & (x_adv.flatten(1).amax(1) <= threat.high)
+        distance = threat.distance(x, x_adv)
+        inside = threat.contains(x, x_adv, distance)
+        answers = [self._ask(x_adv, y, shape, number) for number in range(_TRIES if self.caution else 1)]
+        predicted, near = answers[0]
+        ever = torch.stack([each != y for each, _ in answers]).any(0)
+        shown = []
+        for place, sample in enumerate(stored.sample.tolist()):
+            wrong = doubt = ""
+            if not finite[place]:
+                wrong = "its image holds NaN or infinite values"
+            elif not in_box[place]:
+                wrong = "its image leaves [0, 1]"
+            elif not inside[place]:
+                wrong = f"its image is {float(distance[place]):.6g} from the clean one, eps is {threat.eps:.6g}"
+            elif predicted[place] != y[place]:
+                pass
+            elif ever[place]:
+                doubt = f"its image fools the model only at times: answers are {self.caution}"
+            elif near[place]:
+                doubt = "its image is borderline: not reproduced on this machine"
+            else:
+                wrong = f"its image does not fool the model, which says {int(y[place])}, the label"
+            if not stored.intact[place]:
+                wrong = f"its image was changed since it was stored{f': {wrong}' if wrong else ''}"
+            if wrong:
+                faults.append(Fault(sample, wrong))
+            elif doubt:
+                unsettled.append(Fault(sample, doubt))
+            else:
+                shown.append(sample)
+        return shown
+
+    def _ask(self, x: Tensor, y: Tensor, shape: int, number: int) -> tuple[Tensor, Tensor]:
+        """Predicted classes (n,) and which are nearly tied, bool (n,); other noise and company for another number."""
+        order = torch.arange(len(x))
+        if number:
+            order = torch.argsort(Draw.of(seed_of("verify", number), order).bits(()), stable=True)
+        noise = seed_of("verify", "noise", number) if self._randomised else None
+        asked = Unseen(x[order], y[order], order).to(self.device)
+        with evaluation_mode(self.model), open_lanes(self.model, shape, self.device, seed=noise) as lanes:
+            judged = lanes.map(lambda executor, rows: judge(executor, rows.x, rows.y), asked).to("cpu")
+        tied = judged.margin.abs() <= NEAR * judged.logits.abs().amax(1)
+        back = torch.argsort(order)
+        return judged.prediction[back], tied[back]
+
+    def _images(self, samples: np.ndarray) -> Tensor:
+        images = self.split.some_images(samples)
+        return to_float(images) if images.dtype == torch.uint8 else images.float()
+
+
+def _shape(unit: StoredUnit) -> int:
+    """Rows of the model calls that the verdicts came from: the same give the same bits."""
+    identity: dict[str, Any] = unit.info["identity"]
+    shape = identity.get("batch_size", identity.get("shape"))
+    return min(max(1, shape), _LARGEST_SHAPE) if isinstance(shape, int) else 1

@@ -1,0 +1,69 @@
+"""A model under suspicion, and the images it is tried on."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property, partial
+
+import torch
+from torch import Tensor, nn
+
+from advdpnp.attacks.engine.executor import Executor
+from advdpnp.attacks.losses import cross_entropy
+from advdpnp.base.randomness import isolated_rng, seed_of
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What every measurement is given.
+
+    Attributes:
+        model: in ``evaluation_mode``, on the device of ``x``.
+        x: images in [0, 1], float32 (n, c, h, w).
+        y: labels, int64 (n,), on the same device.
+        shape: most rows of a model call.
+        seed: of everything random, the noise of a randomised model among it.
+    """
+
+    model: nn.Module
+    x: Tensor
+    y: Tensor
+    shape: int
+    seed: int
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Logits (n, classes) of images, which may lie outside [0, 1]; the same noise in every call."""
+        with self._noise():
+            return self._executor.logits(x)
+
+    def right(self, x: Tensor) -> Tensor:
+        """Which images (n, c, h, w) are classified as their labels say, bool (n,)."""
+        return self.logits(x).argmax(1) == self.y
+
+    @cached_property
+    def clean_right(self) -> Tensor:
+        """The same of the images as they are."""
+        return self.right(self.x)
+
+    def slopes(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (n, classes), and the gradient (n, c, h, w) of the cross-entropy, as the model gives it.
+
+        Raises:
+            ModelError: the model fails, or its logits are not finite.
+        """
+        with self._noise():
+            parts = [
+                self._executor.logits_and_raw_gradient(images, partial(cross_entropy, y=labels))
+                for images, labels in zip(x.split(self.shape), y.split(self.shape), strict=True)
+            ]
+        return torch.cat([logits for logits, _ in parts]), torch.cat([gradient for _, gradient in parts])
+
+    @cached_property
+    def _executor(self) -> Executor:
+        return Executor(self.model, self.shape, self.x.device)
+
+    @contextmanager
+    def _noise(self) -> Iterator[None]:
+        with isolated_rng():
+            torch.manual_seed(seed_of(self.seed, "sanity") % 2**63)
+            yield

@@ -1,0 +1,126 @@
+"""A sheet of images: clean, adversarial, and their difference, with what the model says of them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from advdpnp.base.errors import AdvdpnpError
+from advdpnp.base.plotting import INK, QUIET, drawing
+from advdpnp.eval.analysis.rows import Row
+from advdpnp.eval.report.leaderboard import order_attacks
+from advdpnp.eval.store.example_images import read_arrays
+from advdpnp.eval.store.key import file_name
+
+CELL = 1.05  # inches
+FOOLED = "#C44601"
+_FITS = 13  # characters of bold type at the normal size that a cell is wide enough for
+
+
+def draw_examples(rows: Sequence[Row], colours: dict[str, str], out: Path) -> list[Path]:
+    """One sheet per row, of the dearest attack that has images: ``examples-<model>-digits-linf-0.1-autoattack.png``."""
+    paths = []
+    several = len({row.seed for row in rows if row.attacks}) > 1
+    for row in rows:
+        for attack in reversed(order_attacks(row.attacks)):
+            stored = row.attacks[attack].verdicts.path.with_suffix(".examples.npz")
+            if not stored.exists():
+                continue
+            model = f"{file_name(row.model.name)}-{row.model.weights_hash[:8]}"
+            threat = f"{row.threat.norm}-{file_name(row.threat.eps_text)}{f'-seed{row.seed}' if several else ''}"
+            path = out / f"examples-{model}-{file_name(row.dataset)}-{threat}-{file_name(attack)}.png"
+            if not path.exists() or path.stat().st_mtime < stored.stat().st_mtime:
+                try:
+                    images = read_arrays(stored)
+                except AdvdpnpError:
+                    continue  # a damaged picture is no reason to withhold the table
+                _draw(row, attack, images, path)
+            paths.append(path)
+            break
+    return paths
+
+
+def _draw(row: Row, attack: str, stored: dict[str, np.ndarray], path: Path) -> None:
+    names = row.model.class_names
+    difference = stored["x_adv"] - stored["x"]
+    largest = float(np.abs(difference).max())
+    gain = amplification(largest)
+    count = len(stored["sample"])
+    with drawing(path, CELL * count, CELL * 3 + 0.75) as figure:
+        axes = figure.subplots(3, count, squeeze=False, gridspec_kw={"wspace": 0.06, "hspace": 0.2})
+        for column in range(count):
+            label, before, after = (
+                int(stored[name][column]) for name in ("label", "clean_prediction", "adversarial_prediction")
+            )
+            _image(axes[0, column], stored["x"][column])
+            _image(axes[1, column], stored["x_adv"][column])
+            _image(axes[2, column], np.clip(0.5 + gain * difference[column], 0, 1))
+            _title(axes[0, column], label, before, names)
+            _title(axes[1, column], label, after, names)
+            if not difference[column].any():
+                why = "wrong\nunchanged" if before != label else "not\nbroken"
+                axes[2, column].clear()
+                _frame(axes[2, column])
+                axes[2, column].set_facecolor("#f4f4f4")
+                axes[2, column].set_box_aspect(stored["x"].shape[2] / stored["x"].shape[3])
+                axes[2, column].text(
+                    0.5,
+                    0.5,
+                    why,
+                    transform=axes[2, column].transAxes,
+                    ha="center",
+                    va="center",
+                    fontsize=7.5,
+                    color=QUIET,
+                )
+        for axis, text in zip(axes[:, 0], ("clean", "adversarial", f"difference\n× {gain:g}"), strict=True):
+            axis.set_ylabel(text, fontsize=9, labelpad=8)
+        _heading(figure, axes[0, 0], row, attack)
+
+
+def _heading(figure: Figure, corner: Axes, row: Row, attack: str) -> None:
+    height = figure.get_figheight()
+    left, top = corner.get_position().x0, corner.get_position().y1
+    figure.text(left, top + 0.44 / height, row.model.name, ha="left", va="bottom", fontsize=10.5, fontweight="bold")
+    figure.text(
+        left, top + 0.27 / height, f"{attack}, {row.threat.label}, {row.dataset}: label → prediction",
+        ha="left", va="bottom", fontsize=8, color=QUIET,
+    )  # fmt: skip
+
+
+def _image(axis: Axes, image: np.ndarray) -> None:
+    """Show (c, h, w) in [0, 1]; one channel as gray, three as RGB, of any other number their mean."""
+    _frame(axis)
+    shown = image.transpose(1, 2, 0) if image.shape[0] == 3 else image.mean(0)
+    axis.imshow(np.clip(shown, 0, 1), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+
+
+def _frame(axis: Axes) -> None:
+    axis.set_xticks([])
+    axis.set_yticks([])
+    for spine in axis.spines.values():
+        spine.set_visible(False)
+
+
+def _title(axis: Axes, label: int, prediction: int, names: tuple[str, ...]) -> None:
+    right = label == prediction
+    text = _name(label, names) if right else f"{_name(label, names)} → {_name(prediction, names)}"
+    size = 7.5 if len(text) <= _FITS else max(4.5, 7.5 * _FITS / len(text))
+    axis.set_title(text, fontsize=size, pad=3, color=INK if right else FOOLED, fontweight="normal" if right else "bold")
+
+
+def _name(index: int, names: tuple[str, ...]) -> str:
+    name = names[index] if 0 <= index < len(names) else str(index)
+    return name if len(name) <= 14 else name[:13] + "…"
+
+
+def amplification(largest: float) -> float:
+    """A round factor that makes the largest difference nearly fill the range around gray."""
+    if largest <= 0:
+        return 1.0
+    ideal = 0.5 / largest
+    return max(
+        (step for step in (1, 2, 5, 10, 15, 20, 30, 50, 100, 200, 500, 1000) if step <= ideal * 1.05), default=1.0
+    )

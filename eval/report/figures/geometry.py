@@ -1,0 +1,106 @@
+"""Pictures of a classifier's geometry: angles between classes, features in the plane, angles of features."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from advdpnp.base.plotting import GRID, INK, QUIET, bare, drawing
+from advdpnp.eval.diagnostics.geometry import Features, angle_matrix, angles_to, project
+
+# Ten hues that can be told apart; more classes repeat them.
+_HUES = ("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#7f7f7f", "#bcbd22", "#17becf")
+_NAMED = 20  # more classes than that get no labels in the heat map
+
+
+def draw_geometry(
+    name: str, features: Sequence[Features], vectors: Tensor, classes: Sequence[str], out: Path
+) -> list[Path]:
+    """All pictures of one network, as ``geometry-*.png`` in ``out``."""
+    paths = [out / f"geometry-{kind}.png" for kind in ("angles", "pca", "t-sne", "histogram")]
+    _angles(name, vectors, classes, paths[0])
+    _embedding(name, list(features), vectors, classes, "pca", paths[1])
+    _embedding(name, list(features), vectors, classes, "t-sne", paths[2])
+    _histogram(name, features, vectors, paths[3])
+    return paths
+
+
+def _angles(name: str, vectors: Tensor, classes: Sequence[str], path: Path) -> None:
+    angles = angle_matrix(vectors).numpy()
+    count = len(angles)
+    shown = np.where(np.eye(count, dtype=bool), np.nan, angles)
+    with drawing(path, 5.4, 4.6) as figure:
+        axes = figure.subplots()
+        image = axes.imshow(shown, cmap="cividis", vmin=np.nanmin(shown), vmax=np.nanmax(shown))
+        bare(axes)
+        if count <= _NAMED:
+            axes.set_xticks(range(count), list(classes), rotation=45, ha="right")
+            axes.set_yticks(range(count), list(classes))
+            middle = (np.nanmin(shown) + np.nanmax(shown)) / 2
+            for (row, column), value in np.ndenumerate(shown):
+                if np.isfinite(value):
+                    ink = INK if value > middle else "white"
+                    axes.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=6.5, color=ink)
+        else:
+            axes.set_xticks([])
+            axes.set_yticks([])
+        bar = figure.colorbar(image, ax=axes, shrink=0.85, pad=0.03)
+        bar.outline.set_visible(False)  # type: ignore[operator]
+        bar.set_label("degrees", fontsize=8, color=QUIET)
+        smallest = float(np.nanmin(shown))
+        axes.set_title(f"{name}: angles between classes, MinSep {smallest:.1f}°", loc="left", fontweight="bold", pad=10)
+
+
+def _embedding(
+    name: str, features: list[Features], vectors: Tensor, classes: Sequence[str], how: str, path: Path
+) -> None:
+    flat = project(features, vectors, how)
+    marks, prototypes = flat[:-1], flat[-1]
+    with drawing(path, 4.4 * len(features), 4.4) as figure:
+        panels = figure.subplots(1, len(features), squeeze=False, sharex=True, sharey=True)[0]
+        for axes, part, points in zip(panels, features, marks, strict=True):
+            for label in range(len(prototypes)):
+                mine, hue = part.labels.numpy() == label, _HUES[label % len(_HUES)]
+                axes.scatter(*points[mine].T, s=7, color=hue, alpha=0.55, linewidths=0)
+                axes.scatter(
+                    *prototypes[label], s=70, marker="*", color=hue, edgecolors="white", linewidths=0.7, zorder=4
+                )
+                if len(prototypes) <= _NAMED:
+                    axes.annotate(
+                        classes[label], prototypes[label], xytext=(0, 6), textcoords="offset points", fontsize=7.5,
+                        fontweight="bold", color=INK, ha="center", va="bottom", zorder=5,
+                        bbox={"boxstyle": "round,pad=0.12", "fc": "white", "ec": "none", "alpha": 0.75},
+                    )  # fmt: skip
+            bare(axes)
+            axes.set_xticks([])
+            axes.set_yticks([])
+            axes.set_title(f"{part.kind} images", loc="left", fontsize=8.5, color=QUIET)
+        figure.suptitle(
+            f"{name}: features by {how.upper() if how == 'pca' else how}, class vectors as stars",
+            x=0.125, ha="left", fontsize=10, fontweight="bold",
+        )  # fmt: skip
+
+
+def _histogram(name: str, features: Sequence[Features], vectors: Tensor, path: Path) -> None:
+    with drawing(path, 6.2, 1.9 * len(features) + 0.6) as figure:
+        panels = figure.subplots(len(features), 1, squeeze=False, sharex=True)[:, 0]
+        for axes, part in zip(panels, features, strict=True):
+            angles = angles_to(part.values, vectors)
+            own = torch.nn.functional.one_hot(part.labels, len(vectors)).bool()
+            rival = angles.masked_fill(own, torch.inf).amin(1).numpy()
+            for values, colour, text in (
+                (angles[own].numpy(), "#0072B2", "to the own class"), (rival, "#D55E00", "to the nearest rival"),
+            ):  # fmt: skip
+                axes.hist(values, bins=np.arange(0, 181, 3).tolist(), color=colour, alpha=0.6, label=text)
+            axes.set_title(f"{part.kind} images", loc="left", fontsize=8.5, color=QUIET)
+            axes.set_xlim(0, 180)
+            axes.set_xticks(range(0, 181, 30))
+            axes.set_yticks([])
+            axes.xaxis.grid(True, color=GRID, linewidth=0.8)
+            axes.set_axisbelow(True)
+            bare(axes, keep="bottom")
+        panels[0].legend(frameon=False, fontsize=8)
+        panels[-1].set_xlabel("angle between feature and class vector, degrees", fontsize=8.5)
+        figure.suptitle(f"{name}: angles of features", x=0.125, ha="left", fontsize=10, fontweight="bold")

@@ -1,0 +1,36 @@
+"""Charts as data: what the page's script draws, in the reader's colours and at the reader's width."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from advdpnp.base.statistics import wilson
+from advdpnp.eval.report.html.subject import Model
+
+
+def share(wrong: np.ndarray) -> list[float]:
+    """Accuracy of mistakes, bool (n,), and the two ends of its interval, in percent."""
+    right, n = int((~wrong).sum()), len(wrong)
+    low, high = wilson(right, n)
+    return [_percent(right / n if n else 0.0), _percent(low), _percent(high)]
+
+
+def series(model: Model, points: Sequence[tuple[float, Sequence[float]]]) -> dict[str, Any]:
+    """One line: points are x and [y, low, high]; without an interval [y]."""
+    return {"m": model.number, "name": model.name, "points": [[x, *values] for x, values in points]}
+
+
+def lines(x: str, ticks: Sequence[tuple[float, str]], drawn: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """A line chart of accuracies; ``ticks`` say where on the x axis what is written."""
+    return {"kind": "lines", "x": x, "ticks": [list(tick) for tick in ticks], "series": list(drawn)}
+
+
+def scatter(x: str, y: str, drawn: Sequence[tuple[Model, list[float], list[float]]]) -> dict[str, Any]:
+    """A point per model, with the intervals of both accuracies."""
+    points = [{"m": model.number, "name": model.name, "x": across, "y": up} for model, across, up in drawn]
+    return {"kind": "scatter", "x": x, "y": y, "points": points}
+
+
+def _percent(value: float) -> float:
+    return round(100 * value, 2)

@@ -1,0 +1,34 @@
+"""The parts of the page, in its order. A new one is a module here, a template of its key, and a line below."""
+
+from advdpnp.eval.report.html.section import Section
+from advdpnp.eval.report.html.sections import (
+    about,
+    agreement,
+    attacks,
+    classes,
+    corruptions,
+    examples,
+    geometry,
+    leaderboard,
+    published,
+    radius,
+    seeds,
+    tradeoff,
+)
+
+SECTIONS: tuple[Section, ...] = (
+    leaderboard.SECTION,
+    seeds.SECTION,
+    published.SECTION,
+    tradeoff.SECTION,
+    radius.SECTION,
+    attacks.SECTION,
+    corruptions.SECTION,
+    classes.SECTION,
+    agreement.SECTION,
+    examples.SECTION,
+    geometry.SECTION,
+    about.SECTION,
+)
+
+__all__ = ["SECTIONS"]

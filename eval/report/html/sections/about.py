@@ -1,0 +1,27 @@
+"""How to read the page, what each flag means, and what the files beside it hold."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from advdpnp.eval.analysis import agreement, per_class
+from advdpnp.eval.analysis.comparability import SIGNIFICANT
+from advdpnp.eval.diagnostics.flags import FLAGS
+from advdpnp.eval.report.html.section import Section
+from advdpnp.eval.report.html.subject import Subject
+from advdpnp.eval.report.schema import meaning_of
+
+
+def _gather(subject: Subject) -> Mapping[str, Any]:
+    raised = {code for text in subject.frame["flags"] for code in text.split("; ") if code}
+    return {
+        "significant": SIGNIFICANT,
+        "flags": [(code, meaning, code in raised) for code, meaning in FLAGS.items()],
+        "files": [
+            ("leaderboard.csv", [(name, meaning_of(name)) for name in map(str, subject.frame)]),
+            ("per-class.csv", list(per_class.MEANINGS.items())),
+            ("agreement.csv", list(agreement.MEANINGS.items())),
+        ],
+    }
+
+
+SECTION = Section("about", "About", "How to read this page", "", _gather)

@@ -1,0 +1,87 @@
+"""Adversarial examples: what broke the models, to look at."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from advdpnp.base.errors import AdvdpnpError
+from advdpnp.eval.analysis.rows import Row
+from advdpnp.eval.report.figures.examples import amplification
+from advdpnp.eval.report.html.images import picture
+from advdpnp.eval.report.html.section import Section
+from advdpnp.eval.report.html.subject import Subject, choices, scope_of
+from advdpnp.eval.report.leaderboard import order_attacks
+from advdpnp.eval.store.example_images import read_arrays
+
+BUDGET = 1_500_000
+"""Characters of all pictures; models beyond it have none, and the page says so."""
+
+
+def _gather(subject: Subject) -> Mapping[str, Any] | None:
+    blocks, spent, left_out = [], 0, 0
+    for _, rows in subject.groups():
+        panels = []
+        for row in rows:
+            if spent > BUDGET:
+                left_out += 1
+            elif panel := _panel(row):
+                panels.append({"model": subject.model_of(row), **panel})
+                spent += sum(len(shown) for card in panel["cards"] for _, shown in card["pictures"])
+        if panels:
+            blocks.append(
+                {"scope": scope_of(rows), "panels": panels, "choices": choices([panel["model"] for panel in panels])}
+            )
+    return {"blocks": blocks, "left_out": left_out} if blocks else None
+
+
+def _panel(row: Row) -> dict[str, Any] | None:
+    """The images of the dearest attack that has any."""
+    for attack in reversed(order_attacks(row.attacks)):
+        path = row.attacks[attack].verdicts.path.with_suffix(".examples.npz")
+        if not path.exists():
+            continue
+        try:
+            stored = read_arrays(path)
+        except AdvdpnpError:
+            return None  # a damaged picture is no reason to withhold the page
+        difference = stored["x_adv"] - stored["x"]
+        gain = amplification(float(np.abs(difference).max(initial=0)))
+        cards = [_card(row, stored, place, gain) for place in range(len(stored["sample"]))]
+        return {"attack": attack, "gain": f"{gain:g}", "cards": cards}
+    return None
+
+
+def _card(row: Row, stored: Mapping[str, np.ndarray], place: int, gain: float) -> dict[str, Any]:
+    x, x_adv = stored["x"][place], stored["x_adv"][place]
+    label, before, after = (
+        int(stored[name][place]) for name in ("label", "clean_prediction", "adversarial_prediction")
+    )
+    changed = bool((x_adv != x).any())
+    pictures = [("clean", picture(x))]
+    if changed:
+        pictures += [("adversarial", picture(x_adv)), ("difference", picture(0.5 + gain * (x_adv - x)))]
+    state = "wrong unchanged" if before != label else "broken" if after != label else "not broken"
+    return {
+        "sample": int(stored["sample"][place]),
+        "label": _name(row, label),
+        "before": _name(row, before),
+        "after": _name(row, after),
+        "state": state,
+        "pictures": pictures,
+    }
+
+
+def _name(row: Row, label: int) -> str:
+    names = row.model.class_names
+    return str(names[label]) if 0 <= label < len(names) else str(label)
+
+
+SECTION = Section(
+    "examples",
+    "Examples",
+    "Adversarial examples",
+    "The first test images, as the dearest attack left them: clean, adversarial, and their difference made larger "
+    "around grey. Every image was verified inside the box and inside eps.",
+    _gather,
+)

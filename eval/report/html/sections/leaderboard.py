@@ -1,0 +1,129 @@
+"""The tables themselves: accuracies with intervals, flags, and where every row comes from."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from advdpnp.eval.analysis.comparability import SIGNIFICANT
+from advdpnp.eval.diagnostics.flags import FLAGS, raised_flags
+from advdpnp.eval.report.html.section import Section
+from advdpnp.eval.report.html.subject import Subject, scope_of
+from advdpnp.eval.report.schema import meaning_of
+from advdpnp.eval.report.tables import Table, unmeasured_note
+
+_PROVENANCE = (
+    ("weights_hash", "Weights (SHA-256)"), ("data_hash", "Images and labels (SHA-256)"),
+    ("samples_hash", "Set of images"), ("definitions", "Definitions of all searches"), ("recipe_hash", "Recipe"),
+    ("training_seed", "Seed of the training"), ("seed", "Seed of the attacks"), ("device", "Device"),
+    ("date", "Latest run"), ("versions", "Versions"),
+)  # fmt: skip
+_COUNTS = (("forwards", "forward passes"), ("backwards", "backward passes"))
+
+
+def _gather(subject: Subject) -> Mapping[str, Any]:
+    return {"blocks": [_block(subject, table) for table in subject.tables]}
+
+
+def _block(subject: Subject, table: Table) -> dict[str, Any]:
+    part = table.part
+    sources = [source for source in dict.fromkeys(part["corruption_source"]) if source]
+    return {
+        "scope": scope_of(subject.rows_of(table), extra=" and ".join(sources)),
+        "caption": table.caption,
+        "columns": [{"name": name, "meaning": meaning_of(name)} for name in table.accuracies],
+        "lines": [_line(subject, table, line) for _, line in part.iterrows()],
+        "notes": [
+            pair for pair in (("°", table.note), ("†", table.stranger_note), ("!", unmeasured_note(part))) if pair[1]
+        ],
+    }
+
+
+def _line(subject: Subject, table: Table, line: pd.Series) -> dict[str, Any]:
+    row = subject.row_of(line)
+    return {
+        "model": subject.model_of(row),
+        "stranger": line.name in table.strangers,
+        "cells": [_cell(table, line, name) for name in table.accuracies],
+        "n": int(line["n"]),
+        "flags": [
+            {"code": flag.code, "seen": flag.seen, **FLAGS[flag.code]._asdict()}
+            for flag in raised_flags(row, subject.named_rows)
+        ],
+        "significance": _significance(table, line),
+        "provenance": [(label, str(line[name])) for name, label in _PROVENANCE if not _unknown(line[name])],
+        "cost": _cost(line),
+        "training": _training(line),
+        "command": line["command"],
+    }
+
+
+def _cell(table: Table, line: pd.Series, name: str) -> dict[str, Any]:
+    value, low, high = (_number(line, each) for each in (name, f"{name}_low", f"{name}_high"))
+    return {
+        "name": name,
+        "value": value,
+        "low": low,
+        "high": high,
+        "best": table.is_best(line, name),
+        "as_good": table.is_as_good(line, name),
+    }
+
+
+def _number(line: pd.Series, name: str) -> float | None:
+    value: Any = line.get(name)
+    return None if _unknown(value) else float(value)
+
+
+def _significance(table: Table, line: pd.Series) -> str:
+    """How the worst case stands to the best one of the table, in words."""
+    if "worst_case" not in table.accuracies or _unknown(line["worst_case"]):
+        return "There is no attack to compare by."
+    if line.name in table.strangers:
+        return f"{table.strangers[line.name]}: what differs is compared with no other row."
+    p = line["worst_case_p_holm"]
+    if not _unknown(p):
+        text = f"exact McNemar test on the same {line['n']:,} images, Holm's {_p_value(float(p))}"
+        if table.is_best(line, "worst_case"):
+            return f"Shares the best worst case of this table ({text})."
+        return f"{'Not significantly' if p >= SIGNIFICANT else 'Significantly'} below the best worst case ({text})."
+    if table.is_best(line, "worst_case"):
+        return "Has the best worst case of this table."
+    if len(table.part) < 2:
+        return "It is alone in this table; there is nothing to compare with."
+    return "Not compared with the best: no other row has the same attacks on the same images and does better."
+
+
+def _p_value(p: float) -> str:
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+
+
+def _cost(line: pd.Series) -> list[tuple[str, str]]:
+    counts = [(label, f"{line[name]:,}") for name, label in _COUNTS if not _unknown(line[name])]
+    return [*counts, ("seconds", f"{line['seconds']:,.1f}")] if line["norm"] else []
+
+
+def _training(line: pd.Series) -> list[tuple[str, str]]:
+    """What the checkpoint tells of itself."""
+    found = [("Method", line["method"]), ("Architecture", line["architecture"])]
+    if line["parameters"]:
+        found.append(("Parameters", f"{line['parameters']:,}"))
+    if not _unknown(line["min_separation"]):
+        found.append(("MinSep", f"{line['min_separation']:.2f}°"))
+    if not _unknown(line["training_seconds"]):
+        found.append(("Training", f"{line['training_seconds']:,.0f} s"))
+    return [(label, text) for label, text in found if text]
+
+
+def _unknown(value: Any) -> bool:
+    return value is None or value is pd.NA or pd.isna(value) or value == ""
+
+
+SECTION = Section(
+    "leaderboard",
+    "Leaderboard",
+    "Leaderboard",
+    "Accuracy in percent with 95 % Wilson intervals. The worst case counts an image as robust only if nothing broke "
+    "it. Rows stand in one table only where data, threat model, seed and source of corruptions are the same.",
+    _gather,
+)

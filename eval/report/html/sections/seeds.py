@@ -1,0 +1,12 @@
+"""Several seeds of one method, and how methods differ over them."""
+
+from advdpnp.eval.analysis.seeds import seed_grids
+from advdpnp.eval.report.html.section import section_of_grids
+
+SECTION = section_of_grids(
+    "seeds",
+    "Seeds",
+    "Several seeds",
+    "The spread between trainings of one recipe says what a difference between two nets is worth.",
+    lambda subject: seed_grids(subject.frame),
+)

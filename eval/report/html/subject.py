@@ -1,0 +1,180 @@
+"""What a page is about: the table, the verdicts behind it, and the models that both are of."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
+from pathlib import Path
+
+import pandas as pd
+
+from advdpnp.eval.analysis.rows import Row
+from advdpnp.eval.report.figures import with_distinct_names
+from advdpnp.eval.report.robustbench import is_published
+from advdpnp.eval.report.tables import Table, cut_into_tables
+
+COLOURS = 11
+"""Distinct ones of the style sheet; more models repeat them with another mark."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """One model of the page.
+
+    Attributes:
+        number: its place among the models, which elements of the page name it by.
+        name: no other model of the page has it.
+        method, architecture: as tables show them.
+        parameters: their number.
+        flagged: whether any of its rows raised a flag.
+    """
+
+    number: int
+    name: str
+    method: str
+    architecture: str
+    parameters: int
+    flagged: bool
+
+    @property
+    def colour(self) -> int:
+        """Place in the palette."""
+        return self.number % COLOURS
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Everything that sections draw from.
+
+    Attributes:
+        everything: the leaderboard, as ``tabulate_rows`` makes it of ``rows``, and published rows if it has any.
+        rows: the verdicts.
+        folders: where they were found; geometry is looked for there.
+    """
+
+    everything: pd.DataFrame
+    rows: Sequence[Row]
+    folders: Sequence[Path] = ()
+
+    @cached_property
+    def frame(self) -> pd.DataFrame:
+        """The leaderboard of ``rows`` alone."""
+        return self.everything[~is_published(self.everything)]
+
+    @cached_property
+    def named_rows(self) -> list[Row]:
+        """The rows, with names that differ where the weights do."""
+        return with_distinct_names(self.rows)
+
+    @cached_property
+    def models(self) -> list[Model]:
+        """All models, by name."""
+        known = {(row.model.name, row.model.weights_hash): row.model for row in self.named_rows}
+        flagged = set(self.frame.loc[self.frame["flags"] != "", "weights_hash"])
+        return [
+            Model(number, name, each.method, each.architecture, each.parameters, weights in flagged)
+            for number, ((name, weights), each) in enumerate(sorted(known.items()))
+        ]
+
+    @cached_property
+    def _by_name(self) -> dict[str, Model]:
+        return {model.name: model for model in self.models}
+
+    def model_of(self, row: Row) -> Model:
+        """The model of one of ``named_rows``."""
+        return self._by_name[row.model.name]
+
+    @cached_property
+    def _rows_by_key(self) -> dict[tuple[str, ...], Row]:
+        named = zip(self.rows, self.named_rows, strict=True)
+        return {row.key: with_name for row, with_name in named}
+
+    def row_of(self, line: pd.Series) -> Row:
+        """The verdicts behind a line of the frame."""
+        seed = None if pd.isna(line["seed"]) else int(line["seed"])
+        key = (
+            line["model"],
+            line["weights_hash"],
+            line["data_hash"],
+            line["norm"],
+            repr(float(line["eps"])),
+            str(seed),
+        )
+        return self._rows_by_key[key]
+
+    @cached_property
+    def tables(self) -> list[Table]:
+        """The frame cut into what is comparable; tables of clean images alone come last."""
+        tables = cut_into_tables(self.frame) if len(self.frame) else ()
+        return sorted(tables, key=lambda table: table.part["norm"].iloc[0] == "")
+
+    def rows_of(self, table: Table) -> list[Row]:
+        """The verdicts behind a table, in its order."""
+        return [self.row_of(line) for _, line in table.part.iterrows()]
+
+    def groups(self) -> Iterator[tuple[Table, list[Row]]]:
+        """Tables of attacked models and the rows behind them.
+
+        Rows that differ only in where their corrupted images came from are comparable here, so they come together.
+        """
+        attacked = [(table, self.rows_of(table)) for table in self.tables]
+
+        def key(pair: tuple[Table, list[Row]]) -> tuple[str, ...]:
+            first = pair[1][0]
+            return first.dataset, *first.key[2:]
+
+        for _, group in groupby((pair for pair in attacked if pair[1][0].attacks), key):
+            found = list(group)
+            yield found[0][0], [row for _, rows in found for row in rows]
+
+    def rows_by_model(self) -> Iterator[Row]:
+        """Of every model on every data set the row with the most samples; corruptions are the same for all its rows."""
+        best: dict[tuple[str, str], Row] = {}
+        for row in self.named_rows:
+            key = (row.model.name, row.data)
+            if key not in best or row.n > best[key].n:
+                best[key] = row
+        yield from best.values()
+
+
+@dataclass(frozen=True)
+class Scope:
+    """What a block of the page is restricted to; readers choose among them.
+
+    Attributes:
+        dataset: its name.
+        threat: "linf 8/255", or "" for what holds whatever the threat model.
+        seed: of the attacks, where it matters.
+        n: how many images, in words.
+        extra: more to say, as corruptions' source.
+        mixed: whether the rows are over different numbers of images.
+    """
+
+    dataset: str
+    threat: str = ""
+    seed: str = ""
+    n: str = ""
+    extra: str = ""
+    mixed: bool = False
+
+
+def choices(models: Sequence[Model]) -> list[tuple[int | None, str]]:
+    """What a reader chooses among, as number and text; the number ties a choice to the filter."""
+    return [(model.number, model.name) for model in models]
+
+
+def scope_of(rows: Sequence[Row], *, threat: bool = True, extra: str = "") -> Scope:
+    """The scope of rows that share data, and threat model and seed unless ``threat`` is off."""
+    first = rows[0]
+    sizes = sorted({row.n for row in rows})
+    n = f"{sizes[0]:,}" if len(sizes) == 1 else f"{sizes[0]:,} to {sizes[-1]:,}"
+    mixed = len(sizes) > 1
+    if not threat:
+        return Scope(first.dataset, n=n, extra=extra, mixed=mixed)
+    label = in_words(first.threat.norm, first.threat.eps_text)
+    return Scope(first.dataset, label, "" if first.seed is None else str(first.seed), n, extra, mixed)
+
+
+def in_words(norm: str, eps: str) -> str:
+    """ "Linf 8/255", or "clean images"."""
+    return f"{norm.capitalize()} {eps}" if norm else "clean images"

@@ -1,0 +1,257 @@
+"""The leaderboard: derived from verdicts alone, as a data frame, CSV and Markdown."""
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from advdpnp.base.files import folder_lock, write_text
+from advdpnp.base.statistics import wilson
+from advdpnp.eval.analysis.comparability import against_the_best
+from advdpnp.eval.analysis.corruptions import (
+    COUNT,
+    MEAN,
+    corruption_record,
+    detail_columns,
+    is_detail,
+    mean_corruption_errors,
+)
+from advdpnp.eval.analysis.rows import Row, find_results, make_rows
+from advdpnp.eval.analysis.seeds import summarise_seeds
+from advdpnp.eval.diagnostics.flags import raised_flags
+from advdpnp.eval.report.latex import to_latex
+from advdpnp.eval.report.markdown import to_markdown
+from advdpnp.eval.report.robustbench import is_published, published_rows
+from advdpnp.eval.report.schema import meaning_of, percent_columns
+from advdpnp.eval.store.key import canonical_json, short_hash
+
+_BEFORE = ("fgsm", "pgd-20", "cw")
+_LAST = ("autoattack",)
+_SEEDS = "seeds.csv"
+_PATIENCE = 300.0  # seconds that another process may take for its tables and figures
+_TEXT = (
+    "method", "architecture", "norm", "eps_text", "dataset", "corruption_source", "weights_hash", "data_hash",
+    "definitions", "versions", "device", "date", "command", "flag_details", "recipe_hash", "samples_hash",
+    "attack_definitions",
+)  # fmt: skip
+_SOMETIMES = ("mce_baseline", "source", "venue", "paper", "url")
+
+
+def build_leaderboard(folders: Sequence[Path], mce_baseline: str | None = None) -> pd.DataFrame:
+    """The table of everything complete in or below these folders, one row per model, threat model and seed.
+
+    Columns: model, clean, the attacks that ran (fgsm, pgd-20, cw, others, autoattack), worst_case, corruptions (if
+    run), n, flags; then everything else. Accuracies are percent, rounded to 2 decimals, on the same n samples within
+    a row. Rows are sorted by data set and threat model, then best first.
+
+    Args:
+        folders: what to read.
+        mce_baseline: name of the model whose errors those of the others are divided by, in a column ``mce``.
+
+    Raises:
+        AdvdpnpError: a folder holds no results, a file is damaged, or nothing is known of the baseline.
+    """
+    return tabulate_rows(make_rows(find_results(folders)), mce_baseline)
+
+
+def tabulate_rows(rows: Sequence[Row], mce_baseline: str | None = None) -> pd.DataFrame:
+    """The same for rows already in hand."""
+    rows = sorted(rows, key=lambda row: row.key)  # nothing may depend on which folder was named first
+    attacks = order_attacks({attack for row in rows for attack in row.attacks})
+    accuracies = ["clean", *attacks, "worst_case"]
+    if any(row.cells for row in rows):
+        accuracies.append(MEAN)
+    records = [_record(row, rows) for row in rows]
+    if mce_baseline:
+        for record, (mce, why) in zip(records, mean_corruption_errors(rows, mce_baseline), strict=True):
+            record |= {"mce": mce, "mce_baseline": mce_baseline, "mce_note": why}
+    for record, chance in zip(records, against_the_best(rows), strict=True):
+        record |= {"worst_case_p": chance.p, "worst_case_p_holm": chance.corrected}
+    bounds = [f"{name}_{side}" for name in accuracies for side in ("low", "high")]
+    columns = [
+        "model", *accuracies, "n", "flags", "method", "architecture", "parameters", "min_separation",
+        "training_seconds", "worst_case_p", "worst_case_p_holm", *detail_columns(records),
+        *(("mce", "mce_baseline", "mce_note") if mce_baseline else ()), *bounds, "norm", "eps", "eps_text",
+        "seed", "dataset", "corruption_source", "weights_hash", "data_hash", "definitions", "versions", "device",
+        "date", "command", "forwards", "backwards", "seconds", "flag_details", "recipe_hash", "training_seed",
+        "samples_hash", "attack_definitions", "sanity_n",
+    ]  # fmt: skip
+    return _sorted(_typed(pd.DataFrame(records, columns=columns)))
+
+
+def order_attacks(attacks: Iterable[str]) -> list[str]:
+    """Columns from cheap to dear: fgsm, pgd-20, cw, all others by name and number, autoattack."""
+    present = set(attacks)
+    others = sorted(present - {*_BEFORE, *_LAST}, key=_natural)
+    return [a for a in _BEFORE if a in present] + others + [a for a in _LAST if a in present]
+
+
+@contextmanager
+def writing_tables(out: Path) -> Iterator[None]:
+    """Read verdicts, and write tables and figures to ``out``, one process after the other.
+
+    Two evaluations into one folder would else leave the table of the one that ends first, without the other's rows.
+
+    Raises:
+        AdvdpnpError: the folder cannot be written, or another process does not leave it.
+    """
+    with folder_lock(out, timeout=_PATIENCE, below=False):
+        yield
+
+
+def write_leaderboard(frame: pd.DataFrame, out: Path) -> None:
+    """Write ``leaderboard.csv``, ``.md``, ``.tex`` and ``.json`` to a folder; ``seeds.csv`` where there are several."""
+    for suffix, text in {
+        "csv": to_csv(frame), "md": to_markdown(frame), "tex": to_latex(frame), "json": to_json(frame),
+    }.items():  # fmt: skip
+        write_text(out / f"leaderboard.{suffix}", text)
+    seeds = summarise_seeds(_measured(frame))
+    if len(seeds):
+        write_text(out / _SEEDS, seeds.to_csv(index=False, lineterminator="\n"))
+    elif (out / _SEEDS).exists() and (out / _SEEDS).read_text(encoding="utf-8").startswith("over,group,"):
+        (out / _SEEDS).unlink()  # an earlier one, of results that are no longer here
+
+
+def with_published(frame: pd.DataFrame) -> pd.DataFrame:
+    """A leaderboard, and below it what RobustBench publishes of the same data sets and threat models.
+
+    Raises:
+        AdvdpnpError: as ``published_rows``.
+    """
+    more = published_rows(frame)
+    ours = frame.reindex(columns=more.columns)
+    return _typed(pd.concat([ours, more], ignore_index=True) if len(more) else ours)
+
+
+def to_json(frame: pd.DataFrame) -> str:
+    """``columns`` says what each column means, ``rows`` holds the table; what is not known is null.
+
+    ``seeds`` holds the same two of the summary over seeds, where there is one.
+    """
+    content: dict[str, Any] = _as_json(frame)
+    seeds = summarise_seeds(_measured(frame))
+    if len(seeds):
+        content["seeds"] = _as_json(seeds)
+    return json.dumps(content, indent=1) + "\n"
+
+
+def _as_json(frame: pd.DataFrame) -> dict[str, Any]:
+    rows = json.loads(frame.to_json(orient="records", double_precision=10))
+    return {"columns": {name: meaning_of(name) for name in map(str, frame)}, "rows": rows}
+
+
+def _measured(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame[~is_published(frame)]
+
+
+def to_csv(frame: pd.DataFrame) -> str:
+    """CSV text; accuracies and their bounds with exactly 2 decimals, what is not known is empty."""
+    shown = frame.copy()
+    for name in percent_columns(frame):
+        shown[name] = [f"{value:.2f}" if pd.notna(value) else "" for value in frame[name]]
+    return str(shown.to_csv(index=False, lineterminator="\n"))
+
+
+def read_leaderboard(path: Path) -> pd.DataFrame:
+    """Read a ``leaderboard.csv`` back with the types that ``build_leaderboard`` gives."""
+    text = dict.fromkeys(("model", "flags", *_TEXT, *_SOMETIMES), str)
+    unknown = {name: [""] for name in ("seed", "eps", "training_seed")}
+    return _typed(pd.read_csv(path, dtype=text, keep_default_na=False, na_values=unknown))
+
+
+def _record(row: Row, rows: Sequence[Row]) -> dict[str, Any]:
+    record: dict[str, Any] = {"model": row.model.name}
+    counts = {"clean": ~row.clean_wrong, **{attack: ~row.broken(attack) for attack in row.attacks}}
+    if row.attacks:
+        counts["worst_case"] = ~row.broken_by_any
+    for name, right in counts.items():
+        record |= _percent_with_bounds(name, float(right.sum()), row.n)
+    units = [row.clean, *row.attacks.values()]
+    if row.cells:
+        record |= _corruption_record(row)
+    newest = max(units, key=lambda unit: unit.date)
+    flags = raised_flags(row, rows)
+    verdicts = [row.verdict_rows(attack) for attack in row.attacks]
+    return record | {
+        "n": row.n,
+        "flags": "; ".join(dict.fromkeys(flag.code for flag in flags)),
+        "recipe_hash": row.model.recipe_hash,
+        "training_seed": row.model.training_seed,
+        "samples_hash": row.samples_hash,
+        "attack_definitions": canonical_json(row.questions),
+        "flag_details": "; ".join(f"{flag.code}: {flag.seen}" for flag in flags),
+        "sanity_n": row.measured_samples,
+        "method": row.model.method,
+        "architecture": row.model.architecture,
+        "parameters": row.model.parameters,
+        "min_separation": _rounded(row.model.min_separation),
+        "training_seconds": _rounded(row.model.training_seconds),
+        "norm": row.threat.norm,
+        "eps": row.threat.eps,
+        "eps_text": row.threat.eps_text,
+        "seed": row.seed,
+        "dataset": row.dataset,
+        "weights_hash": row.model.weights_hash,
+        "data_hash": row.data,
+        "definitions": short_hash(sorted(unit.hash for unit in [*units, *row.cells.values()])),
+        "versions": ", ".join(f"{name} {version}" for name, version in newest.last_run.get("versions", {}).items()),
+        "device": newest.last_run.get("device", ""),
+        "date": newest.date,
+        "command": newest.last_run.get("command", ""),
+        "forwards": sum(int(frame["forwards"].sum()) for frame in verdicts),
+        "backwards": sum(int(frame["backwards"].sum()) for frame in verdicts),
+        "seconds": round(sum(unit.seconds for unit in units), 1),
+    }
+
+
+def _corruption_record(row: Row) -> dict[str, Any]:
+    """Of the mean also the bounds.
+
+    The cells show the same images, so the interval takes each image, not each cell, as one observation: it is wider
+    than what is known, never narrower.
+    """
+    record = corruption_record(row)
+    if pd.notna(mean := record.get(MEAN)):
+        n = record[COUNT]
+        record |= _percent_with_bounds(MEAN, mean * n / 100, n)
+    return record
+
+
+def _rounded(value: float | None) -> float:
+    return float("nan") if value is None else round(value, 2)
+
+
+def _percent_with_bounds(name: str, successes: float, n: int) -> dict[str, float]:
+    low, high = wilson(successes, n)
+    value = 100 * successes / n if n else np.nan
+    return {name: round(value, 2), f"{name}_low": round(100 * low, 2), f"{name}_high": round(100 * high, 2)}
+
+
+def _typed(frame: pd.DataFrame) -> pd.DataFrame:
+    kinds: dict[str, Any] = dict.fromkeys(percent_columns(frame), "float64")
+    kinds |= dict.fromkeys(("n", "parameters", "seed", "training_seed", "forwards", "backwards", "sanity_n"), "Int64")
+    kinds |= {COUNT: "Int64"} if COUNT in frame else {}
+    numbers = ("eps", "seconds", "min_separation", "training_seconds", "worst_case_p", "worst_case_p_holm")
+    kinds |= dict.fromkeys(numbers, "float64")
+    kinds |= dict.fromkeys([name for name in map(str, frame) if is_detail(name) or name == "mce"], "float64")
+    for name in ("model", "flags", *_TEXT, *(name for name in _SOMETIMES if name in frame)):
+        frame[name] = frame[name].fillna("").astype(str)
+    for name, kind in kinds.items():
+        frame[name] = pd.to_numeric(frame[name]).astype(kind)
+    return frame
+
+
+def _sorted(frame: pd.DataFrame) -> pd.DataFrame:
+    order = ["dataset", "data_hash", "norm", "eps", "seed", "worst_case", "clean", "model", "weights_hash"]
+    ascending = [True, True, True, True, True, False, False, True, True]
+    return frame.sort_values(order, ascending=ascending, kind="stable", ignore_index=True)
+
+
+def _natural(text: str) -> list[tuple[int, int | str]]:
+    """Sort key that puts pgd-5 before pgd-40."""
+    return [(0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"(\d+)", text) if part]

@@ -1,0 +1,98 @@
+"""What the columns of a leaderboard are called, and what each of them says."""
+
+import re
+
+import pandas as pd
+
+from advdpnp.eval.analysis.corruptions import COUNT, MEAN
+
+_MEANINGS = {
+    "model": "name of the model",
+    "clean": "percent of the n images classified right unchanged",
+    "worst_case": "percent of the n images that neither the clean image nor any attack breaks",
+    MEAN: "mean accuracy in percent over the 75 cells of the benchmark (15 corruptions, 5 severities)",
+    COUNT: "number of images behind the columns of corruptions",
+    "n": "number of images, the same for clean and all attacks of the row",
+    "flags": "codes of what makes the row doubtful, with '; ' between them",
+    "method": "how the model was trained, as its checkpoint tells",
+    "architecture": "of the model",
+    "parameters": "their number",
+    "min_separation": "smallest angle between the vectors of two classes, in degrees",
+    "training_seconds": "what training took until the epoch that was kept",
+    "recipe_hash": "hash of the recipe and the data set of the training, without the seed; empty if unknown",
+    "training_seed": "the seed of the training",
+    "worst_case_p": "p of the exact McNemar test of worst_case against the best row with the same attacks and images, "
+    "not corrected for their number",
+    "worst_case_p_holm": "the same, corrected by Holm for the number of rows that are compared with that best one",
+    "mce": "mean corruption error in percent, relative to mce_baseline (Hendrycks and Dietterich 2019)",
+    "mce_baseline": "the model that mce is relative to",
+    "mce_note": "why there is no mce",
+    "norm": "of the threat model: linf, l2 or l1; empty without attacks",
+    "eps": "radius of the threat model, for images in [0, 1]",
+    "eps_text": "the radius as it was written",
+    "seed": "of the attacks",
+    "dataset": "whose test images were used",
+    "corruption_source": "official files (cifar10-c) or regenerated ones",
+    "weights_hash": "SHA-256 of the names, shapes and values of the weights",
+    "data_hash": "SHA-256 of the test images and labels",
+    "samples_hash": "hash of the indices of the n images",
+    "definitions": "hash of the definitions of all attacks and corruptions of the row",
+    "attack_definitions": "JSON: hash of what was asked, by attack; only numbers of one hash are compared",
+    "versions": "of the software",
+    "device": "where it ran",
+    "date": "of the latest run, ISO 8601",
+    "command": "of the latest run",
+    "forwards": "of the model, for all attacks of the row",
+    "backwards": "of the model, for all attacks of the row",
+    "seconds": "spent on all attacks of the row",
+    "flag_details": "what was seen, for each flag",
+    "sanity_n": "number of images behind the measurements that flags come from; 0 where they are missing",
+    "source": "empty for what was measured here, else who has published the row",
+    "venue": "where a published row's paper appeared",
+    "paper": "title of a published row's paper",
+    "url": "of a published row's paper",
+    "over": "what varies: training seeds (nets of one recipe) or evaluation seeds (attacks on one net)",
+    "group": "what the nets share of their name, else their method",
+    "seeds": "how many there are",
+    "seed_values": "the seeds",
+    "models": "names of the nets, with '; ' between them",
+    "against": "the group of the best mean worst case, which the differences are to",
+}
+_PATTERNS = (
+    (
+        r"(.+)_difference",
+        "mean of {0} over the seeds of this group less that of the group in against, in points",
+    ),
+    (r"(.+)_difference_(low|high)", "{1} end of Welch's 95 % interval, over seeds, of the difference in {0}"),
+    (r"(.+)_difference_p", "p of Welch's t test, over seeds, of the difference in {0}; not corrected"),
+    (r"(.+)_mean", "mean of {0} over the seeds, in percent"),
+    (r"(.+)_std", "standard deviation of {0} over the seeds (ddof 1), in points"),
+    (r"(.+)_(min|max)", "{1} of {0} over the seeds, in percent"),
+    (r"(.+)_(low|high)", "{1} end of the 95 % Wilson interval of {0}"),
+    (r"corruptions_(\w+)", "mean accuracy in percent over the corruptions of the group {0}"),
+    (r"corruption:(.+)", "mean accuracy in percent over the five severities of {0}"),
+    (r"(transfer:.+)", "percent of the n images that adversarial images of another model leave right ({0})"),
+    (r"(.+)", "percent of the n images that the attack {0} leaves right"),
+)
+
+
+def meaning_of(column: str) -> str:
+    """What a column says, in one line."""
+    if column in _MEANINGS:
+        return _MEANINGS[column]
+    pattern, text = next(each for each in _PATTERNS if re.fullmatch(each[0], column))
+    match = re.fullmatch(pattern, column)
+    assert match is not None
+    return text.format(*match.groups())
+
+
+def accuracy_columns(frame: pd.DataFrame) -> list[str]:
+    """The columns of accuracies in percent, in order."""
+    names = list(frame.columns)
+    return names[names.index("clean") : names.index("n")]
+
+
+def percent_columns(frame: pd.DataFrame) -> list[str]:
+    """The same and their bounds."""
+    accuracies = accuracy_columns(frame)
+    return accuracies + [f"{name}_{side}" for name in accuracies for side in ("low", "high")]

@@ -1,0 +1,490 @@
+"""One model under one plan: clean images, then the attacks from cheap to dear, then corruptions."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import fields, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from advdpnp.attacks import resolve_attacks
+from advdpnp.attacks.algorithms.transfer import Transfer
+from advdpnp.attacks.engine.executor import Executor, check_inputs, evaluation_mode, is_batch_dependent, is_randomised
+from advdpnp.attacks.engine.precision import FULL
+from advdpnp.attacks.engine.replicas import Lanes, open_lanes
+from advdpnp.attacks.engine.search import search
+from advdpnp.attacks.engine.verification import judge, repeats
+from advdpnp.attacks.ensemble import Stages
+from advdpnp.attacks.losses import margin
+from advdpnp.attacks.protocol import Attack, StageRecord, WholeBatchAttack
+from advdpnp.attacks.search_state import Findings, Unseen
+from advdpnp.attacks.threat import ThreatModel
+from advdpnp.base.errors import AdvdpnpError, ModelError, ModelFailure, first_line
+from advdpnp.base.randomness import seed_of
+from advdpnp.corruption import CorruptionSource
+from advdpnp.datasets import to_float
+from advdpnp.eval.diagnostics import (
+    SANITY_SAMPLES,
+    Measured,
+    Subject,
+    is_measured,
+    measure_answers,
+    measure_search,
+    training_modules,
+    write_measured,
+)
+from advdpnp.eval.report.leaderboard import order_attacks
+from advdpnp.eval.run.byte_images import fooled_by, pack
+from advdpnp.eval.run.plan import Plan, device_name
+from advdpnp.eval.run.ranks import Peers
+from advdpnp.eval.store.key import CLEAN, CORRUPTION, Unit, sample_set_hash, short_hash
+from advdpnp.eval.store.model_folder import ModelFolder, open_model
+from advdpnp.eval.store.model_record import ModelIdentity
+from advdpnp.eval.store.schema import FOUND
+from advdpnp.eval.store.writer import Pack, UnitWriter
+from advdpnp.models.loading import LoadedModel
+
+ENGINE = 2
+"""Raised whenever the engine searches otherwise for the same definition (steps, draws, order); part of every unit. Mere
+rounding, as another processor or torch brings it too, does not raise it: what is found is verified all the same."""
+
+DEFAULT_SHAPE = 128
+SHAPES = {"cuda": 256}
+"""Rows of every model call: enough to keep the device busy, few enough that little of them is padding."""
+
+KEPT = "; what was judged before is kept"
+"""Ends what is said of a model that stops answering."""
+
+_TRANSFERRED = 1024  # samples between two changes of the model, and between two savings
+
+WHOLE_BATCH = 250
+"""Batch size of attacks of other packages unless the user gives one. What they find depends on it."""
+
+
+def run_model(loaded: LoadedModel, plan: Plan, out: Path) -> set[str]:
+    """Do what the plan asks of one model and store it below ``out``; what is stored already is not repeated.
+
+    Returns:
+        Hashes of all units that the plan asks for.
+
+    Raises:
+        ModelError: the model stops answering on the way; its name stands before what it was asked.
+        AdvdpnpError: it cannot be evaluated, or the folder not be written.
+    """
+    identity = ModelIdentity(
+        name=loaded.name,
+        weights_hash=loaded.weights_hash,
+        architecture=loaded.architecture,
+        method=loaded.method,
+        parameters=loaded.parameters,
+        min_separation=loaded.metric("min_separation"),
+        training_seconds=loaded.metric("seconds"),
+        recipe_hash=_recipe_hash(loaded),
+        training_seed=loaded.training_seed,
+        class_names=tuple(plan.dataset.class_names),
+        dataset=plan.dataset.label,
+    )
+    with open_model(plan.shard.folder(out), identity) as folder, _on_device(loaded.model, plan.device):
+        shape = first_shape(plan.device)
+        while True:
+            try:
+                return set(_Run(loaded, plan, folder, out, shape).everything())
+            except ModelError as error:
+                raise ModelError(f"{loaded.name}: {error}") from error
+            except torch.OutOfMemoryError:
+                # Another shape makes other units: nothing found under this one is mixed with what follows.
+                if shape == 1:
+                    raise AdvdpnpError(
+                        f"{loaded.name} does not fit in the memory of {plan.device} even with one image; "
+                        "use --device cpu"
+                    ) from None
+                shape //= 2
+
+
+def _recipe_hash(loaded: LoadedModel) -> str:
+    """Nets that differ in nothing but the seed of their training share it."""
+    recipe = loaded.recipe
+    return short_hash([loaded.header.get("dataset"), recipe]) if recipe else ""
+
+
+def first_shape(device: torch.device) -> int:
+    """Rows of every model call, unless memory turns out to be short."""
+    return SHAPES.get(device.type, DEFAULT_SHAPE)
+
+
+@contextmanager
+def _on_device(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """Have the model on ``device``, and afterwards where it was; one that is there already is not touched."""
+    places = {tensor.device for tensor in (*model.parameters(), *model.buffers())}
+    moved = any(place.type != device.type or (place.index or 0) != (device.index or 0) for place in places)
+    if moved and len(places) > 1:
+        raise AdvdpnpError("the model is spread over several devices; put it on one before it is evaluated")
+    if moved:
+        model.to(device)
+    try:
+        yield
+    finally:
+        if moved:
+            model.to(next(iter(places)))
+
+
+@contextmanager
+def _blaming(what: str, remedy: str) -> Iterator[None]:
+    """Whatever the model's own code raises inside becomes one sentence about it."""
+    try:
+        yield
+    except ModelFailure as error:
+        raise AdvdpnpError(f"{what}: {error.raised}; {remedy}") from error
+    except (torch.OutOfMemoryError, AdvdpnpError):
+        raise
+    except (Exception, SystemExit) as error:
+        raise AdvdpnpError(f"{what}: {first_line(error)}; {remedy}") from error
+
+
+@contextmanager
+def _kept(what: str) -> Iterator[None]:
+    """A model that stops answering is told of with what it was asked, and that nothing found so far is lost."""
+    try:
+        yield
+    except ModelError as error:
+        raise ModelError(f"{what}: {error}{KEPT}") from error
+
+
+class _Run:
+    """One model, one plan, one execution shape."""
+
+    def __init__(self, loaded: LoadedModel, plan: Plan, folder: ModelFolder, out: Path, shape: int) -> None:
+        self.name, self.model, self.plan, self.folder, self.shape = loaded.name, loaded.model, plan, folder, shape
+        self.weights_hash = loaded.weights_hash
+        self.results, self.peers = folder.below(out), Peers(plan.shard, out)
+        self._first_look()
+
+    def everything(self) -> Iterator[str]:
+        """Run all units; yields the hash of each when it is complete."""
+        yield self._judge(CLEAN, {}, self.plan.images)
+        self._suspect()
+        for threat in self.plan.threats:
+            attacks = dict(resolve_attacks(self.plan.attacks, threat, self.classes, self.plan.engine))
+            for label in order_attacks(attacks):  # what is cheap is known first
+                yield self._attack(label, attacks[label])
+            for other in self.plan.transfer_from:
+                if other.weights_hash != self.weights_hash:
+                    yield self._transfer(Transfer(threat, other.model, other.name, other.weights_hash))
+        if (source := self.plan.corruptions) is not None:
+            for name, severity in source.cells:
+                yield self._cell(source, name, severity)
+
+    def _first_look(self) -> None:
+        """Find the number of classes, whether the model is randomised and whether it looks at its whole batch.
+
+        Refuses what cannot be evaluated, before hours of work and not after.
+        """
+        samples = self.plan.samples[: self.shape]
+        x, y = self.plan.images(samples), self.plan.labels(samples)
+        check_inputs(x, y)
+        executor = Executor(self.model, self.shape, self.plan.device)
+        source = f"images of shape {tuple(x.shape[1:])} from {self.plan.dataset.label}"
+        remedy = "choose the data set it was made for, or mend its forward"
+        with _blaming(f"{self.name} fails on {source}", remedy), evaluation_mode(self.model):
+            logits = executor.logits(x).cpu()
+            randomised = is_randomised(self.model, x.to(self.plan.device))
+            batch_dependent = not randomised and is_batch_dependent(executor, x)
+        if self.plan.attacked:
+            full = x[torch.arange(self.shape).clamp(max=len(x) - 1)]
+            remedy = "mend its backward pass, or use --attacks none"
+            with _blaming(f"{self.name} fails when it is differentiated", remedy), evaluation_mode(self.model):
+                executor.logits_and_gradient(full, lambda z: z.sum(1))
+        largest = int(self.plan.labels(self.plan.samples).max())
+        if largest >= logits.shape[1]:
+            raise AdvdpnpError(
+                f"{self.name} has {logits.shape[1]} classes, but the labels of {self.plan.dataset.label} go up to "
+                f"{largest}; choose the data set it was trained on"
+            )
+        self.classes, self.randomised, self.batch_dependent = logits.shape[1], randomised, batch_dependent
+        if not randomised:
+            self._compare_with_stored(samples, -margin(logits, y).numpy())
+
+    def _compare_with_stored(self, samples: np.ndarray, margins: np.ndarray) -> None:
+        """Refuse to mix verdicts of models of equal weights that compute different things: their code changed."""
+        unit = self._unit(CLEAN, None, {})
+        if not self.results.complete_path(unit).exists():
+            return
+        stored = self.results.read(unit).frame.set_index("sample")["margin"].reindex(samples).to_numpy()
+        before, now = stored[~np.isnan(stored)], margins[~np.isnan(stored)]
+        if len(before) and np.abs(before - now).max() > 0.01 * max(1.0, float(np.abs(before).max())):
+            raise AdvdpnpError(
+                f"{self.name} answers otherwise than when the verdicts in {self.results.path} were made, though its "
+                "weights are the same: its code has changed; evaluate it under another name or into another folder"
+            )
+
+    def _suspect(self) -> None:
+        """Measure what flags are made of, unless it is there already."""
+        if not self.plan.shard.first:
+            return
+        samples = self.plan.samples[:SANITY_SAMPLES]
+        for threat in (None, *(self.plan.threats if self.plan.attacked else ())):
+            norm, eps, text = ("", None, "") if threat is None else (threat.norm, threat.eps, threat.text)
+            about = Measured(self.weights_hash, self._data, len(samples), self.plan.seed, norm, eps, text, {})
+            if norm == "l1" or is_measured(self.folder.path, about):
+                continue
+            modules = training_modules(self.model) if threat is None else []
+            with evaluation_mode(self.model):
+                device = self.plan.device
+                x, y = self.plan.images(samples).to(device), self.plan.labels(samples).to(device)
+                subject = Subject(self.model, x, y, self.shape, self.plan.seed)
+                numbers: dict[str, Any]
+                try:
+                    if threat is None:
+                        numbers = {**measure_answers(subject), "training_modules": modules}
+                    else:
+                        numbers = measure_search(subject, threat)
+                except ModelError as error:
+                    numbers = {"failed": str(error)}
+            write_measured(self.folder.path, replace(about, numbers=numbers))
+
+    @property
+    def _data(self) -> str:
+        return self.plan.dataset.test.content_hash
+
+    def _unit(self, label: str, threat: ThreatModel | None, definition: Mapping[str, Any]) -> Unit:
+        execution = {"engine": ENGINE, "precision": "float32", "shape": self.shape, "randomised": self.randomised}
+        return Unit(label, self._data, threat, {**execution, **definition})
+
+    def _attack(self, label: str, attack: Attack | Stages | WholeBatchAttack) -> str:
+        if isinstance(attack, Attack | Stages):
+            return self._search(label, attack)
+        return self._whole_batch(label, attack)
+
+    def _search(self, label: str, attack: Attack | Stages) -> str:
+        precision, definition = self.plan.precision, {"attack": attack.definition(), "seed": self.plan.seed}
+        if precision != FULL:
+            label, definition["precision"] = f"{label} ({precision} search)", f"{precision} search, float32 verdict"
+        unit = self._unit(label, attack.threat, definition)
+
+        def find(samples: np.ndarray, writer: UnitWriter) -> Iterator[Findings]:
+            for block in self.plan.blocks(samples):
+                yield from search(
+                    self.model, attack, self.plan.images(block), self.plan.labels(block), torch.from_numpy(block),
+                    seed=self.plan.seed, shape=self.shape, rows=self.plan.batch_size, device=self.plan.device,
+                    randomised=self.randomised, precision=precision,
+                )  # fmt: skip
+
+        return self._complete(unit, find, self.plan.seed)
+
+    def _transfer(self, attack: Transfer) -> str:
+        unit = self._unit(attack.name, attack.threat, {"attack": attack.definition(), "seed": self.plan.seed})
+        remedy = "both models must take the same images; leave it out of --transfer-from"
+
+        def find(samples: np.ndarray, writer: UnitWriter) -> Iterator[Findings]:
+            device = self.plan.device
+            for block in np.array_split(samples, range(_TRANSFERRED, len(samples), _TRANSFERRED)):
+                asked = Unseen(self.plan.images(block), self.plan.labels(block), torch.from_numpy(block)).to(device)
+                with (
+                    _blaming(f"{attack.source_name} fails on the images of {self.plan.dataset.label}", remedy),
+                    _on_device(attack.source, device),
+                ):
+                    x_adv = attack.images(asked, seed=self.plan.seed, shape=self.shape, device=device)
+                noise = seed_of(self.plan.seed, "noise", attack.name) if self.randomised else None
+                with evaluation_mode(self.model), open_lanes(self.model, self.shape, device, seed=noise) as lanes:
+                    yield attack.try_on(lanes, asked, x_adv)
+
+        return self._complete(unit, find, self.plan.seed)
+
+    def _whole_batch(self, label: str, attack: WholeBatchAttack) -> str:
+        """An attack that sees all samples at once: the set of them, and the batch size, are part of what it is."""
+        samples, requested = self.plan.samples, self.plan.batch_size or WHOLE_BATCH
+        keeping = self.plan.save_adversarials
+        batch_size = max(1, requested * self.shape // first_shape(self.plan.device))  # shrinks where memory was short
+        definition = {"attack": attack.definition(), "seed": self.plan.seed, "batch_size": batch_size}
+        unit = self._unit(label, attack.threat, {**definition, "samples": sample_set_hash(samples.tolist())})
+        if keeping and len(self.folder.stored(unit)) > len(self.folder.stored(unit, images=True)):
+            self.folder.forget_records(unit)  # a search that goes on does not make again what it has reported
+
+        def find(missing: np.ndarray, writer: UnitWriter) -> Iterator[Findings]:
+            done = [StageRecord(**{k: torch.from_numpy(v) for k, v in record.items()}) for record in writer.records()]
+            found = attack.run(
+                self.model, self.plan.images(samples), self.plan.labels(samples), torch.from_numpy(samples),
+                seed=self.plan.seed, batch_size=batch_size, device=self.plan.device, done=done,
+            )  # fmt: skip
+            for item in found:
+                if isinstance(item, StageRecord):
+                    writer.checkpoint({f.name: getattr(item, f.name).cpu().numpy() for f in fields(item)})
+                    continue
+                new = torch.from_numpy(np.isin(item.sample.numpy(), missing))
+                if bool(new.any()):  # a continued search repeats what it found before
+                    yield item[new]
+
+        return self._complete(unit, find, self.plan.seed, shared=False)
+
+    def _cell(self, source: CorruptionSource, name: str, severity: int) -> str:
+        def images(samples: np.ndarray) -> Tensor:
+            return to_float(source.images(name, severity, torch.from_numpy(samples)).cpu())
+
+        definition = {"source": source.label, "corruption": source.definition(name, severity)}
+        return self._judge(f"{CORRUPTION}{name}/{severity}", definition, images)
+
+    def _judge(self, label: str, definition: Mapping[str, Any], images: Callable[[np.ndarray], Tensor]) -> str:
+        """A unit without an adversary: what the model says of images."""
+        unit = self._unit(label, None, definition)
+
+        def find(samples: np.ndarray, writer: UnitWriter) -> Iterator[Findings]:
+            noise = seed_of(self.plan.seed, "noise", label) if self.randomised else None
+            with (
+                evaluation_mode(self.model),
+                open_lanes(self.model, self.shape, self.plan.device, seed=noise) as lanes,
+            ):
+                for block in np.array_split(samples, range(lanes.width, len(samples), lanes.width)):
+                    yield self._judged(lanes, block, images(block))
+
+        return self._complete(unit, find, None)
+
+    def _judged(self, lanes: Lanes, samples: np.ndarray, x: Tensor) -> Findings:
+        y = self.plan.labels(samples)
+        asked = Unseen(x, y, torch.from_numpy(samples)).to(lanes.device)
+        judged = lanes.map(lambda executor, rows: judge(executor, rows.x, rows.y), asked).to("cpu")
+        zeros, never = torch.zeros_like(y), torch.zeros_like(y, dtype=torch.bool)
+        return Findings(
+            sample=torch.from_numpy(samples),
+            label=y,
+            clean_prediction=judged.prediction,
+            adversarial_prediction=judged.prediction,
+            success=judged.prediction != y,
+            norm=torch.zeros(len(y), dtype=torch.float64),
+            margin=judged.margin,
+            forwards=zeros + repeats(lanes.first),
+            backwards=zeros,
+            zero_gradient=never,
+            borderline=judged.borderline,
+            stage=zeros,
+            refused=zeros,
+            x_adv=x,
+        )
+
+    def _complete(
+        self,
+        unit: Unit,
+        find: Callable[[np.ndarray, UnitWriter], Iterator[Findings]],
+        seed: int | None,
+        *,
+        shared: bool = True,
+    ) -> str:
+        """Find and store what is missing of a unit, if it can be ``shared`` together with others; returns its hash."""
+        samples, progress, shard = self.plan.samples, self.plan.progress, self.plan.shard
+        keeping = self._keeping(unit)
+        if self.results.is_complete(unit, samples, images=keeping) or not (shard.first or shared):
+            return unit.hash
+        known = np.intersect1d(self._known(unit), samples)
+        own = np.intersect1d(self.folder.stored(unit, images=keeping), samples)
+        threat = "" if unit.threat is None else f", {unit.threat.label}"
+        progress.start(self.name, unit.label + threat, len(samples), len(own))
+        pack_images = self._packer(unit) if keeping else None
+        with (
+            _kept(f"{unit.label}{threat}"),
+            self.folder.writer(unit, samples, self._facts(seed), complete=shard.first, pack=pack_images) as writer,
+        ):
+            if shard.first:
+                self._gather(unit, writer)
+            mine = np.setdiff1d(shard.share(samples) if shared else samples, known)
+            while len(mine) or shard.first:
+                for findings in find(mine, writer) if len(mine) else ():
+                    if keeping:
+                        writer.keep(_columns(findings), findings.x_adv.numpy())
+                    self._record(writer, findings, with_images=unit.threat is not None)
+                    progress.advance(len(findings), int((~findings.success).sum()))
+                if not shard.first:
+                    break
+                writer.flush()
+                mine = self._left_by_others(unit, writer)
+                if not len(mine):
+                    break
+        for folder in self.peers.folders() if shard.first else ():
+            self.folder.below(folder).clear(unit)
+        progress.finish()
+        if keeping and shard.first:
+            self._tell_of_repetition(unit, writer.differing)
+        return unit.hash
+
+    def _keeping(self, unit: Unit) -> bool:
+        """Whether the adversarial images of a unit are to be stored."""
+        return self.plan.save_adversarials and unit.threat is not None
+
+    def _packer(self, unit: Unit) -> Pack:
+        """What makes the images of a unit compact."""
+        assert unit.threat is not None
+        noise = seed_of(self.plan.seed, "noise", "rounded", unit.label) if self.randomised else None
+        fooled = fooled_by(self.model, self.shape, self.plan.device, noise)
+        return partial(pack, clean=self.plan.dataset.test.some_images, threat=unit.threat, fooled=fooled)
+
+    def _tell_of_repetition(self, unit: Unit, differing: np.ndarray) -> None:
+        """Note what a search that was repeated for its images has found otherwise than it is stored."""
+        lacking = np.setdiff1d(self.plan.samples, self.folder.stored(unit, images=True))
+        if not len(differing) and not len(lacking):
+            return
+        threat = "" if unit.threat is None else f", {unit.threat.label}"
+        shown = ", ".join(map(str, (lacking if len(lacking) else differing)[:5]))
+        self.plan.notes.append(
+            f"{self.name}: {unit.label}{threat} was searched again for its adversarial images, and {len(differing)} "
+            f"samples come out otherwise than they are stored, of which {len(lacking)} are left without an image "
+            f"(sample {shown}); the stored verdicts were kept"
+        )
+
+    def _known(self, unit: Unit) -> np.ndarray:
+        """Samples of a unit that any process, of this run or of an earlier one, has judged."""
+        for attempt in range(50):
+            try:
+                folders = [self.results, *map(self.folder.below, self.peers.folders())]
+                images = self._keeping(unit)
+                return np.unique(np.concatenate([folder.stored(unit, images=images) for folder in folders]))
+            except (AdvdpnpError, FileNotFoundError):
+                if self.plan.shard.world == 1 or attempt == 49:
+                    raise
+                time.sleep(0.1)  # the first process is putting parts together
+        raise AssertionError("unreachable")
+
+    def _gather(self, unit: Unit, writer: UnitWriter) -> np.ndarray:
+        """Take over what other processes have found so far; returns the samples that nobody has judged."""
+        missing = np.setdiff1d(self.plan.samples, self.folder.stored(unit, images=self._keeping(unit)))
+        for folder in self.peers.folders():
+            taken = writer.gather(self.folder.below(folder).parts_folder(unit), missing)
+            missing = np.setdiff1d(missing, list(taken))
+            self.plan.progress.advance(len(taken), sum(not broken for broken in taken.values()))
+        return missing
+
+    def _left_by_others(self, unit: Unit, writer: UnitWriter) -> np.ndarray:
+        """Wait for what the other processes find; returns what none of them will, because it has died."""
+        while True:
+            alive = self.peers.any_alive()  # asked first: what a process wrote before it died is seen below
+            missing = self._gather(unit, writer)
+            if not len(missing) or not alive:
+                return missing
+            time.sleep(0.2)
+
+    def _record(self, writer: UnitWriter, findings: Findings, *, with_images: bool) -> None:
+        columns = _columns(findings)
+        if not with_images:
+            return writer.add(columns)
+        wanted = writer.wants_images(columns["sample"])
+        x = self.plan.images(columns["sample"][wanted]).numpy()
+        return writer.add(columns, wanted, x, findings.x_adv[torch.from_numpy(wanted)].numpy())
+
+    def _facts(self, seed: int | None) -> dict[str, Any]:
+        return {
+            "dataset": self.plan.dataset.label,
+            "seed": seed,
+            "randomised": self.randomised,
+            "batch_dependent": self.batch_dependent,
+            "versions": dict(self.plan.versions),
+            "device": device_name(self.plan.device),
+            "command": self.plan.command,
+            "date": self.plan.date,
+        }
+
+
+def _columns(findings: Findings) -> dict[str, np.ndarray]:
+    """What verdicts hold of findings."""
+    return {name: getattr(findings, name).numpy() for name in FOUND.names}

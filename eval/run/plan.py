@@ -1,0 +1,144 @@
+"""What an evaluation asks of every model, on which images and where; and what is written down about the run."""
+
+import platform
+import shlex
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from advdpnp.attacks.engine.precision import FULL
+from advdpnp.attacks.names import attack_names
+from advdpnp.attacks.threat import ThreatModel
+from advdpnp.base.errors import AdvdpnpError
+from advdpnp.base.versions import software_versions
+from advdpnp.corruption import CorruptionSource
+from advdpnp.datasets import Dataset, to_float
+from advdpnp.eval.run.progress import Progress
+from advdpnp.eval.run.ranks import ALONE, Shard
+from advdpnp.models.loading import LoadedModel
+
+BLOCK_BYTES = 2**30
+"""Images are turned into float32 in blocks of at most this size."""
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is asked of every model.
+
+    Attributes:
+        dataset: whose test images are used; uint8, or float32 in [0, 1].
+        attacks: "all", "none" or names with commas.
+        threats: the threat models.
+        samples: indices of the test images, int64, sorted.
+        seed: of everything random in the searches.
+        batch_size: most rows in flight, or None; for attacks of other packages their batch size.
+        device: where models run.
+        progress: is told what happens.
+        corruptions: where corrupted images come from; None for none.
+        engine: "own" or "reference": whose implementations of the attacks.
+        precision: of our searches ("32", "tf32", "bf16"); never of what counts.
+        shard: which of several processes this is.
+        transfer_from: models whose adversarial images are tried on every other one.
+        save_adversarials: whether to store the image of every sample that an attack breaks.
+        notes: sentences about what went otherwise than asked, added while it is carried out.
+        command: the command line, for the record.
+        versions: of the software, for the record.
+        date: when it began, ISO 8601.
+    """
+
+    dataset: Dataset
+    attacks: str
+    threats: tuple[ThreatModel, ...]
+    samples: np.ndarray
+    seed: int
+    batch_size: int | None
+    device: torch.device
+    progress: Progress
+    corruptions: CorruptionSource | None = None
+    engine: str = "own"
+    precision: str = FULL
+    shard: Shard = ALONE
+    transfer_from: tuple[LoadedModel, ...] = ()
+    save_adversarials: bool = False
+    notes: list[str] = field(default_factory=list)
+    command: str = ""
+    versions: Mapping[str, str] = field(default_factory=software_versions)
+    date: str = field(default_factory=_now)
+
+    @property
+    def attacked(self) -> bool:
+        """Whether any attack is asked for, beside those that are transferred."""
+        return bool(attack_names(self.attacks, self.dataset.classes, self.engine))
+
+    def labels(self, samples: np.ndarray) -> Tensor:
+        """Labels of some samples, int64, on the CPU."""
+        return self.dataset.test.some_labels(samples)
+
+    def images(self, samples: np.ndarray) -> Tensor:
+        """Images of some samples, float32 (n, c, h, w), on the CPU."""
+        chosen = self.dataset.test.some_images(samples)
+        return to_float(chosen) if chosen.dtype == torch.uint8 else chosen.float()
+
+    def blocks(self, samples: np.ndarray) -> list[np.ndarray]:
+        """Samples in pieces whose float32 images fit in ``BLOCK_BYTES``."""
+        size = max(1, BLOCK_BYTES // (4 * max(1, self.dataset.test.images[0].numel())))
+        return [samples[i : i + size] for i in range(0, len(samples), size)]
+
+
+def choose_device(device: str | torch.device | None, local: int = 0) -> torch.device:
+    """None and "auto" take a GPU if there is one; of several, process ``local`` of this machine takes its own.
+
+    Raises:
+        AdvdpnpError: no such device.
+    """
+    if device is None or str(device) == "auto":
+        return _gpu(local) if torch.cuda.is_available() else torch.device("cpu")
+    try:
+        chosen = torch.device(device)
+        if chosen.type not in ("cpu", "cuda"):
+            raise RuntimeError(f"{chosen.type} is neither cpu nor cuda")
+        if chosen.type == "cuda" and chosen.index is None:
+            chosen = _gpu(local)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        raise AdvdpnpError(f"the device '{device}' cannot be used here; choose cpu, or see 'advdpnp doctor'") from error
+    return chosen
+
+
+def _gpu(local: int) -> torch.device:
+    count = torch.cuda.device_count()
+    return torch.device("cuda", local % count) if local and count else torch.device("cuda")
+
+
+def device_name(device: torch.device) -> str:
+    """For the record: "NVIDIA H200", or the CPU's architecture and the number of threads."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type} ({platform.machine()}, {torch.get_num_threads()} threads)"
+
+
+def command_line() -> str:
+    """The command that is running, if it is ours; of absolute paths only the last part, for results are shared."""
+    program = Path(sys.argv[0])
+    if program.name not in ("advdpnp", "advdpnp.exe") and program.parts[-2:] != ("advdpnp", "__main__.py"):
+        return ""
+    return shlex.join(["advdpnp", *map(without_folder, sys.argv[1:])])
+
+
+def without_folder(argument: str) -> str:
+    """``--out=/home/me/x`` becomes ``--out=x``, ``npz:/home/x.npz`` ``npz:x.npz``, ``/home/n.py:f`` ``n.py:f``."""
+    option, equals, value = argument.partition("=")
+    if equals and option.startswith("--"):
+        return f"{option}={without_folder(value)}"
+    parts = argument.rpartition(":")
+    return "".join(Path(part).name if Path(part).expanduser().is_absolute() else part for part in parts)

@@ -1,0 +1,117 @@
+"""One evaluation by several processes: each takes its share of the samples, the first collects and finishes.
+
+    torchrun --nproc-per-node 4 -m advdpnp eval ...        or        srun -n 4 advdpnp eval ...
+
+The processes meet in the results folder alone, which all must see: process R writes below ``OUT/.shards/R``, and the
+first gathers what is there. It takes over the share of a process that has died, so what is lost with one is only time.
+As no verdict depends on its company, the number of processes changes nothing.
+"""
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from advdpnp.base.errors import AdvdpnpError
+from advdpnp.base.files import folder_lock
+
+FOLDER = ".shards"
+_PATIENCE = 60.0  # seconds until a process that was never seen counts as dead
+_VARIABLES = (("RANK", "WORLD_SIZE", "LOCAL_RANK"), ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"))
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Which of how many processes this is.
+
+    Attributes:
+        rank: from 0; the first one collects.
+        world: how many there are.
+        local: its number on this machine, which is that of its GPU.
+    """
+
+    rank: int = 0
+    world: int = 1
+    local: int = 0
+
+    @property
+    def first(self) -> bool:
+        """Whether this process collects, prints and writes the tables."""
+        return self.rank == 0
+
+    def share(self, samples: np.ndarray) -> np.ndarray:
+        """The samples of this process; neighbours go to different ones."""
+        return samples[self.rank :: self.world]
+
+    def folder(self, out: Path) -> Path:
+        """Where this process writes below the results folder ``out``."""
+        return out if self.first else out / FOLDER / str(self.rank)
+
+
+ALONE = Shard()
+
+
+def shard_of_environment() -> Shard:
+    """What torchrun or SLURM say in the environment; without them, one process.
+
+    Raises:
+        AdvdpnpError: their variables are no numbers, or contradict each other.
+    """
+    for names in _VARIABLES:
+        texts = [os.environ.get(name, "0" if name == names[2] else "") for name in names]
+        if not texts[0] or not texts[1]:
+            continue
+        try:
+            rank, world, local = map(int, texts)
+        except ValueError:
+            rank, world, local = -1, 0, 0
+        if not 0 <= rank < world:
+            raise AdvdpnpError(
+                f"{names[0]}={texts[0]} and {names[1]}={texts[1]} are no place among processes; unset them"
+            )
+        if world > 1:
+            return Shard(rank, world, local)
+    return ALONE
+
+
+@contextmanager
+def at_work(shard: Shard, out: Path) -> Iterator[None]:
+    """Show the first process that this one lives; the operating system takes the sign away when it dies."""
+    if shard.first:
+        yield
+        return
+    with folder_lock(shard.folder(out), timeout=10.0):
+        yield
+
+
+class Peers:
+    """The other processes as the first one sees them."""
+
+    def __init__(self, shard: Shard, out: Path) -> None:
+        self._out, self._ranks = out, range(1, shard.world) if shard.first else range(0)
+        self._seen: set[int] = set()
+        self._begun = time.monotonic()
+
+    def folders(self) -> list[Path]:
+        """Where processes, of this run or of an earlier one, have written."""
+        return sorted(path for path in (self._out / FOLDER).glob("*") if path.is_dir())
+
+    def any_alive(self) -> bool:
+        """Whether to wait for one of them."""
+        return any(self._alive(rank) for rank in self._ranks)
+
+    def _alive(self, rank: int) -> bool:
+        lock = FileLock(self._out / FOLDER / str(rank) / ".lock")
+        try:
+            if Path(lock.lock_file).parent.is_dir():
+                lock.acquire(timeout=0)
+                lock.release()
+        except Timeout:
+            self._seen.add(rank)
+            return True
+        return rank not in self._seen and time.monotonic() - self._begun < _PATIENCE

@@ -1,0 +1,54 @@
+"""What the results say a model is: the ``model.json`` of its folder."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from advdpnp.base.errors import AdvdpnpError
+
+
+@dataclass(frozen=True)
+class ModelIdentity:
+    """What ``model.json`` holds.
+
+    Attributes:
+        name: as tables show it.
+        weights_hash: SHA-256 hex of names, shapes and values of the weights.
+        architecture: its name, for the table.
+        method: how it was trained; "" if unknown.
+        parameters: their number.
+        class_names: names of the classes, in the order of the logits; may be empty.
+        dataset: name of the data set it was last evaluated on.
+        min_separation: smallest angle between two classes, in degrees; None if the checkpoint does not tell.
+        training_seconds: what training took until the epoch that was kept; None if the checkpoint does not tell.
+        recipe_hash: of all that the checkpoint says of its training but the seed; "" if it does not tell.
+        training_seed: the seed it was trained with; None if the checkpoint does not tell.
+    """
+
+    name: str
+    weights_hash: str
+    architecture: str = ""
+    method: str = ""
+    parameters: int = 0
+    class_names: tuple[str, ...] = ()
+    dataset: str = ""
+    min_separation: float | None = None
+    training_seconds: float | None = None
+    recipe_hash: str = ""
+    training_seed: int | None = None
+
+
+def read_identity(path: Path) -> ModelIdentity:
+    """Read a ``model.json``.
+
+    Raises:
+        AdvdpnpError: it is damaged.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        content["class_names"] = tuple(content.get("class_names", ()))
+        return ModelIdentity(**content)
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise AdvdpnpError(
+            f"{path} is damaged ({error}); run the evaluation again with the same --out to mend it"
+        ) from error

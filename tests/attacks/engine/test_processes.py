@@ -1,0 +1,155 @@
+"""Processes side by side: they find what one finds, their errors arrive, and none outlives its parent."""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from advdpnp.attacks import Findings
+from advdpnp.attacks.algorithms.apgd import APGD
+from advdpnp.attacks.algorithms.square import Square
+from advdpnp.attacks.engine.processes import can_fork, side_by_side
+from advdpnp.attacks.engine.search import search as engine
+from advdpnp.attacks.ensemble import Stages
+from advdpnp.attacks.threat import ThreatModel
+from advdpnp.base.errors import AdvdpnpError
+
+THREAT = ThreatModel.parse("linf", 0.008)
+
+pytestmark = pytest.mark.skipif(not can_fork(), reason="processes are forks, which this system does not have")
+
+
+def numbers(place):
+    yield from range(10 * place, 10 * place + 5)
+
+
+def test_everything_comes_from_everybody():
+    assert sorted(side_by_side(numbers, 3)) == [*range(5), *range(10, 15), *range(20, 25)]
+
+
+def test_a_search_finds_the_same_in_any_number_of_processes(net, images, labels, find, monkeypatch):
+    stages = Stages("two", (APGD(THREAT, "margin", iterations=9), Square(THREAT, queries=30)))
+    alone = find(net, stages, images, labels)
+    asked = []
+    monkeypatch.setattr(engine, "side_by_side", lambda work, count: asked.append(count) or side_by_side(work, count))
+    for threads in (2, 5):
+        torch.set_num_threads(threads)
+        found = find(net, stages, images, labels, rows=20)
+        for column in Findings._names():
+            assert torch.equal(getattr(found, column), getattr(alone, column)), column
+    assert asked == [2, 5]
+    assert torch.get_num_threads() == 5
+
+
+class Unsent(Exception):
+    def __reduce__(self):
+        raise TypeError
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (AdvdpnpError("the logits hold NaN"), AdvdpnpError),
+        (ValueError("the logits hold NaN"), ValueError),
+        (Unsent("the logits hold NaN"), RuntimeError),
+    ],
+)
+def test_an_error_reaches_the_caller(error, expected):
+    def work(place):
+        yield place
+        if place:
+            raise error
+        while True:
+            time.sleep(0.01)
+            yield place
+
+    with pytest.raises(expected, match="the logits hold NaN"):
+        list(side_by_side(work, 2))
+    assert not multiprocessing.active_children()
+
+
+def test_a_process_that_dies_is_told_in_one_sentence():
+    def work(place):
+        yield place
+        if place:
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(60)
+
+    with pytest.raises(AdvdpnpError, match=r"a process of the search has died \(exit code -9"):
+        list(side_by_side(work, 2))
+
+
+def test_a_process_that_is_asked_to_end_ends_all():
+    def work(place):
+        yield place
+        if place:
+            os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+
+    with pytest.raises(KeyboardInterrupt):
+        list(side_by_side(work, 2))
+    assert not multiprocessing.active_children()
+
+
+def test_who_stops_listening_leaves_no_process():
+    def work(place):
+        while True:
+            yield place
+
+    found = side_by_side(work, 2)
+    assert next(found) in (0, 1)
+    assert len(multiprocessing.active_children()) == 2
+    found.close()
+    assert not multiprocessing.active_children()
+
+
+SCRIPT = """
+import os, time
+from advdpnp.base.interrupts import interruptible
+from advdpnp.attacks.engine.processes import side_by_side
+
+def work(place):
+    yield os.getpid()
+    time.sleep(600)
+
+found = side_by_side(work, 2)
+with interruptible():
+    try:
+        print(next(found), next(found), flush=True)
+        next(found)
+    except KeyboardInterrupt:
+        print("stopped", flush=True)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGHUP, signal.SIGTERM])
+def test_no_process_outlives_its_parent(number):
+    parent = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+    children = [int(pid) for pid in parent.stdout.readline().split()]
+    assert len(children) == 2
+    if number == signal.SIGKILL:
+        os.kill(parent.pid, number)
+    else:
+        os.killpg(parent.pid, number)  # as terminals and SLURM do it: all of them get it
+    out, errors = parent.communicate(timeout=30)
+    assert (out, errors) == ("" if number == signal.SIGKILL else "stopped\n", "")
+    deadline = time.monotonic() + 20
+    while any(os.path.exists(f"/proc/{pid}/stat") and state(pid) != "Z" for pid in children):
+        assert time.monotonic() < deadline, "a process has outlived its parent"
+        time.sleep(0.05)
+
+
+def state(pid):
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8") as stream:
+            return stream.read().rpartition(") ")[2][0]
+    except OSError:
+        return "Z"

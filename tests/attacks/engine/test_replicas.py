@@ -1,0 +1,158 @@
+"""Chunks side by side, and looks that are seldom: neither shows in what is found."""
+
+import pytest
+import torch
+from torch import nn
+
+from advdpnp.attacks import search
+from advdpnp.attacks.algorithms.apgd import APGD
+from advdpnp.attacks.algorithms.cw_l2 import CWL2
+from advdpnp.attacks.algorithms.square import Square
+from advdpnp.attacks.engine.replicas import open_lanes
+from advdpnp.attacks.engine import scheduler as stage_search
+from advdpnp.attacks.engine.search import search as engine
+from advdpnp.attacks.ensemble import Stages
+from advdpnp.attacks.protocol import choose
+from advdpnp.attacks.threat import ThreatModel
+from advdpnp.base.errors import AdvdpnpError
+
+THREAT = ThreatModel.parse("linf", 0.008)
+STAGES = Stages(
+    "three", (Square(THREAT, queries=3, name="a"), APGD(THREAT, "margin", iterations=9), Square(THREAT, 70))
+)
+COLUMNS = ("success", "x_adv", "forwards", "backwards", "zero_gradient", "margin", "norm")
+
+
+def assert_same(a, b):
+    for name in COLUMNS:
+        assert torch.equal(getattr(a, name), getattr(b, name)), name
+
+
+@pytest.fixture(autouse=True)
+def threads(monkeypatch):
+    """As where no process can be forked."""
+    monkeypatch.setattr(engine, "can_fork", lambda: False)
+
+
+def test_the_number_of_cores_changes_nothing(net, images, labels, find):
+    one = find(net, STAGES, images, labels)
+    torch.set_num_threads(3)
+    three = find(net, STAGES, images, labels)
+    assert torch.get_num_threads() == 3
+    assert_same(one, three)
+
+
+def test_looking_seldom_changes_nothing(net, images, labels, find, monkeypatch):
+    minimum = CWL2(ThreatModel.parse("l2", 0.5), searches=2, iterations=30)
+    often = [find(net, attack, images, labels) for attack in (STAGES, minimum)]
+    monkeypatch.setitem(stage_search.LOOK_EVERY, "cpu", 7)
+    for attack, expected in zip((STAGES, minimum), often, strict=True):
+        assert_same(find(net, attack, images, labels, rows=20), expected)
+
+
+class Notes(nn.Module):
+    """Keeps what it works on, as some models do: two threads in one object would mix their images."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x):
+        self.x = x
+        h = self.net[0](self.x)
+        for layer in self.net[1:]:
+            h = layer(h)
+        return h + 0 * self.x.flatten(1)[:, :1]
+
+
+def test_each_lane_has_a_model_of_its_own(net, images, labels, find):
+    torch.set_num_threads(2)
+    noted = Notes(net)
+    assert_same(find(noted, STAGES, images, labels), find(net, STAGES, images, labels))
+    with open_lanes(noted, 4, "cpu") as lanes:
+        models = [executor.model for executor in lanes._executors]
+    assert len(set(map(id, models))) == 2
+    assert models[0] is noted
+
+
+class Uncopied(nn.Sequential):
+    def __deepcopy__(self, memo):
+        raise RuntimeError("no")
+
+
+def test_a_model_that_cannot_be_copied_has_one_lane(net, images, labels, find):
+    torch.set_num_threads(2)
+    assert_same(find(Uncopied(*net), STAGES, images, labels), find(net, STAGES, images, labels))
+
+
+def test_errors_of_a_lane_reach_the_caller(net, images, labels, find):
+    class Broken(APGD):
+        def tell(self, state, logits, gradient, fooled):
+            raise AdvdpnpError("it is late")
+
+    torch.set_num_threads(2)
+    with pytest.raises(AdvdpnpError, match="late"):
+        list(search(net, Broken(THREAT, "ce"), images, labels, torch.arange(60), seed=0, shape=8))
+    assert torch.get_num_threads() == 2
+
+
+def test_choosing_is_exact():
+    generator = torch.Generator().manual_seed(0)
+    a, b = torch.randn(2, 50, 3, 8, 8, generator=generator) * torch.logspace(-30, 30, 50)[None, :, None, None, None]
+    rows = torch.rand(50, generator=generator) < 0.5
+    assert torch.equal(choose(rows, a, b), torch.where(rows[:, None, None, None], a, b))
+    pixels = torch.rand(50, 1, 8, 8, generator=generator) < 0.5
+    assert torch.equal(choose(pixels, a, b), torch.where(pixels, a, b))
+
+
+def test_what_may_not_be_in_the_ball_is_not():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(400, 3, 8, 8, generator=generator)
+    for norm, eps in (("linf", 8 / 255), ("l2", 0.5), ("l1", 12.0)):
+        threat = ThreatModel.parse(norm, eps)
+        direction = torch.randn(x.shape, generator=generator)
+        length = threat.distance(torch.zeros_like(x), direction).float()[:, None, None, None]
+        sizes = eps * torch.linspace(0.9999, 1.003, 400)[:, None, None, None]
+        other = x + direction / length * sizes
+        box = ThreatModel(norm, eps, "", -10, 10)
+        inside, maybe = box.contains(x, other), box.may_contain(x, other)
+        assert not bool((inside & ~maybe).any())
+        assert 0 < int(inside.sum()) < 400
+        assert not bool(maybe.all())
+
+
+class ShapeDependent(nn.Module):
+    """Rounds otherwise in small batches, as some libraries do."""
+
+    def __init__(self, net, least):
+        super().__init__()
+        self.net, self.least = net, least
+
+    def forward(self, x):
+        return self.net(x) * (1 if len(x) >= self.least else 1 + 1e-6)
+
+
+def test_smaller_shapes_are_used_only_if_they_give_the_same_bits(net, images, labels, find):
+    for model, sizes in (
+        (net, [4, 4, 8, 12, 16, 16]),
+        (ShapeDependent(net, 8), [8, 8, 8, 12, 16, 16]),
+        (ShapeDependent(net, 16), [16] * 6),
+    ):
+        with open_lanes(model.eval().requires_grad_(False), 16, "cpu", example=images[:9]) as lanes:
+            assert lanes.chunk_size(1) == 16  # nothing has been computed yet, and a trial costs something
+            lanes._trial.computed = 10_000
+            assert [lanes.chunk_size(rows) for rows in (1, 4, 5, 12, 13, 90)] == sizes
+            assert lanes.padded_size(17) == 32
+            assert lanes.first.shapes == {16, *sizes}
+    asked = []
+    net.register_forward_pre_hook(lambda module, inputs: asked.append(len(inputs[0])))
+    found = find(ShapeDependent(net, 16), STAGES, images, labels)
+    assert set(asked[-50:]) == {16}
+    assert bool(found.success.any())
+
+
+def test_work_is_cut_so_that_all_lanes_get_some(net, images):
+    with open_lanes(net.requires_grad_(False), 16, "cpu", example=images[:16], count=2) as lanes:
+        lanes._trial.computed = 10_000
+        assert [lanes.chunk_size(rows) for rows in (1, 8, 9, 16, 17, 32, 90)] == [4, 4, 8, 8, 12, 16, 16]
+        assert lanes.width == 32

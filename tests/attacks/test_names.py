@@ -1,0 +1,107 @@
+"""What --attacks means."""
+
+import pytest
+
+from advdpnp.attacks import ATTACKS, ThreatModel, resolve_attacks
+from advdpnp.attacks.names import reference_of
+from advdpnp.base.errors import AdvdpnpError
+from advdpnp.base.registry import Registry
+
+LINF = ThreatModel.parse("linf", "8/255")
+
+
+@pytest.mark.parametrize(
+    ("classes", "last"),
+    [(2, "autoattack-few-classes"), (3, "autoattack-few-classes"), (4, "autoattack"), (10, "autoattack")],
+)
+def test_all_is_four_attacks(classes, last):
+    assert [label for label, _ in resolve_attacks("all", LINF, classes)] == ["fgsm", "pgd-20", "cw", last]
+
+
+def test_names_in_the_order_given_each_once():
+    found = resolve_attacks(" pgd-7, fgsm,torchattacks:BIM ,pgd-7,pgd-007", LINF, 10)
+    assert [label for label, _ in found] == ["pgd-7", "fgsm", "torchattacks:BIM"]
+    assert [attack.name for _, attack in found] == ["pgd-7", "fgsm", "torchattacks:BIM"]
+    assert found[0][1].steps == 7
+    assert found[0][1].threat == LINF
+
+
+def test_none_is_no_attack():
+    assert resolve_attacks("none", LINF, 10) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("fgms", "did you mean fgsm"), ("", "no attack"), ("none,fgsm", "stands alone"), (" , ", "no attack")],
+)
+def test_nonsense_is_refused(text, message):
+    with pytest.raises(AdvdpnpError, match=message):
+        resolve_attacks(text, LINF, 10)
+
+
+def test_the_registry_lists_them_with_their_sources():
+    names = {entry.name for entry in ATTACKS}
+    assert {
+        "fgsm",
+        "pgd-{steps}",
+        "cw",
+        "cw-l2",
+        "autoattack",
+        "autoattack-few-classes",
+        "torchattacks:{attack}",
+    } <= names
+    assert all(entry.description and entry.reference for entry in ATTACKS)
+
+
+@pytest.mark.parametrize(
+    ("own", "reference"),
+    [
+        ("fgsm", "torchattacks:FGSM"),
+        ("pgd-20", "torchattacks:PGD-20"),
+        ("autoattack", "pyautoattack"),
+        ("autoattack-few-classes", "pyautoattack"),
+        ("square", "pyautoattack:square"),
+        ("torchattacks:BIM", "torchattacks:BIM"),
+        ("cw", None),
+        ("apgd-dlr", None),
+    ],
+)
+def test_counterparts_in_the_packages(own, reference):
+    assert reference_of(own) == reference
+    if reference is not None:
+        assert ATTACKS.make(reference, threat=LINF, classes=10).name == reference
+
+
+def test_the_reference_engine_takes_what_the_packages_have():
+    found = resolve_attacks("all", LINF, 10, engine="reference")
+    assert [label for label, _ in found] == ["torchattacks:FGSM", "torchattacks:PGD-20", "pyautoattack"]
+    with pytest.raises(AdvdpnpError, match="no counterpart of 'cw'"):
+        resolve_attacks("cw,fgsm", LINF, 10, engine="reference")
+    with pytest.raises(AdvdpnpError, match="no engine called 'fast'"):
+        resolve_attacks("fgsm", LINF, 10, engine="fast")
+
+
+def test_l1_belongs_to_the_reference_engine():
+    threat = ThreatModel.parse("l1", 12)
+    assert [label for label, _ in resolve_attacks("autoattack", threat, 10, engine="reference")] == ["pyautoattack"]
+    with pytest.raises(AdvdpnpError, match="--engine reference"):
+        resolve_attacks("autoattack", threat, 10)
+
+
+def test_steps_of_package_attacks():
+    attack = ATTACKS.make("torchattacks:PGD-7", threat=LINF, classes=10)
+    assert attack.arguments(0)["steps"] == 7
+    with pytest.raises(AdvdpnpError, match="FGSM has none"):
+        ATTACKS.make("torchattacks:FGSM-7", threat=LINF, classes=10)
+
+
+def test_what_a_builder_refuses_is_one_sentence():
+    registry = Registry("attack", "advdpnp.no_such_group")
+
+    @registry.register("tries-{count}", description="", reference="")
+    def tries(count: str) -> int:
+        return int(count)
+
+    assert registry.make("tries-3") == 3
+    with pytest.raises(AdvdpnpError, match="'tries-x' cannot be made: invalid literal"):
+        registry.make("tries-x")

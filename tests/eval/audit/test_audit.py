@@ -1,0 +1,696 @@
+"""Adversarial images are stored for every broken sample, and whoever looks at them again finds what does not hold."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from torch import Tensor, nn
+
+import advdpnp
+from advdpnp.attacks.search_state import Findings
+from advdpnp.attacks.threat import ThreatModel
+from advdpnp.base.errors import AdvdpnpError
+from advdpnp.cli import run as run_cli
+from advdpnp.datasets import Dataset
+from advdpnp.eval.analysis.rows import StoredUnit, find_results
+from advdpnp.eval.audit.images import Auditor, UnitAudit
+from advdpnp.eval.run import model_run as run_module
+from advdpnp.eval.run.evaluate import evaluate_models
+from advdpnp.eval.store import model_folder as store
+from advdpnp.eval.store import writer as unit_writer
+from advdpnp.eval.store.adversarial_images import SUFFIX, read_adversarials, read_samples, to_table, write_adversarials
+from advdpnp.models.checkpoint import weights_hash
+from advdpnp.models.loading import LoadedModel
+
+CPU = torch.device("cpu")
+Net = Callable[..., nn.Module]
+
+
+@pytest.fixture(autouse=True)
+def small_shape(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_module, "DEFAULT_SHAPE", 16)
+
+
+def evaluate(out: Path, data: Dataset, model: nn.Module, **arguments: Any) -> None:
+    settings: dict[str, Any] = {"attacks": "fgsm,pgd-4", "eps": ["8/255"], "device": "cpu", "save_adversarials": True}
+    loaded = LoadedModel(model, "net", weights_hash(model), "Linear", "", 260, {})
+    evaluate_models([loaded], data, out=out, **(settings | arguments))
+
+
+def unit_of(out: Path, label: str = "pgd-4") -> StoredUnit:
+    (unit,) = [unit for unit in find_results([out]) if unit.label == label]
+    return unit
+
+
+def images_of(unit: StoredUnit, data: Dataset) -> dict[int, Tensor]:
+    path = unit.verdicts.path.with_suffix(SUFFIX)
+    parts = read_adversarials(path, data.test.some_images, len(data.test)) if path.exists() else ()
+    return {n: x for part in parts for n, x in zip(part.sample.tolist(), part.x_adv, strict=True)}
+
+
+def broken(unit: StoredUnit) -> list[int]:
+    frame = unit.verdicts.frame
+    return frame[frame["success"] & (frame["clean_prediction"] == frame["label"])]["sample"].tolist()
+
+
+def audit(out: Path, data: Dataset, model: nn.Module, label: str = "pgd-4") -> UnitAudit:
+    return Auditor(model, data, CPU).audit(unit_of(out, label))
+
+
+def searched(monkeypatch: pytest.MonkeyPatch, stop_after: int | None = None) -> list[tuple[str, list[int]]]:
+    """Note every search and its samples; with ``stop_after``, Ctrl-C comes after so many samples of pgd-4."""
+    searches: list[tuple[str, list[int]]] = []
+    search = run_module.search
+
+    def noted(model: nn.Module, attack: Any, x: Tensor, y: Tensor, sample: Tensor, **rest: Any) -> Iterator[Findings]:
+        searches.append((attack.name, sample.tolist()))
+        count = 0
+        for findings in search(model, attack, x, y, sample, **rest):
+            yield findings
+            count += len(findings)
+            if stop_after is not None and attack.name == "pgd-4" and count >= stop_after:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(run_module, "search", noted)
+    return searches
+
+
+def tamper(out: Path, sample: int, change: Callable[[bytearray], Any], *, honest: bool = True) -> None:
+    """Change a stored difference of pgd-4, and its digest if ``honest``."""
+    path = unit_of(out).verdicts.path.with_suffix(SUFFIX)
+    table = pq.read_table(path)
+    rows = table.to_pylist()
+    (row,) = [each for each in rows if each["sample"] == sample]
+    difference = bytearray(row["difference"])
+    change(difference)
+    row["difference"] = bytes(difference)
+    if honest:
+        row["digest"] = hashlib.sha256(difference).digest()[:8]
+    pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), path)
+
+
+def edit(path: Path, change: Callable[[pd.DataFrame, dict[str, Any]], Any]) -> None:
+    """Change the columns or the metadata of a verdict file."""
+    table = pq.read_table(path)
+    info = json.loads(table.schema.metadata[b"advdpnp"])
+    frame = table.to_pandas()
+    change(frame, info)
+    schema = table.schema.with_metadata({b"advdpnp": json.dumps(info).encode()})
+    pq.write_table(pa.Table.from_pandas(frame, schema=schema, preserve_index=False), path)
+
+
+# Storing
+
+
+@pytest.mark.parametrize(("norm", "eps"), [("linf", "8/255"), ("linf", "0.022"), ("l2", "0.2")])
+def test_the_image_of_every_broken_sample_is_stored_and_breaks_it(
+    tmp_path: Path, data: Dataset, net: Net, norm: str, eps: str
+) -> None:
+    evaluate(tmp_path, data, net(), norm=norm, eps=[eps])
+    threat = ThreatModel.parse(norm, eps)
+    unit = unit_of(tmp_path)
+    images = images_of(unit, data)
+    assert sorted(images) == broken(unit)
+    assert 5 < len(images) < 50
+    index = torch.tensor(sorted(images))
+    x, x_adv = data.test.images[index] / 255, torch.stack([images[int(n)] for n in index])
+    assert bool(threat.contains(x, x_adv).all())
+    with torch.no_grad():
+        assert bool((net()(x_adv).argmax(1) != data.test.labels[index]).all())
+    rounded = (x_adv * 255 - (x_adv * 255).round()).abs().flatten(1).amax(1) < 1e-3
+    assert float(rounded.float().mean()) > 0.7
+
+
+def test_the_option_changes_no_verdict_and_no_name(tmp_path: Path, data: Dataset, net: Net) -> None:
+    evaluate(tmp_path / "with", data, net())
+    evaluate(tmp_path / "without", data, net(), save_adversarials=False)
+    one, other = (
+        {unit.verdicts.path.name: unit.frame for unit in find_results([tmp_path / d])} for d in ("with", "without")
+    )
+    assert one.keys() == other.keys()
+    for name, frame in one.items():
+        pd.testing.assert_frame_equal(frame, other[name])
+    assert not list((tmp_path / "without").rglob(f"*{SUFFIX}"))
+
+
+def test_images_of_verdicts_that_are_there_are_made_by_searching_the_broken_samples_again(
+    tmp_path: Path, data: Dataset, net: Net, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluate(tmp_path / "whole", data, net())
+    evaluate(tmp_path / "later", data, net(), save_adversarials=False)
+    before = unit_of(tmp_path / "later").verdicts.path.read_bytes()
+    searches = searched(monkeypatch)
+    evaluate(tmp_path / "later", data, net())
+    unit = unit_of(tmp_path / "later")
+    assert searches == [(label, broken(unit_of(tmp_path / "later", label))) for label in ("fgsm", "pgd-4")]
+    assert unit.verdicts.path.read_bytes() == before
+    made, expected = images_of(unit, data), images_of(unit_of(tmp_path / "whole"), data)
+    assert made.keys() == expected.keys()
+    assert all(torch.equal(made[n], expected[n]) for n in made)
+    evaluate(tmp_path / "later", data, net())
+    assert len(searches) == 2  # nothing is left to do
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_an_interrupted_search_continues_to_the_same_images(
+    tmp_path: Path, data: Dataset, net: Net, monkeypatch: pytest.MonkeyPatch, before: bool
+) -> None:
+    evaluate(tmp_path / "whole", data, net())
+    with monkeypatch.context() as patch:
+        searched(patch, stop_after=20)
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(tmp_path / "torn", data, net(), save_adversarials=before)
+    evaluate(tmp_path / "torn", data, net())
+    made, expected = (images_of(unit_of(tmp_path / name), data) for name in ("torn", "whole"))
+    assert made.keys() == expected.keys()
+    assert all(torch.equal(made[n], expected[n]) for n in made)
+    pd.testing.assert_frame_equal(unit_of(tmp_path / "torn").frame, unit_of(tmp_path / "whole").frame)
+    assert audit(tmp_path / "torn", data, net()).holds
+
+
+@pytest.mark.parametrize("written", ["images", "verdicts", "complete images"])
+def test_no_verdict_is_without_its_image_wherever_a_writer_is_killed(
+    tmp_path: Path, data: Dataset, net: Net, monkeypatch: pytest.MonkeyPatch, written: str
+) -> None:
+    """The process dies just before it writes so and so of pgd-4."""
+    write_images, write_table = store.write_adversarials, store.write_table
+
+    def dying(write: Callable[..., None], when: str) -> Callable[..., None]:
+        def wrapped(path: Path, *rest: Any) -> None:
+            place = path.parent if path.parent.suffix == ".parts" else path
+            complete = "complete " if place is path else ""
+            if place.name.startswith("pgd-4") and f"{complete}{when}" == written:
+                raise KeyboardInterrupt
+            write(path, *rest)
+
+        return wrapped
+
+    with monkeypatch.context() as patch:
+        for module in (store, unit_writer):
+            patch.setattr(module, "write_adversarials", dying(write_images, "images"))
+            patch.setattr(module, "write_table", dying(write_table, "verdicts"))
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(tmp_path, data, net())
+    searches = searched(monkeypatch)
+    for path in tmp_path.rglob("pgd-4*.parts/*.parquet"):
+        frame = pq.read_table(path).to_pandas()
+        needed = frame[frame["success"] & (frame["clean_prediction"] == frame["label"])]["sample"]
+        assert set(needed) <= set(read_samples(path.with_suffix(SUFFIX)))
+    assert not list(tmp_path.rglob("pgd-4*.parquet"))
+    evaluate(tmp_path, data, net())
+    assert [len(samples) for _, samples in searches] == ([] if written == "complete images" else [50])
+    assert sorted(images_of(unit_of(tmp_path), data)) == broken(unit_of(tmp_path))
+    assert audit(tmp_path, data, net()).holds
+
+
+def test_a_larger_limit_keeps_the_images_that_are_there(tmp_path: Path, data: Dataset, net: Net) -> None:
+    evaluate(tmp_path, data, net(), limit=20)
+    few = images_of(unit_of(tmp_path), data)
+    evaluate(tmp_path, data, net())
+    images = images_of(unit_of(tmp_path), data)
+    assert sorted(images) == broken(unit_of(tmp_path))
+    assert 0 < len(few) < len(images)
+
+
+def test_images_cannot_be_stored_without_an_attack(tmp_path: Path, data: Dataset, net: Net) -> None:
+    with pytest.raises(AdvdpnpError, match="without an attack there are no adversarial images"):
+        evaluate(tmp_path / "out", data, net(), attacks="none")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_attack_of_a_package_that_was_interrupted_without_images_begins_again(
+    tmp_path: Path, data: Dataset, net: Net, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from advdpnp.eval.store.writer import UnitWriter
+
+    name, count = "pyautoattack:apgd-ce", 0
+    checkpoint = UnitWriter.checkpoint
+
+    def stop(self: UnitWriter, record: Any) -> None:
+        nonlocal count
+        checkpoint(self, record)
+        count += 1
+        if count == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(UnitWriter, "checkpoint", stop)
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(tmp_path, data, net(), attacks=name, batch_size=16, save_adversarials=False)
+    evaluate(tmp_path, data, net(), attacks=name, batch_size=16)
+    assert sorted(images_of(unit_of(tmp_path, name), data)) == broken(unit_of(tmp_path, name))
+    assert audit(tmp_path, data, net(), name).holds
+
+
+def test_a_search_that_comes_out_otherwise_is_told_and_changes_nothing(
+    tmp_path: Path, data: Dataset, net: Net, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluate(tmp_path, data, net(), save_adversarials=False)
+    before = unit_of(tmp_path).verdicts.path.read_bytes()
+    lost = broken(unit_of(tmp_path))[0]
+    search = run_module.search
+
+    def weaker(*arguments: Any, **rest: Any) -> Iterator[Findings]:
+        for found in search(*arguments, **rest):
+            found.success[found.sample == lost] = False
+            yield found
+
+    monkeypatch.setattr(run_module, "search", weaker)
+    with pytest.raises(AdvdpnpError, match=rf"left without an image \(sample {lost}\).*new folder"):
+        evaluate(tmp_path, data, net())
+    assert unit_of(tmp_path).verdicts.path.read_bytes() == before
+    assert sorted(images_of(unit_of(tmp_path), data)) == broken(unit_of(tmp_path))[1:]
+    result = audit(tmp_path, data, net())
+    assert [(fault.sample, "has no image" in fault.why) for fault in result.faults] == [(lost, True)]
+
+
+@pytest.mark.slow
+def test_minimum_norm_attacks_have_images_of_what_is_within_eps_alone(tmp_path: Path, data: Dataset, net: Net) -> None:
+    evaluate(tmp_path, data, net(), attacks="cw-l2", norm="l2", eps=["0.3"], limit=12)
+    unit = unit_of(tmp_path, "cw-l2")
+    beyond = unit.frame[np.isfinite(unit.frame["norm"]) & ~unit.frame["success"]]
+    assert len(beyond)
+    assert sorted(images_of(unit, data)) == broken(unit) != []
+    assert audit(tmp_path, data, net(), "cw-l2").holds
+
+
+def test_an_evaluation_in_memory_returns_the_images(data: Dataset, net: Net) -> None:
+    x, y = data.test.images, data.test.labels
+    found = advdpnp.evaluate(net(), x, y, eps="8/255", attacks="fgsm", save_adversarials=True)
+    stored = found.adversarials["fgsm"]
+    verdicts = found.verdicts[(found.verdicts["attack"] == "fgsm") & found.verdicts["success"]]
+    assert stored.sample.tolist() == verdicts["sample"].tolist() != []
+    with torch.no_grad():
+        assert bool((net()(stored.x_adv).argmax(1) != y[torch.from_numpy(stored.sample)]).all())
+    again = advdpnp.evaluate(net(), x / 255, y, eps="8/255", attacks="fgsm", save_adversarials=True)
+    assert again.adversarials["fgsm"].sample.tolist() == stored.sample.tolist()
+    assert advdpnp.evaluate(net(), x, y, eps="8/255", attacks="fgsm").adversarials == {}
+
+
+# Judging again
+
+
+@pytest.fixture(scope="module")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where what takes long is made once."""
+    return tmp_path_factory.mktemp("once")
+
+
+@pytest.fixture
+def stored(once: Path, tmp_path: Path, data: Dataset, net: Net) -> Path:
+    if not (once / "stored").exists():
+        evaluate(once / "stored", data, net())
+    return shutil.copytree(once / "stored", tmp_path / "results")
+
+
+def test_what_was_stored_holds(stored: Path, data: Dataset, net: Net) -> None:
+    for label in ("clean", "fgsm", "pgd-4"):
+        result = audit(stored, data, net(), label)
+        unit = unit_of(stored, label)
+        assert (result.holds, result.faults, result.unsettled) == (True, [], [])
+        assert result.images == result.holding == (0 if label == "clean" else len(broken(unit)))
+        assert result.broken.tolist() == unit.samples[unit.verdicts.frame["success"]].tolist()
+
+
+def _clear(difference: bytearray) -> None:
+    difference[:] = bytes(len(difference))
+
+
+def _push(difference: bytearray) -> None:
+    difference[7] = 100
+
+
+@pytest.mark.parametrize(
+    ("change", "honest", "why"),
+    [
+        (_clear, True, "does not fool the model"),
+        (_push, True, "from the clean one, eps is 0.0313725"),
+        (lambda difference: None, True, None),
+        (_clear, False, "changed since it was stored: its image does not fool"),
+    ],
+)
+def test_an_image_that_was_tampered_with_is_named(
+    stored: Path, data: Dataset, net: Net, change: Any, honest: bool, why: str | None
+) -> None:
+    sample = broken(unit_of(stored))[3]
+    tamper(stored, sample, change, honest=honest)
+    result = audit(stored, data, net())
+    assert [fault.sample for fault in result.faults] == ([] if why is None else [sample])
+    assert why is None or why in result.faults[0].why
+    assert (sample in result.broken) == (why is None)
+
+
+def test_a_single_bit_that_changed_by_itself_is_named_though_the_model_is_fooled_still(
+    stored: Path, data: Dataset, net: Net
+) -> None:
+    sample = broken(unit_of(stored))[0]
+
+    def flip(difference: bytearray) -> None:
+        place = next(i for i, value in enumerate(difference) if 0 < value < 8)
+        difference[place] ^= 1
+
+    tamper(stored, sample, flip, honest=False)
+    (fault,) = audit(stored, data, net()).faults
+    assert fault.sample == sample
+    assert "changed since it was stored" in fault.why
+
+
+def test_another_image_that_fools_the_model_supports_the_claim_as_well(stored: Path, data: Dataset, net: Net) -> None:
+    other = images_of(unit_of(stored, "fgsm"), data)
+    sample = next(n for n in broken(unit_of(stored)) if n in other)
+    change = (255 * other[sample]).round().to(torch.uint8) - data.test.images[sample]
+    tamper(stored, sample, lambda difference: difference.__setitem__(slice(None), change.numpy().tobytes()))
+    assert audit(stored, data, net()).holds
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -0.001, 1.001])
+def test_float_images_outside_the_box_do_not_hold(stored: Path, data: Dataset, net: Net, value: float) -> None:
+    unit = unit_of(stored)
+    images = images_of(unit, data)
+    x_adv = torch.stack([images[n] for n in sorted(images)])
+    x_adv[2, 0, 3, 3] = value
+    path = unit.verdicts.path.with_suffix(SUFFIX)
+    write_adversarials(path, [to_table(np.array(sorted(images)), [None] * len(images), x_adv)])
+    (fault,) = audit(stored, data, net()).faults
+    assert fault.sample == sorted(images)[2]
+    assert ("[0, 1]" if abs(value) < 2 else "infinite") in fault.why
+
+
+def test_missing_double_and_superfluous_images_are_named(stored: Path, data: Dataset, net: Net) -> None:
+    unit = unit_of(stored)
+    path = unit.verdicts.path.with_suffix(SUFFIX)
+    table = pq.read_table(path)
+    samples = table.column("sample").to_pylist()
+    robust = unit.frame[~unit.frame["success"]]["sample"].tolist()[0]
+    rows = table.to_pylist()
+    kept = [*rows[1:], rows[1], rows[2] | {"sample": robust}]
+    write_adversarials(path, [pa.Table.from_pylist(kept, schema=table.schema)])
+    why = {(fault.sample, fault.why.split(",")[0]) for fault in audit(stored, data, net()).faults}
+    assert (samples[0], "it has no image") in why
+    assert (samples[1], "it has two images") in why
+    assert (robust, "it has an image") in why
+
+
+def test_without_images_nothing_is_shown_and_that_is_said(stored: Path, data: Dataset, net: Net) -> None:
+    unit_of(stored).verdicts.path.with_suffix(SUFFIX).unlink()
+    result = audit(stored, data, net())
+    assert result.images is None
+    assert not result.holds
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1 and nothing", "cut", "names", "verdicts", "wide"])
+def test_damaged_files_of_images_are_one_sentence(stored: Path, data: Dataset, net: Net, content: bytes | str) -> None:
+    unit = unit_of(stored)
+    path = unit.verdicts.path.with_suffix(SUFFIX)
+    if content == "cut":
+        path.write_bytes(path.read_bytes()[:-50])
+    elif content == "names":
+        path.write_bytes(path.read_bytes().replace(b"digest", b"dig\xc4st"))
+    elif content == "verdicts":
+        path.write_bytes(unit.verdicts.path.read_bytes())
+    elif content == "wide":
+        write_adversarials(path, [to_table(np.array([0]), [None], torch.zeros(1, 3, 64, 64))])
+    else:
+        path.write_bytes(content)  # type: ignore[arg-type]
+    result = audit(stored, data, net())
+    assert str(path) in result.faults[0].why
+    assert not result.holds
+
+
+def test_files_that_name_samples_out_of_range_are_refused(stored: Path, data: Dataset, net: Net) -> None:
+    path = unit_of(stored).verdicts.path.with_suffix(SUFFIX)
+    for samples in ([-1], [50], list(range(60))):
+        write_adversarials(
+            path, [to_table(np.array(samples), [bytes(64)] * len(samples), torch.zeros(len(samples), 1, 8, 8))]
+        )
+        assert "data set" in audit(stored, data, net()).faults[0].why
+        assert read_samples(path).tolist() == samples
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda frame, info: None, None),
+        (lambda frame, info: frame.__setitem__("label", (frame["label"] + 1) % 4), "another label"),
+        (lambda frame, info: frame.__setitem__("eps", 0.5), "threat model"),
+        (lambda frame, info: info["identity"].__setitem__("shape", 17), "its hash is of"),
+        (lambda frame, info: frame.__setitem__("sample", frame["sample"] + 9), "data set has not"),
+        (lambda frame, info: frame.__setitem__("clean_prediction", (frame["label"] + 1) % 4), "clean image is taken"),
+        (
+            lambda frame, info: frame.update({"norm": frame["norm"].replace(np.inf, 0.01), "success": True}),
+            "has no image",
+        ),
+        (lambda frame, info: frame.__setitem__("success", False), "none broke it"),
+    ],
+)
+def test_verdicts_that_were_changed_do_not_hold(
+    stored: Path, data: Dataset, net: Net, change: Any, why: str | None
+) -> None:
+    edit(unit_of(stored).verdicts.path, change)
+    faults = audit(stored, data, net()).faults
+    assert bool(faults) == (why is not None)
+    assert why is None or why in faults[0].why
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda frame, info: frame.__setitem__("sample", frame["sample"] * 0), "samples twice"),
+        (lambda frame, info: frame.__setitem__("norm", np.inf), "no finite distance"),
+        (lambda frame, info: frame.__setitem__("norm", np.nan), "no finite distance"),
+        (lambda frame, info: info.pop("runs"), "metadata"),
+        (lambda frame, info: info.__setitem__("identity", 5), "metadata"),
+    ],
+)
+def test_verdicts_that_no_search_can_have_written_are_refused(stored: Path, change: Any, why: str) -> None:
+    edit(unit_of(stored).verdicts.path, change)
+    with pytest.raises(AdvdpnpError, match=why):
+        find_results([stored])
+
+
+def test_images_that_are_nearly_tied_are_told_apart_from_failures(stored: Path, data: Dataset, net: Net) -> None:
+    """The image is moved onto the decision boundary, a hair on the wrong side of it."""
+    unit = unit_of(stored)
+    sample = broken(unit)[0]
+    images, model = images_of(unit, data), net()
+    clean, label = data.test.images[sample : sample + 1] / 255, int(data.test.labels[sample])
+    low, high = 0.0, 1.0  # of the way to the image that fools the model
+    for _ in range(40):
+        middle = (low + high) / 2
+        with torch.no_grad():
+            fooled = int(model(clean + middle * (images[sample] - clean)).argmax()) != label
+        low, high = (low, middle) if fooled else (middle, high)
+    x_adv = torch.stack(
+        [images[n] if n != sample else (clean + low * (images[sample] - clean))[0] for n in sorted(images)]
+    )
+    path = unit.verdicts.path.with_suffix(SUFFIX)
+    write_adversarials(path, [to_table(np.array(sorted(images)), [None] * len(images), x_adv)])
+    result = audit(stored, data, net())
+    assert result.holds
+    assert [(each.sample, "borderline" in each.why) for each in result.unsettled] == [(sample, True)]
+    assert result.holding == len(images) - 1
+    assert sample in result.broken
+
+
+class Noisy(nn.Module):
+    """A net whose answers are random, so that some images fool it only at times."""
+
+    def __init__(self, model: nn.Module, noise: float) -> None:
+        super().__init__()
+        self.model, self.noise = model, noise
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.model(x)
+        return logits + self.noise * torch.randn_like(logits)
+
+
+class InCompany(Noisy):
+    """A net that subtracts the mean of its batch."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        answer: Tensor = self.model(x - self.noise * x.mean(0, keepdim=True))
+        return answer
+
+
+@pytest.mark.parametrize(("kind", "caution"), [(Noisy, "random"), (InCompany, "company")])
+def test_answers_that_cannot_be_repeated_are_judged_with_that_said(
+    tmp_path: Path, data: Dataset, net: Net, kind: Any, caution: str
+) -> None:
+    model = kind(net(), 0.3).eval()
+    evaluate(tmp_path, data, model, attacks="pgd-4")
+    auditor = Auditor(model, data, CPU)
+    assert caution in auditor.caution
+    result = auditor.audit(unit_of(tmp_path))
+    assert result.images
+    assert result.holding > 0.6 * result.images
+    for sample in broken(unit_of(tmp_path))[:1]:
+        tamper(tmp_path, sample, _clear)  # such a model is no excuse for images that never fool it
+        named = [fault.sample for fault in Auditor(kind(net(), 0.01).eval(), data, CPU).audit(unit_of(tmp_path)).faults]
+        assert sample in named
+
+
+# The command
+
+
+MODULE = """
+import torch
+from torch import nn
+from advdpnp.datasets import load_dataset
+
+def make(seed=0):
+    data = load_dataset("digits", validation=0)
+    x, y = data.train.images.flatten(1) / 255, data.train.labels
+    means = torch.stack([x[y == c].mean(0) for c in range(10)]) + seed
+    net = nn.Sequential(nn.Flatten(), nn.Linear(x.shape[1], 10))
+    with torch.no_grad():
+        net[1].weight.copy_(means)
+        net[1].bias.copy_(-means.square().sum(1) / 2)
+    return net
+
+def other():
+    return make(1)
+"""
+
+
+@pytest.fixture
+def evaluated(once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "net_to_audit.py").write_text(MODULE)
+    monkeypatch.chdir(tmp_path)
+    if (once / "evaluated").exists():
+        return shutil.copytree(once / "evaluated", tmp_path / "results")
+    command = "eval --dataset digits --model net_to_audit:make --attacks fgsm,pgd-4 --eps 0.05 --limit 24 --device cpu"
+    assert run_cli([*command.split(), "--out", "results", "--save-adversarials"]) == 0
+    return shutil.copytree(tmp_path / "results", once / "evaluated") and tmp_path / "results"
+
+
+def verify(capsys: pytest.CaptureFixture[str], *arguments: str, model: str = "make") -> tuple[int, str]:
+    capsys.readouterr()
+    code = run_cli(["verify", *arguments, "--model", f"net_to_audit:{model}", "--device", "cpu"])
+    said = capsys.readouterr()
+    return code, said.out + said.err
+
+
+def test_the_command_says_what_holds(evaluated: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, said = verify(capsys, "results")
+    count = len(broken(unit_of(evaluated)))
+    assert code == 0
+    assert f"{count} images, all hold" in said
+    assert "as in leaderboard.csv" in said
+    assert "all of it holds" in said
+    (folder,) = evaluated.glob("make-*")
+    for path in (folder, unit_of(evaluated).verdicts.path, unit_of(evaluated).verdicts.path.with_suffix(SUFFIX)):
+        code, said = verify(capsys, str(path), "--json", "report.json")
+        assert code == 0
+        assert ("fgsm" in said) == path.is_dir()
+    report = json.loads(Path("report.json").read_text())
+    assert [unit["images_that_hold"] for unit in report["models"][0]["units"]] == [count]
+
+
+def test_the_command_names_what_does_not_hold(evaluated: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sample = broken(unit_of(evaluated))[1]
+    tamper(evaluated, sample, _clear)
+    unit_of(evaluated, "fgsm").verdicts.path.with_suffix(SUFFIX).unlink()
+    code, said = verify(capsys, "results")
+    assert code == 1
+    assert f"sample {sample}: its image does not fool the model" in said
+    assert "pgd-4 is" in said  # the leaderboard's number is another one now
+    assert "no adversarial images stored; run eval with --save-adversarials" in said
+    assert "NOT all of it holds" in said
+
+
+def test_the_command_tells_what_is_not_shown_from_what_does_not_hold(
+    evaluated: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    unit_of(evaluated).verdicts.path.with_suffix(SUFFIX).unlink()
+    code, said = verify(capsys, "results")
+    assert code == 1
+    assert "NOT all of it is shown" in said
+    assert "as in leaderboard.csv (pgd-4: by the verdicts alone)" in said
+
+
+def test_a_leaderboard_that_was_embellished_is_seen(evaluated: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = pd.read_csv(evaluated / "leaderboard.csv", dtype=str)
+    table["pgd-4"] = "99.00"
+    table.to_csv(evaluated / "leaderboard.csv", index=False)
+    code, said = verify(capsys, "results")
+    assert code == 1
+    assert "pgd-4 is 99.00 in leaderboard.csv" in said
+    for broken_table in ("model\nx\n", table.assign(n="10.5").to_csv(index=False)):
+        (evaluated / "leaderboard.csv").write_text(broken_table)
+        code, said = verify(capsys, "results")
+        assert code == 1
+        assert "leaderboard.csv is damaged" in said
+
+
+def test_rows_that_do_not_tell_where_they_come_from_are_named(
+    evaluated: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    edit(unit_of(evaluated).verdicts.path, lambda frame, info: info["runs"][0].update(versions={}, device=""))
+    code, said = verify(capsys, "results")
+    assert code == 1
+    assert "pgd-4 does not tell its versions, device" in said
+
+
+def test_a_damaged_verdict_file_does_not_hide_the_others(evaluated: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = unit_of(evaluated, "fgsm").verdicts.path
+    path.write_bytes(path.read_bytes()[:-20])
+    code, said = verify(capsys, "results")
+    assert code == 1
+    assert "is damaged" in said
+    assert "images, all hold" in said
+    assert "cannot be made again" in said
+
+
+@pytest.mark.parametrize(
+    ("gone", "why"),
+    [
+        ("clean-*.parquet", "the verdicts on clean images are missing"),
+        ("pgd-4*.parquet", "has no verdicts beside it"),
+        ("sanity-*.json", "the measurements that flags come from"),
+        ("sanity-linf*.json", "the measurements that flags come from"),
+    ],
+)
+def test_what_is_missing_beside_the_images_is_told(
+    evaluated: Path, capsys: pytest.CaptureFixture[str], gone: str, why: str
+) -> None:
+    (evaluated / "leaderboard.csv").unlink()
+    files = list(evaluated.rglob(gone))
+    assert files
+    for file in files:
+        file.unlink()
+    code, said = verify(capsys, "results")
+    assert code == 1
+    assert why in said
+    assert "NOT all of it is shown" in said
+    if gone.startswith("sanity"):
+        assert run_cli(["leaderboard", "results"]) == 0
+        assert "sanity checks were not measured for" in capsys.readouterr().out
+        for name in ("leaderboard.md", "leaderboard.html"):
+            assert "anity checks were not measured for" in (evaluated / name).read_text(encoding="utf-8")
+
+
+def test_bad_input_is_one_sentence(evaluated: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "empty").mkdir()
+    for arguments, model, sentence in (
+        (["results"], "other", "none of those given has their hash"),
+        (["nowhere"], "make", "there is no file or folder nowhere"),
+        (["empty"], "make", "there are no verdicts in empty"),
+        (["net_to_audit.py"], "make", "is no verdict file"),
+        (["results", "--dataset", "digitz"], "make", "digits"),
+    ):
+        code, said = verify(capsys, *arguments, model=model)
+        assert code == 2
+        assert said.startswith("advdpnp: ")
+        assert sentence in said
+        assert said.count("\n") == 1
+    assert run_cli(["verify", "results"]) == 2
+    assert "no model is given" in capsys.readouterr().err

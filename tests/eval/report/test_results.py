@@ -1,0 +1,87 @@
+"""The committed results: what the texts say is what the verdicts say."""
+
+import hashlib
+import json
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import advdpnp
+from advdpnp.base.errors import AdvdpnpError
+from advdpnp.cli import run
+from advdpnp.datasets import load_dataset
+from advdpnp.eval.analysis.agreement import agreement_table
+from advdpnp.eval.analysis.per_class import per_class_table
+from advdpnp.eval.analysis.rows import find_results, make_rows
+from advdpnp.eval.report.csv import to_csv
+from advdpnp.eval.report.leaderboard import read_leaderboard, tabulate_rows, to_json
+from advdpnp.eval.store.key import short_hash
+from advdpnp.models.checkpoint import load_checkpoint, weights_hash
+
+ROOT = Path(advdpnp.__file__).resolve().parent.parent
+RESULTS = ROOT / "results"
+
+
+@pytest.fixture(scope="module")
+def table() -> pd.DataFrame:
+    return read_leaderboard(RESULTS / "cifar10" / "leaderboard.csv").set_index("model")
+
+
+def test_the_readme_shows_the_numbers_of_the_leaderboard(table):
+    columns = ["clean", "fgsm", "pgd-20", "cw", "autoattack", "worst_case", "corruptions"]
+    rows = re.findall(
+        r"^\| ([a-z-]+) \| ((?:\d+\.\d\d \| ){6}\d+\.\d\d) \|$", (ROOT / "README.md").read_text(), re.MULTILINE
+    )
+    assert len(rows) == len(table)
+    for method, numbers in rows:
+        expected = table.loc[f"cifar10-{method}-s0", columns].astype(float).tolist()
+        assert [float(number) for number in numbers.split(" | ")] == expected, method
+
+
+@pytest.mark.parametrize("folder", ["cifar10", "cifar10-public", "cifar10-tiny-resnet", "cifar10-transfer"])
+def test_leaderboards_follow_from_the_verdicts_beside_them(folder):
+    stored = read_leaderboard(RESULTS / folder / "leaderboard.csv")
+    rows = make_rows(find_results([RESULTS / folder]))
+    pd.testing.assert_frame_equal(tabulate_rows(rows), stored)
+    assert (RESULTS / folder / "per-class.csv").read_text() == to_csv(per_class_table(rows))
+    assert (RESULTS / folder / "agreement.csv").read_text() == to_csv(agreement_table(rows))
+    page = RESULTS / folder / "leaderboard.html"
+    data = re.search(r'id="data">(.*?)</script>', page.read_text(encoding="utf-8"))
+    assert data is not None
+    assert json.loads(data[1]) == json.loads(to_json(stored))
+    assert page.stat().st_size < 2_000_000
+
+
+def test_every_committed_net_is_the_one_that_was_attacked(table):
+    table = pd.concat([table, read_leaderboard(RESULTS / "cifar10-tiny-resnet" / "leaderboard.csv").set_index("model")])
+    nets = sorted((RESULTS / "checkpoints").glob("*.safetensors"))
+    assert len(nets) >= 9
+    for path in nets:
+        assert path.stat().st_size < 2_000_000
+        assert weights_hash(load_checkpoint(path)[0]) == table.loc[path.stem, "weights_hash"]
+
+
+@pytest.mark.slow
+def test_the_stored_images_of_a_row_show_what_it_claims(capsys):
+    try:
+        load_dataset("cifar10", train=False)
+    except AdvdpnpError:
+        pytest.skip("needs CIFAR-10; ADVDPNP_DATA says where it is")
+    (folder,) = (RESULTS / "cifar10").glob("cifar10-adv-dpnp-s0-*/")
+    words = ["verify", str(folder), "--checkpoint", str(RESULTS / "checkpoints" / "cifar10-adv-dpnp-s0.safetensors")]
+    assert run([*words, "--device", "cpu"]) == 0
+    assert "301 images, all hold" in capsys.readouterr().out
+
+
+def test_what_the_stored_verdicts_answer_is_pinned():
+    """Their hashes come from what was asked: a renamed key or value would orphan all verdicts ever stored."""
+    lines = set()
+    for unit in find_results([RESULTS]):
+        again = short_hash(unit.info["identity"])
+        assert unit.hash == again
+        lines.add(f"{unit.model.name}-{unit.model.weights_hash[:8]} {unit.label} {unit.hash} {again}")
+    assert len(lines) == 1996
+    digest = hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
+    assert digest == "f872ad51eaa79320d1b12b0e20e73289a7a66e4f36e22acd02b2d28dc931e9bb"

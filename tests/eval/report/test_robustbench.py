@@ -1,0 +1,125 @@
+import json
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from advdpnp.base.errors import AdvdpnpError
+from advdpnp.cli import run
+from advdpnp.corruption import BENCHMARK, SEVERITIES
+from advdpnp.eval.report import robustbench as published
+from advdpnp.eval.report.leaderboard import build_leaderboard, read_leaderboard, with_published, write_leaderboard
+from advdpnp.eval.report.markdown import to_markdown
+from advdpnp.eval.report.robustbench import PUBLISHED
+from advdpnp.eval.report.schema import meaning_of
+
+Store = Callable[..., Path]
+ALL = {"clean": 0.9, "fgsm": 0.5, "autoattack": 0.35}
+CELLS = {(name, severity): 0.5 for name in BENCHMARK for severity in SEVERITIES}
+
+
+def test_published_rows_of_the_same_data_and_threat_model_stand_below_ours(store_model: Store, tmp_path: Path) -> None:
+    frame = with_published(build_leaderboard([store_model("net", ALL, dataset="cifar10")]))
+    theirs = frame[frame["source"] == PUBLISHED].set_index("model")
+    assert len(theirs) > 50
+    assert frame["source"].tolist()[0] == ""
+    row = theirs.loc["Wong2020Fast"]  # Croce et al. 2021: 83.34 % clean, 43.21 % robust
+    assert row[["clean", "worst_case", "n", "architecture", "venue"]].tolist() == [
+        83.34, 43.21, 10_000, "PreActResNet-18", "ICLR 2020",
+    ]  # fmt: skip
+    assert row["url"] == "https://arxiv.org/abs/2001.03994"
+    assert row["paper"] == "Fast is better than free: Revisiting adversarial training"
+    assert theirs["norm"].unique().tolist() == ["linf"]
+    assert theirs[["clean", "worst_case"]].notna().all(axis=None)
+    assert theirs[["autoattack", "worst_case_p", "clean_low", "fgsm"]].isna().all(axis=None)
+    write_leaderboard(frame, tmp_path)
+    pd.testing.assert_frame_equal(read_leaderboard(tmp_path / "leaderboard.csv"), frame)
+    assert len(json.loads((tmp_path / "leaderboard.json").read_text())["rows"]) == len(frame)
+
+
+def test_people_see_the_best_ten_and_no_mark_across_the_two(store_model: Store) -> None:
+    store_model("weaker", {"clean": 0.8, "fgsm": 0.4, "autoattack": 0.3}, dataset="cifar10")
+    frame = build_leaderboard(
+        [store_model("net", {"clean": 0.99, "fgsm": 0.98, "autoattack": 0.95}, dataset="cifar10")]
+    )
+    before, after = to_markdown(frame), to_markdown(with_published(frame))
+    assert after.startswith(before)
+    ours, theirs = after[: len(before)], after[len(before) :]
+    assert "**95.00**" in ours
+    assert theirs.count(PUBLISHED) == 10
+    assert "| net | small-cnn | 99.00 | 95.00 | 200 | ours |" in theirs
+    assert "**9" not in theirs
+    assert "Ours are on the first n images" in theirs
+    assert "Never attacked" not in theirs
+
+
+def test_ours_without_the_standard_autoattack_is_said_to_be_no_match(store_model: Store) -> None:
+    store_model("half", {"clean": 0.9, "autoattack (bf16 search)": 0.4}, dataset="cifar10")
+    out = store_model("net", {"clean": 0.9, "autoattack-few-classes": 0.4}, dataset="cifar10")
+    text = to_markdown(with_published(build_leaderboard([out])))
+    assert "Never attacked by the standard AutoAttack, so no match for theirs: net." in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "count"),
+    [
+        ({"norm": "l2", "eps": "0.5"}, 21),
+        ({"eps": "4/255"}, 0),
+        ({"dataset": "digits"}, 0),
+        ({"eps": "0.0313725490196"}, 76),
+    ],
+)
+def test_only_the_threat_models_of_robustbench_have_rows(
+    arguments: dict[str, str], count: int, store_model: Store
+) -> None:
+    frame = with_published(build_leaderboard([store_model("net", ALL, **{"dataset": "cifar10"} | arguments)]))
+    assert (frame["source"] == PUBLISHED).sum() == count
+    assert ("RobustBench publishes nothing under this threat model" in to_markdown(frame)) == (count == 0)
+
+
+def test_published_corruptions_stand_beside_official_ones_alone(store_model: Store) -> None:
+    clean = {"clean": 0.9}
+    frame = with_published(build_leaderboard([store_model("net", clean, dataset="cifar10", cells=CELLS)]))
+    assert not (frame["source"] == PUBLISHED).any()
+    assert "publishes accuracies on the official files" in to_markdown(frame)
+    out = store_model("other", clean, dataset="cifar10", cells=CELLS, source="cifar10-c")
+    frame = with_published(build_leaderboard([out]))
+    theirs = frame[frame["source"] == PUBLISHED].set_index("model")
+    assert theirs.loc["Standard", ["clean", "corruptions"]].tolist() == [94.78, 73.46]
+    text = to_markdown(frame)
+    official = text[text.index("**cifar10-c: beside") :]
+    assert "| other | small-cnn | 90.00 | 50.00 | 200 | ours |" in official
+    assert "| net |" not in official
+
+
+def test_without_robustbench_one_sentence_says_how_to_get_it(
+    store_model: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def missing(name: str) -> None:
+        raise PackageNotFoundError(name)
+
+    out = store_model("net", ALL, dataset="cifar10")
+    monkeypatch.setattr(published, "distribution", missing)
+    assert run(["leaderboard", str(out), "--compare", "robustbench"]) == 2
+    assert "not installed; pip install robustbench" in capsys.readouterr().err
+
+
+def test_a_description_without_tables_is_told(store_model: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Bare:
+        metadata = {"Description": "# RobustBench\n### CIFAR-10\n"}  # noqa: RUF012
+        version = "9.9"
+
+    monkeypatch.setattr(published, "distribution", lambda name: Bare())
+    with pytest.raises(AdvdpnpError, match=r"robustbench 9\.9, as it is installed, does not tell"):
+        with_published(build_leaderboard([store_model("net", ALL, dataset="cifar10")]))
+
+
+def test_who_publishes_nothing_is_refused(store_model: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["leaderboard", str(store_model("net", ALL)), "--compare", "net"]) == 2
+    assert "write --compare robustbench" in capsys.readouterr().err
+
+
+def test_the_columns_of_published_rows_say_what_they_are() -> None:
+    assert not [name for name in ("source", "venue", "paper", "url") if "attack" in meaning_of(name)]

@@ -1,0 +1,577 @@
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor, nn
+
+from advdpnp.attacks.protocol import StageRecord
+from advdpnp.attacks.search_state import Findings
+from advdpnp.attacks.threat import ThreatModel
+from advdpnp.base.errors import AdvdpnpError
+from advdpnp.corruption import BENCHMARK
+from advdpnp.datasets import Dataset, Split
+from advdpnp.eval.analysis.rows import find_results
+from advdpnp.eval.api import evaluate
+from advdpnp.eval.report.leaderboard import read_leaderboard
+from advdpnp.eval.run import evaluate as evaluate_module
+from advdpnp.eval.run import model_run as run_module
+from advdpnp.eval.run.evaluate import evaluate_models
+from advdpnp.eval.run.plan import choose_device, without_folder
+from advdpnp.models.checkpoint import weights_hash
+from advdpnp.models.loading import LoadedModel
+
+N, CLASSES = 90, 4
+
+
+class Net(nn.Module):
+    """Linear, with a BatchNorm whose buffers would move in train mode; small enough for milliseconds."""
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(1)
+        self.head = nn.Linear(36, CLASSES)
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            weight = torch.randn(CLASSES, 36, generator=generator)
+            self.head.weight.copy_(weight - weight.mean(1, keepdim=True))  # or the brightest class would win always
+            self.head.bias.zero_()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.norm(x).flatten(1))  # type: ignore[no-any-return]
+
+
+def loaded(model: nn.Module, name: str = "net") -> LoadedModel:
+    return LoadedModel(model, name, weights_hash(model), type(model).__name__, "ce", 148, {})
+
+
+@pytest.fixture
+def dataset() -> Dataset:
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randint(0, 256, (N, 1, 6, 6), generator=generator, dtype=torch.uint8)
+    labels = Net().eval()(images / 255).argmax(1)
+    labels[::10] = (labels[::10] + 1) % CLASSES  # a tenth is misclassified
+    empty = Split(images[:0], labels[:0])
+    return Dataset("toy", tuple("abcd"), empty, empty, Split(images, labels), "none")
+
+
+@pytest.fixture(autouse=True)
+def small_shape(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_module, "DEFAULT_SHAPE", 16)
+
+
+def run(out: Path, dataset: Dataset, *models: LoadedModel, **arguments: Any) -> pd.DataFrame:
+    settings: dict[str, Any] = {"attacks": "fgsm,pgd-5", "eps": ["0.02"], "device": "cpu"} | arguments
+    return evaluate_models(models or [loaded(Net())], dataset, out=out, **settings)
+
+
+def verdicts(out: Path) -> dict[str, pd.DataFrame]:
+    return {unit.verdicts.path.name: unit.verdicts.frame for unit in find_results([out])}
+
+
+def assert_same_results(a: Path, b: Path) -> None:
+    first, second = verdicts(a), verdicts(b)
+    assert first.keys() == second.keys()
+    for name, frame in first.items():
+        pd.testing.assert_frame_equal(frame, second[name])
+
+
+def record_searches(monkeypatch: pytest.MonkeyPatch, stop_after: int | None = None) -> list[tuple[str, list[int]]]:
+    """Note every search and its samples; with ``stop_after``, Ctrl-C comes after so many samples of pgd-5."""
+    searches: list[tuple[str, list[int]]] = []
+    search = run_module.search
+
+    def noted(
+        model: nn.Module, attack: Any, x: Tensor, y: Tensor, sample: Tensor, **settings: Any
+    ) -> Iterator[Findings]:
+        searches.append((attack.name, sample.tolist()))
+        count = 0
+        for findings in search(model, attack, x, y, sample, **settings):
+            yield findings
+            count += len(findings)
+            if stop_after is not None and attack.name == "pgd-5" and count >= stop_after:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(run_module, "search", noted)
+    return searches
+
+
+def test_rows_have_the_columns_that_scripts_rely_on_and_are_written(tmp_path: Path, dataset: Dataset) -> None:
+    frame = run(tmp_path, dataset)
+    assert list(frame.columns)[:7] == ["model", "clean", "fgsm", "pgd-5", "worst_case", "n", "flags"]
+    row = frame.iloc[0]
+    assert (row["model"], row["clean"], row["n"], row["dataset"]) == ("net", 90.0, N, "toy")
+    assert row["clean"] > max(row["fgsm"], row["pgd-5"]) >= min(row["fgsm"], row["pgd-5"]) >= row["worst_case"] > 0
+    pd.testing.assert_frame_equal(read_leaderboard(tmp_path / "leaderboard.csv"), frame)
+    assert (tmp_path / "leaderboard.md").exists()
+    assert (tmp_path / f"net-{weights_hash(Net())[:8]}" / "model.json").exists()
+
+
+def test_an_interrupted_evaluation_continues_to_the_same_verdicts(
+    tmp_path: Path, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = run(tmp_path / "whole", dataset)
+    with monkeypatch.context() as patch:
+        record_searches(patch, stop_after=30)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "torn", dataset)
+    searches = record_searches(monkeypatch)
+    frame = run(tmp_path / "torn", dataset)
+    ((attack, samples),) = searches  # fgsm was complete
+    assert attack == "pgd-5"
+    assert 0 < len(samples) <= N - 30
+    assert_same_results(tmp_path / "whole", tmp_path / "torn")
+    pd.testing.assert_frame_equal(frame.drop(columns=["seconds", "date"]), expected.drop(columns=["seconds", "date"]))
+
+
+def test_a_finished_evaluation_is_read_and_not_repeated(
+    tmp_path: Path, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = run(tmp_path, dataset)
+    searches = record_searches(monkeypatch)
+    pd.testing.assert_frame_equal(run(tmp_path, dataset, eps=["1/50"]), first)
+    assert searches == []
+
+
+def test_a_larger_limit_searches_only_what_is_missing(
+    tmp_path: Path, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run(tmp_path / "grown", dataset, limit=30)["n"].tolist() == [30]
+    searches = record_searches(monkeypatch)
+    assert run(tmp_path / "grown", dataset, limit=50)["n"].tolist() == [50]
+    assert searches == [("fgsm", list(range(30, 50))), ("pgd-5", list(range(30, 50)))]
+    run(tmp_path / "whole", dataset, limit=50)
+    assert_same_results(tmp_path / "grown", tmp_path / "whole")
+
+
+def test_a_smaller_limit_reads_and_shows_exactly_that_many(tmp_path: Path, dataset: Dataset) -> None:
+    run(tmp_path, dataset, limit=50)
+    frame = run(tmp_path, dataset, limit=20)
+    assert frame["n"].tolist() == [20]
+    assert len(read_leaderboard(tmp_path / "leaderboard.csv")) == 1
+
+
+def test_batch_size_changes_nothing(tmp_path: Path, dataset: Dataset) -> None:
+    run(tmp_path / "a", dataset, batch_size=3)
+    run(tmp_path / "b", dataset, batch_size=64)
+    assert_same_results(tmp_path / "a", tmp_path / "b")
+
+
+def test_a_search_in_bf16_is_called_so_and_is_a_unit_of_its_own(
+    tmp_path: Path, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(tmp_path, dataset)
+    low: dict[str, Any] = {"attacks": "pgd-5", "precision": "bf16"}
+    frame = run(tmp_path, dataset, **low)
+    row = frame.iloc[0]
+    assert abs(row["pgd-5 (bf16 search)"] - row["pgd-5"]) < 5
+    searches = record_searches(monkeypatch)
+    pd.testing.assert_frame_equal(run(tmp_path, dataset, **low), frame)
+    assert not searches
+    with pytest.raises(AdvdpnpError, match="no precision called '64'"):
+        run(tmp_path, dataset, precision="64")
+
+
+def test_other_weights_are_another_model(tmp_path: Path, dataset: Dataset) -> None:
+    run(tmp_path, dataset, attacks="none")
+    run(tmp_path, dataset, loaded(Net(seed=5)), attacks="none")
+    assert len(list(tmp_path.glob("net-*"))) == 2
+    assert len(read_leaderboard(tmp_path / "leaderboard.csv")) == 2
+
+
+def test_equal_weights_that_compute_something_else_are_refused(tmp_path: Path, dataset: Dataset) -> None:
+    class Inverted(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            return -super().forward(x)
+
+    run(tmp_path, dataset, attacks="none")
+    with pytest.raises(AdvdpnpError, match="its code has changed"):
+        run(tmp_path, dataset, loaded(Inverted()), attacks="none")
+    run(tmp_path, dataset, loaded(Inverted(), "inverted"), attacks="none")
+
+
+def test_without_attacks_there_is_clean_accuracy_on_exactly_the_samples(tmp_path: Path, dataset: Dataset) -> None:
+    frame = run(tmp_path, dataset, attacks="none", limit=20)
+    assert list(frame.columns)[:5] == ["model", "clean", "worst_case", "n", "flags"]
+    assert frame[["clean", "n"]].to_numpy().tolist() == [[90.0, 20]]
+    assert frame["worst_case"].isna().all()
+
+
+def test_every_eps_is_a_row_and_another_norm_joins_the_written_table(tmp_path: Path, dataset: Dataset) -> None:
+    frame = run(tmp_path, dataset, eps=["0.01", "8/255", "0.01"])
+    assert frame["eps_text"].tolist() == ["0.01", "8/255"]
+    assert frame["worst_case"].is_monotonic_decreasing
+    frame = run(tmp_path, dataset, norm="l2", eps=["0.1"])
+    assert frame["norm"].tolist() == ["l2"]
+    assert read_leaderboard(tmp_path / "leaderboard.csv")["norm"].tolist() == ["l2", "linf", "linf"]
+
+
+def test_model_and_random_generators_are_left_as_they_were(tmp_path: Path, dataset: Dataset) -> None:
+    model = Net()
+    model.train()
+    model.norm.eval()
+    model.head.bias.requires_grad_(False)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    torch.manual_seed(3)
+    states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy()  # type: ignore[index]
+    run(tmp_path, dataset, loaded(model))
+    assert model.training
+    assert not model.norm.training
+    assert model.head.weight.requires_grad
+    assert not model.head.bias.requires_grad
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert random.getstate() == states[1]
+    assert (np.random.get_state()[1] == states[2]).all()  # type: ignore[index]
+
+
+def test_randomised_models_are_flagged(tmp_path: Path, dataset: Dataset) -> None:
+    class Noisy(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x + 0.01 * torch.randn_like(x))
+
+    frame = run(tmp_path, dataset, loaded(Noisy()), limit=20, attacks="fgsm")
+    assert frame["flags"].tolist() == ["randomised"]
+    assert frame["forwards"].iloc[0] >= 20 * 20
+
+
+def test_examples_are_kept_of_the_first_samples(tmp_path: Path, dataset: Dataset) -> None:
+    run(tmp_path, dataset)
+    paths = sorted(tmp_path.rglob("*.examples.npz"))
+    assert [path.name.split("@")[0] for path in paths] == ["fgsm", "pgd-5"]
+    with np.load(paths[1]) as stored:
+        assert stored["sample"].tolist() == list(range(8))
+        np.testing.assert_array_equal(stored["x"], dataset.test.images[:8].numpy() / np.float32(255))
+        assert 0 < np.abs(stored["x_adv"] - stored["x"]).max() <= 0.02 + 1e-6
+
+
+def test_progress_is_told_of_every_sample(tmp_path: Path, dataset: Dataset) -> None:
+    class Log:
+        def __init__(self) -> None:
+            self.units: list[tuple[str, str, int, int]] = []
+            self.counts: list[list[int]] = []
+
+        def start(self, model: str, unit: str, total: int, done: int) -> None:
+            self.units.append((model, unit, total, done))
+            self.counts.append([0, 0])
+
+        def advance(self, samples: int, robust: int) -> None:
+            self.counts[-1][0] += samples
+            self.counts[-1][1] += robust
+
+        def finish(self) -> None:
+            pass
+
+    log = Log()
+    frame = run(tmp_path, dataset, progress=log)
+    assert log.units == [("net", unit, N, 0) for unit in ("clean", "fgsm, linf 0.02", "pgd-5, linf 0.02")]
+    assert [count for count, _ in log.counts] == [N] * 3
+    assert log.counts[2][1] == round(frame["pgd-5"].iloc[0] * N / 100)
+
+
+@dataclass(frozen=True)
+class Package:
+    """A whole-batch attack of two stages of two batches: stage s breaks the samples with sample % 4 == s."""
+
+    threat: ThreatModel
+    log: list[Any]
+    stop_at: tuple[int, int] | None = None
+    name: str = "package"
+    norms: tuple[str, ...] = ("linf",)
+
+    def definition(self) -> dict[str, Any]:
+        return {"attack": "package"}
+
+    def run(
+        self, model: nn.Module, x: Tensor, y: Tensor, sample: Tensor, *, seed: int, batch_size: int, device: Any,
+        done: Sequence[StageRecord] = (),
+    ) -> Iterator[Any]:  # fmt: skip
+        fooled = done[-1].fooled[0].bool() if done else torch.zeros(len(x), dtype=torch.bool)
+        passed = {(int(record.stage), int(record.batch)) for record in done}
+        for stage in range(2):
+            for batch in range(2):
+                if (stage, batch) in passed:
+                    continue
+                if (stage, batch) == self.stop_at:
+                    raise KeyboardInterrupt
+                self.log.append((len(x), stage, batch))
+                fooled = fooled | ((sample % 4 == stage) & (sample % 2 == batch))
+                values = {"stage": torch.tensor([stage]), "batch": torch.tensor([batch]), "fooled": fooled[None].long()}
+                names = {field.name for field in fields(StageRecord)}
+                yield StageRecord(**{name: values.get(name, torch.zeros(1, len(x)).long()) for name in names})
+        no, zero = torch.zeros_like(fooled), torch.zeros_like(y)
+        wrong = torch.where(fooled, (y + 1) % CLASSES, y)
+        yield Findings(sample, y, y, wrong, fooled, zero.double(), zero.float(), zero, zero, no, no, zero, zero, x)
+
+
+def use(monkeypatch: pytest.MonkeyPatch, make: Callable[[ThreatModel], Any]) -> None:
+    for module in (run_module, evaluate_module):
+        monkeypatch.setattr(module, "resolve_attacks", lambda text, threat, *_: [("package", make(threat))])
+
+
+def test_a_whole_batch_attack_continues_after_its_last_batch(
+    tmp_path: Path, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log: list[Any] = []
+    with monkeypatch.context() as patch:
+        use(patch, lambda threat: Package(threat, log, stop_at=(1, 0)))
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "torn", dataset, attacks="package")
+    assert log == [(N, 0, 0), (N, 0, 1)]
+    use(monkeypatch, lambda threat: Package(threat, log))
+    frame = run(tmp_path / "torn", dataset, attacks="package")
+    assert log[2:] == [(N, 1, 0), (N, 1, 1)]
+    assert frame["package"].tolist() == run(tmp_path / "whole", dataset, attacks="package")["package"].tolist()
+    assert_same_results(tmp_path / "torn", tmp_path / "whole")
+    assert list(tmp_path.rglob("*.parts")) == []
+
+
+def test_a_whole_batch_attack_on_other_samples_is_another_unit(
+    tmp_path: Path, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log: list[Any] = []
+    use(monkeypatch, lambda threat: Package(threat, log))
+    run(tmp_path, dataset, attacks="package", limit=20)
+    frame = run(tmp_path, dataset, attacks="package", limit=40)
+    assert [count for count, _, _ in log] == [20] * 4 + [40] * 4
+    assert frame["n"].tolist() == [40]
+    assert len(list(tmp_path.rglob("package@*.parquet"))) == 2
+    run(tmp_path, dataset, attacks="package", limit=20, batch_size=7)  # finds other things: another unit too
+    assert len(log) == 12
+
+
+def test_out_of_memory_starts_again_under_a_smaller_shape(
+    tmp_path: Path, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shapes: list[int] = []
+    search = run_module.search
+
+    def crowded(*positional: Any, shape: int, **settings: Any) -> Iterator[Findings]:
+        shapes.append(shape)
+        if shape > 4:
+            raise torch.OutOfMemoryError("full")
+        return search(*positional, shape=shape, **settings)
+
+    monkeypatch.setattr(run_module, "search", crowded)
+    frame = run(tmp_path, dataset, attacks="fgsm", limit=20)
+    assert shapes == [16, 8, 4]
+    assert frame["n"].tolist() == [20]
+    assert len(list(tmp_path.rglob("fgsm@*.parquet"))) == 1
+
+
+def test_out_of_memory_shrinks_the_batches_of_packages_too(
+    tmp_path: Path, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+
+    class Greedy(Package):
+        def run(self, *positional: Any, batch_size: int, **settings: Any) -> Iterator[Any]:
+            sizes.append(batch_size)
+            if batch_size > 10:
+                raise torch.OutOfMemoryError("full")
+            yield from super().run(*positional, batch_size=batch_size, **settings)
+
+    use(monkeypatch, lambda threat: Greedy(threat, []))
+    run(tmp_path, dataset, attacks="package", limit=20, batch_size=40)
+    assert sizes == [40, 20, 10]
+
+
+class Dimmed:
+    """Corruptions that need no corruption code."""
+
+    label = "toy-c (regenerated)"
+
+    def __init__(self, dataset: Dataset, cells: Sequence[tuple[str, int]] = (("fog", 1), ("fog", 2))) -> None:
+        self.dataset, self.cells = dataset, cells
+
+    def images(self, name: str, severity: int, sample: Tensor) -> Tensor:
+        return self.dataset.test.images[sample] // 2**severity
+
+    def definition(self, name: str, severity: int) -> dict[str, Any]:
+        return {"name": name, "severity": severity}
+
+
+def test_corruption_cells_are_units_and_a_column(
+    tmp_path: Path, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluate_module, "corruption_cells", lambda mode, data, root, seed, types: Dimmed(data))
+    row = run(tmp_path, dataset, attacks="fgsm", corruptions="auto").iloc[0]
+    x, y = dataset.test.images, dataset.test.labels
+    right = [(Net().eval()((x // 2**s) / 255).argmax(1) == y).double().mean().item() for s in (1, 2)]
+    assert pd.isna(row["corruptions"])  # two of 75 cells
+    assert row["corruption_source"] == "toy-c (regenerated)"
+    (unit,) = [unit for unit in find_results([tmp_path]) if unit.label == "corruption/fog/2"]
+    assert 1 - unit.frame["success"].mean() == pytest.approx(right[1])
+    assert len(list(tmp_path.rglob("corruption_fog_*.parquet"))) == 2
+
+
+def test_asking_for_one_type_leaves_the_mean_of_all_that_are_stored(
+    tmp_path: Path, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def source(mode: str, data: Dataset, root: Path | None, seed: int, types: str) -> Dimmed:
+        names = BENCHMARK if types == "benchmark" else types.split(",")
+        return Dimmed(data, [(name, severity) for name in names for severity in range(1, 6)])
+
+    monkeypatch.setattr(evaluate_module, "corruption_cells", source)
+    whole = run(tmp_path, dataset, attacks="none", corruptions="auto").iloc[0]
+    part = run(tmp_path, dataset, attacks="none", corruptions="auto", corruption_types="fog").iloc[0]
+    assert part["corruptions"] == whole["corruptions"] > 0
+    fewer = run(tmp_path, dataset, attacks="none", corruptions="auto", corruption_types="fog", limit=N - 1).iloc[0]
+    assert fewer["corruptions_n"] == N - 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"attacks": "pdg-20"}, "there is no attack called 'pdg-20'"),
+        ({"eps": ["8"]}, "exceeds the range of images"),
+        ({"eps": []}, "there is no eps"),
+        ({"limit": 0}, "leaves no image"),
+        ({"device": "abacus"}, "the device 'abacus' cannot be used"),
+    ],
+)
+def test_mistakes_are_one_sentence(tmp_path: Path, dataset: Dataset, arguments: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(AdvdpnpError, match=sentence):
+        run(tmp_path, dataset, **arguments)
+
+
+def test_a_model_for_other_images_or_classes_is_one_sentence(tmp_path: Path, dataset: Dataset) -> None:
+    with pytest.raises(AdvdpnpError, match=r"net fails on images of shape \(1, 6, 6\) from toy"):
+        run(tmp_path, dataset, loaded(nn.Sequential(nn.Flatten(), nn.Linear(7, 4))))
+    with pytest.raises(AdvdpnpError, match="net has 3 classes, but the labels of toy go up to 3"):
+        run(tmp_path, dataset, loaded(nn.Sequential(nn.Flatten(), nn.Linear(36, 3))))
+    with pytest.raises(AdvdpnpError, match="there is no model"):
+        evaluate_models([], dataset, out=tmp_path)
+
+
+def test_in_memory_evaluation_agrees_for_all_kinds_of_arrays_and_with_files(tmp_path: Path, dataset: Dataset) -> None:
+    images, labels = dataset.test.images, dataset.test.labels
+    x, y = images.float() / 255, labels
+    settings: dict[str, Any] = {"eps": "0.02", "attacks": "fgsm,pgd-5"}
+    results = [
+        evaluate(Net(), x, y, **settings),
+        evaluate(Net(), images, y, **settings),
+        evaluate(Net(), x.numpy(), y.numpy(), **settings),
+        evaluate(Net(), x.double(), y.tolist(), name="net", **settings),
+    ]
+    expected = run(tmp_path, dataset)[["clean", "fgsm", "pgd-5", "worst_case", "n", "flags"]]
+    for result in results:
+        pd.testing.assert_frame_equal(result.row[expected.columns], expected)
+    assert results[0].row["model"].tolist() == ["model"]
+    found = results[0].verdicts
+    assert found.groupby("attack").size().to_dict() == {"clean": N, "fgsm": N, "pgd-5": N}
+    robust = ~found[found["attack"] == "pgd-5"]["success"]
+    assert round(100 * robust.mean(), 2) == expected["pgd-5"].iloc[0]
+
+
+def test_in_memory_evaluation_with_corruptions_of_float_images() -> None:
+    x = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3072, 3))
+    row = evaluate(model, x, [0, 1, 2, 0], attacks="none", corruptions="auto").row.iloc[0]
+    assert 0 <= row["corruptions"] <= 100
+    chosen = evaluate(model, x, [0, 1, 2, 0], attacks="none", corruptions="auto", corruption_types=["saturate", "fog"])
+    assert set(chosen.verdicts["attack"]) == {
+        "clean",
+        *(f"corruption/{n}/{s}" for n in ("fog", "saturate") for s in range(1, 6)),
+    }
+    assert chosen.row.iloc[0]["corruption:fog"] == row["corruption:fog"]
+    assert pd.isna(chosen.row.iloc[0]["corruptions"])
+    with pytest.raises(AdvdpnpError, match="fgo"):
+        evaluate(model, x, [0, 1, 2, 0], attacks="none", corruptions="auto", corruption_types="fgo")
+    with pytest.raises(AdvdpnpError, match="give benchmark, all, or names"):
+        evaluate(model, x, [0, 1, 2, 0], attacks="none", corruptions="auto", corruption_types=None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "sentence"),
+    [
+        (torch.rand(4, 1, 6, 6) * 2, [0, 1, 2, 3], r"must lie in \[0, 1\]"),
+        (torch.rand(4, 36), [0, 1, 2, 3], "images must be"),
+        (torch.rand(4, 1, 6, 6), [0, 1, 2], "labels must be 4 integers"),
+        (torch.zeros(4, 1, 6, 6, dtype=torch.uint8), [0, 1, 2], "4 images but 3 labels"),
+        (torch.rand(4, 1, 6, 6), [0.0, 1, 2, 3], "labels must be integers"),
+        (torch.rand(4, 1, 6, 6), [0, 1, 2, -1], "negative"),
+        (torch.rand(0, 1, 6, 6), torch.zeros(0, dtype=torch.int64), "no test images"),
+        ("images", [0], "images must be a tensor or an array"),
+    ],
+)
+def test_unusable_arrays_are_one_sentence(x: Any, y: Any, sentence: str) -> None:
+    with pytest.raises(AdvdpnpError, match=sentence):
+        evaluate(Net(), x, y, attacks="fgsm")
+
+
+def test_recorded_commands_hold_no_absolute_paths() -> None:
+    given = ("--out=/home/me/x", "/a/b.safetensors", "npz:/a/b.npz", "8/255", "--limit")
+    assert [*map(without_folder, given)] == ["--out=x", "b.safetensors", "npz:b.npz", "8/255", "--limit"]
+    assert [*map(without_folder, ("/a/nets.py:net", "--model=/a/nets.py:net", "a/nets.py:net"))] == [
+        "nets.py:net", "--model=nets.py:net", "a/nets.py:net",
+    ]  # fmt: skip
+
+
+def test_the_device_is_chosen_or_refused() -> None:
+    assert choose_device("cpu") == torch.device("cpu")
+    assert choose_device(None).type in ("cpu", "cuda")
+
+
+def test_a_dataset_without_test_images_is_one_sentence(tmp_path: Path, dataset: Dataset) -> None:
+    with pytest.raises(AdvdpnpError, match="has no test images"):
+        run(tmp_path, replace(dataset, test=dataset.train))
+
+
+def test_what_a_checkpoint_tells_of_its_training_groups_its_seeds(dataset: Dataset, tmp_path: Path) -> None:
+    def trained(seed: int, **recipe: Any) -> LoadedModel:
+        header = {"dataset": "toy", "recipe": {"epochs": 3, "description": f"{seed}", **recipe, "seed": seed}}
+        return replace(loaded(Net(seed), f"net-{seed}"), header=header)
+
+    models = [trained(0), trained(1), trained(2, epochs=4), replace(trained(3), header={}), trained(4)]
+    models[4].header["dataset"] = "other"
+    frame = evaluate_models(models, dataset, out=tmp_path, attacks="none", limit=5).set_index("model")
+    hashes = frame["recipe_hash"]
+    assert hashes["net-0"] == hashes["net-1"] != ""
+    assert len({hashes["net-0"], hashes["net-2"], hashes["net-4"], ""}) == 4
+    assert hashes["net-3"] == ""
+    assert frame["training_seed"].sort_index().astype("float64").tolist() == pytest.approx(
+        [0, 1, 2, np.nan, 4], nan_ok=True
+    )
+    seeds = pd.read_csv(tmp_path / "seeds.csv")
+    assert seeds["models"].tolist() == ["net-0; net-1"]
+
+
+def test_inference_mode_around_an_evaluation_changes_nothing() -> None:
+    net, x, y = Net(), torch.rand(20, 1, 6, 6), torch.arange(20) % CLASSES
+    expected = evaluate(net, x, y, eps=0.05, attacks="fgsm,pgd-4").row
+    with torch.inference_mode():
+        found = evaluate(net, x + 0, y + 0, eps=0.05, attacks=["fgsm", "pgd-4"]).row
+        with pytest.raises(AdvdpnpError, match="inference_mode"):
+            evaluate(Net(), x, y, eps=0.05, attacks="fgsm")
+    assert expected["fgsm"].item() < expected["clean"].item() or expected["clean"].item() == 0
+    columns = ["clean", "fgsm", "pgd-4", "flags"]
+    pd.testing.assert_frame_equal(found[columns], expected[columns])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"attacks": None},
+        {"attacks": 5},
+        {"attacks": ["fgsm", 3]},
+        {"norm": 2},
+        {"seed": "a"},
+        {"seed": True},
+        {"batch_size": 2.5},
+        {"eps": [0.1, 0.2]},
+        {"eps": None},
+        {"y": ["a"] * 4},
+        {"x": np.array([["a"]])},
+    ],
+)
+def test_arguments_of_other_kinds_are_one_sentence(options: dict[str, Any]) -> None:
+    arguments = {"x": torch.rand(4, 1, 6, 6), "y": torch.zeros(4, dtype=torch.long), "eps": 0.05, "attacks": "fgsm"}
+    with pytest.raises(AdvdpnpError):
+        evaluate(Net(), **{**arguments, **options})
