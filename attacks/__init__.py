@@ -6,11 +6,11 @@ from advdpnp.attacks.engine.search import search
 from advdpnp.attacks.names import resolve_attacks
 from advdpnp.attacks.packages import pyautoattack as package_autoattack
 from advdpnp.attacks.packages import torchattacks
-from advdpnp.attacks.protocol import ATTACKS, Attack, State, WholeBatchAttack
-from advdpnp.attacks.search_state import Findings
+from advdpnp.attacks.protocol import ATTACKS, Attack, PackageAttack, State
+from advdpnp.attacks.search_state import AttackResult
 from advdpnp.attacks.threat import ThreatModel
 
-__all__ = ["ATTACKS", "Attack", "Findings", "State", "ThreatModel", "WholeBatchAttack", "resolve_attacks", "search"]
+__all__ = ["ATTACKS", "Attack", "AttackResult", "PackageAttack", "State", "ThreatModel", "resolve_attacks", "search"]
 
 _registering = (
     apgd,

@@ -8,7 +8,7 @@ from advdpnp.attacks.threat import ThreatModel
 
 
 @dataclass(frozen=True)
-class Stages:
+class AttackEnsemble:
     """Asked attacks, one after the other; the engine overlaps them, so that its batch stays full.
 
     Attributes:
@@ -50,6 +50,8 @@ class Stages:
     description="APGD-CE, then APGD-T: two stages of AutoAttack, which it is not",
     reference="two of the four stages of Croce and Hein 2020",
 )
-def fast(threat: ThreatModel, classes: int) -> Stages:
+def fast(threat: ThreatModel, classes: int) -> AttackEnsemble:
     names = ["apgd-ce", "apgd-t"] if classes >= 4 else ["apgd-ce"]
-    return Stages("fast", tuple(ATTACKS.make(name, threat=threat, classes=classes) for name in names), names[-1])
+    return AttackEnsemble(
+        "fast", tuple(ATTACKS.make(name, threat=threat, classes=classes) for name in names), names[-1]
+    )

@@ -67,7 +67,7 @@ def _of_label(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Ten
     return lambda logits, y, clean_logits=None: function(logits, y)
 
 
-OBJECTIVES: dict[str, Callable[..., Tensor]] = {
+LOSSES: dict[str, Callable[..., Tensor]] = {
     "ce": _of_label(cross_entropy),
     "margin": _of_label(margin),
     "dlr": _of_label(difference_of_logits_ratio),

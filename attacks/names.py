@@ -4,8 +4,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from advdpnp.attacks.ensemble import Stages
-from advdpnp.attacks.protocol import ATTACKS, Attack, WholeBatchAttack
+from advdpnp.attacks.ensemble import AttackEnsemble
+from advdpnp.attacks.protocol import ATTACKS, Attack, PackageAttack
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.base.errors import AdvdpnpError
 
@@ -73,7 +73,7 @@ def attack_names(text: str | Sequence[str], classes: int, engine: str = "own") -
 
 def resolve_attacks(
     text: str | Sequence[str], threat: ThreatModel, classes: int, engine: str = "own"
-) -> list[tuple[str, Attack | Stages | WholeBatchAttack]]:
+) -> list[tuple[str, Attack | AttackEnsemble | PackageAttack]]:
     """Labels and attacks for "all", "none" or names with commas, in the order given, each once.
 
     Raises:

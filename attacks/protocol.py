@@ -18,11 +18,11 @@ from advdpnp.base.errors import AdvdpnpError
 from advdpnp.base.randomness import Draw
 from advdpnp.base.registry import Registry
 
-Objective = Callable[[Tensor], Tensor]
+Loss = Callable[[Tensor], Tensor]
 """Logits (n, classes) to one number per sample (n,), to be maximised by the attacker."""
 
 ATTACKS = Registry("attack", "advdpnp.attacks")
-"""Builders ``build(threat: ThreatModel, classes: int, **defaults) -> Attack | WholeBatchAttack``."""
+"""Builders ``build(threat: ThreatModel, classes: int, **defaults) -> Attack | PackageAttack``."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def _concatenate(values: list[Any]) -> Any:
     return torch.cat(values) if isinstance(values[0], Tensor) else values[0].concatenate(values)
 
 
-def choose(mask: Tensor, images: Tensor, others: Tensor) -> Tensor:
+def where_rows(mask: Tensor, images: Tensor, others: Tensor) -> Tensor:
     """``images`` where ``mask`` holds, ``others`` elsewhere, exactly; finite floats of the same shape.
 
     Args:
@@ -100,7 +100,7 @@ def _to(value: Any, device: torch.device | str) -> Any:
     return Draw(value.key.to(device)) if isinstance(value, Draw) else value.to(device)
 
 
-def worth(mask: Tensor) -> bool:
+def any_row(mask: Tensor) -> bool:
     """Whether work for the rows of ``mask`` need be done. Off the CPU always: to look would make the host wait."""
     return mask.device.type != "cpu" or bool(mask.any())
 
@@ -149,11 +149,11 @@ class Attack(Protocol):
         """The first state. ``logits`` are those of the clean images, or None in training."""
         ...
 
-    def ask(self, state: Any) -> tuple[Tensor, Objective | None]:
+    def ask(self, state: Any) -> tuple[Tensor, Loss | None]:
         """Images to evaluate (n, c, h, w), and what to differentiate; None asks for logits alone."""
         ...
 
-    def tell(self, state: Any, logits: Tensor, gradient: Tensor | None, fooled: Tensor) -> Any:
+    def tell(self, state: Any, logits: Tensor, gradient: Tensor | None, misclassified: Tensor) -> Any:
         """The next state, given logits (n, classes), gradient of the objective (n, c, h, w) and the engine's word.
 
         Rows that are done may be told again: it must not fail, and what it makes of them is thrown away.
@@ -162,14 +162,14 @@ class Attack(Protocol):
 
 
 @runtime_checkable
-class SparesGradients(Protocol):
-    """An attack that wants the gradient of every ``rhythm``-th query of a row alone, beginning with the first.
+class PeriodicGradient(Protocol):
+    """An attack that wants the gradient of every ``gradient_period``-th query of a row alone, beginning with the first.
 
     The engine keeps rows in step where it can, and leaves out the backward pass when no row of a chunk wants it.
     """
 
     @property
-    def rhythm(self) -> int: ...
+    def gradient_period(self) -> int: ...
 
     def wants_gradient(self, state: Any) -> Tensor:
         """Which rows, bool (n,). ``tell`` may be given gradients that were not wanted, and must not look at them."""
@@ -182,21 +182,21 @@ class StageRecord(Rows):
 
     Attributes:
         stage, batch: position of the stage in the attack and of the batch in the stage, int64 (1,).
-        fooled: which images (in the caller's order) the package counts as fooled by now, bool (1, n).
+        misclassified: which images (in the caller's order) the package counts as misclassified by now, bool (1, n).
         forwards, backwards: what each has cost by now, int64 (1, n).
         zero_gradient: whose first gradient was zero, bool (1, n).
     """
 
     stage: Tensor
     batch: Tensor
-    fooled: Tensor
+    misclassified: Tensor
     forwards: Tensor
     backwards: Tensor
     zero_gradient: Tensor
 
 
 @runtime_checkable
-class WholeBatchAttack(Protocol):
+class PackageAttack(Protocol):
     """A package's attack, which can't be asked: it is given the model and runs to its end, batch by batch."""
 
     @property
@@ -220,7 +220,7 @@ class WholeBatchAttack(Protocol):
         device: torch.device | str,
         done: Sequence[StageRecord] = (),
     ) -> Iterator[Any]:
-        """Yields Findings as samples end (each exactly once) and a StageRecord behind each batch."""
+        """Yields AttackResult as samples end (each exactly once) and a StageRecord behind each batch."""
         ...
 
 

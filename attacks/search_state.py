@@ -7,18 +7,18 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from advdpnp.attacks.protocol import Rows, State, choose
+from advdpnp.attacks.protocol import Rows, State, where_rows
 
 R = TypeVar("R", bound=Rows)
 
 
 @dataclass(frozen=True)
-class Findings(Rows):
+class AttackResult(Rows):
     """What became of samples; tensors on the CPU, one row each.
 
     Attributes:
         sample, label, clean_prediction, adversarial_prediction: int64 (n,).
-        success: the model is fooled within the threat model (or by the clean image), bool.
+        success: the model is misclassified within the threat model (or by the clean image), bool.
         norm: distance of the nearest verified fooling image, float64; inf where none was found. Minimum-norm attacks
             may find one outside eps: that is no success.
         margin: own logit minus best other of the last image judged, float32.
@@ -47,7 +47,7 @@ class Findings(Rows):
 
 
 @dataclass(frozen=True)
-class Flight(Rows):
+class SearchState(Rows):
     """Rows in flight: the attack's state and the engine's own book-keeping.
 
     ``age`` counts iterations. ``candidate`` is an image to verify, ``candidate_norm`` its distance (inf: none waits);
@@ -75,7 +75,7 @@ class Flight(Rows):
 
 
 @dataclass(frozen=True)
-class Unseen(Rows):
+class Batch(Rows):
     """Samples that a stage has not begun."""
 
     x: Tensor
@@ -83,11 +83,11 @@ class Unseen(Rows):
     sample: Tensor
 
 
-def propose(flight: Flight, which: Tensor, images: Tensor, distance: Tensor) -> Flight:
+def propose(flight: SearchState, which: Tensor, images: Tensor, distance: Tensor) -> SearchState:
     """Put images up for verification in the rows where ``which`` holds."""
     return replace(
         flight,
-        candidate=choose(which, images, flight.candidate),
+        candidate=where_rows(which, images, flight.candidate),
         candidate_norm=torch.where(which, distance, flight.candidate_norm),
     )
 
@@ -97,6 +97,6 @@ def count(parts: Sequence[Rows]) -> int:
     return sum(map(len, parts))
 
 
-def some(rows: R) -> list[R]:
+def non_empty(rows: R) -> list[R]:
     """The rows as a list of one piece, or of none if there are none."""
     return [rows] if len(rows) else []

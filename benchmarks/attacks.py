@@ -25,10 +25,10 @@ import typer
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from advdpnp.attacks import ATTACKS, Findings, ThreatModel, search
+from advdpnp.attacks import ATTACKS, AttackResult, ThreatModel, search
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.datasets import load_dataset, to_float
-from advdpnp.eval.run.model_run import DEFAULT_SHAPE
+from advdpnp.eval.run.model_run import DEFAULT_STATIC_BATCH_SIZE
 from advdpnp.models.loading import load_model
 from benchmarks import timing
 from benchmarks.parity import STAGES, theirs
@@ -90,8 +90,10 @@ def _material(job: Job) -> tuple[nn.Module, Tensor, Tensor, ThreatModel]:
 def _attack(job: Job, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, *, warm_up: bool = False) -> int:
     if job.side == OURS:
         attack = ATTACKS.make("pgd-20" if warm_up else job.attack, threat=threat, classes=10)
-        found = search(model, attack, x, y, torch.arange(len(x)), seed=0, shape=DEFAULT_SHAPE, device=job.device)
-        return int((~Findings.concatenate(list(found)).success).sum())
+        found = search(
+            model, attack, x, y, torch.arange(len(x)), seed=0, shape=DEFAULT_STATIC_BATCH_SIZE, device=job.device
+        )
+        return int((~AttackResult.concatenate(list(found)).success).sum())
     if job.attack == "autoattack":
         right, left = torch.ones(len(x), dtype=torch.bool), list(STAGES)[: 1 if warm_up else None]
         for stage in left:
@@ -99,10 +101,10 @@ def _attack(job: Job, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatMode
             right = theirs(model, threat, x, y, stage, 0, rows).robust if len(rows) else right
         return int(right.sum())
     attack = ATTACKS.make(f"torchattacks:{job.attack.upper()}", threat=threat, classes=10)
-    fooled = [item.success for item in attack.run(
+    misclassified = [item.success for item in attack.run(
         model, x, y, torch.arange(len(x)), seed=0, batch_size=250, device=job.device
-    ) if isinstance(item, Findings)]  # fmt: skip
-    return int((~torch.cat(fooled)).sum())
+    ) if isinstance(item, AttackResult)]  # fmt: skip
+    return int((~torch.cat(misclassified)).sum())
 
 
 def _by_stage(job: Job, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel) -> Iterator[Row]:
@@ -112,8 +114,10 @@ def _by_stage(job: Job, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatMo
     rows = torch.arange(len(x))
     for stage, build in STAGES.items():
         begin = time.perf_counter()
-        found = search(model, build(threat, 10), x[rows], y[rows], rows, seed=0, shape=DEFAULT_SHAPE, device=job.device)
-        findings = Findings.concatenate(list(found))
+        found = search(
+            model, build(threat, 10), x[rows], y[rows], rows, seed=0, shape=DEFAULT_STATIC_BATCH_SIZE, device=job.device
+        )
+        findings = AttackResult.concatenate(list(found))
         seconds = time.perf_counter() - begin
         operations = float((findings.forwards * forward + findings.backwards * backward).sum())
         yield {

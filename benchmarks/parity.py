@@ -20,7 +20,7 @@ import torch
 import typer
 from torch import Tensor, nn
 
-from advdpnp.attacks import Findings, ThreatModel, search
+from advdpnp.attacks import AttackResult, ThreatModel, search
 from advdpnp.attacks.algorithms.apgd import apgd_ce, apgd_t
 from advdpnp.attacks.algorithms.fab import fab_t
 from advdpnp.attacks.algorithms.square import square
@@ -29,7 +29,7 @@ from advdpnp.base.errors import AdvdpnpError
 from advdpnp.base.files import write_text
 from advdpnp.base.statistics import mcnemar
 from advdpnp.datasets import load_dataset, to_float
-from advdpnp.eval.run.model_run import DEFAULT_SHAPE
+from advdpnp.eval.run.model_run import DEFAULT_STATIC_BATCH_SIZE
 from advdpnp.models.loading import load_model
 from benchmarks import timing
 
@@ -50,9 +50,9 @@ class Stage:
 def ours(model: nn.Module, threat: ThreatModel, x: Tensor, y: Tensor, stage: str, seed: int, rows: Tensor) -> Stage:
     """One of our stages on the images numbered ``rows``."""
     attack, begin = STAGES[stage](threat, _classes(model, x)), time.process_time()
-    found = list(search(model, attack, x[rows], y[rows], rows, seed=seed, shape=DEFAULT_SHAPE))
+    found = list(search(model, attack, x[rows], y[rows], rows, seed=seed, shape=DEFAULT_STATIC_BATCH_SIZE))
     seconds = time.process_time() - begin
-    findings = Findings.concatenate(found)
+    findings = AttackResult.concatenate(found)
     robust = torch.zeros(len(x), dtype=torch.bool)
     robust[findings.sample] = ~findings.success
     return Stage(robust, seconds)

@@ -18,12 +18,12 @@ import torch
 import typer
 from torch import Tensor
 
-from advdpnp.attacks import ATTACKS, Findings, ThreatModel, search
-from advdpnp.attacks.engine.precision import FULL, choose_precision
+from advdpnp.attacks import ATTACKS, AttackResult, ThreatModel, search
+from advdpnp.attacks.engine.precision import FLOAT32, choose_precision
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.base.statistics import mcnemar
 from advdpnp.datasets import load_dataset, to_float
-from advdpnp.eval.run.model_run import DEFAULT_SHAPE
+from advdpnp.eval.run.model_run import DEFAULT_STATIC_BATCH_SIZE
 from advdpnp.models.loading import load_model
 from benchmarks import timing
 from benchmarks.attacks import NETS
@@ -39,11 +39,11 @@ def compare(net: str, attack: str, low: str, weights_folder: Path, samples: int,
     model = model.eval().requires_grad_(False).to(device)
     x, y, threat = to_float(data.test.images[:samples]), data.test.labels[:samples], ThreatModel.parse("linf", eps)
     broken: dict[str, Tensor] = {}
-    for precision in (FULL, low):
+    for precision in (FLOAT32, low):
         begin = time.perf_counter()
         method = ATTACKS.make(attack, threat=threat, classes=10)
-        settings = {"seed": 0, "shape": DEFAULT_SHAPE, "device": device, "precision": precision}
-        found = Findings.concatenate(list(search(model, method, x, y, torch.arange(len(x)), **settings)))
+        settings = {"seed": 0, "shape": DEFAULT_STATIC_BATCH_SIZE, "device": device, "precision": precision}
+        found = AttackResult.concatenate(list(search(model, method, x, y, torch.arange(len(x)), **settings)))
         seconds = time.perf_counter() - begin
         broken[precision] = found.success[found.sample.argsort()]
         row: timing.Row = {
@@ -51,8 +51,8 @@ def compare(net: str, attack: str, low: str, weights_folder: Path, samples: int,
             "robust": f"{100 * float((~found.success).double().mean()):.2f}",
             "forwards": int(found.forwards.sum()), "seconds": seconds,
         }  # fmt: skip
-        if precision != FULL:
-            only = [int((broken[a] & ~broken[b]).sum()) for a, b in ((FULL, low), (low, FULL))]
+        if precision != FLOAT32:
+            only = [int((broken[a] & ~broken[b]).sum()) for a, b in ((FLOAT32, low), (low, FLOAT32))]
             row |= {"refused": int(found.refused.sum()), "only 32 breaks": only[0], "only low breaks": only[1]}
             row |= {"p": mcnemar(*only)}
         yield row

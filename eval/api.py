@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from advdpnp.attacks.engine.executor import check_inputs
 from advdpnp.base.errors import AdvdpnpError, ModelError
 from advdpnp.datasets import Dataset, Split
-from advdpnp.eval.analysis.rows import StoredUnit, find_results
+from advdpnp.eval.analysis.rows import StoredEvaluation, find_results
 from advdpnp.eval.run.evaluate import evaluate_models
 from advdpnp.eval.run.model_run import KEPT
 from advdpnp.eval.run.progress import Progress
@@ -150,7 +150,7 @@ def _check_kinds(**values: tuple[object, type | tuple[type, ...]]) -> None:
             )
 
 
-def _stored_images(unit: StoredUnit, split: Split) -> StoredImages:
+def _stored_images(unit: StoredEvaluation, split: Split) -> StoredImages:
     """All adversarial images of a unit, sorted by sample."""
 
     path = unit.verdicts.path.with_suffix(SUFFIX)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from advdpnp.attacks.engine.precision import FULL
+from advdpnp.attacks.engine.precision import FLOAT32
 from advdpnp.base.errors import AdvdpnpError, one_speaks
 from advdpnp.commands.console import evaluation_bar, out, print_leaderboard, print_records
 from advdpnp.datasets import Dataset, load_dataset
@@ -47,7 +47,7 @@ def evaluate_command(
     limit: int | None,
     seed: int,
     engine: str = "own",
-    precision: str = FULL,
+    precision: str = FLOAT32,
     cross_check: int | None = None,
     transfer_from: Sequence[str] = (),
     save_adversarials: bool = False,

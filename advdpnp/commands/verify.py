@@ -13,14 +13,14 @@ from advdpnp.base.files import write_text
 from advdpnp.commands.console import out
 from advdpnp.commands.evaluate import foreign_models, normalisation_of
 from advdpnp.datasets import Dataset, load_dataset
-from advdpnp.eval.analysis.rows import StoredUnit, make_rows
-from advdpnp.eval.audit.images import NOT_STORED, Auditor, Fault, UnitAudit
+from advdpnp.eval.analysis.rows import StoredEvaluation, make_rows
+from advdpnp.eval.audit.images import NOT_STORED, Auditor, Discrepancy, UnitAudit
 from advdpnp.eval.audit.rows import audit_rows
 from advdpnp.eval.run.plan import choose_device
 from advdpnp.eval.run.ranks import FOLDER
 from advdpnp.eval.store.adversarial_images import SUFFIX
 from advdpnp.eval.store.key import CORRUPTION
-from advdpnp.eval.store.model_record import ModelIdentity, read_identity
+from advdpnp.eval.store.model_record import ModelRecord, read_model_record
 from advdpnp.eval.store.schema import FOUND, read_verdicts
 from advdpnp.models.loading import LoadedModel, load_model
 
@@ -102,14 +102,14 @@ def _verdict_files(path: Path) -> list[Path]:
     return found
 
 
-def _identity(path: Path) -> ModelIdentity:
-    identity = read_identity(path)
+def _identity(path: Path) -> ModelRecord:
+    identity = read_model_record(path)
     if not all(isinstance(each, str) for each in (identity.name, identity.weights_hash, identity.dataset)):
         raise AdvdpnpError(f"{path} is damaged; run the evaluation again with the same --out to mend it")
     return identity
 
 
-def _dataset(name: str | None, identities: dict[Path, ModelIdentity], data_root: Path | None) -> Dataset:
+def _dataset(name: str | None, identities: dict[Path, ModelRecord], data_root: Path | None) -> Dataset:
     named = {identity.dataset for identity in identities.values()}
     if name is None and len(named) != 1:
         raise AdvdpnpError(
@@ -146,7 +146,7 @@ def _checkpoint_files(path: Path) -> list[Path]:
     return [*sorted(path.glob("*.safetensors")), *sorted(path.glob("*/best.safetensors"))] or [path]
 
 
-def _refuse_strangers(identities: dict[Path, ModelIdentity], loaded: dict[str, LoadedModel]) -> None:
+def _refuse_strangers(identities: dict[Path, ModelRecord], loaded: dict[str, LoadedModel]) -> None:
     strangers = [each for each in identities.values() if each.weights_hash not in loaded]
     if strangers:
         given = ", ".join(f"{model.name} ({model.weights_hash[:8]})" for model in loaded.values())
@@ -157,7 +157,7 @@ def _refuse_strangers(identities: dict[Path, ModelIdentity], loaded: dict[str, L
         )
 
 
-def _verify_model(folder: Path, identity: ModelIdentity, files: Sequence[Path], auditor: Auditor) -> dict[str, Any]:
+def _verify_model(folder: Path, identity: ModelRecord, files: Sequence[Path], auditor: Auditor) -> dict[str, Any]:
     """Audit, print, and return the same as JSON values."""
     about = f"{identity.name}  weights {identity.weights_hash[:8]}, {identity.dataset}, {auditor.device}"
     out.print(about, markup=False, style="bold")
@@ -197,7 +197,7 @@ def _verify_model(folder: Path, identity: ModelIdentity, files: Sequence[Path], 
     }
 
 
-def _missing(folder: Path, files: Sequence[Path], units: Sequence[StoredUnit]) -> Iterator[str]:
+def _missing(folder: Path, files: Sequence[Path], units: Sequence[StoredEvaluation]) -> Iterator[str]:
     """What an evaluation leaves beside verdicts and is not there, in words; nothing of a part of a folder."""
     if set(_verdict_files(folder)) - set(files):
         return
@@ -211,7 +211,7 @@ def _missing(folder: Path, files: Sequence[Path], units: Sequence[StoredUnit]) -
         yield "the measurements that flags come from (sanity-*.json) are missing; run the same evaluation again"
 
 
-def _verify_rows(folder: Path, identity: ModelIdentity, audits: Mapping[Path, UnitAudit]) -> list[str]:
+def _verify_rows(folder: Path, identity: ModelRecord, audits: Mapping[Path, UnitAudit]) -> list[str]:
     """Hold a model's rows against what was judged; prints it, and returns what does not hold, in words."""
     leaderboard, files = folder.parent / "leaderboard.csv", sorted(folder.glob("*.parquet"))
     units = list(_readable(files, identity))
@@ -231,9 +231,9 @@ def _verify_rows(folder: Path, identity: ModelIdentity, audits: Mapping[Path, Un
     return wrong
 
 
-def _read(file: Path, identity: ModelIdentity) -> StoredUnit:
+def _read(file: Path, identity: ModelRecord) -> StoredEvaluation:
     """A verdict file that is whole and of the model beside it."""
-    unit = StoredUnit(identity, read_verdicts(file))
+    unit = StoredEvaluation(identity, read_verdicts(file))
     try:
         if set(unit.verdicts.frame["weights"]) != {identity.weights_hash}:
             raise AdvdpnpError("it holds verdicts of another model than model.json beside it tells")
@@ -244,7 +244,7 @@ def _read(file: Path, identity: ModelIdentity) -> StoredUnit:
     return unit
 
 
-def _readable(files: Sequence[Path], identity: ModelIdentity) -> Iterator[StoredUnit]:
+def _readable(files: Sequence[Path], identity: ModelRecord) -> Iterator[StoredEvaluation]:
     for file in files:
         try:
             yield _read(file, identity)
@@ -252,7 +252,7 @@ def _readable(files: Sequence[Path], identity: ModelIdentity) -> Iterator[Stored
             continue  # said where it was to be verified
 
 
-def _title(unit: StoredUnit) -> str:
+def _title(unit: StoredEvaluation) -> str:
     return unit.label if unit.threat is None else f"{unit.label}, {unit.threat.label}"
 
 
@@ -266,7 +266,7 @@ def _summary(audit: UnitAudit) -> str:
     return f"{audit.images} images, {state}; {len(audit.broken)} of {n} samples broken"
 
 
-def _tell(title: str, summary: str, faults: Sequence[Fault], unsettled: Sequence[Fault]) -> None:
+def _tell(title: str, summary: str, faults: Sequence[Discrepancy], unsettled: Sequence[Discrepancy]) -> None:
     out.print(f"  {title:<40} {summary}", markup=False)
     for kind, found in (("", faults), ("not settled: ", unsettled)):
         for each in found[:_SHOWN]:

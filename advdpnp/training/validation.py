@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from advdpnp.attacks.algorithms.pgd import PGD, perturb
-from advdpnp.attacks.losses import OBJECTIVES
+from advdpnp.attacks.losses import LOSSES
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.base.randomness import Draw, seed_of
@@ -106,5 +106,5 @@ def _cross_entropy_gradient(network: nn.Module, x: Tensor, y: Tensor) -> tuple[T
     with torch.enable_grad():
         x = x.requires_grad_()
         logits = network(x)
-        (gradient,) = torch.autograd.grad(OBJECTIVES["ce"](logits, y).sum(), x)
+        (gradient,) = torch.autograd.grad(LOSSES["ce"](logits, y).sum(), x)
     return logits.detach(), gradient

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from advdpnp.attacks.losses import OBJECTIVES, targeted_difference_of_logits_ratio
+from advdpnp.attacks.losses import LOSSES, targeted_difference_of_logits_ratio
 from advdpnp.attacks.norms import ascent_step, project, surface_start
-from advdpnp.attacks.protocol import ATTACKS, Objective, State, check_norm, choose, worth
+from advdpnp.attacks.protocol import ATTACKS, Loss, State, any_row, check_norm, where_rows
 from advdpnp.attacks.targets import likely_targets, target_of
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.base.errors import AdvdpnpError
@@ -78,7 +78,7 @@ class APGD:
 
     Attributes:
         threat: Linf or L2.
-        objective: a name in OBJECTIVES, or "dlr-targeted".
+        objective: a name in LOSSES, or "dlr-targeted".
         iterations: steps per run.
         runs: restarts or, with a targeted objective, targets.
         name: what it is called in tables; also names its random streams.
@@ -119,23 +119,23 @@ class APGD:
             number + 2 * self.threat.eps, none, ~none.bool(), none, none, targets,
         )  # fmt: skip
 
-    def ask(self, state: APGDState) -> tuple[Tensor, Objective | None]:
+    def ask(self, state: APGDState) -> tuple[Tensor, Loss | None]:
         return state.x_adv, lambda logits: self._loss(state, logits)
 
     def _loss(self, state: APGDState, logits: Tensor) -> Tensor:
         if self.objective == TARGETED_DLR:
             return targeted_difference_of_logits_ratio(logits, state.y, target_of(state.targets, state.run))
-        return OBJECTIVES[self.objective](logits, state.y)
+        return LOSSES[self.objective](logits, state.y)
 
-    def tell(self, state: APGDState, logits: Tensor, gradient: Tensor | None, fooled: Tensor) -> APGDState:
+    def tell(self, state: APGDState, logits: Tensor, gradient: Tensor | None, misclassified: Tensor) -> APGDState:
         assert gradient is not None
         loss = self._loss(state, logits)
         first = state.iteration == 0
         better = first | (loss > state.best_loss)
         state = replace(
             state,
-            best=choose(better, state.x_adv, state.best),
-            best_gradient=choose(better, gradient, state.best_gradient),
+            best=where_rows(better, state.x_adv, state.best),
+            best_gradient=where_rows(better, gradient, state.best_gradient),
             best_loss=torch.where(better, loss, state.best_loss),
             loss_at_check=torch.where(first, loss, state.loss_at_check),
             rises=torch.where(first, 0, state.rises + (loss > state.loss)),
@@ -157,9 +157,9 @@ class APGD:
             loss_at_check=torch.where(at, state.best_loss, state.loss_at_check),
             rises=torch.where(at, 0, state.rises),
         )
-        if not worth(halve):
+        if not any_row(halve):
             return state.x_adv, gradient, changed
-        return choose(halve, state.best, state.x_adv), choose(halve, state.best_gradient, gradient), changed
+        return where_rows(halve, state.best, state.x_adv), where_rows(halve, state.best_gradient, gradient), changed
 
     def _moved(self, state: APGDState, place: Tensor, gradient: Tensor) -> APGDState:
         """One step with momentum from ``place``, projected twice as in equation 3."""
@@ -175,14 +175,14 @@ class APGD:
         run = state.run + over.long()
         done = run >= self.runs
         again = over & ~done
-        if not worth(over):
+        if not any_row(over):
             return state
         fresh = surface_start(state.x, self.threat, state.draw, run)
-        fresh = choose(done, state.best, fresh)
+        fresh = where_rows(done, state.best, fresh)
         return replace(
             state,
-            x_adv=choose(over, fresh, state.x_adv),
-            previous=choose(over, fresh, state.previous),
+            x_adv=where_rows(over, fresh, state.x_adv),
+            previous=where_rows(over, fresh, state.previous),
             step=torch.where(again, 2 * self.threat.eps, state.step),
             halved=state.halved | again,
             iteration=torch.where(again, 0, state.iteration),

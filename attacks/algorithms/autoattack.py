@@ -3,10 +3,10 @@
 from dataclasses import replace
 
 from advdpnp.attacks.algorithms.apgd import REFERENCE, apgd_ce, apgd_dlr, apgd_t
-from advdpnp.attacks.algorithms.eot import Averaged
+from advdpnp.attacks.algorithms.eot import ExpectationOverTransformation
 from advdpnp.attacks.algorithms.fab import fab_t
 from advdpnp.attacks.algorithms.square import square
-from advdpnp.attacks.ensemble import Stages
+from advdpnp.attacks.ensemble import AttackEnsemble
 from advdpnp.attacks.protocol import ATTACKS
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.base.errors import AdvdpnpError
@@ -19,13 +19,15 @@ _REPEATS = 20
     description="AutoAttack, the published standard version: APGD-CE, APGD-T, FAB-T, Square",
     reference=REFERENCE,
 )
-def autoattack(threat: ThreatModel, classes: int) -> Stages:
+def autoattack(threat: ThreatModel, classes: int) -> AttackEnsemble:
     if classes < 4:
         raise AdvdpnpError(
             f"AutoAttack's targeted DLR loss needs at least 4 classes and the model has {classes}; use the attack "
             "'autoattack-few-classes', which leaves that stage out"
         )
-    return Stages("autoattack", tuple(build(threat, classes) for build in (apgd_ce, apgd_t, fab_t, square)), "apgd-t")
+    return AttackEnsemble(
+        "autoattack", tuple(build(threat, classes) for build in (apgd_ce, apgd_t, fab_t, square)), "apgd-t"
+    )
 
 
 @ATTACKS.register(
@@ -33,9 +35,9 @@ def autoattack(threat: ThreatModel, classes: int) -> Stages:
     description="AutoAttack without its targeted DLR stage, for 2 or 3 classes: APGD-CE, FAB-T, Square",
     reference=REFERENCE,
 )
-def autoattack_few_classes(threat: ThreatModel, classes: int) -> Stages:
+def autoattack_few_classes(threat: ThreatModel, classes: int) -> AttackEnsemble:
     stages = tuple(build(threat, classes) for build in (apgd_ce, fab_t, square))
-    return Stages("autoattack-few-classes", stages, "fab-t")
+    return AttackEnsemble("autoattack-few-classes", stages, "fab-t")
 
 
 @ATTACKS.register(
@@ -43,7 +45,9 @@ def autoattack_few_classes(threat: ThreatModel, classes: int) -> Stages:
     description="AutoAttack for randomised models: APGD-CE and APGD-DLR on gradients averaged over 20 draws",
     reference=REFERENCE,
 )
-def autoattack_rand(threat: ThreatModel, classes: int) -> Stages:
+def autoattack_rand(threat: ThreatModel, classes: int) -> AttackEnsemble:
     stages = (apgd_ce(threat, classes), apgd_dlr(threat, classes))
-    averaged = tuple(Averaged(replace(stage, name=f"{stage.name}-eot"), _REPEATS) for stage in stages)
-    return Stages("autoattack-rand", averaged)
+    averaged = tuple(
+        ExpectationOverTransformation(replace(stage, name=f"{stage.name}-eot"), _REPEATS) for stage in stages
+    )
+    return AttackEnsemble("autoattack-rand", averaged)

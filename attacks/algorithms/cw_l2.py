@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from advdpnp.attacks.losses import margin
-from advdpnp.attacks.protocol import ATTACKS, Objective, State, check_norm
+from advdpnp.attacks.protocol import ATTACKS, Loss, State, check_norm
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.base.randomness import Draw
 
@@ -22,7 +22,7 @@ class CWL2State(State):
 
     ``w``, ``mean``, ``square``: variable in tanh space and Adam's moments (n, c, h, w); ``iteration`` of the current
     constant and ``search``, the number of constants tried, int64 (n,); ``constant``, ``low``, ``high``: bisection (n,);
-    ``hit``: the current constant has fooled the model; ``scale``: margin of the clean image (n,).
+    ``hit``: the current constant has misclassified the model; ``scale``: margin of the clean image (n,).
     """
 
     w: Tensor
@@ -81,10 +81,10 @@ class CWL2:
             zero + torch.inf, nothing, scale.clamp(min=torch.finfo(scale.dtype).tiny),
         )  # fmt: skip
 
-    def ask(self, state: CWL2State) -> tuple[Tensor, Objective | None]:
+    def ask(self, state: CWL2State) -> tuple[Tensor, Loss | None]:
         return self._to_image(state.w), lambda logits: margin(logits, state.y).clamp(max=0) / state.scale
 
-    def tell(self, state: CWL2State, logits: Tensor, gradient: Tensor | None, fooled: Tensor) -> CWL2State:
+    def tell(self, state: CWL2State, logits: Tensor, gradient: Tensor | None, misclassified: Tensor) -> CWL2State:
         assert gradient is not None
         tanh = torch.tanh(state.w)
         towards = 2 * (self._to_image(state.w) - state.x) - _column(state.constant) * gradient
@@ -96,7 +96,7 @@ class CWL2:
         step = (mean / _column(1 - 0.9**iteration)) / ((square / _column(1 - 0.999**iteration)).sqrt() + 1e-12)
         wall = math.atanh(SHRINK)
         w = (state.w - _column(rate).to(step.dtype) * step).clamp(-wall, wall)
-        moved = replace(state, w=w, mean=mean, square=square, iteration=iteration, hit=state.hit | fooled)
+        moved = replace(state, w=w, mean=mean, square=square, iteration=iteration, hit=state.hit | misclassified)
         return self._next_constant(moved, iteration >= self.iterations)
 
     def _next_constant(self, state: CWL2State, ended: Tensor) -> CWL2State:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from advdpnp.attacks.protocol import Attack, Objective, State
+from advdpnp.attacks.protocol import Attack, Loss, State
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.base.randomness import Draw
 
@@ -29,7 +29,7 @@ class AveragedState(State):
 
 
 @dataclass(frozen=True)
-class Averaged:
+class ExpectationOverTransformation:
     """An attack that asks the same question several times and goes by the mean of the answers.
 
     Attributes:
@@ -71,16 +71,18 @@ class Averaged:
             x, y, inner.done, draw, inner, torch.zeros_like(x), torch.zeros_like(logits), torch.zeros_like(y)
         )
 
-    def ask(self, state: AveragedState) -> tuple[Tensor, Objective | None]:
+    def ask(self, state: AveragedState) -> tuple[Tensor, Loss | None]:
         return self.attack.ask(state.inner)
 
-    def tell(self, state: AveragedState, logits: Tensor, gradient: Tensor | None, fooled: Tensor) -> AveragedState:
+    def tell(
+        self, state: AveragedState, logits: Tensor, gradient: Tensor | None, misclassified: Tensor
+    ) -> AveragedState:
         assert gradient is not None
         state = replace(state, gradient=state.gradient + gradient, logits=state.logits + logits, heard=state.heard + 1)
         enough = state.heard >= self.repeats
         if not bool(enough.any()):
             return state
-        told = self.attack.tell(state.inner, state.logits / self.repeats, state.gradient / self.repeats, fooled)
+        told = self.attack.tell(state.inner, state.logits / self.repeats, state.gradient / self.repeats, misclassified)
         return replace(
             state,
             inner=told.where(enough, state.inner),

@@ -9,7 +9,7 @@ from torch import Tensor
 from advdpnp.attacks.algorithms.fab_projection import project_to_hyperplane
 from advdpnp.attacks.losses import own_logit
 from advdpnp.attacks.norms import length
-from advdpnp.attacks.protocol import ATTACKS, Objective, State, check_norm, choose, worth
+from advdpnp.attacks.protocol import ATTACKS, Loss, State, any_row, check_norm, where_rows
 from advdpnp.attacks.targets import likely_targets, target_of
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.base.randomness import Draw
@@ -58,7 +58,7 @@ class FAB:
 
     norms = ("linf", "l2")
     minimum_norm = False  # a stage of AutoAttack asks only what lies within eps
-    rhythm = 2
+    gradient_period = 2
 
     def __post_init__(self) -> None:
         check_norm(self.name, self.threat, self.norms)
@@ -81,7 +81,7 @@ class FAB:
         none = torch.zeros_like(y)
         return FABState(x, y, none.bool(), draw, x, ~none.bool(), none, none, likely_targets(logits, y, self.runs))
 
-    def ask(self, state: FABState) -> tuple[Tensor, Objective | None]:
+    def ask(self, state: FABState) -> tuple[Tensor, Loss | None]:
         return state.x_adv, lambda logits: self._lead(state, logits)
 
     def _lead(self, state: FABState, logits: Tensor) -> Tensor:
@@ -92,21 +92,21 @@ class FAB:
         """In turns: where it is placed, and then not for where the step has led, which need only be judged."""
         return state.placed
 
-    def tell(self, state: FABState, logits: Tensor, gradient: Tensor | None, fooled: Tensor) -> FABState:
+    def tell(self, state: FABState, logits: Tensor, gradient: Tensor | None, misclassified: Tensor) -> FABState:
         x_adv, stepping = state.x_adv, state.placed
         over = ~stepping & (state.iteration >= self.iterations)
-        back = fooled & ~stepping
-        if worth(back):
-            x_adv = choose(back, state.x + _BACKWARD * (state.x_adv - state.x), x_adv)
-        if worth(stepping):
+        back = misclassified & ~stepping
+        if any_row(back):
+            x_adv = where_rows(back, state.x + _BACKWARD * (state.x_adv - state.x), x_adv)
+        if any_row(stepping):
             assert gradient is not None
             lead = self._lead(state, logits).to(state.x.dtype)
-            x_adv = choose(stepping, self._step(state.x, state.x_adv, lead, gradient), x_adv)
+            x_adv = where_rows(stepping, self._step(state.x, state.x_adv, lead, gradient), x_adv)
         run = state.run + over.long()
         done = run >= self.runs
         return replace(
             state,
-            x_adv=choose(over, state.x, x_adv) if worth(over) else x_adv,
+            x_adv=where_rows(over, state.x, x_adv) if any_row(over) else x_adv,
             placed=~stepping,
             iteration=torch.where(over, 0, state.iteration + stepping.long()),
             run=run,

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from advdpnp.attacks.losses import OBJECTIVES, OF_CLEAN_LOGITS
+from advdpnp.attacks.losses import LOSSES, OF_CLEAN_LOGITS
 from advdpnp.attacks.norms import ascent_step, project, random_start
-from advdpnp.attacks.protocol import ATTACKS, Objective, State, check_norm, choose, positive_integer
+from advdpnp.attacks.protocol import ATTACKS, Loss, State, check_norm, positive_integer, where_rows
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.base.randomness import Draw
 
@@ -37,7 +37,7 @@ class PGD:
         threat: Linf or L2.
         steps: gradient steps per restart.
         step_size: length of a step in the norm; None is eps / 4.
-        objective: a name in OBJECTIVES.
+        objective: a name in LOSSES.
         random_start: start at a random image of the ball, else at the clean one.
         restarts: how often to start; more than one needs random starts to find anything new.
         name: what it is called in tables; also names its random streams.
@@ -89,10 +89,10 @@ class PGD:
     def _first(self, x: Tensor, draw: Draw, restart: Tensor) -> Tensor:
         return random_start(x, self.threat, draw, restart) if self.random_start else x
 
-    def ask(self, state: PGDState) -> tuple[Tensor, Objective | None]:
-        return state.x_adv, lambda logits: OBJECTIVES[self.objective](logits, state.y, state.clean_logits)
+    def ask(self, state: PGDState) -> tuple[Tensor, Loss | None]:
+        return state.x_adv, lambda logits: LOSSES[self.objective](logits, state.y, state.clean_logits)
 
-    def tell(self, state: PGDState, logits: Tensor, gradient: Tensor | None, fooled: Tensor) -> PGDState:
+    def tell(self, state: PGDState, logits: Tensor, gradient: Tensor | None, misclassified: Tensor) -> PGDState:
         assert gradient is not None
         moved = project(ascent_step(state.x_adv, gradient, self._step, self.threat.norm), state.x, self.threat)
         if self.restarts == 1:
@@ -103,7 +103,7 @@ class PGD:
         restart = state.restart + again.long()
         step = torch.where(again, 0, state.step + 1)
         fresh = self._first(state.x, state.draw, restart)
-        moved = choose(again, fresh, moved)
+        moved = where_rows(again, fresh, moved)
         last = (step >= self.steps) & (restart >= self.restarts - 1)
         return replace(state, x_adv=moved, step=step, restart=restart, done=state.done | last)
 

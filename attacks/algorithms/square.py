@@ -10,7 +10,7 @@ from torch import Tensor
 
 from advdpnp.attacks.losses import margin
 from advdpnp.attacks.norms import length
-from advdpnp.attacks.protocol import ATTACKS, Objective, State, check_norm, choose, worth
+from advdpnp.attacks.protocol import ATTACKS, Loss, State, any_row, check_norm, where_rows
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.base.randomness import Draw
 
@@ -66,20 +66,20 @@ class Square:
         first = _PROPOSALS[self.threat.norm].first(self, x, draw)
         return SquareState(x, y, none.bool(), draw, first, x.new_full((len(x),), -torch.inf), first, none)
 
-    def ask(self, state: SquareState) -> tuple[Tensor, Objective | None]:
+    def ask(self, state: SquareState) -> tuple[Tensor, Loss | None]:
         return state.candidate, None
 
-    def tell(self, state: SquareState, logits: Tensor, gradient: Tensor | None, fooled: Tensor) -> SquareState:
+    def tell(self, state: SquareState, logits: Tensor, gradient: Tensor | None, misclassified: Tensor) -> SquareState:
         value = margin(logits, state.y)
         better = value > state.best_value
-        best = choose(better, state.candidate, state.best) if worth(better) else state.best
+        best = where_rows(better, state.candidate, state.best) if any_row(better) else state.best
         done = state.query >= self.queries
         proposed = _PROPOSALS[self.threat.norm].next(self, state.x, best, state.draw, state.query)
         return replace(
             state,
             best=best,
             best_value=torch.where(better, value, state.best_value),
-            candidate=choose(done, best, proposed) if worth(done) else proposed,
+            candidate=where_rows(done, best, proposed) if any_row(done) else proposed,
             query=state.query + 1,
             done=state.done | done,
         )

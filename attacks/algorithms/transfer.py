@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from advdpnp.attacks.algorithms.pgd import PGD, perturb
 from advdpnp.attacks.engine.executor import evaluation_mode
-from advdpnp.attacks.engine.replicas import Lanes, open_lanes
+from advdpnp.attacks.engine.replicas import ModelReplicas, replicate
 from advdpnp.attacks.engine.verification import Judgement, judge, repeats
-from advdpnp.attacks.search_state import Findings, Unseen
+from advdpnp.attacks.search_state import AttackResult, Batch
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.base.randomness import Draw, seed_of
 
@@ -23,7 +23,7 @@ PREFIX = "transfer:"
 
 @dataclass(frozen=True)
 class Transfer:
-    """PGD on the cross-entropy of ``source``, all steps, whether or not it is fooled.
+    """PGD on the cross-entropy of ``source``, all steps, whether or not it is misclassified.
 
     Attributes:
         source: in evaluation mode it takes images (n, c, h, w) in [0, 1]; on the device of the evaluation.
@@ -50,33 +50,33 @@ class Transfer:
     def _pgd(self) -> PGD:
         return PGD(self.threat, steps=self.steps, name=f"pgd-{self.steps}")
 
-    def images(self, samples: Unseen, *, seed: int, shape: int, device: torch.device | str) -> Tensor:
+    def images(self, samples: Batch, *, seed: int, shape: int, device: torch.device | str) -> Tensor:
         """Adversarial images (n, c, h, w) for some samples; each depends on nothing but its sample."""
-        with evaluation_mode(self.source), open_lanes(self.source, shape, device) as lanes:
+        with evaluation_mode(self.source), replicate(self.source, shape, device) as lanes:
             stream = seed_of(seed, self.name, self.source_hash)
 
-            def make(executor: Any, rows: Unseen) -> Unseen:
+            def make(executor: Any, rows: Batch) -> Batch:
                 draw = Draw.of(stream, rows.sample)
-                return Unseen(perturb(executor.model, rows.x, rows.y, self._pgd, draw), rows.y, rows.sample)
+                return Batch(perturb(executor.model, rows.x, rows.y, self._pgd, draw), rows.y, rows.sample)
 
             return lanes.map(make, samples).x
 
-    def try_on(self, lanes: Lanes, samples: Unseen, x_adv: Tensor) -> Findings:
+    def try_on(self, lanes: ModelReplicas, samples: Batch, x_adv: Tensor) -> AttackResult:
         """What images made for some samples do to the model of ``lanes``."""
         clean = _judged(lanes, samples)
-        judged = _judged(lanes, Unseen(x_adv, samples.y, samples.sample))
+        judged = _judged(lanes, Batch(x_adv, samples.y, samples.sample))
         wrong = clean.prediction != samples.y
         success = wrong | ((judged.prediction != samples.y) & self.threat.contains(samples.x, x_adv))
-        fooled = success & ~wrong
+        misclassified = success & ~wrong
         distance = self.threat.distance(samples.x, x_adv)
         zero = torch.zeros_like(samples.y)
-        return Findings(
+        return AttackResult(
             sample=samples.sample,
             label=samples.y,
             clean_prediction=clean.prediction,
-            adversarial_prediction=torch.where(fooled, judged.prediction, clean.prediction),
+            adversarial_prediction=torch.where(misclassified, judged.prediction, clean.prediction),
             success=success,
-            norm=torch.where(fooled, distance, torch.where(wrong, 0.0, torch.inf)),
+            norm=torch.where(misclassified, distance, torch.where(wrong, 0.0, torch.inf)),
             margin=torch.where(wrong, clean.margin, judged.margin),
             forwards=zero + 2 * repeats(lanes.first),
             backwards=zero,
@@ -84,9 +84,9 @@ class Transfer:
             borderline=torch.where(wrong, clean.borderline, judged.borderline),
             stage=zero,
             refused=zero,
-            x_adv=torch.where(fooled[:, None, None, None], x_adv, samples.x),
+            x_adv=torch.where(misclassified[:, None, None, None], x_adv, samples.x),
         ).to("cpu")
 
 
-def _judged(lanes: Lanes, samples: Unseen) -> Judgement:
+def _judged(lanes: ModelReplicas, samples: Batch) -> Judgement:
     return lanes.map(lambda executor, rows: judge(executor, rows.x, rows.y), samples)

@@ -12,8 +12,8 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import Tensor, nn
 
-from advdpnp.attacks.engine.precision import FULL, arithmetic
-from advdpnp.attacks.protocol import Objective
+from advdpnp.attacks.engine.precision import FLOAT32, arithmetic
+from advdpnp.attacks.protocol import Loss
 from advdpnp.base.errors import AdvdpnpError, ModelError, ModelFailure, first_line
 from advdpnp.base.randomness import isolated_rng, seed_of
 
@@ -120,7 +120,7 @@ class Executor:
         device: torch.device | str,
         seed: int | None = None,
         searched: nn.Module | None = None,
-        precision: str = FULL,
+        precision: str = FLOAT32,
     ) -> None:
         if shape < 1:
             raise AdvdpnpError(f"the execution shape must be at least 1 row, got {shape}")
@@ -142,12 +142,12 @@ class Executor:
         with torch.no_grad(), arithmetic(self.precision, self.device):
             return self._forward(self.searched, x.contiguous(), judged=False).float()
 
-    def logits_and_gradient(self, x: Tensor, objective: Objective) -> tuple[Tensor, Tensor]:
+    def logits_and_gradient(self, x: Tensor, objective: Loss) -> tuple[Tensor, Tensor]:
         """The same, and the objective's gradient (n, c, h, w); what is not finite in it counts as zero."""
         logits, gradient = self.logits_and_raw_gradient(x, objective)
         return logits, finite(gradient)
 
-    def logits_and_raw_gradient(self, x: Tensor, objective: Objective) -> tuple[Tensor, Tensor]:
+    def logits_and_raw_gradient(self, x: Tensor, objective: Loss) -> tuple[Tensor, Tensor]:
         """The same with the gradient as the model gives it; zero where its output does not depend on the image."""
         with torch.enable_grad(), arithmetic(self.precision, self.device):
             queries = x.detach().contiguous().to(self.device).requires_grad_()

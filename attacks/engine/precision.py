@@ -7,8 +7,8 @@ import torch
 
 from advdpnp.base.errors import AdvdpnpError
 
-FULL = "32"
-PRECISIONS = ("auto", FULL, "tf32", "bf16")
+FLOAT32 = "32"
+PRECISIONS = ("auto", FLOAT32, "tf32", "bf16")
 
 
 def computes_bf16(device: torch.device) -> bool:
@@ -27,7 +27,7 @@ def choose_precision(text: str, device: torch.device) -> str:
     if text not in PRECISIONS:
         raise AdvdpnpError(f"there is no precision called '{text}'; choose one of {', '.join(PRECISIONS)}")
     if text == "auto":
-        return "bf16" if computes_bf16(device) else FULL
+        return "bf16" if computes_bf16(device) else FLOAT32
     if text == "tf32" and device.type != "cuda":
         raise AdvdpnpError("tf32 is what NVIDIA GPUs compute with; on a CPU choose 32, or bf16 where it has it")
     return text

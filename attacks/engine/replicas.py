@@ -19,9 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from advdpnp.attacks.engine.executor import Executor, single_threaded
-from advdpnp.attacks.engine.precision import FULL
+from advdpnp.attacks.engine.precision import FLOAT32
 from advdpnp.attacks.protocol import Rows
-from advdpnp.attacks.search_copy.make import prepare
+from advdpnp.attacks.search_copy.make import make_search_copy
 from advdpnp.base.allocator import keep_freed_memory
 
 _SMALLEST_SHAPE, _STEPS = 4, 16  # shapes are multiples of the larger of a smallest one and a 16th of the full one
@@ -32,7 +32,7 @@ R = TypeVar("R", bound=Rows)
 S = TypeVar("S", bound=Rows)
 
 
-class Lanes:
+class ModelReplicas:
     """Executors of one model.
 
     Attributes:
@@ -96,17 +96,17 @@ class Lanes:
 
 
 @contextmanager
-def open_lanes(
+def replicate(
     model: nn.Module,
     shape: int,
     device: torch.device | str,
     *,
     example: Tensor | None = None,
     seed: int | None = None,
-    precision: str = FULL,
+    precision: str = FLOAT32,
     count: int | None = None,
-) -> Iterator[Lanes]:
-    """Lanes for a model that is in evaluation mode and on ``device``.
+) -> Iterator[ModelReplicas]:
+    """ModelReplicas for a model that is in evaluation mode and on ``device``.
 
     Args:
         example: images (n, c, h, w) by which a faster copy of the model for attacks is tried; None: no attack is made.
@@ -121,15 +121,15 @@ def open_lanes(
         models = [model, *_copies(model, wanted - 1)] if seed is None else [model]
         executors = []
         for each in models:
-            asked = each if seed is not None or example is None else prepare(each, example[:_TRIED].to(device))
+            asked = each if seed is not None or example is None else make_search_copy(each, example[:_TRIED].to(device))
             executors.append(Executor(each, shape, device, seed, asked, precision))
         smaller = seed is None and on_cpu and example is not None and len(example)
         trial = ShapeTrial(executors[0], example) if smaller and example is not None else None
         if len(executors) == 1:
-            yield Lanes(executors, None, trial)
+            yield ModelReplicas(executors, None, trial)
             return
         with ThreadPoolExecutor(len(executors) - 1, "lane", lambda: torch.set_num_threads(1)) as pool:
-            yield Lanes(executors, pool, trial)
+            yield ModelReplicas(executors, pool, trial)
 
 
 def _copies(model: nn.Module, count: int) -> list[nn.Module]:

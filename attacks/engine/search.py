@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from advdpnp.attacks.engine.executor import check_inputs, evaluation_mode
-from advdpnp.attacks.engine.precision import FULL
+from advdpnp.attacks.engine.precision import FLOAT32
 from advdpnp.attacks.engine.processes import can_fork, side_by_side
-from advdpnp.attacks.engine.replicas import Lanes, open_lanes
-from advdpnp.attacks.engine.scheduler import StageSearch
-from advdpnp.attacks.ensemble import Stages
+from advdpnp.attacks.engine.replicas import ModelReplicas, replicate
+from advdpnp.attacks.engine.scheduler import Scheduler
+from advdpnp.attacks.ensemble import AttackEnsemble
 from advdpnp.attacks.protocol import Attack
-from advdpnp.attacks.search_state import Findings, Unseen, some
+from advdpnp.attacks.search_state import AttackResult, Batch, non_empty
 from advdpnp.base.randomness import seed_of
 
 _LEAST_SHARE = 8  # samples for which a process is worth its while
@@ -28,7 +28,7 @@ _LEAST_SHARE = 8  # samples for which a process is worth its while
 
 def search(
     model: nn.Module,
-    attack: Attack | Stages,
+    attack: Attack | AttackEnsemble,
     x: Tensor,
     y: Tensor,
     sample: Tensor,
@@ -38,8 +38,8 @@ def search(
     rows: int | None = None,
     device: torch.device | str = "cpu",
     randomised: bool = False,
-    precision: str = FULL,
-) -> Iterator[Findings]:
+    precision: str = FLOAT32,
+) -> Iterator[AttackResult]:
     """Attack images and yield what was found as rows end; every sample exactly once, in any order.
 
     Args:
@@ -58,27 +58,27 @@ def search(
     """
     check_inputs(x, y)
     noise = seed_of(seed, "noise", attack.name) if randomised else None
-    samples = Unseen(x.detach().float().contiguous(), y.long(), sample.long())
-    stages = attack.stages if isinstance(attack, Stages) else (attack,)
-    again = [stage for stage in stages if isinstance(attack, Stages) and stage.name == attack.decisive]
-    parts = [*((stage, precision) for stage in stages), *((stage, FULL) for stage in again if precision != FULL)]
+    samples = Batch(x.detach().float().contiguous(), y.long(), sample.long())
+    stages = attack.stages if isinstance(attack, AttackEnsemble) else (attack,)
+    again = [stage for stage in stages if isinstance(attack, AttackEnsemble) and stage.name == attack.decisive]
+    parts = [*((stage, precision) for stage in stages), *((stage, FLOAT32) for stage in again if precision != FLOAT32)]
     count = _processes(len(x), device) if noise is None else 1
     with evaluation_mode(model), ExitStack() as stack:
-        lanes: dict[str, Lanes] = {}  # by precision
+        lanes: dict[str, ModelReplicas] = {}  # by precision
 
-        def start(stage: Attack, kind: str) -> StageSearch:
+        def start(stage: Attack, kind: str) -> Scheduler:
             if kind not in lanes:
-                opened = open_lanes(
+                opened = replicate(
                     model, shape, device, example=samples.x[:shape], seed=noise, precision=kind,
                     count=1 if count > 1 else None,
                 )  # fmt: skip
                 lanes[kind] = stack.enter_context(opened)
-            exact = None if kind == FULL else start(stage, FULL)
-            return StageSearch(stage, lanes[kind], seed, None if rows is None else -(-rows // count), exact)
+            exact = None if kind == FLOAT32 else start(stage, FLOAT32)
+            return Scheduler(stage, lanes[kind], seed, None if rows is None else -(-rows // count), exact)
 
         searches = [start(*part) for part in parts]
 
-        def share(place: int) -> Iterator[Findings]:
+        def share(place: int) -> Iterator[AttackResult]:
             return _overlapped(searches, samples[place::count])
 
         yield from share(0) if count == 1 else side_by_side(share, count)
@@ -91,13 +91,13 @@ def _processes(rows: int, device: torch.device | str) -> int:
     return max(1, min(torch.get_num_threads(), rows // _LEAST_SHARE))
 
 
-def _overlapped(parts: list[StageSearch], samples: Unseen) -> Iterator[Findings]:
+def _overlapped(parts: list[Scheduler], samples: Batch) -> Iterator[AttackResult]:
     """All stages at once: the last one that can fill a batch goes on, else the first that has anything to do."""
     place = {int(name): index for index, name in enumerate(samples.sample)}
     forwards, backwards, refused = torch.zeros(3, len(samples), dtype=torch.int64)
     zero_gradient = torch.zeros(len(samples), dtype=torch.bool)
-    following: dict[StageSearch, StageSearch | None] = {}
-    numbers: dict[StageSearch, int] = {}  # a stage that comes again keeps its number
+    following: dict[Scheduler, Scheduler | None] = {}
+    numbers: dict[Scheduler, int] = {}  # a stage that comes again keeps its number
     names = [part.attack.name for part in parts]
     for part, after in zip(parts, [*parts[1:], None], strict=True):
         following |= {each: after for each in (part, part.exact) if each is not None}
@@ -121,6 +121,6 @@ def _overlapped(parts: list[StageSearch], samples: Unseen) -> Iterator[Findings]
                 "stage": torch.full_like(index, numbers[now]),
             }
             goes_on = torch.zeros_like(found.success) if after is None else ~found.success
-            yield from some(replace(found, **so_far)[~goes_on])
+            yield from non_empty(replace(found, **so_far)[~goes_on])
             if after is not None and bool(goes_on.any()):
                 after.feed(samples[index[goes_on]])

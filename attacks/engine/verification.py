@@ -36,12 +36,12 @@ def judge(executor: Executor, x: Tensor, y: Tensor) -> Judgement:
     executor.check_labels(y)
     votes = torch.zeros_like(runs[0]).scatter_add_(1, runs.argmax(2).T, torch.ones_like(runs[:, :, 0].T))
     own = votes.gather(1, y[:, None])
-    fooled = own[:, 0] * 2 < len(runs)
+    misclassified = own[:, 0] * 2 < len(runs)
     rival = votes.scatter(1, y[:, None], -1).argmax(1)
     logits = runs.mean(0)
     distance = -margin(logits, y)
     borderline = distance.abs() <= 1e-5 * logits.abs().amax(1)
-    return Judgement(torch.where(fooled, rival, y), distance.float(), borderline, logits)
+    return Judgement(torch.where(misclassified, rival, y), distance.float(), borderline, logits)
 
 
 def repeats(executor: Executor) -> int:

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from advdpnp.attacks.algorithms.apgd import REFERENCE
 from advdpnp.attacks.engine.executor import evaluation_mode
-from advdpnp.attacks.packages.query_counter import CountedModel
-from advdpnp.attacks.packages.verified_run import Ledger
+from advdpnp.attacks.packages.query_counter import QueryCounter
+from advdpnp.attacks.packages.verified_run import VerifiedRun
 from advdpnp.attacks.protocol import ATTACKS, StageRecord, check_norm
-from advdpnp.attacks.search_state import Findings
+from advdpnp.attacks.search_state import AttackResult
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.base.compat import import_pyautoattack
 from advdpnp.base.errors import AdvdpnpError
@@ -86,7 +86,7 @@ class AutoAttack:
         batch_size: int,
         device: torch.device | str,
         done: Sequence[StageRecord] = (),
-    ) -> Iterator[StageRecord | Findings]:
+    ) -> Iterator[StageRecord | AttackResult]:
         """Attack; yields the findings of each batch and then a record, with which a later run continues behind it.
 
         Args:
@@ -101,30 +101,30 @@ class AutoAttack:
         if len(x) == 0:
             return
         with evaluation_mode(model):
-            ledger = Ledger(model, self.threat, x, y, sample, seed=seed, shape=batch_size, device=device)
-            counted = CountedModel(model).eval()
+            verified = VerifiedRun(model, self.threat, x, y, sample, seed=seed, shape=batch_size, device=device)
+            counted = QueryCounter(model).eval()
             package = self._package(counted, seed, device)
-            yield ledger.clean(torch.nonzero(~ledger.right)[:, 0])
-            reported = ~ledger.right
+            yield verified.clean(torch.nonzero(~verified.right)[:, 0])
+            reported = ~verified.right
             if done:
-                ledger.resume(done[-1])
-                reported = reported | done[-1].fooled[0].bool()
-            fooled = _clean_mistakes(counted, ledger, batch_size)
+                verified.resume(done[-1])
+                reported = reported | done[-1].misclassified[0].bool()
+            misclassified = _clean_mistakes(counted, verified, batch_size)
             for number, stage in enumerate(self.stages):
-                batches = [index for index in torch.nonzero(~fooled)[:, 0].split(batch_size) if len(index)]
+                batches = [index for index in torch.nonzero(~misclassified)[:, 0].split(batch_size) if len(index)]
                 records = [record for record in done if int(record.stage) == number]
-                fooled = records[-1].fooled[0].bool().clone() if records else fooled
+                misclassified = records[-1].misclassified[0].bool().clone() if records else misclassified
                 for batch, index in list(enumerate(batches))[len(records) :]:
-                    broken, x_adv = self._batch(STAGES[stage](package), counted, ledger, index, seed)
-                    fooled[index[broken]] = True
+                    broken, x_adv = self._batch(STAGES[stage](package), counted, verified, index, seed)
+                    misclassified[index[broken]] = True
                     new = broken & ~reported[index]
                     reported[index[new]] = True
                     if bool(new.any()):
-                        yield ledger.verify(index[new], x_adv[new])
-                    yield ledger.record(number, batch, fooled)
-            yield ledger.clean(torch.nonzero(~reported)[:, 0])
+                        yield verified.verify(index[new], x_adv[new])
+                    yield verified.record(number, batch, misclassified)
+            yield verified.clean(torch.nonzero(~reported)[:, 0])
 
-    def _package(self, counted: CountedModel, seed: int, device: torch.device | str) -> Any:
+    def _package(self, counted: QueryCounter, seed: int, device: torch.device | str) -> Any:
         """A fresh object each run: some stages change it for good."""
         package = import_pyautoattack().AutoAttack(
             counted, norm=NORMS[self.threat.norm], eps=self.threat.eps, version="standard", seed=seed, device=device
@@ -134,27 +134,27 @@ class AutoAttack:
         return package
 
     def _batch(
-        self, stage: Any, counted: CountedModel, ledger: Ledger, index: Tensor, seed: int
+        self, stage: Any, counted: QueryCounter, verified: VerifiedRun, index: Tensor, seed: int
     ) -> tuple[Tensor, Tensor]:
-        """One batch of one stage: which of its points the package counts as fooled, and its images; on the CPU."""
-        device = ledger.executor.device
-        x, y = ledger.x[index].to(device), ledger.y[index].to(device)
+        """One batch of one stage: which points the package counts as misclassified, and its images; on the CPU."""
+        device = verified.executor.device
+        x, y = verified.x[index].to(device), verified.y[index].to(device)
         counted.reset()
         with isolated_rng(), torch.no_grad():
             stage.seed = seed
             x_adv = stage.perturb(x.clone(), y.clone())
-            fooled = counted(x_adv).argmax(1) != y
-        ledger.charge(index, counted)
-        return fooled.cpu(), x_adv.cpu()
+            misclassified = counted(x_adv).argmax(1) != y
+        verified.charge(index, counted)
+        return misclassified.cpu(), x_adv.cpu()
 
 
-def _clean_mistakes(counted: CountedModel, ledger: Ledger, batch_size: int) -> Tensor:
+def _clean_mistakes(counted: QueryCounter, verified: VerifiedRun, batch_size: int) -> Tensor:
     """What the package's loop finds misclassified before it begins, in its own batches, bool (n,)."""
-    device = ledger.executor.device
+    device = verified.executor.device
     with isolated_rng(), torch.no_grad():
         wrong = [
             (counted(x.to(device)).argmax(1) != y.to(device)).cpu()
-            for x, y in zip(ledger.x.split(batch_size), ledger.y.split(batch_size), strict=True)
+            for x, y in zip(verified.x.split(batch_size), verified.y.split(batch_size), strict=True)
         ]
     return torch.cat(wrong)
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 
-class CountedModel(nn.Module):
+class QueryCounter(nn.Module):
     """The model it wraps, counting rows forward and backward.
 
     Its input gradients are contiguous: the packages call ``.view`` on them, which fails for channels_last models.

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from advdpnp.attacks.engine.executor import evaluation_mode
-from advdpnp.attacks.packages.query_counter import CountedModel
-from advdpnp.attacks.packages.verified_run import Ledger
+from advdpnp.attacks.packages.query_counter import QueryCounter
+from advdpnp.attacks.packages.verified_run import VerifiedRun
 from advdpnp.attacks.protocol import ATTACKS, StageRecord, check_norm, positive_integer
-from advdpnp.attacks.search_state import Findings
+from advdpnp.attacks.search_state import AttackResult
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.base.compat import import_torchattacks
 from advdpnp.base.errors import AdvdpnpError
@@ -31,7 +31,7 @@ NOTES = {"AutoAttack": "not AutoAttack: torchattacks' own variant with 10 steps 
 
 
 @dataclass(frozen=True)
-class PackageAttack:
+class TorchattacksAttack:
     """One attack class of torchattacks.
 
     Its radius, norm and number of classes are set where its signature has them, and its step size keeps its default
@@ -107,7 +107,7 @@ class PackageAttack:
         batch_size: int,
         device: torch.device | str,
         done: Sequence[StageRecord] = (),
-    ) -> Iterator[StageRecord | Findings]:
+    ) -> Iterator[StageRecord | AttackResult]:
         """Attack the images classified right, in batches; yields as ``AutoAttack.run`` does.
 
         Raises:
@@ -116,22 +116,22 @@ class PackageAttack:
         if len(x) == 0:
             return
         with evaluation_mode(model):
-            ledger = Ledger(model, self.threat, x, y, sample, seed=seed, shape=batch_size, device=device)
-            yield ledger.clean(torch.nonzero(~ledger.right)[:, 0])
-            fooled = ~ledger.right
+            verified = VerifiedRun(model, self.threat, x, y, sample, seed=seed, shape=batch_size, device=device)
+            yield verified.clean(torch.nonzero(~verified.right)[:, 0])
+            misclassified = ~verified.right
             if done:
-                ledger.resume(done[-1])
-                fooled = done[-1].fooled[0].bool().clone()
-            batches = [index for index in torch.nonzero(ledger.right)[:, 0].split(batch_size) if len(index)]
+                verified.resume(done[-1])
+                misclassified = done[-1].misclassified[0].bool().clone()
+            batches = [index for index in torch.nonzero(verified.right)[:, 0].split(batch_size) if len(index)]
             for batch, index in list(enumerate(batches))[len(done) :]:
-                findings = ledger.verify(index, self._batch(model, ledger, index, seed_of(seed, self.name, batch)))
-                fooled[index] = findings.success
+                findings = verified.verify(index, self._batch(model, verified, index, seed_of(seed, self.name, batch)))
+                misclassified[index] = findings.success
                 yield findings
-                yield ledger.record(0, batch, fooled)
+                yield verified.record(0, batch, misclassified)
 
-    def _batch(self, model: nn.Module, ledger: Ledger, index: Tensor, seed: int) -> Tensor:
-        device = ledger.executor.device
-        counted = CountedModel(model).eval()  # in eval mode itself, so the package finds no mode to restore
+    def _batch(self, model: nn.Module, verified: VerifiedRun, index: Tensor, seed: int) -> Tensor:
+        device = verified.executor.device
+        counted = QueryCounter(model).eval()  # in eval mode itself, so the package finds no mode to restore
         small = seed % 2**32
         with isolated_rng():
             random.seed(small)
@@ -140,7 +140,7 @@ class PackageAttack:
             try:
                 attack = _find(self.attack)(counted, **self.arguments(small))
                 attack.set_device(device)
-                x_adv: Tensor = attack(ledger.x[index].to(device), ledger.y[index].to(device))
+                x_adv: Tensor = attack(verified.x[index].to(device), verified.y[index].to(device))
             except torch.OutOfMemoryError:
                 raise
             except Exception as error:
@@ -149,7 +149,7 @@ class PackageAttack:
                     f"'{self.name}' fails on this model and these images: {reason}; choose another"
                 ) from error
         model.eval()  # some of its attacks switch parts of the model to training
-        ledger.charge(index, counted)
+        verified.charge(index, counted)
         return x_adv
 
 
@@ -174,8 +174,8 @@ def _find(name: str) -> Any:
     description="any attack of the torchattacks package by its own name, such as torchattacks:DeepFool or PGD-20",
     reference="Kim, Torchattacks: A PyTorch Repository for Adversarial Attacks, 2020",
 )
-def package_attack(threat: ThreatModel, classes: int, attack: str) -> PackageAttack:
+def package_attack(threat: ThreatModel, classes: int, attack: str) -> TorchattacksAttack:
     steps = re.fullmatch(r"(\w+)-(\d+)", attack)
     if steps is None:
-        return PackageAttack(threat, classes, attack)
-    return PackageAttack(threat, classes, steps[1], positive_integer(steps[2], attack))
+        return TorchattacksAttack(threat, classes, attack)
+    return TorchattacksAttack(threat, classes, steps[1], positive_integer(steps[2], attack))

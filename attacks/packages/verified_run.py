@@ -5,14 +5,14 @@ from torch import Tensor, nn
 
 from advdpnp.attacks.engine.executor import Executor, check_inputs, is_randomised
 from advdpnp.attacks.engine.verification import judge, repeats
-from advdpnp.attacks.packages.query_counter import CountedModel
+from advdpnp.attacks.packages.query_counter import QueryCounter
 from advdpnp.attacks.protocol import StageRecord
-from advdpnp.attacks.search_state import Findings
+from advdpnp.attacks.search_state import AttackResult
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.base.randomness import seed_of
 
 
-class Ledger:
+class VerifiedRun:
     """All tensors live on the CPU; ``index`` arguments are int64 positions in the caller's order.
 
     Args:
@@ -59,12 +59,12 @@ class Ledger:
         self.forwards, self.backwards = record.forwards[0].clone(), record.backwards[0].clone()
         self.zero_gradient = record.zero_gradient[0].bool()
 
-    def record(self, stage: int, batch: int, fooled: Tensor) -> StageRecord:
+    def record(self, stage: int, batch: int, misclassified: Tensor) -> StageRecord:
         """Everything needed to continue behind this batch."""
-        state = (fooled, self.forwards, self.backwards, self.zero_gradient)
+        state = (misclassified, self.forwards, self.backwards, self.zero_gradient)
         return StageRecord(torch.tensor([stage]), torch.tensor([batch]), *(values[None].clone() for values in state))
 
-    def charge(self, index: Tensor, counted: CountedModel) -> None:
+    def charge(self, index: Tensor, counted: QueryCounter) -> None:
         """Share what a batch has cost evenly among its samples, whom packages don't tell apart; totals are exact."""
         for account, spent in ((self.forwards, counted.forwards), (self.backwards, counted.backwards)):
             share = torch.full((len(index),), spent // len(index))
@@ -74,28 +74,28 @@ class Ledger:
             self.zero_gradient[index] |= counted.first_zero.cpu()
         counted.reset()
 
-    def clean(self, index: Tensor) -> Findings:
-        """Findings for samples of which there is no image but the clean one; success means misclassified."""
+    def clean(self, index: Tensor) -> AttackResult:
+        """AttackResult for samples of which there is no image but the clean one; success means misclassified."""
         wrong = ~self.right[index]
         norm = torch.full(wrong.shape, torch.inf, dtype=torch.float64).masked_fill(wrong, 0.0)
         margin, borderline = self.clean_margin[index], self.clean_borderline[index]
         return self._findings(index, self.x[index], self.clean_prediction[index], wrong, norm, margin, borderline)
 
-    def verify(self, index: Tensor, x_adv: Tensor) -> Findings:
+    def verify(self, index: Tensor, x_adv: Tensor) -> AttackResult:
         """Judge images (m, c, h, w) that a package says fool the model: float32, eval mode, box and eps per sample."""
         x_adv = x_adv.detach().float().cpu().contiguous()
         self.forwards[index] += repeats(self.executor)
         prediction, margin, borderline = self._judge(index, x_adv.nan_to_num())
-        fooled = prediction != self.y[index]
-        success = fooled & self.threat.contains(self.x[index], x_adv)
-        norm = self.threat.distance(self.x[index], x_adv).masked_fill(~fooled, torch.inf)
+        misclassified = prediction != self.y[index]
+        success = misclassified & self.threat.contains(self.x[index], x_adv)
+        norm = self.threat.distance(self.x[index], x_adv).masked_fill(~misclassified, torch.inf)
         return self._findings(index, x_adv, prediction, success, norm, margin, borderline)
 
     def _findings(
         self, index: Tensor, x_adv: Tensor, prediction: Tensor, success: Tensor, norm: Tensor, margin: Tensor,
         borderline: Tensor,
-    ) -> Findings:  # fmt: skip
-        return Findings(
+    ) -> AttackResult:  # fmt: skip
+        return AttackResult(
             sample=self.sample[index],
             label=self.y[index],
             clean_prediction=self.clean_prediction[index],

@@ -15,7 +15,7 @@ from advdpnp.attacks.search_copy.strided_gradient import ImageConvolution, is_im
 _TOLERANCE = 1e-4  # of the largest logit
 
 
-def prepare(model: nn.Module, example: Tensor) -> nn.Module:
+def make_search_copy(model: nn.Module, example: Tensor) -> nn.Module:
     """A copy of ``model`` for attacks on a CPU, or ``model`` itself where none can be made.
 
     Batch normalisation is folded into the layers before it, gradients with respect to images take a shorter way (see

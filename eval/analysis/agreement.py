@@ -30,7 +30,7 @@ def agreement(row: Row) -> pd.DataFrame:
         none. Then ``broken``, how many it breaks, and ``alone``, how many of these nothing else breaks.
     """
     names = order_attacks(row.attacks)
-    broken = np.array([row.broken(name) & ~row.clean_wrong for name in names], dtype=np.int64).reshape(
+    broken = np.array([row.misclassified_under(name) & ~row.clean_wrong for name in names], dtype=np.int64).reshape(
         len(names), row.n
     )
     shared, total = broken @ broken.T, broken.sum(1)

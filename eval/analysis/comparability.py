@@ -11,7 +11,7 @@ SIGNIFICANT = 0.05
 """Below this, a model is worse than the best one, not just unluckier."""
 
 
-class Chance(NamedTuple):
+class Significance(NamedTuple):
     """How likely a row's distance from the best one is if both are equally good.
 
     Attributes:
@@ -23,21 +23,21 @@ class Chance(NamedTuple):
     corrected: float
 
 
-def against_the_best(rows: Sequence[Row]) -> list[Chance]:
+def against_the_best(rows: Sequence[Row]) -> list[Significance]:
     """For each row, its worst case against the best one that answers the same question about the same images.
 
     The best was chosen by the same images, which no correction takes into account: a small lead is luck in part.
     """
-    chances = [Chance(math.nan, math.nan)] * len(rows)
+    chances = [Significance(math.nan, math.nan)] * len(rows)
     groups: dict[tuple[object, ...], list[int]] = {}
     for place, row in enumerate(rows):
         if row.attacks:
             groups.setdefault(_question(row), []).append(place)
     for places in groups.values():
-        best = min(places, key=lambda place: int(rows[place].broken_by_any.sum()))
+        best = min(places, key=lambda place: int(rows[place].misclassified_under_any.sum()))
         p = [math.nan if place == best else _p(rows[place], rows[best]) for place in places]
         for place, value, corrected in zip(places, p, holm(p), strict=True):
-            chances[place] = Chance(round(value, 6), round(corrected, 6))
+            chances[place] = Significance(round(value, 6), round(corrected, 6))
     return chances
 
 
@@ -60,7 +60,7 @@ def why_column_incomparable(a: Row, b: Row, column: str) -> str:
         if set(a.attacks) != set(b.attacks):
             return f"worst_case is over different attacks ({', '.join(a.attacks)} and {', '.join(b.attacks)})"
         return next((why for each in a.attacks if (why := why_column_incomparable(a, b, each))), "")
-    if a.questions.get(column) == b.questions.get(column):
+    if a.comparison_keys.get(column) == b.comparison_keys.get(column):
         return ""
     if column == "corruptions":
         if a.corruption_source != b.corruption_source:
@@ -71,12 +71,12 @@ def why_column_incomparable(a: Row, b: Row, column: str) -> str:
 
 def _question(row: Row) -> tuple[object, ...]:
     """Equal for rows whose worst cases can be compared."""
-    attacks = tuple(sorted((label, row.questions[label]) for label in row.attacks))
+    attacks = tuple(sorted((label, row.comparison_keys[label]) for label in row.attacks))
     return row.data, row.threat.norm, row.threat.eps, row.seed, row.samples_hash, attacks
 
 
 def _p(row: Row, best: Row) -> float:
-    ours, theirs = row.broken_by_any, best.broken_by_any
+    ours, theirs = row.misclassified_under_any, best.misclassified_under_any
     return mcnemar(int((ours & ~theirs).sum()), int((theirs & ~ours).sum()))
 
 

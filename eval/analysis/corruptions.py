@@ -91,8 +91,8 @@ def _relative_error(row: Row, errors: pd.Series | None, bases: Sequence[tuple[Ro
     same_samples = [base for base in alike if np.array_equal(base[0].corruption_samples, samples)]
     if not same_samples:
         return np.nan, f"judged on {len(samples)} images, {name} on {len(alike[0][0].corruption_samples)}, not the same"
-    asked = row.questions[MEAN]
-    reference = next((found for base, found in same_samples if base.questions[MEAN] == asked), None)
+    asked = row.comparison_keys[MEAN]
+    reference = next((found for base, found in same_samples if base.comparison_keys[MEAN] == asked), None)
     if reference is None:
         return np.nan, f"judged on corruptions of another seed or version than {name}"
     perfect = in_order(reference.index[reference == 0])

@@ -151,4 +151,4 @@ def _share_of_cells(row: Row) -> np.ndarray:
 def _right(row: Row, name: str) -> np.ndarray:
     if name == "clean":
         return ~row.clean_wrong
-    return ~(row.broken_by_any if name == "worst_case" else row.broken(name))
+    return ~(row.misclassified_under_any if name == "worst_case" else row.misclassified_under(name))

@@ -32,9 +32,11 @@ def per_class_accuracy(row: Row) -> pd.DataFrame:
     """
     labels = row.labels
     present = np.unique(labels)
-    right = {"clean": ~row.clean_wrong} | {attack: ~row.broken(attack) for attack in order_attacks(row.attacks)}
+    right = {"clean": ~row.clean_wrong} | {
+        attack: ~row.misclassified_under(attack) for attack in order_attacks(row.attacks)
+    }
     if row.attacks:
-        right["worst_case"] = ~row.broken_by_any
+        right["worst_case"] = ~row.misclassified_under_any
     columns: dict[str, Any] = {
         name: [round(100 * float(values[labels == label].mean()), 2) for label in present]
         for name, values in right.items()

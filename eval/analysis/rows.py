@@ -17,9 +17,9 @@ import pandas as pd
 
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.corruption import BENCHMARK
-from advdpnp.eval.store.diagnostics_record import Measured, measured_of
+from advdpnp.eval.store.diagnostics_record import DiagnosticRecord, diagnostics_of
 from advdpnp.eval.store.key import CLEAN, CORRUPTION, sample_set_hash, short_hash
-from advdpnp.eval.store.model_record import ModelIdentity, read_identity
+from advdpnp.eval.store.model_record import ModelRecord, read_model_record
 from advdpnp.eval.store.schema import Verdicts, read_verdicts
 
 
@@ -40,10 +40,10 @@ NO_THREAT = Threat("", float("nan"), "")
 
 
 @dataclass(frozen=True)
-class StoredUnit:
+class StoredEvaluation:
     """One complete verdict file and the model it is about."""
 
-    model: ModelIdentity
+    model: ModelRecord
     verdicts: Verdicts
 
     @cached_property
@@ -84,7 +84,7 @@ class StoredUnit:
         )
 
     @cached_property
-    def question(self) -> str:
+    def comparison_key(self) -> str:
         """Hash of what the unit asks of any model: its definition, less what only says how the model was run.
 
         The data, the threat model and the seed are compared by themselves. The shape of model calls moves last bits.
@@ -146,15 +146,15 @@ class Row:
         cells: by (corruption, severity).
     """
 
-    model: ModelIdentity
+    model: ModelRecord
     dataset: str
     data: str
     threat: Threat
     seed: int | None
     samples: np.ndarray
-    clean: StoredUnit
-    attacks: dict[str, StoredUnit] = field(default_factory=dict)
-    cells: dict[tuple[str, int], StoredUnit] = field(default_factory=dict)
+    clean: StoredEvaluation
+    attacks: dict[str, StoredEvaluation] = field(default_factory=dict)
+    cells: dict[tuple[str, int], StoredEvaluation] = field(default_factory=dict)
 
     @property
     def key(self) -> tuple[str, ...]:
@@ -184,11 +184,11 @@ class Row:
         return sample_set_hash(self.samples.tolist())
 
     @cached_property
-    def questions(self) -> dict[str, str]:
+    def comparison_keys(self) -> dict[str, str]:
         """By attack, and by "corruptions" for the cells: hash of what was asked. Only equal questions are compared."""
-        asked = {label: unit.question for label, unit in self.attacks.items()}
+        asked = {label: unit.comparison_key for label, unit in self.attacks.items()}
         if self.cells:
-            cells = {unit.label: unit.question for (name, _), unit in self.cells.items() if name in BENCHMARK}
+            cells = {unit.label: unit.comparison_key for (name, _), unit in self.cells.items() if name in BENCHMARK}
             asked["corruptions"] = short_hash([cells, sample_set_hash(self.corruption_samples.tolist())])
         return asked
 
@@ -198,7 +198,7 @@ class Row:
         frame = self.clean.frame.loc[self.samples]
         return np.asarray(frame["clean_prediction"].to_numpy() != frame["label"].to_numpy())
 
-    def broken(self, attack: str) -> np.ndarray:
+    def misclassified_under(self, attack: str) -> np.ndarray:
         """Which samples are misclassified under an attack, bool (n,); clean mistakes are.
 
         A minimum-norm attack succeeds at whatever distance it needs: it counts where that is within eps (with the
@@ -209,9 +209,9 @@ class Row:
         return np.asarray(self.clean_wrong | (frame["success"].to_numpy() & within))
 
     @cached_property
-    def broken_by_any(self) -> np.ndarray:
+    def misclassified_under_any(self) -> np.ndarray:
         """Which samples clean images or any attack breaks, bool (n,)."""
-        return np.asarray(np.logical_or.reduce([self.clean_wrong, *map(self.broken, self.attacks)]))
+        return np.asarray(np.logical_or.reduce([self.clean_wrong, *map(self.misclassified_under, self.attacks)]))
 
     def verdict_rows(self, attack: str) -> pd.DataFrame:
         """The attack's verdicts on the row's samples."""
@@ -230,9 +230,9 @@ class Row:
         return max((each.samples for each in self._measurements), default=0) if complete else 0
 
     @cached_property
-    def _measurements(self) -> list[Measured]:
+    def _measurements(self) -> list[DiagnosticRecord]:
         folder = self.clean.verdicts.path.parent
-        return measured_of(folder, self.model.weights_hash, self.data, self.threat.norm, self.threat.eps)
+        return diagnostics_of(folder, self.model.weights_hash, self.data, self.threat.norm, self.threat.eps)
 
     @property
     def corruption_source(self) -> str:
@@ -270,17 +270,17 @@ class Row:
         return pd.DataFrame(rows, columns=["type", "severity", "accuracy", "n"])
 
 
-def find_results(folders: Iterable[Path]) -> list[StoredUnit]:
+def find_results(folders: Iterable[Path]) -> list[StoredEvaluation]:
     """All complete verdict files in or below these folders.
 
     Raises:
         AdvdpnpError: a folder does not exist or holds no results, or a file is damaged.
     """
-    units: dict[Path, StoredUnit] = {}
+    units: dict[Path, StoredEvaluation] = {}
     for folder in folders:
         found = {}
         for path in find_models(folder):
-            identity = read_identity(path)
+            identity = read_model_record(path)
             for file in sorted(path.parent.glob("*.parquet")):
                 verdicts = read_verdicts(file)
                 strangers = set(verdicts.frame["weights"].unique()) - {identity.weights_hash}
@@ -289,7 +289,7 @@ def find_results(folders: Iterable[Path]) -> list[StoredUnit]:
                         f"{file} holds verdicts of another model than {path.name} beside it tells; move it back or "
                         "delete it"
                     )
-                found[file.resolve()] = StoredUnit(identity, verdicts)
+                found[file.resolve()] = StoredEvaluation(identity, verdicts)
         found = {path: unit for path, unit in found.items() if len(unit.samples)}
         if not found:
             raise _nothing_in(folder, "only unfinished evaluations")
@@ -317,7 +317,7 @@ def _nothing_in(folder: Path, what: str) -> AdvdpnpError:
 
 
 def make_rows(
-    units: Sequence[StoredUnit], samples: np.ndarray | None = None, preferred: Container[str] = ()
+    units: Sequence[StoredEvaluation], samples: np.ndarray | None = None, preferred: Container[str] = ()
 ) -> list[Row]:
     """Group verdict files into rows, in the order of their first appearance.
 
@@ -341,10 +341,10 @@ def make_rows(
 
 
 def _rows_of_one_model(
-    units: list[StoredUnit], samples: np.ndarray | None, preferred: Container[str] = ()
+    units: list[StoredEvaluation], samples: np.ndarray | None, preferred: Container[str] = ()
 ) -> list[Row]:
     """Rows of verdict files that are sorted so that of two with the same label the later one counts."""
-    chosen: dict[tuple[str, tuple[str, float] | None, int | None], StoredUnit] = {}
+    chosen: dict[tuple[str, tuple[str, float] | None, int | None], StoredEvaluation] = {}
     for unit in units:
         key = (unit.label, unit.threat and (unit.threat.norm, unit.threat.eps), unit.seed if unit.threat else None)
         chosen[key] = unit
@@ -367,27 +367,27 @@ def _rows_of_one_model(
     return rows
 
 
-def _of_one_source(units: list[StoredUnit], preferred: Container[str]) -> dict[tuple[str, int], StoredUnit]:
+def _of_one_source(units: list[StoredEvaluation], preferred: Container[str]) -> dict[tuple[str, int], StoredEvaluation]:
     """Cells of one source, seed and version: those asked for, else the most, else the newest."""
-    by_source: dict[tuple[object, ...], dict[tuple[str, int], StoredUnit]] = {}
+    by_source: dict[tuple[object, ...], dict[tuple[str, int], StoredEvaluation]] = {}
     for unit in units:
         made = unit.info["identity"].get("corruption") or {}
         by_source.setdefault((unit.source, made.get("seed"), made.get("version")), {})[_cell(unit.label)] = unit
 
-    def rank(cells: dict[tuple[str, int], StoredUnit]) -> tuple[bool, int, str]:
+    def rank(cells: dict[tuple[str, int], StoredEvaluation]) -> tuple[bool, int, str]:
         return any(u.hash in preferred for u in cells.values()), len(cells), max(u.date for u in cells.values())
 
     return max(by_source.values(), key=rank, default={})
 
 
-def _shared(units: Sequence[StoredUnit], samples: np.ndarray | None) -> np.ndarray:
+def _shared(units: Sequence[StoredEvaluation], samples: np.ndarray | None) -> np.ndarray:
     shared = units[0].samples if samples is None else np.intersect1d(units[0].samples, samples)
     for unit in units[1:]:
         shared = np.intersect1d(shared, unit.samples)
     return shared
 
 
-def _rank(unit: StoredUnit) -> tuple[int, str, str]:
+def _rank(unit: StoredEvaluation) -> tuple[int, str, str]:
     return len(unit.samples), unit.date, unit.hash
 
 

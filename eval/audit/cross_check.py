@@ -11,7 +11,7 @@ from advdpnp.base.errors import AdvdpnpError
 from advdpnp.base.files import write_text
 from advdpnp.base.statistics import mcnemar
 from advdpnp.datasets import Dataset
-from advdpnp.eval.analysis.rows import StoredUnit, find_results
+from advdpnp.eval.analysis.rows import StoredEvaluation, find_results
 from advdpnp.eval.run.evaluate import evaluate_models
 from advdpnp.models.loading import LoadedModel
 
@@ -60,7 +60,7 @@ def cross_check(
     return frame
 
 
-def _compare(own: StoredUnit, reference: StoredUnit) -> dict[str, Any]:
+def _compare(own: StoredEvaluation, reference: StoredEvaluation) -> dict[str, Any]:
     both = [unit.verdicts.frame.set_index("sample")["success"] for unit in (own, reference)]
     joined = pd.concat(both, axis=1, keys=["own", "reference"], join="inner")
     only_own = joined.index[joined["own"] & ~joined["reference"]]

@@ -13,14 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from advdpnp.attacks.engine.executor import Executor, evaluation_mode, is_batch_dependent, is_randomised
-from advdpnp.attacks.engine.replicas import open_lanes
+from advdpnp.attacks.engine.replicas import replicate
 from advdpnp.attacks.engine.verification import judge
-from advdpnp.attacks.search_state import Unseen
+from advdpnp.attacks.search_state import Batch
 from advdpnp.attacks.threat import NORMS, ThreatModel
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.base.randomness import Draw, seed_of
 from advdpnp.datasets import Dataset, to_float
-from advdpnp.eval.analysis.rows import StoredUnit
+from advdpnp.eval.analysis.rows import StoredEvaluation
 from advdpnp.eval.store.adversarial_images import SUFFIX, StoredImages, read_adversarials
 from advdpnp.eval.store.key import short_hash
 
@@ -36,7 +36,7 @@ _SANITY = 64  # images by which a model is tried for such answers
 
 
 @dataclass(frozen=True)
-class Fault:
+class Discrepancy:
     """Something that does not hold.
 
     Attributes:
@@ -62,12 +62,12 @@ class UnitAudit:
         judged: whether anything was judged; not where verdicts contradict the data or themselves.
     """
 
-    unit: StoredUnit
+    unit: StoredEvaluation
     images: int | None
     holding: int
     broken: np.ndarray
-    faults: list[Fault] = field(default_factory=list)
-    unsettled: list[Fault] = field(default_factory=list)
+    faults: list[Discrepancy] = field(default_factory=list)
+    unsettled: list[Discrepancy] = field(default_factory=list)
     judged: bool = True
 
     @property
@@ -101,14 +101,14 @@ class Auditor:
             dependent = not self._randomised and is_batch_dependent(Executor(model, len(x), device), x)
         self.caution = "random" if self._randomised else "other in the company of other images" if dependent else ""
 
-    def audit(self, unit: StoredUnit) -> UnitAudit:
+    def audit(self, unit: StoredEvaluation) -> UnitAudit:
         """Check one verdict file and its images.
 
         Raises:
             AdvdpnpError: it is of other images than the data set's.
         """
         faults = list(self._contradictions(unit))
-        unsettled: list[Fault] = []
+        unsettled: list[Discrepancy] = []
         if faults:
             return UnitAudit(unit, 0, 0, np.zeros(0, np.int64), faults, judged=False)
         shape = _shape(unit)
@@ -127,22 +127,22 @@ class Auditor:
             for stored in read_adversarials(path, self.split.some_images, len(self.split)) if path.exists() else ():
                 shown += self._judge(stored, unit, shape, faults, unsettled)
                 for sample in stored.sample.tolist():
-                    faults += [Fault(sample, "it has two images")] if sample in seen else []
+                    faults += [Discrepancy(sample, "it has two images")] if sample in seen else []
                     seen.add(sample)
         except AdvdpnpError as error:
-            faults.append(Fault(None, str(error)))
+            faults.append(Discrepancy(None, str(error)))
         wanted = set(needed.tolist())
         faults += [
-            Fault(n, "it has no image, though the verdict says that it was broken") for n in sorted(wanted - seen)
+            Discrepancy(n, "it has no image, though the verdict says that it was broken") for n in sorted(wanted - seen)
         ]
         faults += [
-            Fault(n, "it has an image, though the verdict says that none broke it") for n in sorted(seen - wanted)
+            Discrepancy(n, "it has an image, though the verdict says that none broke it") for n in sorted(seen - wanted)
         ]
         open_ones = [each.sample for each in unsettled if each.sample in wanted & seen]
         broken = np.union1d(unit.samples[wrong], np.array([*shown, *open_ones], dtype=np.int64))
         return UnitAudit(unit, len(seen), len(shown), broken, faults, unsettled)
 
-    def _contradictions(self, unit: StoredUnit) -> Iterator[Fault]:
+    def _contradictions(self, unit: StoredEvaluation) -> Iterator[Discrepancy]:
         """What is wrong with the verdicts before anything is judged."""
         frame, identity = unit.verdicts.frame, unit.info.get("identity")
         samples = unit.samples
@@ -152,23 +152,25 @@ class Auditor:
                 f"({self.split.content_hash[:8]}); choose the right one with --dataset"
             )
         if not isinstance(identity, dict) or short_hash(identity) != unit.hash or identity.get("data") != unit.data:
-            yield Fault(None, "the definition in the file is not the one that its hash is of: it was changed")
+            yield Discrepancy(None, "the definition in the file is not the one that its hash is of: it was changed")
             return
         if any(frame[name].nunique(dropna=False) != 1 for name in ("data", "threat_norm", "eps", "definition")):
-            yield Fault(None, "its rows are of several searches")
+            yield Discrepancy(None, "its rows are of several searches")
         stated = None
         if unit.threat is not None:
             stated = {"norm": unit.threat.norm, "eps": unit.threat.eps, "low": 0.0, "high": 1.0}
         if identity.get("threat") != stated or (unit.threat is not None and unit.threat.norm not in NORMS):
-            yield Fault(None, "the threat model of its rows is not that of its definition")
+            yield Discrepancy(None, "the threat model of its rows is not that of its definition")
         if len(np.unique(samples)) != len(samples) or samples.min() < 0 or samples.max() >= len(self.split):
-            yield Fault(None, "it names samples twice, or such as the data set has not")
+            yield Discrepancy(None, "it names samples twice, or such as the data set has not")
             return
         label = self.split.some_labels(samples).numpy()
         for sample in samples[label != frame["label"].to_numpy()]:
-            yield Fault(int(sample), "it has another label in the data set")
+            yield Discrepancy(int(sample), "it has another label in the data set")
 
-    def _clean_mistakes(self, unit: StoredUnit, shape: int, faults: list[Fault], unsettled: list[Fault]) -> np.ndarray:
+    def _clean_mistakes(
+        self, unit: StoredEvaluation, shape: int, faults: list[Discrepancy], unsettled: list[Discrepancy]
+    ) -> np.ndarray:
         """Which clean images are misclassified, bool (n,); what cannot be settled here counts as it is stored."""
         frame, samples = unit.verdicts.frame, unit.samples
         stored = frame["clean_prediction"].to_numpy()
@@ -178,11 +180,11 @@ class Auditor:
             sample = int(samples[place])
             why = f"its clean image is taken for class {found[place]}, not {stored[place]} as stored"
             if self.caution:
-                unsettled.append(Fault(sample, f"{why}: answers are {self.caution}"))
+                unsettled.append(Discrepancy(sample, f"{why}: answers are {self.caution}"))
             elif near[place]:
-                unsettled.append(Fault(sample, f"{why}: borderline, not reproduced on this machine"))
+                unsettled.append(Discrepancy(sample, f"{why}: borderline, not reproduced on this machine"))
             else:
-                faults.append(Fault(sample, why))
+                faults.append(Discrepancy(sample, why))
                 counted[place] = found[place]
         return np.asarray(counted != frame["label"].to_numpy())
 
@@ -196,7 +198,12 @@ class Auditor:
         return classes[samples], near[samples]
 
     def _judge(
-        self, stored: StoredImages, unit: StoredUnit, shape: int, faults: list[Fault], unsettled: list[Fault]
+        self,
+        stored: StoredImages,
+        unit: StoredEvaluation,
+        shape: int,
+        faults: list[Discrepancy],
+        unsettled: list[Discrepancy],
     ) -> list[int]:
         """Samples that images show to be broken; what is wrong with the others goes into the lists."""
         assert unit.threat is not None
@@ -231,9 +238,9 @@ class Auditor:
             if not stored.intact[place]:
                 wrong = f"its image was changed since it was stored{f': {wrong}' if wrong else ''}"
             if wrong:
-                faults.append(Fault(sample, wrong))
+                faults.append(Discrepancy(sample, wrong))
             elif doubt:
-                unsettled.append(Fault(sample, doubt))
+                unsettled.append(Discrepancy(sample, doubt))
             else:
                 shown.append(sample)
         return shown
@@ -244,8 +251,8 @@ class Auditor:
         if number:
             order = torch.argsort(Draw.of(seed_of("verify", number), order).bits(()), stable=True)
         noise = seed_of("verify", "noise", number) if self._randomised else None
-        asked = Unseen(x[order], y[order], order).to(self.device)
-        with evaluation_mode(self.model), open_lanes(self.model, shape, self.device, seed=noise) as lanes:
+        asked = Batch(x[order], y[order], order).to(self.device)
+        with evaluation_mode(self.model), replicate(self.model, shape, self.device, seed=noise) as lanes:
             judged = lanes.map(lambda executor, rows: judge(executor, rows.x, rows.y), asked).to("cpu")
         tied = judged.margin.abs() <= NEAR * judged.logits.abs().amax(1)
         back = torch.argsort(order)
@@ -256,7 +263,7 @@ class Auditor:
         return to_float(images) if images.dtype == torch.uint8 else images.float()
 
 
-def _shape(unit: StoredUnit) -> int:
+def _shape(unit: StoredEvaluation) -> int:
     """Rows of the model calls that the verdicts came from: the same give the same bits."""
     identity: dict[str, Any] = unit.info["identity"]
     shape = identity.get("batch_size", identity.get("shape"))

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from advdpnp.base.errors import AdvdpnpError, first_line
-from advdpnp.eval.analysis.rows import Row, StoredUnit, make_rows
+from advdpnp.eval.analysis.rows import Row, StoredEvaluation, make_rows
 from advdpnp.eval.audit.images import UnitAudit
 from advdpnp.eval.report.leaderboard import read_leaderboard
 from advdpnp.eval.store.key import short_hash
@@ -18,7 +18,7 @@ _NEEDED = ("weights_hash", "data_hash", "norm", "eps", "seed", "n", "definitions
 _HASH = re.compile("[0-9a-f]{64}")
 
 
-def audit_rows(units: Sequence[StoredUnit], audits: Mapping[Path, UnitAudit], leaderboard: Path) -> Iterator[str]:
+def audit_rows(units: Sequence[StoredEvaluation], audits: Mapping[Path, UnitAudit], leaderboard: Path) -> Iterator[str]:
     """What does not hold of the rows that a model's verdicts make, in words.
 
     Args:
@@ -69,7 +69,7 @@ def _table(path: Path) -> pd.DataFrame:
     return table
 
 
-def _units(row: Row) -> dict[str, StoredUnit]:
+def _units(row: Row) -> dict[str, StoredEvaluation]:
     return {row.clean.label: row.clean, **row.attacks}
 
 
@@ -95,7 +95,7 @@ def _differences(row: Row, audits: Mapping[str, UnitAudit], table: pd.DataFrame)
 
 def _broken(row: Row, label: str, audit: UnitAudit) -> np.ndarray:
     """Which samples were shown to be broken, bool (n,); where nothing can be shown, what the verdicts say."""
-    return np.isin(row.samples, audit.broken) if audit.shown else row.broken(label)
+    return np.isin(row.samples, audit.broken) if audit.shown else row.misclassified_under(label)
 
 
 def _record(row: Row, table: pd.DataFrame) -> Mapping[str, Any] | None:

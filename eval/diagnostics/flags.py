@@ -128,8 +128,10 @@ def raised_flags(row: Row, others: Sequence[Row] = ()) -> list[Flag]:
 
 def _order(row: Row) -> Iterator[Flag]:
     for weaker, stronger in itertools.permutations(row.attacks, 2):
-        if _should_be_weaker(weaker, stronger) and _more(row.broken(weaker), row.broken(stronger)):
-            left = [_percent(~row.broken(attack)) for attack in (weaker, stronger)]
+        if _should_be_weaker(weaker, stronger) and _more(
+            row.misclassified_under(weaker), row.misclassified_under(stronger)
+        ):
+            left = [_percent(~row.misclassified_under(attack)) for attack in (weaker, stronger)]
             yield Flag("order", f"{weaker} leaves {left[0]}, {stronger} {left[1]}")
     right = _right(row.measured.get("search", {}))
     for weaker, stronger in itertools.combinations([name for name in ("noise", "fgsm", "pgd-20") if name in right], 2):
@@ -144,7 +146,7 @@ def _single_step(row: Row) -> Iterator[Flag]:
     """Catastrophic overfitting (Wong et al. 2020): the loss is bent so that one step of the training radius misses."""
     iterative = sorted((a for a in row.attacks if (_steps(a) or 0) > 1), key=lambda a: _steps(a) or 0)
     if "fgsm" in row.attacks and iterative:
-        once, often = ~row.broken("fgsm"), ~row.broken(iterative[-1])
+        once, often = ~row.misclassified_under("fgsm"), ~row.misclassified_under(iterative[-1])
         if _mostly_overfitted(~row.clean_wrong, once, often):
             yield Flag("single-step", f"fgsm leaves {_percent(once)}, {iterative[-1]} {_percent(often)}")
     right = _right(row.measured.get("search", {}))
@@ -170,8 +172,8 @@ def _larger_eps(row: Row, others: Sequence[Row]) -> Iterator[Flag]:
         if not same or not other.threat.eps < row.threat.eps or not np.array_equal(other.samples, row.samples):
             continue
         for attack in [attack for attack in row.attacks if attack in other.attacks]:
-            if _more(other.broken(attack), row.broken(attack)):
-                shares = _percent(~other.broken(attack)), _percent(~row.broken(attack))
+            if _more(other.misclassified_under(attack), row.misclassified_under(attack)):
+                shares = _percent(~other.misclassified_under(attack)), _percent(~row.misclassified_under(attack))
                 radii = other.threat.eps_text, row.threat.eps_text
                 yield Flag("order", f"{attack} leaves {shares[0]} at {radii[0]}, {shares[1]} at {radii[1]}")
 
@@ -195,7 +197,7 @@ def _ce_margin_gap(row: Row) -> Iterator[Flag]:
     longest = max((a for a in row.attacks if _steps(a) is not None), key=lambda a: _steps(a) or 0, default=None)
     if longest is None or "cw" not in row.attacks or not row.n:
         return
-    ce, margin = row.broken(longest), row.broken("cw")
+    ce, margin = row.misclassified_under(longest), row.misclassified_under("cw")
     gap, differ = abs(ce.mean() - margin.mean()), (ce != margin).sum()
     # On few images a gap of 7 points may be one of 2, which honest nets have: its lower end counts too.
     least = gap - 1.96 * np.sqrt(differ) / row.n
@@ -211,14 +213,14 @@ def _black_box(row: Row) -> Iterator[Flag]:
             continue
         verdicts = row.verdict_rows(attack)
         left = verdicts["success"].to_numpy() & (verdicts["stage"].to_numpy() == stages.index("square"))
-        reached = left | ~row.broken(attack)
+        reached = left | ~row.misclassified_under(attack)
         if left.sum() > SMALL_SHARE * max(1, reached.sum()) and mcnemar(int(left.sum()), 0) < SIGNIFICANCE:
             yield Flag("black-box", f"{attack}: Square broke {left.sum()} of the {reached.sum()} samples left to it")
     white = [attack for attack in row.attacks if attack.startswith("apgd")]
     if "square" in row.attacks and white:
-        broken = np.logical_or.reduce([row.broken(attack) for attack in white])
-        if _more(row.broken("square"), broken):
-            shares = _percent(~row.broken("square")), _percent(~broken)
+        broken = np.logical_or.reduce([row.misclassified_under(attack) for attack in white])
+        if _more(row.misclassified_under("square"), broken):
+            shares = _percent(~row.misclassified_under("square")), _percent(~broken)
             yield Flag("black-box", f"square leaves {shares[0]}, {' and '.join(white)} {shares[1]}")
 
 

@@ -13,7 +13,7 @@ from advdpnp.attacks.norms import ascent_step, project, random_start
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.base.randomness import Draw, seed_of
 from advdpnp.eval.diagnostics.outputs import digits
-from advdpnp.eval.diagnostics.probe import Subject
+from advdpnp.eval.diagnostics.probe import ModelProbe
 
 STEPS = 20
 WINDOW = 5
@@ -24,7 +24,7 @@ _FEWEST = 10
 """Shares of fewer images than this say nothing."""
 
 
-def measure_search(subject: Subject, threat: ThreatModel) -> dict[str, Any]:
+def measure_gradients(subject: ModelProbe, threat: ThreatModel) -> dict[str, Any]:
     """Plain numbers; "right" holds a digit per image, 1 where it is classified right, clean mistakes counted as such.
 
     - ``zero_start``, ``zero_gradient``, ``nan_gradient``: share of the images classified right that have such a
@@ -48,13 +48,13 @@ def measure_search(subject: Subject, threat: ThreatModel) -> dict[str, Any]:
         "right": {
             "noise": digits(subject.right(random_start(subject.x, threat, draw, 1))),
             "fgsm": digits(subject.right(_fgsm(subject, threat))),
-            f"pgd-{STEPS}": digits(~trail.fooled),
-            f"pgd-{STEPS} at {LARGE}": digits(~large.fooled),
+            f"pgd-{STEPS}": digits(~trail.misclassified),
+            f"pgd-{STEPS} at {LARGE}": digits(~large.misclassified),
         },
     }
 
 
-def _fgsm(subject: Subject, threat: ThreatModel) -> Tensor:
+def _fgsm(subject: ModelProbe, threat: ThreatModel) -> Tensor:
     """One step from every image, those classified wrong among them: a net that leaks labels puts some right."""
     _, gradient = subject.slopes(subject.x, subject.y)
     moved = ascent_step(subject.x, finite(gradient), threat.eps, threat.norm)
@@ -66,14 +66,14 @@ class _Trail:
     """What happened to each row.
 
     Attributes:
-        fooled: by any iterate or by the clean image, bool (n,).
+        misclassified: by any iterate or by the clean image, bool (n,).
         broken: by an iterate and not by the clean image, bool (n,).
         first: the iterate that did, else the last one asked for, (n, c, h, w).
         losses: of the rows that held, per iteration (steps + 1, held).
         zero_start, zero, nan: which rows had such a gradient while they held, bool (n,).
     """
 
-    fooled: Tensor
+    misclassified: Tensor
     broken: Tensor
     first: Tensor
     losses: Tensor
@@ -82,7 +82,7 @@ class _Trail:
     nan: Tensor
 
 
-def _ascend(subject: Subject, attack: PGD, draw: Draw) -> _Trail:
+def _ascend(subject: ModelProbe, attack: PGD, draw: Draw) -> _Trail:
     """All steps for the rows that hold; the others leave."""
     n = len(subject.x)
     clean_wrong = ~subject.clean_right
@@ -107,9 +107,9 @@ def _ascend(subject: Subject, attack: PGD, draw: Draw) -> _Trail:
             told = attack.tell(state, logits, finite(gradient), ~stays)
             state = replace(told, done=torch.zeros_like(stays))[stays]
         held = held[stays]
-    fooled = torch.ones(n, dtype=torch.bool, device=subject.x.device)
-    fooled[held] = False
-    return _Trail(fooled, fooled & ~clean_wrong, first, losses, zero_start, zero, nan)
+    misclassified = torch.ones(n, dtype=torch.bool, device=subject.x.device)
+    misclassified[held] = False
+    return _Trail(misclassified, misclassified & ~clean_wrong, first, losses, zero_start, zero, nan)
 
 
 def _share(which: Tensor, among: Tensor) -> float:
@@ -125,7 +125,7 @@ def _rising(trail: _Trail) -> float | None:
     return float(best[-1] - best[-1 - WINDOW]) / gained if gained > 0 else 0.0
 
 
-def _rounded(subject: Subject, trail: _Trail) -> float | None:
+def _rounded(subject: ModelProbe, trail: _Trail) -> float | None:
     """Of the broken rows, the share whose image breaks nothing any more once it is rounded to 8 bits."""
     visible = trail.broken & ((trail.first - subject.x).abs().flatten(1).mean(1) > 0.5 / 255)
     if int(visible.sum()) < _FEWEST:

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 from advdpnp.base.errors import ModelError
 from advdpnp.base.randomness import Draw, seed_of
-from advdpnp.eval.diagnostics.probe import Subject
+from advdpnp.eval.diagnostics.probe import ModelProbe
 
 NUDGE = 1e-4
 """Change of every value that no honest net overlooks: a 40th of a level of 255."""
 
 
-def measure_answers(subject: Subject) -> dict[str, Any]:
+def measure_outputs(subject: ModelProbe) -> dict[str, Any]:
     """Plain numbers; "right" holds a digit per image, 1 where it is classified right.
 
     - ``probabilities``: every row of the output is one. (Their logarithms are as good as logits.)
@@ -69,7 +69,7 @@ def _extent(outputs: Tensor) -> dict[str, float]:
     return {name: float(value) for name, value in ends.items()}
 
 
-def _overlooked(subject: Subject, logits: Tensor) -> float:
+def _overlooked(subject: ModelProbe, logits: Tensor) -> float:
     x = subject.x
     draw = Draw.of(seed_of(subject.seed, "sanity-nudge"), torch.arange(len(x), device=x.device))
     sign = torch.where(draw.uniform(tuple(x.shape[1:]), 0) < 0.5, -1.0, 1.0)
@@ -78,7 +78,7 @@ def _overlooked(subject: Subject, logits: Tensor) -> float:
     return float((nudged == logits).all(1).float().mean())
 
 
-def _differentiations(subject: Subject) -> int:
+def _differentiations(subject: ModelProbe) -> int:
     with _counting() as calls:
         subject.logits(subject.x[:2])
     return len(calls)

@@ -14,7 +14,7 @@ from advdpnp.base.randomness import isolated_rng, seed_of
 
 
 @dataclass(frozen=True)
-class Subject:
+class ModelProbe:
     """What every measurement is given.
 
     Attributes:

@@ -35,10 +35,10 @@ def _environment(table: Table) -> str:
     caption += rf" $^\dagger$: {_escape(table.stranger_note)}." if table.stranger_note else ""
     rows = []
     for place, row in table.part.iterrows():
-        cells = [_escape(str(row["model"])) + (r"$^\dagger$" if place in table.strangers else "")]
+        cells = [_escape(str(row["model"])) + (r"$^\dagger$" if place in table.incomparable else "")]
         for name in table.accuracies:
             text = "--" if pd.isna(row[name]) else f"{row[name]:.2f}"
-            mark = r"$^\circ$" if table.is_as_good(row, name) else ""
+            mark = r"$^\circ$" if table.not_significantly_worse(row, name) else ""
             cells.append(rf"\textbf{{{text}}}" if table.is_best(row, name) else f"{text}{mark}")
         rows.append(cells + ([_escape(str(row["flags"]))] if table.flags else []))
     columns = f"l{'r' * len(table.accuracies)}{'l' if table.flags else ''}"

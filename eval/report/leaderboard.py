@@ -166,9 +166,9 @@ def read_leaderboard(path: Path) -> pd.DataFrame:
 
 def _record(row: Row, rows: Sequence[Row]) -> dict[str, Any]:
     record: dict[str, Any] = {"model": row.model.name}
-    counts = {"clean": ~row.clean_wrong, **{attack: ~row.broken(attack) for attack in row.attacks}}
+    counts = {"clean": ~row.clean_wrong, **{attack: ~row.misclassified_under(attack) for attack in row.attacks}}
     if row.attacks:
-        counts["worst_case"] = ~row.broken_by_any
+        counts["worst_case"] = ~row.misclassified_under_any
     for name, right in counts.items():
         record |= _percent_with_bounds(name, float(right.sum()), row.n)
     units = [row.clean, *row.attacks.values()]
@@ -183,7 +183,7 @@ def _record(row: Row, rows: Sequence[Row]) -> dict[str, Any]:
         "recipe_hash": row.model.recipe_hash,
         "training_seed": row.model.training_seed,
         "samples_hash": row.samples_hash,
-        "attack_definitions": canonical_json(row.questions),
+        "attack_definitions": canonical_json(row.comparison_keys),
         "flag_details": "; ".join(f"{flag.code}: {flag.seen}" for flag in flags),
         "sanity_n": row.measured_samples,
         "method": row.model.method,

@@ -50,7 +50,7 @@ def _block(shown: Table) -> str:
     rows = []
     for place, row in shown.part.iterrows():
         cells = [_accuracy(shown, row, name) for name in shown.accuracies]
-        mark = _STRANGER if place in shown.strangers else ""
+        mark = _STRANGER if place in shown.incomparable else ""
         rows.append([escape(str(row["model"])) + mark, *cells, str(row["n"]), str(row["flags"])])
     lines = [f"**{escape(shown.caption)}**", "", *table(["model", *shown.accuracies, "n", "flags"], rows)]
     if shown.note:
@@ -69,7 +69,7 @@ def _accuracy(shown: Table, row: pd.Series, name: str) -> str:
     text = number(row[name])
     if shown.is_best(row, name):
         return f"**{text}**"
-    return f"{text}{_MARK}" if shown.is_as_good(row, name) else text
+    return f"{text}{_MARK}" if shown.not_significantly_worse(row, name) else text
 
 
 def _corruption_tables(part: pd.DataFrame) -> list[str]:

@@ -18,7 +18,7 @@ class Table:
     """Models under one threat model on the same data.
 
     Only numbers that answer the same question about the same images are compared: of each column those that most rows
-    share. A row whose number is of another kind is neither best nor as good, and ``strangers`` says why.
+    share. A row whose number is of another kind is neither best nor as good, and ``incomparable`` says why.
 
     Attributes:
         caption: data, threat model, n, seed and source of corruptions.
@@ -37,7 +37,7 @@ class Table:
             return False
         return bool(row[name] == self.part.loc[rivals, name].max())
 
-    def is_as_good(self, row: pd.Series, name: str) -> bool:
+    def not_significantly_worse(self, row: pd.Series, name: str) -> bool:
         """Whether a worst case below the best one may be so by chance."""
         if name not in self._compared or row.name not in self._compared[name] or self.is_best(row, name):
             return False
@@ -45,12 +45,12 @@ class Table:
 
     @property
     def note(self) -> str:
-        """What the mark of ``is_as_good`` means; "" where no row has it."""
-        marked = any(self.is_as_good(row, "worst_case") for _, row in self.part.iterrows())
+        """What the mark of ``not_significantly_worse`` means; "" where no row has it."""
+        marked = any(self.not_significantly_worse(row, "worst_case") for _, row in self.part.iterrows())
         return f"not significantly below the best (exact McNemar test, Holm's p >= {SIGNIFICANT})" if marked else ""
 
     @cached_property
-    def strangers(self) -> dict[object, str]:
+    def incomparable(self) -> dict[object, str]:
         """Why some numbers of a row are compared with no other, by the row's place in the leaderboard."""
         reasons = {}
         for place, row in self.part.iterrows():
@@ -60,9 +60,11 @@ class Table:
 
     @property
     def stranger_note(self) -> str:
-        """All of ``strangers`` in one line; "" if there are none."""
+        """All of ``incomparable`` in one line; "" if there are none."""
         return (
-            f"numbers that are compared with no other: {'; '.join(self.strangers.values())}" if self.strangers else ""
+            f"numbers that are compared with no other: {'; '.join(self.incomparable.values())}"
+            if self.incomparable
+            else ""
         )
 
     @property

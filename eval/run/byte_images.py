@@ -8,38 +8,44 @@ import torch
 from torch import Tensor, nn
 
 from advdpnp.attacks.engine.executor import evaluation_mode
-from advdpnp.attacks.engine.replicas import open_lanes
+from advdpnp.attacks.engine.replicas import replicate
 from advdpnp.attacks.engine.verification import judge
-from advdpnp.attacks.search_state import Unseen
+from advdpnp.attacks.search_state import Batch
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.datasets import to_float
 from advdpnp.eval.store.adversarial_images import Clean, to_table
 
 Fooled = Callable[[Tensor, Tensor], Tensor]
-"""Images float32 (n, c, h, w) and labels (n,) to whether the model is fooled beyond doubt, bool (n,)."""
+"""Images float32 (n, c, h, w) and labels (n,) to whether they are misclassified beyond doubt, bool (n,)."""
 
 _SHRUNK = 0.98  # of a perturbation that reaches the surface of an L1 or L2 ball: rounded to bytes it would stick out
 
 
-def fooled_by(model: nn.Module, shape: int, device: torch.device, noise: int | None) -> Fooled:
-    """Whether a model is fooled, in float32; borderline cases, which another machine may decide otherwise, are not.
+def misclassified_by(model: nn.Module, shape: int, device: torch.device, noise: int | None) -> Fooled:
+    """Whether images are misclassified, in float32; borderline cases count as not.
 
     Args:
         shape: rows of every model call.
         noise: seed of a randomised model; None: it is not.
     """
 
-    def fooled(x: Tensor, y: Tensor) -> Tensor:
-        asked = Unseen(x, y, torch.zeros_like(y)).to(device)
-        with evaluation_mode(model), open_lanes(model, shape, device, seed=noise, count=1) as lanes:
+    def misclassified(x: Tensor, y: Tensor) -> Tensor:
+        asked = Batch(x, y, torch.zeros_like(y)).to(device)
+        with evaluation_mode(model), replicate(model, shape, device, seed=noise, count=1) as lanes:
             judged = lanes.map(lambda executor, rows: judge(executor, rows.x, rows.y), asked)
         return ((judged.prediction != asked.y) & ~judged.borderline).cpu()
 
-    return fooled
+    return misclassified
 
 
 def pack(
-    sample: np.ndarray, label: np.ndarray, x_adv: np.ndarray, *, clean: Clean, threat: ThreatModel, fooled: Fooled
+    sample: np.ndarray,
+    label: np.ndarray,
+    x_adv: np.ndarray,
+    *,
+    clean: Clean,
+    threat: ThreatModel,
+    misclassified: Fooled,
 ) -> pa.Table:
     """Rows of ``adversarials``: each image rounded to bytes where that is within the threat model and fools the model.
 
@@ -47,14 +53,18 @@ def pack(
         sample, label: int64 (n,).
         x_adv: float32 (n, c, h, w), what an attack has found for these samples.
         clean: where it gives float32, nothing is rounded: clean images need not be bytes themselves.
-        fooled: decides.
+        misclassified: decides.
     """
     original, y, images = clean(sample), torch.from_numpy(label), torch.from_numpy(x_adv)
     rounded = original.dtype == torch.uint8
-    return to_table(sample, _differences(original, y, images, threat, fooled) if rounded else [None] * len(y), images)
+    return to_table(
+        sample, _differences(original, y, images, threat, misclassified) if rounded else [None] * len(y), images
+    )
 
 
-def _differences(clean: Tensor, y: Tensor, x_adv: Tensor, threat: ThreatModel, fooled: Fooled) -> list[bytes | None]:
+def _differences(
+    clean: Tensor, y: Tensor, x_adv: Tensor, threat: ThreatModel, misclassified: Fooled
+) -> list[bytes | None]:
     """From clean images to images of bytes that hold, modulo 256; None where there is none."""
     found: list[bytes | None] = [None] * len(clean)
     x = to_float(clean)
@@ -63,7 +73,7 @@ def _differences(clean: Tensor, y: Tensor, x_adv: Tensor, threat: ThreatModel, f
         if not len(index):
             break
         images = to_float(candidate[index])
-        holds = threat.contains(x[index], images) & fooled(images, y[index])
+        holds = threat.contains(x[index], images) & misclassified(images, y[index])
         for place in index[holds].tolist():
             found[place] = (candidate[place] - clean[place]).numpy().tobytes()  # uint8: modulo 256
     return found

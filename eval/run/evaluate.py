@@ -8,13 +8,13 @@ import pandas as pd
 import torch
 
 from advdpnp.attacks import resolve_attacks
-from advdpnp.attacks.engine.precision import FULL, choose_precision
+from advdpnp.attacks.engine.precision import FLOAT32, choose_precision
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.base.errors import AdvdpnpError, ModelError, one_speaks
 from advdpnp.base.randomness import isolated_rng
 from advdpnp.corruption import as_bytes, corruption_cells
 from advdpnp.datasets import Dataset
-from advdpnp.eval.analysis.rows import Row, StoredUnit, find_results, make_rows
+from advdpnp.eval.analysis.rows import Row, StoredEvaluation, find_results, make_rows
 from advdpnp.eval.report.leaderboard import tabulate_rows, writing_tables
 from advdpnp.eval.report.write import publish
 from advdpnp.eval.run.model_run import run_model
@@ -40,7 +40,7 @@ def evaluate_models(
     corruption_types: str | Sequence[str] = "benchmark",
     data_root: Path | None = None,
     engine: str = "own",
-    precision: str = FULL,
+    precision: str = FLOAT32,
     shard: Shard = ALONE,
     transfer_from: Sequence[LoadedModel] = (),
     save_adversarials: bool = False,
@@ -163,7 +163,7 @@ def _rows_asked_for(models: Sequence[LoadedModel], plan: Plan, out: Path, asked:
     attacked = plan.attacked or plan.transfer_from
     radii = {(threat.norm, threat.eps) for threat in plan.threats} if attacked else set()
 
-    def concerns(unit: StoredUnit) -> bool:
+    def concerns(unit: StoredEvaluation) -> bool:
         if (unit.model.name, unit.model.weights_hash) not in names or unit.data != plan.dataset.test.content_hash:
             return False
         return unit.threat is None or (unit.threat[:2] in radii and unit.seed == plan.seed)

@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from advdpnp.attacks import resolve_attacks
 from advdpnp.attacks.algorithms.transfer import Transfer
 from advdpnp.attacks.engine.executor import Executor, check_inputs, evaluation_mode, is_batch_dependent, is_randomised
-from advdpnp.attacks.engine.precision import FULL
-from advdpnp.attacks.engine.replicas import Lanes, open_lanes
+from advdpnp.attacks.engine.precision import FLOAT32
+from advdpnp.attacks.engine.replicas import ModelReplicas, replicate
 from advdpnp.attacks.engine.search import search
 from advdpnp.attacks.engine.verification import judge, repeats
-from advdpnp.attacks.ensemble import Stages
+from advdpnp.attacks.ensemble import AttackEnsemble
 from advdpnp.attacks.losses import margin
-from advdpnp.attacks.protocol import Attack, StageRecord, WholeBatchAttack
-from advdpnp.attacks.search_state import Findings, Unseen
+from advdpnp.attacks.protocol import Attack, PackageAttack, StageRecord
+from advdpnp.attacks.search_state import AttackResult, Batch
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.base.errors import AdvdpnpError, ModelError, ModelFailure, first_line
 from advdpnp.base.randomness import seed_of
@@ -30,31 +30,31 @@ from advdpnp.corruption import CorruptionSource
 from advdpnp.datasets import to_float
 from advdpnp.eval.diagnostics import (
     SANITY_SAMPLES,
-    Measured,
-    Subject,
-    is_measured,
-    measure_answers,
-    measure_search,
+    DiagnosticRecord,
+    ModelProbe,
+    has_diagnostics,
+    measure_gradients,
+    measure_outputs,
     training_modules,
-    write_measured,
+    write_diagnostics,
 )
 from advdpnp.eval.report.leaderboard import order_attacks
-from advdpnp.eval.run.byte_images import fooled_by, pack
+from advdpnp.eval.run.byte_images import misclassified_by, pack
 from advdpnp.eval.run.plan import Plan, device_name
 from advdpnp.eval.run.ranks import Peers
-from advdpnp.eval.store.key import CLEAN, CORRUPTION, Unit, sample_set_hash, short_hash
+from advdpnp.eval.store.key import CLEAN, CORRUPTION, EvaluationKey, sample_set_hash, short_hash
 from advdpnp.eval.store.model_folder import ModelFolder, open_model
-from advdpnp.eval.store.model_record import ModelIdentity
+from advdpnp.eval.store.model_record import ModelRecord
 from advdpnp.eval.store.schema import FOUND
-from advdpnp.eval.store.writer import Pack, UnitWriter
+from advdpnp.eval.store.writer import Pack, VerdictWriter
 from advdpnp.models.loading import LoadedModel
 
 ENGINE = 2
 """Raised whenever the engine searches otherwise for the same definition (steps, draws, order); part of every unit. Mere
 rounding, as another processor or torch brings it too, does not raise it: what is found is verified all the same."""
 
-DEFAULT_SHAPE = 128
-SHAPES = {"cuda": 256}
+DEFAULT_STATIC_BATCH_SIZE = 128
+STATIC_BATCH_SIZES = {"cuda": 256}
 """Rows of every model call: enough to keep the device busy, few enough that little of them is padding."""
 
 KEPT = "; what was judged before is kept"
@@ -76,7 +76,7 @@ def run_model(loaded: LoadedModel, plan: Plan, out: Path) -> set[str]:
         ModelError: the model stops answering on the way; its name stands before what it was asked.
         AdvdpnpError: it cannot be evaluated, or the folder not be written.
     """
-    identity = ModelIdentity(
+    identity = ModelRecord(
         name=loaded.name,
         weights_hash=loaded.weights_hash,
         architecture=loaded.architecture,
@@ -114,7 +114,7 @@ def _recipe_hash(loaded: LoadedModel) -> str:
 
 def first_shape(device: torch.device) -> int:
     """Rows of every model call, unless memory turns out to be short."""
-    return SHAPES.get(device.type, DEFAULT_SHAPE)
+    return STATIC_BATCH_SIZES.get(device.type, DEFAULT_STATIC_BATCH_SIZE)
 
 
 @contextmanager
@@ -229,44 +229,44 @@ class _Run:
         samples = self.plan.samples[:SANITY_SAMPLES]
         for threat in (None, *(self.plan.threats if self.plan.attacked else ())):
             norm, eps, text = ("", None, "") if threat is None else (threat.norm, threat.eps, threat.text)
-            about = Measured(self.weights_hash, self._data, len(samples), self.plan.seed, norm, eps, text, {})
-            if norm == "l1" or is_measured(self.folder.path, about):
+            about = DiagnosticRecord(self.weights_hash, self._data, len(samples), self.plan.seed, norm, eps, text, {})
+            if norm == "l1" or has_diagnostics(self.folder.path, about):
                 continue
             modules = training_modules(self.model) if threat is None else []
             with evaluation_mode(self.model):
                 device = self.plan.device
                 x, y = self.plan.images(samples).to(device), self.plan.labels(samples).to(device)
-                subject = Subject(self.model, x, y, self.shape, self.plan.seed)
+                subject = ModelProbe(self.model, x, y, self.shape, self.plan.seed)
                 numbers: dict[str, Any]
                 try:
                     if threat is None:
-                        numbers = {**measure_answers(subject), "training_modules": modules}
+                        numbers = {**measure_outputs(subject), "training_modules": modules}
                     else:
-                        numbers = measure_search(subject, threat)
+                        numbers = measure_gradients(subject, threat)
                 except ModelError as error:
                     numbers = {"failed": str(error)}
-            write_measured(self.folder.path, replace(about, numbers=numbers))
+            write_diagnostics(self.folder.path, replace(about, numbers=numbers))
 
     @property
     def _data(self) -> str:
         return self.plan.dataset.test.content_hash
 
-    def _unit(self, label: str, threat: ThreatModel | None, definition: Mapping[str, Any]) -> Unit:
+    def _unit(self, label: str, threat: ThreatModel | None, definition: Mapping[str, Any]) -> EvaluationKey:
         execution = {"engine": ENGINE, "precision": "float32", "shape": self.shape, "randomised": self.randomised}
-        return Unit(label, self._data, threat, {**execution, **definition})
+        return EvaluationKey(label, self._data, threat, {**execution, **definition})
 
-    def _attack(self, label: str, attack: Attack | Stages | WholeBatchAttack) -> str:
-        if isinstance(attack, Attack | Stages):
+    def _attack(self, label: str, attack: Attack | AttackEnsemble | PackageAttack) -> str:
+        if isinstance(attack, Attack | AttackEnsemble):
             return self._search(label, attack)
         return self._whole_batch(label, attack)
 
-    def _search(self, label: str, attack: Attack | Stages) -> str:
+    def _search(self, label: str, attack: Attack | AttackEnsemble) -> str:
         precision, definition = self.plan.precision, {"attack": attack.definition(), "seed": self.plan.seed}
-        if precision != FULL:
+        if precision != FLOAT32:
             label, definition["precision"] = f"{label} ({precision} search)", f"{precision} search, float32 verdict"
         unit = self._unit(label, attack.threat, definition)
 
-        def find(samples: np.ndarray, writer: UnitWriter) -> Iterator[Findings]:
+        def find(samples: np.ndarray, writer: VerdictWriter) -> Iterator[AttackResult]:
             for block in self.plan.blocks(samples):
                 yield from search(
                     self.model, attack, self.plan.images(block), self.plan.labels(block), torch.from_numpy(block),
@@ -280,22 +280,22 @@ class _Run:
         unit = self._unit(attack.name, attack.threat, {"attack": attack.definition(), "seed": self.plan.seed})
         remedy = "both models must take the same images; leave it out of --transfer-from"
 
-        def find(samples: np.ndarray, writer: UnitWriter) -> Iterator[Findings]:
+        def find(samples: np.ndarray, writer: VerdictWriter) -> Iterator[AttackResult]:
             device = self.plan.device
             for block in np.array_split(samples, range(_TRANSFERRED, len(samples), _TRANSFERRED)):
-                asked = Unseen(self.plan.images(block), self.plan.labels(block), torch.from_numpy(block)).to(device)
+                asked = Batch(self.plan.images(block), self.plan.labels(block), torch.from_numpy(block)).to(device)
                 with (
                     _blaming(f"{attack.source_name} fails on the images of {self.plan.dataset.label}", remedy),
                     _on_device(attack.source, device),
                 ):
                     x_adv = attack.images(asked, seed=self.plan.seed, shape=self.shape, device=device)
                 noise = seed_of(self.plan.seed, "noise", attack.name) if self.randomised else None
-                with evaluation_mode(self.model), open_lanes(self.model, self.shape, device, seed=noise) as lanes:
+                with evaluation_mode(self.model), replicate(self.model, self.shape, device, seed=noise) as lanes:
                     yield attack.try_on(lanes, asked, x_adv)
 
         return self._complete(unit, find, self.plan.seed)
 
-    def _whole_batch(self, label: str, attack: WholeBatchAttack) -> str:
+    def _whole_batch(self, label: str, attack: PackageAttack) -> str:
         """An attack that sees all samples at once: the set of them, and the batch size, are part of what it is."""
         samples, requested = self.plan.samples, self.plan.batch_size or WHOLE_BATCH
         keeping = self.plan.save_adversarials
@@ -305,7 +305,7 @@ class _Run:
         if keeping and len(self.folder.stored(unit)) > len(self.folder.stored(unit, images=True)):
             self.folder.forget_records(unit)  # a search that goes on does not make again what it has reported
 
-        def find(missing: np.ndarray, writer: UnitWriter) -> Iterator[Findings]:
+        def find(missing: np.ndarray, writer: VerdictWriter) -> Iterator[AttackResult]:
             done = [StageRecord(**{k: torch.from_numpy(v) for k, v in record.items()}) for record in writer.records()]
             found = attack.run(
                 self.model, self.plan.images(samples), self.plan.labels(samples), torch.from_numpy(samples),
@@ -332,23 +332,23 @@ class _Run:
         """A unit without an adversary: what the model says of images."""
         unit = self._unit(label, None, definition)
 
-        def find(samples: np.ndarray, writer: UnitWriter) -> Iterator[Findings]:
+        def find(samples: np.ndarray, writer: VerdictWriter) -> Iterator[AttackResult]:
             noise = seed_of(self.plan.seed, "noise", label) if self.randomised else None
             with (
                 evaluation_mode(self.model),
-                open_lanes(self.model, self.shape, self.plan.device, seed=noise) as lanes,
+                replicate(self.model, self.shape, self.plan.device, seed=noise) as lanes,
             ):
                 for block in np.array_split(samples, range(lanes.width, len(samples), lanes.width)):
                     yield self._judged(lanes, block, images(block))
 
         return self._complete(unit, find, None)
 
-    def _judged(self, lanes: Lanes, samples: np.ndarray, x: Tensor) -> Findings:
+    def _judged(self, lanes: ModelReplicas, samples: np.ndarray, x: Tensor) -> AttackResult:
         y = self.plan.labels(samples)
-        asked = Unseen(x, y, torch.from_numpy(samples)).to(lanes.device)
+        asked = Batch(x, y, torch.from_numpy(samples)).to(lanes.device)
         judged = lanes.map(lambda executor, rows: judge(executor, rows.x, rows.y), asked).to("cpu")
         zeros, never = torch.zeros_like(y), torch.zeros_like(y, dtype=torch.bool)
-        return Findings(
+        return AttackResult(
             sample=torch.from_numpy(samples),
             label=y,
             clean_prediction=judged.prediction,
@@ -367,8 +367,8 @@ class _Run:
 
     def _complete(
         self,
-        unit: Unit,
-        find: Callable[[np.ndarray, UnitWriter], Iterator[Findings]],
+        unit: EvaluationKey,
+        find: Callable[[np.ndarray, VerdictWriter], Iterator[AttackResult]],
         seed: int | None,
         *,
         shared: bool = True,
@@ -409,18 +409,18 @@ class _Run:
             self._tell_of_repetition(unit, writer.differing)
         return unit.hash
 
-    def _keeping(self, unit: Unit) -> bool:
+    def _keeping(self, unit: EvaluationKey) -> bool:
         """Whether the adversarial images of a unit are to be stored."""
         return self.plan.save_adversarials and unit.threat is not None
 
-    def _packer(self, unit: Unit) -> Pack:
+    def _packer(self, unit: EvaluationKey) -> Pack:
         """What makes the images of a unit compact."""
         assert unit.threat is not None
         noise = seed_of(self.plan.seed, "noise", "rounded", unit.label) if self.randomised else None
-        fooled = fooled_by(self.model, self.shape, self.plan.device, noise)
-        return partial(pack, clean=self.plan.dataset.test.some_images, threat=unit.threat, fooled=fooled)
+        misclassified = misclassified_by(self.model, self.shape, self.plan.device, noise)
+        return partial(pack, clean=self.plan.dataset.test.some_images, threat=unit.threat, misclassified=misclassified)
 
-    def _tell_of_repetition(self, unit: Unit, differing: np.ndarray) -> None:
+    def _tell_of_repetition(self, unit: EvaluationKey, differing: np.ndarray) -> None:
         """Note what a search that was repeated for its images has found otherwise than it is stored."""
         lacking = np.setdiff1d(self.plan.samples, self.folder.stored(unit, images=True))
         if not len(differing) and not len(lacking):
@@ -433,7 +433,7 @@ class _Run:
             f"(sample {shown}); the stored verdicts were kept"
         )
 
-    def _known(self, unit: Unit) -> np.ndarray:
+    def _known(self, unit: EvaluationKey) -> np.ndarray:
         """Samples of a unit that any process, of this run or of an earlier one, has judged."""
         for attempt in range(50):
             try:
@@ -446,7 +446,7 @@ class _Run:
                 time.sleep(0.1)  # the first process is putting parts together
         raise AssertionError("unreachable")
 
-    def _gather(self, unit: Unit, writer: UnitWriter) -> np.ndarray:
+    def _gather(self, unit: EvaluationKey, writer: VerdictWriter) -> np.ndarray:
         """Take over what other processes have found so far; returns the samples that nobody has judged."""
         missing = np.setdiff1d(self.plan.samples, self.folder.stored(unit, images=self._keeping(unit)))
         for folder in self.peers.folders():
@@ -455,7 +455,7 @@ class _Run:
             self.plan.progress.advance(len(taken), sum(not broken for broken in taken.values()))
         return missing
 
-    def _left_by_others(self, unit: Unit, writer: UnitWriter) -> np.ndarray:
+    def _left_by_others(self, unit: EvaluationKey, writer: VerdictWriter) -> np.ndarray:
         """Wait for what the other processes find; returns what none of them will, because it has died."""
         while True:
             alive = self.peers.any_alive()  # asked first: what a process wrote before it died is seen below
@@ -464,7 +464,7 @@ class _Run:
                 return missing
             time.sleep(0.2)
 
-    def _record(self, writer: UnitWriter, findings: Findings, *, with_images: bool) -> None:
+    def _record(self, writer: VerdictWriter, findings: AttackResult, *, with_images: bool) -> None:
         columns = _columns(findings)
         if not with_images:
             return writer.add(columns)
@@ -485,6 +485,6 @@ class _Run:
         }
 
 
-def _columns(findings: Findings) -> dict[str, np.ndarray]:
+def _columns(findings: AttackResult) -> dict[str, np.ndarray]:
     """What verdicts hold of findings."""
     return {name: getattr(findings, name).numpy() for name in FOUND.names}

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from advdpnp.attacks.engine.precision import FULL
+from advdpnp.attacks.engine.precision import FLOAT32
 from advdpnp.attacks.names import attack_names
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.base.errors import AdvdpnpError
@@ -66,7 +66,7 @@ class Plan:
     progress: Progress
     corruptions: CorruptionSource | None = None
     engine: str = "own"
-    precision: str = FULL
+    precision: str = FLOAT32
     shard: Shard = ALONE
     transfer_from: tuple[LoadedModel, ...] = ()
     save_adversarials: bool = False

@@ -45,7 +45,7 @@ class _Numbers(BaseModel):
 
 
 @dataclass(frozen=True)
-class Measured:
+class DiagnosticRecord:
     """One measurement and what it is about.
 
     Attributes:
@@ -53,7 +53,7 @@ class Measured:
         samples: how many.
         seed: of the search.
         norm, eps, eps_text: of the threat model; "", None and "" for answers without one.
-        numbers: what ``measure_answers`` or ``measure_search`` gave, and what the run adds.
+        numbers: what ``measure_outputs`` or ``measure_gradients`` gave, and what the run adds.
         version: of the measurements.
     """
 
@@ -73,10 +73,10 @@ class Measured:
         return self.weights, self.data, self.samples, self.seed, self.norm, self.eps, self.version
 
 
-_MEASURED = TypeAdapter(Measured)
+_MEASURED = TypeAdapter(DiagnosticRecord)
 
 
-def sanity_path(folder: Path, measured: Measured) -> Path:
+def sanity_path(folder: Path, measured: DiagnosticRecord) -> Path:
     """Its file in a model's folder; neither the numbers nor how eps was written play a part."""
     key = short_hash(list(map(str, measured.key)))
     threat = f"{measured.norm} {measured.eps_text}" if measured.norm else "answers"
@@ -84,12 +84,12 @@ def sanity_path(folder: Path, measured: Measured) -> Path:
     return known or folder / f"sanity-{file_name(threat)}-{key}.json"
 
 
-def write_measured(folder: Path, measured: Measured) -> None:
+def write_diagnostics(folder: Path, measured: DiagnosticRecord) -> None:
     """Store it; the file appears whole or not at all."""
     write_text(sanity_path(folder, measured), json.dumps(asdict(measured), indent=1) + "\n")
 
 
-def read_measured(path: Path) -> Measured:
+def read_diagnostics(path: Path) -> DiagnosticRecord:
     """Read one; what another version has measured is not looked at.
 
     Raises:
@@ -106,23 +106,23 @@ def read_measured(path: Path) -> Measured:
         raise AdvdpnpError(f"{path} is damaged; delete it and run the same evaluation again") from error
 
 
-def is_measured(folder: Path, about: Measured) -> bool:
+def has_diagnostics(folder: Path, about: DiagnosticRecord) -> bool:
     """Whether this is stored in a model's folder, by this version.
 
     Raises:
         AdvdpnpError: the file is damaged.
     """
     path = sanity_path(folder, about)
-    return path.exists() and read_measured(path).key == about.key
+    return path.exists() and read_diagnostics(path).key == about.key
 
 
-def measured_of(folder: Path, weights: str, data: str, norm: str, eps: float) -> list[Measured]:
+def diagnostics_of(folder: Path, weights: str, data: str, norm: str, eps: float) -> list[DiagnosticRecord]:
     """What is stored of a model on these data: its answers, and its search under this threat model ("" for none).
 
     Raises:
         AdvdpnpError: a file is damaged, or there is only what a newer version has measured.
     """
-    found = [(path, read_measured(path)) for path in sorted(folder.glob("sanity-*.json"))]
+    found = [(path, read_diagnostics(path)) for path in sorted(folder.glob("sanity-*.json"))]
     mine = [(path, each) for path, each in found if (each.weights, each.data) == (weights, data)]
     chosen = []
     for wanted in ("", norm) if norm else ("",):

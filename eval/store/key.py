@@ -37,7 +37,7 @@ def file_name(text: str) -> str:
 
 
 @dataclass(frozen=True)
-class Unit:
+class EvaluationKey:
     """What decides a verdict, apart from the model and the sample.
 
     Attributes:

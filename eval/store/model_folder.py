@@ -23,8 +23,8 @@ import pyarrow as pa
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.base.files import folder_lock, write_text
 from advdpnp.eval.store.adversarial_images import SUFFIX, read_samples, read_tables, write_adversarials
-from advdpnp.eval.store.key import Unit, file_name
-from advdpnp.eval.store.model_record import ModelIdentity
+from advdpnp.eval.store.key import EvaluationKey, file_name
+from advdpnp.eval.store.model_record import ModelRecord
 from advdpnp.eval.store.schema import (
     SCHEMA,
     Verdicts,
@@ -34,13 +34,13 @@ from advdpnp.eval.store.schema import (
     table_info,
     write_table,
 )
-from advdpnp.eval.store.writer import Pack, UnitWriter
+from advdpnp.eval.store.writer import Pack, VerdictWriter
 
 _WHAT_COUNTS = ("clean_prediction", "adversarial_prediction", "success")
 
 
 @contextmanager
-def open_model(out: Path, identity: ModelIdentity) -> Iterator["ModelFolder"]:
+def open_model(out: Path, identity: ModelRecord) -> Iterator["ModelFolder"]:
     """The folder of one model below ``out``, locked against other writers until the block is left.
 
     Raises:
@@ -57,19 +57,19 @@ class ModelFolder:
     """One model's verdicts, while its lock is held. Made by ``open_model``."""
 
     path: Path
-    identity: ModelIdentity
+    identity: ModelRecord
 
-    def complete_path(self, unit: Unit) -> Path:
+    def complete_path(self, unit: EvaluationKey) -> Path:
         """The unit's verdict file; found by hash, for the same eps may have been written otherwise ("0.1", "1/10")."""
         # .parquet or .parts; readers without the lock must not take a file for it that is still being written.
         known = next(self.path.glob(f"[!.]*-{unit.hash}.pa*"), None)
         return self.path / f"{unit.stem if known is None else known.stem}.parquet"
 
-    def parts_folder(self, unit: Unit) -> Path:
+    def parts_folder(self, unit: EvaluationKey) -> Path:
         """Where the verdicts are while the unit is running."""
         return self.complete_path(unit).with_suffix(".parts")
 
-    def stored(self, unit: Unit, *, images: bool = False) -> np.ndarray:
+    def stored(self, unit: EvaluationKey, *, images: bool = False) -> np.ndarray:
         """Sorted indices (int64) of the samples that have a verdict, complete or not; with ``images`` of those alone
         whose verdict needs no image or has one.
         """
@@ -79,7 +79,7 @@ class ModelFolder:
             sample = sample[~needs_image(table) | np.isin(sample, self._pictured(unit))]
         return np.unique(sample)
 
-    def is_complete(self, unit: Unit, samples: np.ndarray, *, images: bool = False) -> bool:
+    def is_complete(self, unit: EvaluationKey, samples: np.ndarray, *, images: bool = False) -> bool:
         """Whether all ``samples`` are in the unit's complete file, with ``images`` those that they need too."""
         path = self.complete_path(unit)
         if not path.exists():
@@ -90,7 +90,7 @@ class ModelFolder:
             sample = sample[~needs_image(table) | np.isin(sample, read_samples(path.with_suffix(SUFFIX)))]
         return bool(np.isin(samples, sample).all())
 
-    def read(self, unit: Unit) -> Verdicts:
+    def read(self, unit: EvaluationKey) -> Verdicts:
         """The complete file of a unit."""
         return read_verdicts(self.complete_path(unit))
 
@@ -98,16 +98,16 @@ class ModelFolder:
         """The same model's folder below another one than the results'."""
         return ModelFolder(folder / self.path.name, self.identity)
 
-    def discard(self, unit: Unit) -> None:
+    def discard(self, unit: EvaluationKey) -> None:
         """Forget what an interrupted search of the unit has left."""
         shutil.rmtree(self.parts_folder(unit), ignore_errors=True)
 
-    def forget_records(self, unit: Unit) -> None:
+    def forget_records(self, unit: EvaluationKey) -> None:
         """Have an interrupted search that can't be asked begin again; verdicts stay."""
         for path in self.parts_folder(unit).glob("record-*.npz"):
             path.unlink()
 
-    def clear(self, unit: Unit) -> None:
+    def clear(self, unit: EvaluationKey) -> None:
         """Forget all of a unit that is not complete here, the images too: another folder has it."""
         self.discard(unit)
         self.parts_folder(unit).with_suffix(".examples.npz").unlink(missing_ok=True)
@@ -115,13 +115,13 @@ class ModelFolder:
     @contextmanager
     def writer(
         self,
-        unit: Unit,
+        unit: EvaluationKey,
         samples: np.ndarray,
         facts: Mapping[str, Any],
         *,
         complete: bool = True,
         pack: Pack | None = None,
-    ) -> Iterator["UnitWriter"]:
+    ) -> Iterator["VerdictWriter"]:
         """Add verdicts to a unit. However the block is left, what was added is on disk; left without an error, the
         unit is complete, unless ``complete`` says that another process will see to that.
 
@@ -129,12 +129,12 @@ class ModelFolder:
             unit: what is searched.
             samples: int64 indices that must all be judged when the block is left without an error.
             facts: what belongs to this run: versions, device, command, date; dataset, seed, randomised.
-            pack: makes the images compact that ``UnitWriter.keep`` is given; None: none will be.
+            pack: makes the images compact that ``VerdictWriter.keep`` is given; None: none will be.
 
         Raises:
             AdvdpnpError: some of ``samples`` were not judged.
         """
-        writer = UnitWriter(self.parts_folder(unit), self.identity, unit, facts, pack)
+        writer = VerdictWriter(self.parts_folder(unit), self.identity, unit, facts, pack)
         try:
             yield writer
         finally:
@@ -142,7 +142,7 @@ class ModelFolder:
         if complete:
             writer.differing = self._compact(unit, samples)
 
-    def _everything(self, unit: Unit) -> tuple[pa.Table, list[dict[str, Any]], dict[str, Any]]:
+    def _everything(self, unit: EvaluationKey) -> tuple[pa.Table, list[dict[str, Any]], dict[str, Any]]:
         """All rows stored for a unit, the oldest first; the runs that made them; the latest metadata.
 
         A sample comes again where a writer was killed after compaction, whose parts are in the complete file already,
@@ -165,16 +165,16 @@ class ModelFolder:
             return SCHEMA.empty_table(), [], {}
         return pa.concat_tables(tables).unify_dictionaries(), runs, info
 
-    def _pictured(self, unit: Unit) -> np.ndarray:
+    def _pictured(self, unit: EvaluationKey) -> np.ndarray:
         """Samples (int64) that have an image, in the complete file or in a part."""
         return np.concatenate([np.zeros(0, np.int64), *map(read_samples, self._image_files(unit))])
 
-    def _image_files(self, unit: Unit) -> list[Path]:
+    def _image_files(self, unit: EvaluationKey) -> list[Path]:
         complete = self.complete_path(unit).with_suffix(SUFFIX)
         parts = sorted(self.parts_folder(unit).glob(f"*{SUFFIX}"))
         return [complete, *parts] if complete.exists() else parts
 
-    def _compact(self, unit: Unit, samples: np.ndarray) -> np.ndarray:
+    def _compact(self, unit: EvaluationKey, samples: np.ndarray) -> np.ndarray:
         """Make one file of all parts; returns the samples (int64) that a repeated search judged otherwise."""
         everything, runs, info = self._everything(unit)
         sample = everything.column("sample").to_numpy()
@@ -193,7 +193,7 @@ class ModelFolder:
         self.discard(unit)
         return _judged_otherwise(everything, first)
 
-    def _compact_images(self, unit: Unit, verdicts: pa.Table) -> None:
+    def _compact_images(self, unit: EvaluationKey, verdicts: pa.Table) -> None:
         """One file of all images of broken samples, each once."""
         files, path = self._image_files(unit), self.complete_path(unit).with_suffix(SUFFIX)
         if not files or files == [path]:

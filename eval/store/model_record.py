@@ -8,7 +8,7 @@ from advdpnp.base.errors import AdvdpnpError
 
 
 @dataclass(frozen=True)
-class ModelIdentity:
+class ModelRecord:
     """What ``model.json`` holds.
 
     Attributes:
@@ -38,7 +38,7 @@ class ModelIdentity:
     training_seed: int | None = None
 
 
-def read_identity(path: Path) -> ModelIdentity:
+def read_model_record(path: Path) -> ModelRecord:
     """Read a ``model.json``.
 
     Raises:
@@ -47,7 +47,7 @@ def read_identity(path: Path) -> ModelIdentity:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         content["class_names"] = tuple(content.get("class_names", ()))
-        return ModelIdentity(**content)
+        return ModelRecord(**content)
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise AdvdpnpError(
             f"{path} is damaged ({error}); run the evaluation again with the same --out to mend it"

@@ -10,8 +10,8 @@ import pyarrow as pa
 
 from advdpnp.eval.store.adversarial_images import SUFFIX, read_samples, read_tables, write_adversarials
 from advdpnp.eval.store.example_images import ExampleImages, read_arrays, write_arrays
-from advdpnp.eval.store.key import Unit
-from advdpnp.eval.store.model_record import ModelIdentity
+from advdpnp.eval.store.key import EvaluationKey
+from advdpnp.eval.store.model_record import ModelRecord
 from advdpnp.eval.store.schema import (
     FOUND,
     KEY,
@@ -30,7 +30,7 @@ Pack = Callable[[np.ndarray, np.ndarray, np.ndarray], pa.Table]
 """Sample indices (n,), labels (n,) and adversarial images (n, c, h, w) to rows of ``adversarials``."""
 
 
-class UnitWriter:
+class VerdictWriter:
     """Collects verdicts and writes them in parts, at most every ``FLUSH_SECONDS``.
 
     Attributes:
@@ -38,7 +38,12 @@ class UnitWriter:
     """
 
     def __init__(
-        self, parts: Path, identity: ModelIdentity, unit: Unit, facts: Mapping[str, Any], pack: Pack | None = None
+        self,
+        parts: Path,
+        identity: ModelRecord,
+        unit: EvaluationKey,
+        facts: Mapping[str, Any],
+        pack: Pack | None = None,
     ) -> None:
         self._parts, self._identity, self._unit, self._pack = parts, identity, unit, pack
         self.differing = np.zeros(0, np.int64)

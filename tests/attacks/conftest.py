@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from advdpnp.attacks import ATTACKS, Findings, ThreatModel, search
+from advdpnp.attacks import ATTACKS, AttackResult, ThreatModel, search
 
 
 class Linear(nn.Module):
@@ -110,15 +110,15 @@ def attack() -> Callable[..., Any]:
 
 
 @pytest.fixture
-def find() -> Callable[..., Findings]:
+def find() -> Callable[..., AttackResult]:
     """Run a search to its end; findings sorted by sample."""
 
     def run(
         model: nn.Module, attack: Any, x: Tensor, y: Tensor, sample: Tensor | None = None, **options: Any
-    ) -> Findings:
+    ) -> AttackResult:
         sample = torch.arange(len(x)) if sample is None else sample
         settings = {"seed": 0, "shape": 16, **options}
-        found = Findings.concatenate(list(search(model, attack, x, y, sample, **settings)))
+        found = AttackResult.concatenate(list(search(model, attack, x, y, sample, **settings)))
         return found[found.sample.argsort()]
 
     return run

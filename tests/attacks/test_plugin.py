@@ -10,7 +10,7 @@ GUIDE = Path(__file__).resolve().parents[2] / "docs" / "own-attack.md"
 SCRIPT = """
 import sys
 import torch
-from advdpnp.attacks import ATTACKS, Findings, ThreatModel, search
+from advdpnp.attacks import ATTACKS, AttackResult, ThreatModel, search
 from advdpnp.cli import run
 
 torch.manual_seed(1)
@@ -21,7 +21,7 @@ x = torch.rand(40, 1, 4, 4)
 y = model(x).argmax(1)
 
 def find(**options):
-    found = Findings.concatenate(list(search(model, attack, x, y, torch.arange(40), seed=0, shape=8, **options)))
+    found = AttackResult.concatenate(list(search(model, attack, x, y, torch.arange(40), seed=0, shape=8, **options)))
     return found[found.sample.argsort()]
 
 found = find()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from advdpnp.attacks.threat import NORMS, ThreatModel
 from advdpnp.base.errors import AdvdpnpError
-from advdpnp.eval.store.key import Unit
+from advdpnp.eval.store.key import EvaluationKey
 from advdpnp.models.loading import load_model
 
 QUICK = settings(max_examples=100, deadline=None)
@@ -54,8 +54,8 @@ def test_what_was_read_reads_back_as_text_and_as_number(norm: str, text: str) ->
     assert ThreatModel.parse(norm, repr(threat.eps)).eps == threat.eps
 
 
-def unit(threat: ThreatModel) -> Unit:
-    return Unit("pgd-20", "d" * 64, threat, {"seed": 0})
+def unit(threat: ThreatModel) -> EvaluationKey:
+    return EvaluationKey("pgd-20", "d" * 64, threat, {"seed": 0})
 
 
 @QUICK

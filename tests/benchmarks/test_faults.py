@@ -19,13 +19,13 @@ from advdpnp.attacks.threat import ThreatModel
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.base.files import folder_lock, write_text
 from advdpnp.cli import run
-from advdpnp.eval.store.key import Unit
+from advdpnp.eval.store.key import EvaluationKey
 from advdpnp.eval.store.model_folder import open_model
-from advdpnp.eval.store.model_record import ModelIdentity
+from advdpnp.eval.store.model_record import ModelRecord
 from advdpnp.eval.store.schema import FOUND
 
 REPOSITORY = Path(advdpnp.__file__).resolve().parent.parent
-UNIT = Unit("pgd-20", "d" * 64, ThreatModel.parse("linf", "8/255"), {"seed": 0})
+UNIT = EvaluationKey("pgd-20", "d" * 64, ThreatModel.parse("linf", "8/255"), {"seed": 0})
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def write_results(
     columns = {name: np.zeros(4, dtype=FOUND.field(name).type.to_pandas_dtype()) for name in FOUND.names}
     columns |= {"sample": samples, "margin": np.full(4, margin, np.float32)}
     facts = {"dataset": "digits", "date": f"2030-01-0{day}", "versions": {}}
-    with open_model(folder, ModelIdentity("net", "ab" * 32)) as model, model.writer(UNIT, samples, facts) as writer:
+    with open_model(folder, ModelRecord("net", "ab" * 32)) as model, model.writer(UNIT, samples, facts) as writer:
         writer.add(columns, np.arange(2), np.zeros((2, 1, 2, 2)), np.ones((2, 1, 2, 2)))
     write_text(folder / "leaderboard.csv", f"model,clean,date,seconds\nnet,{clean},2030-01-0{day},{day}\n")
     header = {"advdpnp": json.dumps({"metrics": {"clean": 1, "seconds": day}})}

@@ -12,16 +12,16 @@ from torch import nn
 
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.datasets import Dataset, Split
-from advdpnp.eval.store.key import CLEAN, Unit
+from advdpnp.eval.store.key import CLEAN, EvaluationKey
 from advdpnp.eval.store.model_folder import open_model
-from advdpnp.eval.store.model_record import ModelIdentity
+from advdpnp.eval.store.model_record import ModelRecord
 
 CLASSES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-OBJECTIVES = {"fgsm": "ce", "cw": "margin"}
+LOSSES = {"fgsm": "ce", "cw": "margin"}
 
 
 def columns(samples: np.ndarray, wrong: np.ndarray, clean_wrong: np.ndarray, **others: Any) -> dict[str, np.ndarray]:
-    """Findings of samples: label = index modulo 10, mistakes predict the next class."""
+    """AttackResult of samples: label = index modulo 10, mistakes predict the next class."""
     label = samples % 10
     n = len(samples)
     found = {
@@ -70,7 +70,7 @@ def write_model(
     """Store complete verdicts: of each attack (and "clean"), the first ``share * n`` samples stay right."""
     samples = np.arange(n)
     weights = weights or sha256(name.encode()).hexdigest()
-    identity = ModelIdentity(
+    identity = ModelRecord(
         name, weights, "small-cnn", method, 94_000, CLASSES, dataset, recipe_hash=recipe, training_seed=training_seed
     )
     clean_wrong = samples >= round(robust["clean"] * n)
@@ -80,7 +80,7 @@ def write_model(
     with open_model(out, identity) as folder:
         for attack, share in robust.items():
             threat = None if attack == CLEAN else ThreatModel.parse(norm, eps)
-            objective = OBJECTIVES.get(attack, "ce" if attack.startswith("pgd") else None)
+            objective = LOSSES.get(attack, "ce" if attack.startswith("pgd") else None)
             definition = {
                 "seed": seed,
                 "shape": shape,
@@ -89,7 +89,7 @@ def write_model(
             }
             if stages:
                 definition["attack"]["stages"] = [{"name": stage} for stage in stages]
-            unit = Unit(attack, "d" * 64, threat, {} if threat is None else definition)
+            unit = EvaluationKey(attack, "d" * 64, threat, {} if threat is None else definition)
             wrong = clean_wrong | (samples >= round(share * n))
             found = columns(samples, wrong, clean_wrong, **(others or {}).get(attack, {}))
             with folder.writer(unit, samples, facts if threat is not None else {**facts, "seed": None}) as writer:
@@ -103,7 +103,7 @@ def write_model(
         for (kind, severity), share in (cells or {}).items():
             wrong = samples >= round(share * n)
             made = {"source": source, "corruption": {"seed": corruption_seed}}
-            unit = Unit(f"corruption/{kind}/{severity}", "d" * 64, None, made)
+            unit = EvaluationKey(f"corruption/{kind}/{severity}", "d" * 64, None, made)
             with folder.writer(unit, samples, {**facts, "seed": None}) as writer:
                 writer.add(columns(samples, wrong, wrong))
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from advdpnp.attacks.algorithms.pgd import PGD, perturb
-from advdpnp.attacks.losses import OBJECTIVES
+from advdpnp.attacks.losses import LOSSES
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.base.randomness import Draw
@@ -131,9 +131,9 @@ def test_kl_attack_raises_the_divergence_from_the_clean_output():
     with torch.no_grad():
         clean = network(x)
         noise = x + 0.1 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0)).sign()
-        found = OBJECTIVES["kl"](network(x_adv), y, clean)
-        assert (found > OBJECTIVES["kl"](network(noise.clamp(0, 1)), y, clean)).all()
-        assert OBJECTIVES["kl"](clean, y, clean).abs().max() < 1e-6
+        found = LOSSES["kl"](network(x_adv), y, clean)
+        assert (found > LOSSES["kl"](network(noise.clamp(0, 1)), y, clean)).all()
+        assert LOSSES["kl"](clean, y, clean).abs().max() < 1e-6
 
 
 def test_weight_perturbation_has_the_size_it_says_and_leaves_no_trace():

@@ -46,7 +46,12 @@ def suffix(row: Row, rows: Sequence[Row]) -> str:
 
 def _draw(rows: list[Row], colours: dict[str, str], path: Path) -> None:
     rows = sorted(
-        rows, key=lambda row: (-(~row.broken_by_any).mean() if row.n else 0, row.clean_wrong.mean(), row.model.name)
+        rows,
+        key=lambda row: (
+            -(~row.misclassified_under_any).mean() if row.n else 0,
+            row.clean_wrong.mean(),
+            row.model.name,
+        ),
     )
     # Images of other models have a figure of their own.
     attacks = order_attacks({attack for row in rows for attack in row.attacks if not attack.startswith(PREFIX)})
@@ -101,5 +106,5 @@ def _wrong(row: Row, panel: str) -> np.ndarray | None:
     if panel == "clean":
         return row.clean_wrong
     if panel == "worst case":
-        return row.broken_by_any
-    return row.broken(panel) if panel in row.attacks else None
+        return row.misclassified_under_any
+    return row.misclassified_under(panel) if panel in row.attacks else None

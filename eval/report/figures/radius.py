@@ -107,5 +107,5 @@ def common_attacks(rows: Sequence[Row]) -> set[str]:
 def wrong_under(row: Row, common: set[str]) -> np.ndarray:
     """Which samples any of the common attacks breaks, bool (n,); without common ones, any attack that ran."""
     if not common:
-        return row.broken_by_any
-    return np.asarray(np.logical_or.reduce([row.broken(attack) for attack in common]))
+        return row.misclassified_under_any
+    return np.asarray(np.logical_or.reduce([row.misclassified_under(attack) for attack in common]))

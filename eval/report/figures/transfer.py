@@ -57,5 +57,5 @@ def _own(row: Row) -> list[str]:
 
 def _accuracy(row: Row, attacks: list[str]) -> float:
     """In percent, under all of these together; NaN without any."""
-    wrong = [row.broken(attack) for attack in attacks if attack in row.attacks]
+    wrong = [row.misclassified_under(attack) for attack in attacks if attack in row.attacks]
     return 100 * float((~np.logical_or.reduce(wrong)).mean()) if wrong else np.nan

@@ -17,7 +17,7 @@ from markupsafe import Markup
 from advdpnp.eval.analysis.rows import Row
 from advdpnp.eval.report.html.section import Section
 from advdpnp.eval.report.html.sections import SECTIONS
-from advdpnp.eval.report.html.subject import COLOURS, Model, Subject
+from advdpnp.eval.report.html.subject import COLOURS, Model, PageContext
 from advdpnp.eval.report.leaderboard import to_json
 
 _EARLY = ("theme.js",)
@@ -35,7 +35,7 @@ def to_html(frame: pd.DataFrame, rows: Sequence[Row], folders: Sequence[Path] = 
         rows: what it was made of.
         folders: where geometry is looked for.
     """
-    subject = Subject(frame, rows, folders)
+    subject = PageContext(frame, rows, folders)
     early, late = (_script(names) for names in (_EARLY, _LATE))
     shown = [(section, found) for section in SECTIONS if (found := section.gather(subject)) is not None]
     return _environment().get_template("page.html.j2").render(
@@ -113,7 +113,7 @@ def _environment() -> Environment:
     return environment
 
 
-def _title(subject: Subject) -> str:
+def _title(subject: PageContext) -> str:
     names = sorted({row.dataset for row in subject.rows})
     return f"Robustness on {', '.join(names)}" if names else "Robustness leaderboard"
 

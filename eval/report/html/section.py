@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from advdpnp.eval.report.html.subject import Subject
+from advdpnp.eval.report.html.subject import PageContext
 from advdpnp.eval.report.tables import Grid
 
 
@@ -26,15 +26,17 @@ class Section:
     menu: str
     title: str
     lead: str
-    gather: Callable[[Subject], Mapping[str, Any] | None]
+    gather: Callable[[PageContext], Mapping[str, Any] | None]
     narrow: bool = False
     template: str = ""
 
 
-def section_of_grids(key: str, menu: str, title: str, lead: str, grids: Callable[[Subject], Iterable[Grid]]) -> Section:
+def section_of_grids(
+    key: str, menu: str, title: str, lead: str, grids: Callable[[PageContext], Iterable[Grid]]
+) -> Section:
     """A section of plain tables, left out where there are none."""
 
-    def gather(subject: Subject) -> Mapping[str, Any] | None:
+    def gather(subject: PageContext) -> Mapping[str, Any] | None:
         found = list(grids(subject))
         return {"blocks": found} if found else None
 

@@ -43,7 +43,7 @@ class Model:
 
 
 @dataclass(frozen=True)
-class Subject:
+class PageContext:
     """Everything that sections draw from.
 
     Attributes:

@@ -10,7 +10,7 @@ from advdpnp.attacks.algorithms.apgd import APGD, TARGETED_DLR, checkpoints
 from advdpnp.attacks.algorithms.fab import FAB
 from advdpnp.attacks.algorithms.fab_projection import project_to_hyperplane
 from advdpnp.attacks.algorithms.square import Square, _level, _pattern
-from advdpnp.attacks.engine.replicas import Lanes
+from advdpnp.attacks.engine.replicas import ModelReplicas
 from advdpnp.attacks.losses import targeted_difference_of_logits_ratio
 from advdpnp.attacks.norms import length, surface_start
 from advdpnp.attacks.targets import likely_targets
@@ -230,7 +230,7 @@ def test_rows_that_nothing_breaks_spend_every_step_of_every_target(net, images, 
 def test_gradients_that_fab_does_not_want_change_nothing(net, images, labels, attack, find, monkeypatch):
     fab = replace(attack("fab-t", 0.01), iterations=10, runs=3)
     spared = find(net, fab, images, labels, rows=20)
-    monkeypatch.setattr(Lanes, "forwards_agree", lambda self: False)
+    monkeypatch.setattr(ModelReplicas, "forwards_agree", lambda self: False)
     found = find(net, fab, images, labels)
     for column in ("success", "x_adv", "norm", "margin", "zero_gradient"):
         assert torch.equal(getattr(spared, column), getattr(found, column)), column

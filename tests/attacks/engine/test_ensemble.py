@@ -9,9 +9,9 @@ from torch import nn
 from advdpnp.attacks import ThreatModel
 from advdpnp.attacks.algorithms.apgd import APGD
 from advdpnp.attacks.algorithms.cw_l2 import CWL2
-from advdpnp.attacks.algorithms.eot import Averaged
+from advdpnp.attacks.algorithms.eot import ExpectationOverTransformation
 from advdpnp.attacks.algorithms.square import Square
-from advdpnp.attacks.ensemble import Stages
+from advdpnp.attacks.ensemble import AttackEnsemble
 from advdpnp.base.errors import AdvdpnpError
 
 THREAT = ThreatModel.parse("linf", 0.008)
@@ -21,7 +21,9 @@ THREAT = ThreatModel.parse("linf", 0.008)
 def stages():
     """Each breaks some that those before it do not."""
     weak = Square(THREAT, queries=2, name="one")
-    return Stages("both", (weak, APGD(THREAT, "margin", iterations=12, name="two"), Square(THREAT, queries=150)))
+    return AttackEnsemble(
+        "both", (weak, APGD(THREAT, "margin", iterations=12, name="two"), Square(THREAT, queries=150))
+    )
 
 
 def test_each_stage_gets_what_the_ones_before_it_left(net, images, labels, find, stages):
@@ -77,7 +79,7 @@ def test_one_search_may_name_its_samples_as_it_likes(net, images, labels, find, 
 )
 def test_stages_that_do_not_go_together_are_refused(parts):
     with pytest.raises(ValueError, match="stages"):
-        Stages("mix", parts)
+        AttackEnsemble("mix", parts)
 
 
 @pytest.mark.parametrize(("classes", "names"), [(10, ["apgd-ce", "apgd-t"]), (2, ["apgd-ce"])])
@@ -103,7 +105,7 @@ def test_averaging_asks_each_image_as_often_as_told_and_changes_nothing_where_th
     net, images, labels, find
 ):
     plain = APGD(THREAT, "ce", iterations=5)
-    once, often = find(net, plain, images, labels), find(net, Averaged(plain, 4), images, labels)
+    once, often = find(net, plain, images, labels), find(net, ExpectationOverTransformation(plain, 4), images, labels)
     assert torch.equal(once.success, often.success)
     never = ~once.success
     assert bool((often.backwards[never] == 4 * once.backwards[never]).all())
@@ -114,7 +116,10 @@ def test_averaged_gradients_beat_single_ones_on_a_randomised_model(net, images, 
     threat = ThreatModel.parse("linf", 0.01)
     counts = [
         int(find(noisy, attack, images[5:], labels[5:], randomised=True).success.sum())
-        for attack in (APGD(threat, "margin", iterations=6), Averaged(APGD(threat, "margin", iterations=6), 16))
+        for attack in (
+            APGD(threat, "margin", iterations=6),
+            ExpectationOverTransformation(APGD(threat, "margin", iterations=6), 16),
+        )
     ]
     assert counts[1] > counts[0]
 
@@ -130,7 +135,7 @@ def test_rand_is_two_averaged_stages(attack):
 def short(attack):
     """The stages of an attack with few steps."""
     lengths = {"apgd": {"iterations": 6}, "fab-t": {"iterations": 4}, "square": {"queries": 20}}
-    return Stages(
+    return AttackEnsemble(
         attack.name,
         tuple(replace(stage, **lengths[stage.definition()["attack"]]) for stage in attack.stages),
     )

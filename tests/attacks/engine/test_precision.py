@@ -4,22 +4,22 @@ import pytest
 import torch
 from torch import nn
 
-from advdpnp.attacks import Findings
+from advdpnp.attacks import AttackResult
 from advdpnp.attacks.algorithms.apgd import APGD
 from advdpnp.attacks.algorithms.fab import FAB
 from advdpnp.attacks.algorithms.square import Square
 from advdpnp.attacks.engine.precision import choose_precision
-from advdpnp.attacks.ensemble import Stages
+from advdpnp.attacks.ensemble import AttackEnsemble
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.base.errors import AdvdpnpError
 
 THREAT = ThreatModel.parse("linf", 0.008)
 DECISIVE = APGD(THREAT, "margin", iterations=9, name="decisive")
-STAGES = Stages("some", (DECISIVE, FAB(THREAT, iterations=6, runs=2), Square(THREAT, queries=30)), "decisive")
+STAGES = AttackEnsemble("some", (DECISIVE, FAB(THREAT, iterations=6, runs=2), Square(THREAT, queries=30)), "decisive")
 
 
 def assert_same(a, b):
-    for name in Findings._names():
+    for name in AttackResult._names():
         assert torch.equal(getattr(a, name), getattr(b, name)), name
 
 
@@ -44,7 +44,9 @@ def test_company_and_number_of_processes_change_nothing(net, images, labels, fin
 
 def test_survivors_get_the_decisive_stage_in_full(net, images, labels, find):
     tiny = ThreatModel.parse("linf", 1e-5)
-    stages = Stages("two", (APGD(tiny, "margin", iterations=9, name="decisive"), Square(tiny, queries=30)), "decisive")
+    stages = AttackEnsemble(
+        "two", (APGD(tiny, "margin", iterations=9, name="decisive"), Square(tiny, queries=30)), "decisive"
+    )
     full, low = find(net, stages, images, labels), find(net, stages, images, labels, precision="bf16")
     assert not bool(full.success[5:].any())
     # One judgement and ten iterates, once in bf16 and once in float32.
@@ -52,7 +54,7 @@ def test_survivors_get_the_decisive_stage_in_full(net, images, labels, find):
 
 
 class Liar(nn.Module):
-    """Under autocast it claims to be fooled by everything."""
+    """Under autocast it claims to be misclassified by everything."""
 
     def __init__(self, net):
         super().__init__()

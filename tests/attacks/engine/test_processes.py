@@ -10,12 +10,12 @@ import time
 import pytest
 import torch
 
-from advdpnp.attacks import Findings
+from advdpnp.attacks import AttackResult
 from advdpnp.attacks.algorithms.apgd import APGD
 from advdpnp.attacks.algorithms.square import Square
 from advdpnp.attacks.engine.processes import can_fork, side_by_side
 from advdpnp.attacks.engine.search import search as engine
-from advdpnp.attacks.ensemble import Stages
+from advdpnp.attacks.ensemble import AttackEnsemble
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.base.errors import AdvdpnpError
 
@@ -33,14 +33,14 @@ def test_everything_comes_from_everybody():
 
 
 def test_a_search_finds_the_same_in_any_number_of_processes(net, images, labels, find, monkeypatch):
-    stages = Stages("two", (APGD(THREAT, "margin", iterations=9), Square(THREAT, queries=30)))
+    stages = AttackEnsemble("two", (APGD(THREAT, "margin", iterations=9), Square(THREAT, queries=30)))
     alone = find(net, stages, images, labels)
     asked = []
     monkeypatch.setattr(engine, "side_by_side", lambda work, count: asked.append(count) or side_by_side(work, count))
     for threads in (2, 5):
         torch.set_num_threads(threads)
         found = find(net, stages, images, labels, rows=20)
-        for column in Findings._names():
+        for column in AttackResult._names():
             assert torch.equal(getattr(found, column), getattr(alone, column)), column
     assert asked == [2, 5]
     assert torch.get_num_threads() == 5

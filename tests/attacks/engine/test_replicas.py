@@ -8,16 +8,16 @@ from advdpnp.attacks import search
 from advdpnp.attacks.algorithms.apgd import APGD
 from advdpnp.attacks.algorithms.cw_l2 import CWL2
 from advdpnp.attacks.algorithms.square import Square
-from advdpnp.attacks.engine.replicas import open_lanes
 from advdpnp.attacks.engine import scheduler as stage_search
+from advdpnp.attacks.engine.replicas import replicate
 from advdpnp.attacks.engine.search import search as engine
-from advdpnp.attacks.ensemble import Stages
-from advdpnp.attacks.protocol import choose
+from advdpnp.attacks.ensemble import AttackEnsemble
+from advdpnp.attacks.protocol import where_rows
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.base.errors import AdvdpnpError
 
 THREAT = ThreatModel.parse("linf", 0.008)
-STAGES = Stages(
+STAGES = AttackEnsemble(
     "three", (Square(THREAT, queries=3, name="a"), APGD(THREAT, "margin", iterations=9), Square(THREAT, 70))
 )
 COLUMNS = ("success", "x_adv", "forwards", "backwards", "zero_gradient", "margin", "norm")
@@ -69,7 +69,7 @@ def test_each_lane_has_a_model_of_its_own(net, images, labels, find):
     torch.set_num_threads(2)
     noted = Notes(net)
     assert_same(find(noted, STAGES, images, labels), find(net, STAGES, images, labels))
-    with open_lanes(noted, 4, "cpu") as lanes:
+    with replicate(noted, 4, "cpu") as lanes:
         models = [executor.model for executor in lanes._executors]
     assert len(set(map(id, models))) == 2
     assert models[0] is noted
@@ -87,7 +87,7 @@ def test_a_model_that_cannot_be_copied_has_one_lane(net, images, labels, find):
 
 def test_errors_of_a_lane_reach_the_caller(net, images, labels, find):
     class Broken(APGD):
-        def tell(self, state, logits, gradient, fooled):
+        def tell(self, state, logits, gradient, misclassified):
             raise AdvdpnpError("it is late")
 
     torch.set_num_threads(2)
@@ -100,9 +100,9 @@ def test_choosing_is_exact():
     generator = torch.Generator().manual_seed(0)
     a, b = torch.randn(2, 50, 3, 8, 8, generator=generator) * torch.logspace(-30, 30, 50)[None, :, None, None, None]
     rows = torch.rand(50, generator=generator) < 0.5
-    assert torch.equal(choose(rows, a, b), torch.where(rows[:, None, None, None], a, b))
+    assert torch.equal(where_rows(rows, a, b), torch.where(rows[:, None, None, None], a, b))
     pixels = torch.rand(50, 1, 8, 8, generator=generator) < 0.5
-    assert torch.equal(choose(pixels, a, b), torch.where(pixels, a, b))
+    assert torch.equal(where_rows(pixels, a, b), torch.where(pixels, a, b))
 
 
 def test_what_may_not_be_in_the_ball_is_not():
@@ -138,7 +138,7 @@ def test_smaller_shapes_are_used_only_if_they_give_the_same_bits(net, images, la
         (ShapeDependent(net, 8), [8, 8, 8, 12, 16, 16]),
         (ShapeDependent(net, 16), [16] * 6),
     ):
-        with open_lanes(model.eval().requires_grad_(False), 16, "cpu", example=images[:9]) as lanes:
+        with replicate(model.eval().requires_grad_(False), 16, "cpu", example=images[:9]) as lanes:
             assert lanes.chunk_size(1) == 16  # nothing has been computed yet, and a trial costs something
             lanes._trial.computed = 10_000
             assert [lanes.chunk_size(rows) for rows in (1, 4, 5, 12, 13, 90)] == sizes
@@ -152,7 +152,7 @@ def test_smaller_shapes_are_used_only_if_they_give_the_same_bits(net, images, la
 
 
 def test_work_is_cut_so_that_all_lanes_get_some(net, images):
-    with open_lanes(net.requires_grad_(False), 16, "cpu", example=images[:16], count=2) as lanes:
+    with replicate(net.requires_grad_(False), 16, "cpu", example=images[:16], count=2) as lanes:
         lanes._trial.computed = 10_000
         assert [lanes.chunk_size(rows) for rows in (1, 8, 9, 16, 17, 32, 90)] == [4, 4, 8, 8, 12, 16, 16]
         assert lanes.width == 32

@@ -15,7 +15,7 @@ from advdpnp.attacks.engine.executor import Executor, check_inputs, is_randomise
 from advdpnp.attacks.engine.search import search
 from advdpnp.attacks.engine.verification import judge
 from advdpnp.attacks.protocol import Attack, State
-from advdpnp.attacks.search_state import Findings
+from advdpnp.attacks.search_state import AttackResult
 from advdpnp.base.errors import AdvdpnpError
 
 
@@ -38,7 +38,7 @@ class Scripted:
     def ask(self, state):
         return self.images(state.x, state.y), None
 
-    def tell(self, state, logits, gradient, fooled):
+    def tell(self, state, logits, gradient, misclassified):
         return replace(state, done=torch.ones_like(state.done))
 
 
@@ -54,7 +54,7 @@ class Brightness(nn.Module):
         return torch.stack([-value, value, value * 0 - 5], 1)
 
 
-def same(first: Findings, second: Findings) -> None:
+def same(first: AttackResult, second: AttackResult) -> None:
     for field in fields(first):
         assert torch.equal(getattr(first, field.name), getattr(second, field.name)), field.name
 
@@ -83,7 +83,7 @@ def test_the_seed_and_the_sample_index_decide_the_random_start(net, images, labe
 def test_every_sample_is_yielded_once_and_findings_are_consistent(net, images, labels, attack):
     sample, threat = torch.arange(60) * 3 + 1, ThreatModel.parse("linf", 0.006)
     parts = list(search(net, attack("pgd-5", 0.006), images, labels, sample, seed=0, shape=16, rows=20))
-    found = Findings.concatenate(parts)
+    found = AttackResult.concatenate(parts)
     assert sorted(found.sample.tolist()) == sample.tolist()
     place = (found.sample - 1) // 3
     x, y = images[place], labels[place]

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from advdpnp.attacks import Findings, ThreatModel
+from advdpnp.attacks import AttackResult, ThreatModel
 from advdpnp.attacks.packages import pyautoattack as module
 from advdpnp.attacks.packages.pyautoattack import AutoAttack
-from advdpnp.attacks.packages.query_counter import CountedModel
-from advdpnp.attacks.protocol import StageRecord, WholeBatchAttack
+from advdpnp.attacks.packages.query_counter import QueryCounter
+from advdpnp.attacks.protocol import PackageAttack, StageRecord
 from advdpnp.base.compat import import_pyautoattack
 from advdpnp.base.errors import AdvdpnpError
 
@@ -41,7 +41,7 @@ def run(attack, model, x, y, **options):
 
 
 def sorted_findings(items):
-    found = Findings.concatenate([item for item in items if isinstance(item, Findings)])
+    found = AttackResult.concatenate([item for item in items if isinstance(item, AttackResult)])
     return found[found.sample.argsort()]
 
 
@@ -67,22 +67,22 @@ def direct(model, x, y, norm, seed=3, batch_size=16, targets=9, stages=None, eps
 @pytest.mark.parametrize("batch_size", [7, 16, 64])
 def test_equals_a_direct_call(net, images, labels, norm, batch_size):
     x, y = images[:N], labels[:N]
-    x_adv, fooled = direct(net, x, y, norm, batch_size=batch_size)
-    assert 6 < int(fooled.sum()) < N - 5
+    x_adv, misclassified = direct(net, x, y, norm, batch_size=batch_size)
+    assert 6 < int(misclassified.sum()) < N - 5
     found = sorted_findings(run(AutoAttack(ThreatModel.parse(norm, EPS[norm]), 10), net, x, y, batch_size=batch_size))
     assert found.sample.tolist() == list(range(100, 100 + N))
-    assert torch.equal(found.success, fooled)
-    assert torch.equal(found.x_adv[fooled], x_adv[fooled])
+    assert torch.equal(found.success, misclassified)
+    assert torch.equal(found.x_adv[misclassified], x_adv[misclassified])
 
 
 @pytest.mark.parametrize("stage", list(module.STAGES))
 def test_every_stage_alone_equals_a_direct_call(net, images, labels, stage):
     x, y = images[:20], labels[:20]
-    x_adv, fooled = direct(net, x, y, "linf", stages=[stage], eps=0.02)
-    assert int(fooled.sum()) > 5
+    x_adv, misclassified = direct(net, x, y, "linf", stages=[stage], eps=0.02)
+    assert int(misclassified.sum()) > 5
     found = sorted_findings(run(AutoAttack(ThreatModel.parse("linf", 0.02), 10, stages=(stage,)), net, x, y))
-    assert torch.equal(found.success, fooled)
-    assert torch.equal(found.x_adv[fooled], x_adv[fooled])
+    assert torch.equal(found.success, misclassified)
+    assert torch.equal(found.x_adv[misclassified], x_adv[misclassified])
 
 
 def test_another_seed_is_another_search(net, images, labels):
@@ -108,9 +108,9 @@ def test_an_interruption_anywhere_changes_nothing(net, images, labels):
     for place in records:
         before = items[: place + 1]
         done = [item for item in before if isinstance(item, StageRecord)]
-        known = [item for item in before if isinstance(item, Findings)]
+        known = [item for item in before if isinstance(item, AttackResult)]
         seen = torch.cat([item.sample for item in known])
-        after = [item for item in run(attack, net, x, y, done=done) if isinstance(item, Findings)]
+        after = [item for item in run(attack, net, x, y, done=done) if isinstance(item, AttackResult)]
         fresh = [item[~torch.isin(item.sample, seen)] for item in after]
         joined = sorted_findings([*known, *fresh])
         for name in vars(whole):
@@ -125,8 +125,10 @@ def test_costs_add_up_to_what_the_model_was_asked(net, images, labels):
     attack = AutoAttack(ThreatModel.parse("linf", EPS["linf"]), 10, stages=("apgd-ce",))
     items = run(attack, net, images[:N], labels[:N])
     found = sorted_findings(items)
-    verified = sum(int((item.success & (item.norm > 0)).sum()) for item in items if isinstance(item, Findings))
-    calls = sum(1 for item in items if isinstance(item, Findings) and bool((item.norm > 0).all() & item.success.any()))
+    verified = sum(int((item.success & (item.norm > 0)).sum()) for item in items if isinstance(item, AttackResult))
+    calls = sum(
+        1 for item in items if isinstance(item, AttackResult) and bool((item.norm > 0).all() & item.success.any())
+    )
     padded = 16 * calls - verified
     clean = 2 * 48 - N + 3 * 16 + N  # judged padded, asked three times whether randomised, asked by the package's loop
     assert int(found.forwards.sum()) > 300
@@ -166,7 +168,7 @@ def test_gradients_reach_the_package_contiguous():
 
     x = torch.rand(2, 3, 4, 4, requires_grad=True)
     assert not torch.autograd.grad(ChannelsLast()(x).sum(), x)[0].is_contiguous()
-    counted = CountedModel(ChannelsLast())
+    counted = QueryCounter(ChannelsLast())
     (gradient,) = torch.autograd.grad(counted(x).sum(), x)
     assert gradient.is_contiguous()
     torch.testing.assert_close(gradient, 2 * x.detach())
@@ -185,9 +187,9 @@ def test_few_classes(make_net, images, attack, classes):
         with pytest.raises(AdvdpnpError, match="at least 4 classes"):
             attack("pyautoattack:apgd-t", classes=classes)
     else:
-        _, fooled = direct(net, images[:12], y, "linf", targets=classes - 1)
+        _, misclassified = direct(net, images[:12], y, "linf", targets=classes - 1)
         same = AutoAttack(ThreatModel.parse("linf", EPS["linf"]), classes)
-        assert torch.equal(sorted_findings(run(same, net, images[:12], y)).success, fooled)
+        assert torch.equal(sorted_findings(run(same, net, images[:12], y)).success, misclassified)
 
 
 @pytest.mark.parametrize("stage", ["apgd-ce", "square"])
@@ -226,7 +228,7 @@ def test_all_broken_or_no_images(net, images, labels):
 def test_the_definition_names_what_the_result_depends_on():
     attack = AutoAttack(ThreatModel.parse("linf", 0.1), 10)
     definition = attack.definition()
-    assert isinstance(attack, WholeBatchAttack)
+    assert isinstance(attack, PackageAttack)
     assert definition["stages"] == ["apgd-ce", "apgd-t", "fab-t", "square"]
     assert definition["package_version"]
     assert definition["order_dependent"] is True

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from advdpnp.attacks import Findings
+from advdpnp.attacks import AttackResult
 from advdpnp.attacks.protocol import StageRecord
 from advdpnp.base.compat import import_torchattacks
 from advdpnp.base.errors import AdvdpnpError
@@ -15,7 +15,7 @@ from advdpnp.base.errors import AdvdpnpError
 def run(attack, model, x, y, **options):
     settings = {"seed": 0, "batch_size": 16, "device": "cpu", **options}
     items = list(attack.run(model, x, y, torch.arange(len(x)), **settings))
-    found = Findings.concatenate([item for item in items if isinstance(item, Findings)])
+    found = AttackResult.concatenate([item for item in items if isinstance(item, AttackResult)])
     return found[found.sample.argsort()], [item for item in items if isinstance(item, StageRecord)]
 
 
@@ -26,10 +26,10 @@ def test_finds_what_a_direct_call_finds(net, images, labels, attack):
         reference = import_torchattacks().BIM(net, eps=2 / 255, alpha=2 / 255 / 4)
         with torch.enable_grad():
             x_adv = reference(images[right], labels[right])
-        fooled = net(x_adv).argmax(1) != labels[right]
-    assert 5 < int(fooled.sum()) < 50
-    assert torch.equal(found.success[right], fooled)
-    assert torch.equal(found.x_adv[right][fooled], x_adv[fooled])
+        misclassified = net(x_adv).argmax(1) != labels[right]
+    assert 5 < int(misclassified.sum()) < 50
+    assert torch.equal(found.success[right], misclassified)
+    assert torch.equal(found.x_adv[right][misclassified], x_adv[misclassified])
     assert bool(found.success[~right].all())
 
 

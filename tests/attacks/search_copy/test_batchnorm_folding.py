@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional
 
 from advdpnp.attacks.search_copy.batchnorm_folding import fold_normalisation
-from advdpnp.attacks.search_copy.make import prepare
+from advdpnp.attacks.search_copy.make import make_search_copy
 
 IMAGES = torch.rand(6, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
@@ -123,7 +123,7 @@ class Counting(Peeking):
 @pytest.mark.parametrize("model", [Peeking(), Reading(), Counting()])
 def test_a_model_that_folding_would_change_is_prepared_without(model):
     model, images = _living(model).float(), IMAGES.float()
-    prepared = prepare(model, images)
+    prepared = make_search_copy(model, images)
     assert prepared is not model
     assert _normalisations(prepared) == 1
     torch.testing.assert_close(prepared(images), model(images), rtol=1e-4, atol=1e-5)
@@ -132,7 +132,7 @@ def test_a_model_that_folding_would_change_is_prepared_without(model):
 def test_attacks_ask_a_folded_copy_and_the_model_stays():
     model, images = _living(Branches()).float(), IMAGES.float()
     expected = model(images)
-    prepared = prepare(model, images)
+    prepared = make_search_copy(model, images)
     assert (_normalisations(prepared), _normalisations(model)) == (1, 4)
     torch.testing.assert_close(prepared(images), expected, rtol=1e-4, atol=1e-4)
     assert torch.equal(model(images), expected)

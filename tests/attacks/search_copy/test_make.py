@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations
 
-from advdpnp.attacks.search_copy.make import prepare
+from advdpnp.attacks.search_copy.make import make_search_copy
 from advdpnp.attacks.search_copy.strided_gradient import ImageConvolution, is_image_convolution
 
 CASES = [
@@ -61,7 +61,7 @@ def test_other_layers_stay_as_they_are(layer):
 def test_the_copy_says_the_same_and_leaves_the_model_alone(net, images):
     net.requires_grad_(False)
     before = copy.deepcopy(net.state_dict())
-    prepared = prepare(net, images)
+    prepared = make_search_copy(net, images)
     assert any(isinstance(module, ImageConvolution) for module in prepared.modules())
     assert not any(isinstance(module, ImageConvolution) for module in net.modules())
     assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
@@ -106,4 +106,4 @@ class Counting(nn.Module):
      nn.Sequential(nn.Flatten(), parametrizations.weight_norm(nn.Linear(768, 4)))],
 )  # fmt: skip
 def test_what_cannot_be_copied_faithfully_is_attacked_itself(model, images):
-    assert prepare(model, images) is model
+    assert make_search_copy(model, images) is model

@@ -16,12 +16,12 @@ import torch
 from torch import Tensor, nn
 
 import advdpnp
-from advdpnp.attacks.search_state import Findings
+from advdpnp.attacks.search_state import AttackResult
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.cli import run as run_cli
 from advdpnp.datasets import Dataset
-from advdpnp.eval.analysis.rows import StoredUnit, find_results
+from advdpnp.eval.analysis.rows import StoredEvaluation, find_results
 from advdpnp.eval.audit.images import Auditor, UnitAudit
 from advdpnp.eval.run import model_run as run_module
 from advdpnp.eval.run.evaluate import evaluate_models
@@ -37,7 +37,7 @@ Net = Callable[..., nn.Module]
 
 @pytest.fixture(autouse=True)
 def small_shape(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_module, "DEFAULT_SHAPE", 16)
+    monkeypatch.setattr(run_module, "DEFAULT_STATIC_BATCH_SIZE", 16)
 
 
 def evaluate(out: Path, data: Dataset, model: nn.Module, **arguments: Any) -> None:
@@ -46,18 +46,18 @@ def evaluate(out: Path, data: Dataset, model: nn.Module, **arguments: Any) -> No
     evaluate_models([loaded], data, out=out, **(settings | arguments))
 
 
-def unit_of(out: Path, label: str = "pgd-4") -> StoredUnit:
+def unit_of(out: Path, label: str = "pgd-4") -> StoredEvaluation:
     (unit,) = [unit for unit in find_results([out]) if unit.label == label]
     return unit
 
 
-def images_of(unit: StoredUnit, data: Dataset) -> dict[int, Tensor]:
+def images_of(unit: StoredEvaluation, data: Dataset) -> dict[int, Tensor]:
     path = unit.verdicts.path.with_suffix(SUFFIX)
     parts = read_adversarials(path, data.test.some_images, len(data.test)) if path.exists() else ()
     return {n: x for part in parts for n, x in zip(part.sample.tolist(), part.x_adv, strict=True)}
 
 
-def broken(unit: StoredUnit) -> list[int]:
+def broken(unit: StoredEvaluation) -> list[int]:
     frame = unit.verdicts.frame
     return frame[frame["success"] & (frame["clean_prediction"] == frame["label"])]["sample"].tolist()
 
@@ -71,7 +71,9 @@ def searched(monkeypatch: pytest.MonkeyPatch, stop_after: int | None = None) -> 
     searches: list[tuple[str, list[int]]] = []
     search = run_module.search
 
-    def noted(model: nn.Module, attack: Any, x: Tensor, y: Tensor, sample: Tensor, **rest: Any) -> Iterator[Findings]:
+    def noted(
+        model: nn.Module, attack: Any, x: Tensor, y: Tensor, sample: Tensor, **rest: Any
+    ) -> Iterator[AttackResult]:
         searches.append((attack.name, sample.tolist()))
         count = 0
         for findings in search(model, attack, x, y, sample, **rest):
@@ -230,12 +232,12 @@ def test_images_cannot_be_stored_without_an_attack(tmp_path: Path, data: Dataset
 def test_an_attack_of_a_package_that_was_interrupted_without_images_begins_again(
     tmp_path: Path, data: Dataset, net: Net, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from advdpnp.eval.store.writer import UnitWriter
+    from advdpnp.eval.store.writer import VerdictWriter
 
     name, count = "pyautoattack:apgd-ce", 0
-    checkpoint = UnitWriter.checkpoint
+    checkpoint = VerdictWriter.checkpoint
 
-    def stop(self: UnitWriter, record: Any) -> None:
+    def stop(self: VerdictWriter, record: Any) -> None:
         nonlocal count
         checkpoint(self, record)
         count += 1
@@ -243,7 +245,7 @@ def test_an_attack_of_a_package_that_was_interrupted_without_images_begins_again
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(UnitWriter, "checkpoint", stop)
+        patch.setattr(VerdictWriter, "checkpoint", stop)
         with pytest.raises(KeyboardInterrupt):
             evaluate(tmp_path, data, net(), attacks=name, batch_size=16, save_adversarials=False)
     evaluate(tmp_path, data, net(), attacks=name, batch_size=16)
@@ -259,7 +261,7 @@ def test_a_search_that_comes_out_otherwise_is_told_and_changes_nothing(
     lost = broken(unit_of(tmp_path))[0]
     search = run_module.search
 
-    def weaker(*arguments: Any, **rest: Any) -> Iterator[Findings]:
+    def weaker(*arguments: Any, **rest: Any) -> Iterator[AttackResult]:
         for found in search(*arguments, **rest):
             found.success[found.sample == lost] = False
             yield found
@@ -487,8 +489,8 @@ def test_images_that_are_nearly_tied_are_told_apart_from_failures(stored: Path, 
     for _ in range(40):
         middle = (low + high) / 2
         with torch.no_grad():
-            fooled = int(model(clean + middle * (images[sample] - clean)).argmax()) != label
-        low, high = (low, middle) if fooled else (middle, high)
+            misclassified = int(model(clean + middle * (images[sample] - clean)).argmax()) != label
+        low, high = (low, middle) if misclassified else (middle, high)
     x_adv = torch.stack(
         [images[n] if n != sample else (clean + low * (images[sample] - clean))[0] for n in sorted(images)]
     )

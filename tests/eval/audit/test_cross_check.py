@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from advdpnp.attacks.search_state import Findings
+from advdpnp.attacks.search_state import AttackResult
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.datasets import Dataset
 from advdpnp.eval.audit.cross_check import cross_check, in_words
@@ -48,7 +48,7 @@ def test_a_disagreement_is_listed(compare: Compare, monkeypatch: pytest.MonkeyPa
 
     def blind(*positional: Any, **settings: Any) -> Any:
         for found in search(*positional, **settings):
-            yield Findings(**{**found.__dict__, "success": torch.zeros_like(found.success)})
+            yield AttackResult(**{**found.__dict__, "success": torch.zeros_like(found.success)})
 
     monkeypatch.setattr(run_module, "search", blind)
     frame = compare("pgd-3")

@@ -16,12 +16,12 @@ from advdpnp.attacks.threat import ThreatModel
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.datasets import Dataset, Split
 from advdpnp.eval.api import evaluate
-from advdpnp.eval.diagnostics import Measured, Subject, measure_answers, measure_search, training_modules
+from advdpnp.eval.diagnostics import DiagnosticRecord, ModelProbe, measure_gradients, measure_outputs, training_modules
 from advdpnp.eval.diagnostics import gradients as search_module
 from advdpnp.eval.diagnostics.flags import FLAGS
 from advdpnp.eval.report.leaderboard import build_leaderboard, read_leaderboard
 from advdpnp.eval.run.evaluate import evaluate_models
-from advdpnp.eval.store.diagnostics_record import measured_of, read_measured, sanity_path, write_measured
+from advdpnp.eval.store.diagnostics_record import diagnostics_of, read_diagnostics, sanity_path, write_diagnostics
 from advdpnp.models.loading import LoadedModel
 
 REPOSITORY = Path(advdpnp.__file__).resolve().parent.parent
@@ -113,8 +113,8 @@ class Scale(nn.Module):
         return x * self.factor
 
 
-def subject(net: nn.Module, x: torch.Tensor, y: torch.Tensor, shape: int = 128) -> Subject:
-    return Subject(net, x, y, shape, 0)
+def subject(net: nn.Module, x: torch.Tensor, y: torch.Tensor, shape: int = 128) -> ModelProbe:
+    return ModelProbe(net, x, y, shape, 0)
 
 
 def test_the_same_numbers_in_smaller_calls_and_nothing_left_behind(trained: Any) -> None:
@@ -122,8 +122,8 @@ def test_the_same_numbers_in_smaller_calls_and_nothing_left_behind(trained: Any)
     modes = [module.training for module in net.modules()]
     state = torch.random.get_rng_state()
     with evaluation_mode(net):
-        whole = measure_answers(subject(net, x, y)), measure_search(subject(net, x, y), LINF)
-        parts = measure_answers(subject(net, x, y, 7)), measure_search(subject(net, x, y, 7), LINF)
+        whole = measure_outputs(subject(net, x, y)), measure_gradients(subject(net, x, y), LINF)
+        parts = measure_outputs(subject(net, x, y, 7)), measure_gradients(subject(net, x, y, 7), LINF)
     assert whole[0]["right"] == parts[0]["right"]
     assert whole[1]["right"] == parts[1]["right"]
     assert json.loads(json.dumps(whole)) == json.loads(json.dumps(whole))
@@ -134,9 +134,9 @@ def test_the_same_numbers_in_smaller_calls_and_nothing_left_behind(trained: Any)
 def test_a_loss_that_still_rises_is_seen(trained: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     net, x, y = trained
     with evaluation_mode(net):
-        assert (measure_search(subject(net, x, y), ThreatModel.parse("linf", 0.02))["rising"] or 0) < 0.25
+        assert (measure_gradients(subject(net, x, y), ThreatModel.parse("linf", 0.02))["rising"] or 0) < 0.25
         monkeypatch.setattr(search_module, "PGD", lambda threat, steps: _short_steps(threat, steps))
-        assert measure_search(subject(net, x, y), ThreatModel.parse("linf", 0.02))["rising"] > 0.2
+        assert measure_gradients(subject(net, x, y), ThreatModel.parse("linf", 0.02))["rising"] > 0.2
 
 
 def _short_steps(threat: ThreatModel, steps: int) -> Any:
@@ -161,7 +161,7 @@ def test_gradients_that_are_no_numbers_are_counted(trained: Any) -> None:
             return answer
 
     with evaluation_mode(trained[0]):
-        found = measure_search(subject(Net(), *trained[1:]), LINF)
+        found = measure_gradients(subject(Net(), *trained[1:]), LINF)
     assert found["nan_gradient"] == 1
     assert found["zero_gradient"] == 0
 
@@ -177,7 +177,7 @@ def test_models_that_refuse_what_is_outside_the_box_are_measured_without_it(trai
             return answer
 
     with evaluation_mode(net):
-        assert "normalised" not in measure_answers(subject(Strict(), x, y))["right"]
+        assert "normalised" not in measure_outputs(subject(Strict(), x, y))["right"]
     assert flags_of(Strict(), x, y, 0.04) == []
 
 
@@ -290,8 +290,8 @@ def test_measurements_are_stored_once_for_the_answers_and_once_per_threat(
     run(eps=[0.05, 0.1])
     files = sorted(tmp_path.rglob("sanity-*.json"))
     assert [path.name.split("-")[1] for path in files] == ["answers", "linf_0.05", "linf_0.1"]
-    monkeypatch.setattr("advdpnp.eval.run.model_run.measure_search", None)  # would fail if it were called again
-    monkeypatch.setattr("advdpnp.eval.run.model_run.measure_answers", None)
+    monkeypatch.setattr("advdpnp.eval.run.model_run.measure_gradients", None)  # would fail if it were called again
+    monkeypatch.setattr("advdpnp.eval.run.model_run.measure_outputs", None)
     run(eps=["5e-2"])
     assert len(list(tmp_path.rglob("sanity-*.json"))) == 3
 
@@ -344,7 +344,9 @@ def test_types_of_corruptions_without_corruptions_are_a_mistake(run: Callable[..
 
 def test_measurements_are_found_by_what_they_are_about(tmp_path: Path) -> None:
     def put(norm: str, eps: float | None, samples: int, data: str = "d", numbers: Any = None) -> None:
-        write_measured(tmp_path, Measured("w", data, samples, 0, norm, eps, str(eps), numbers or {"n": samples}))
+        write_diagnostics(
+            tmp_path, DiagnosticRecord("w", data, samples, 0, norm, eps, str(eps), numbers or {"n": samples})
+        )
 
     put("", None, 10)
     put("linf", 0.1, 10)
@@ -352,8 +354,8 @@ def test_measurements_are_found_by_what_they_are_about(tmp_path: Path) -> None:
     put("linf", 0.2, 99)
     put("l2", 0.1, 99)
     put("linf", 0.1, 99, data="other")
-    assert [each.numbers["n"] for each in measured_of(tmp_path, "w", "d", "linf", 0.1)] == [10, 50]
-    assert [each.numbers["n"] for each in measured_of(tmp_path, "w", "d", "", float("nan"))] == [10]
-    assert measured_of(tmp_path, "v", "d", "linf", 0.1) == []
-    each = Measured("w", "d", 10, 0, "linf", 0.1, "0.1", {"n": 10})
-    assert read_measured(sanity_path(tmp_path, each)) == each
+    assert [each.numbers["n"] for each in diagnostics_of(tmp_path, "w", "d", "linf", 0.1)] == [10, 50]
+    assert [each.numbers["n"] for each in diagnostics_of(tmp_path, "w", "d", "", float("nan"))] == [10]
+    assert diagnostics_of(tmp_path, "v", "d", "linf", 0.1) == []
+    each = DiagnosticRecord("w", "d", 10, 0, "linf", 0.1, "0.1", {"n": 10})
+    assert read_diagnostics(sanity_path(tmp_path, each)) == each

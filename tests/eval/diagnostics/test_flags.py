@@ -7,7 +7,7 @@ import pytest
 
 import advdpnp
 from advdpnp.eval.analysis.rows import find_results, make_rows
-from advdpnp.eval.diagnostics import Measured, write_measured
+from advdpnp.eval.diagnostics import DiagnosticRecord, write_diagnostics
 from advdpnp.eval.diagnostics.flags import FLAGS, raised_flags
 from advdpnp.eval.report.leaderboard import build_leaderboard
 from advdpnp.eval.report.markdown import to_markdown
@@ -73,8 +73,8 @@ def test_a_net_that_only_one_step_leaves_right_is_named_by_what_was_measured(sto
     right = {"clean": "1" * 90 + "0" * 10, "fgsm": "1" * 80 + "0" * 20, "pgd-20": "1" * 5 + "0" * 95}
     for norm, eps, text in (("", None, ""), ("linf", 8 / 255, "8/255")):
         numbers = {"right": right if norm else {"clean": right["clean"]}}
-        measured = Measured(row["weights_hash"], "d" * 64, 100, 0, norm, eps, text, numbers)
-        write_measured(next(out.glob("net-*")), measured)
+        measured = DiagnosticRecord(row["weights_hash"], "d" * 64, 100, 0, norm, eps, text, numbers)
+        write_diagnostics(next(out.glob("net-*")), measured)
     row = build_leaderboard([out]).iloc[0]
     assert row["flags"] == "single-step"
     assert "of 100 images, fgsm leaves 80.00 %, pgd-20 5.00 %" in row["flag_details"]
@@ -185,7 +185,7 @@ def test_what_was_measured_is_flagged_with_what_was_seen(store_model: Store) -> 
     }  # fmt: skip
     folder = next(out.glob("net-*"))
     for norm, eps, text, numbers in (("", None, "", answers), ("linf", 8 / 255, "8/255", search)):
-        write_measured(folder, Measured(row["weights_hash"], "d" * 64, 100, 0, norm, eps, text, numbers))
+        write_diagnostics(folder, DiagnosticRecord(row["weights_hash"], "d" * 64, 100, 0, norm, eps, text, numbers))
     raised = codes(out)
     assert set(raised) == {
         "order", "zero-gradient", "rising-loss", "large-eps", "above-clean", "train-mode", "dynamic", "softmax",

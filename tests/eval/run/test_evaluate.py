@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from advdpnp.attacks.protocol import StageRecord
-from advdpnp.attacks.search_state import Findings
+from advdpnp.attacks.search_state import AttackResult
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.corruption import BENCHMARK
@@ -62,7 +62,7 @@ def dataset() -> Dataset:
 
 @pytest.fixture(autouse=True)
 def small_shape(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_module, "DEFAULT_SHAPE", 16)
+    monkeypatch.setattr(run_module, "DEFAULT_STATIC_BATCH_SIZE", 16)
 
 
 def run(out: Path, dataset: Dataset, *models: LoadedModel, **arguments: Any) -> pd.DataFrame:
@@ -88,7 +88,7 @@ def record_searches(monkeypatch: pytest.MonkeyPatch, stop_after: int | None = No
 
     def noted(
         model: nn.Module, attack: Any, x: Tensor, y: Tensor, sample: Tensor, **settings: Any
-    ) -> Iterator[Findings]:
+    ) -> Iterator[AttackResult]:
         searches.append((attack.name, sample.tolist()))
         count = 0
         for findings in search(model, attack, x, y, sample, **settings):
@@ -292,7 +292,7 @@ class Package:
         self, model: nn.Module, x: Tensor, y: Tensor, sample: Tensor, *, seed: int, batch_size: int, device: Any,
         done: Sequence[StageRecord] = (),
     ) -> Iterator[Any]:  # fmt: skip
-        fooled = done[-1].fooled[0].bool() if done else torch.zeros(len(x), dtype=torch.bool)
+        misclassified = done[-1].misclassified[0].bool() if done else torch.zeros(len(x), dtype=torch.bool)
         passed = {(int(record.stage), int(record.batch)) for record in done}
         for stage in range(2):
             for batch in range(2):
@@ -301,13 +301,19 @@ class Package:
                 if (stage, batch) == self.stop_at:
                     raise KeyboardInterrupt
                 self.log.append((len(x), stage, batch))
-                fooled = fooled | ((sample % 4 == stage) & (sample % 2 == batch))
-                values = {"stage": torch.tensor([stage]), "batch": torch.tensor([batch]), "fooled": fooled[None].long()}
+                misclassified = misclassified | ((sample % 4 == stage) & (sample % 2 == batch))
+                values = {
+                    "stage": torch.tensor([stage]),
+                    "batch": torch.tensor([batch]),
+                    "misclassified": misclassified[None].long(),
+                }
                 names = {field.name for field in fields(StageRecord)}
                 yield StageRecord(**{name: values.get(name, torch.zeros(1, len(x)).long()) for name in names})
-        no, zero = torch.zeros_like(fooled), torch.zeros_like(y)
-        wrong = torch.where(fooled, (y + 1) % CLASSES, y)
-        yield Findings(sample, y, y, wrong, fooled, zero.double(), zero.float(), zero, zero, no, no, zero, zero, x)
+        no, zero = torch.zeros_like(misclassified), torch.zeros_like(y)
+        wrong = torch.where(misclassified, (y + 1) % CLASSES, y)
+        yield AttackResult(
+            sample, y, y, wrong, misclassified, zero.double(), zero.float(), zero, zero, no, no, zero, zero, x
+        )
 
 
 def use(monkeypatch: pytest.MonkeyPatch, make: Callable[[ThreatModel], Any]) -> None:
@@ -352,7 +358,7 @@ def test_out_of_memory_starts_again_under_a_smaller_shape(
     shapes: list[int] = []
     search = run_module.search
 
-    def crowded(*positional: Any, shape: int, **settings: Any) -> Iterator[Findings]:
+    def crowded(*positional: Any, shape: int, **settings: Any) -> Iterator[AttackResult]:
         shapes.append(shape)
         if shape > 4:
             raise torch.OutOfMemoryError("full")

@@ -32,7 +32,7 @@ from advdpnp.eval.run.ranks import shard_of_environment
 from advdpnp.models.loading import LoadedModel
 
 torch.set_num_threads(1)
-run_module.DEFAULT_SHAPE = 4
+run_module.DEFAULT_STATIC_BATCH_SIZE = 4
 shards._PATIENCE = 5.0
 out, slow, keep = Path(sys.argv[1]), float(sys.argv[2]), sys.argv[3] == "keep"
 tell = PGD.tell

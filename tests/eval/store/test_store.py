@@ -15,13 +15,13 @@ from advdpnp.attacks.threat import ThreatModel
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.eval.store import writer as unit_writer
 from advdpnp.eval.store.example_images import read_arrays
-from advdpnp.eval.store.key import Unit, file_name
+from advdpnp.eval.store.key import EvaluationKey, file_name
 from advdpnp.eval.store.model_folder import ModelFolder, open_model
-from advdpnp.eval.store.model_record import ModelIdentity
+from advdpnp.eval.store.model_record import ModelRecord
 from advdpnp.eval.store.schema import FOUND, KEY, read_verdicts
 
-NET = ModelIdentity("my net", "ab" * 32, "small-cnn", "ce", 10, ("a", "b"), "digits")
-UNIT = Unit("pgd-20", "d" * 64, ThreatModel.parse("linf", "8/255"), {"attack": {"steps": 20}, "seed": 0})
+NET = ModelRecord("my net", "ab" * 32, "small-cnn", "ce", 10, ("a", "b"), "digits")
+UNIT = EvaluationKey("pgd-20", "d" * 64, ThreatModel.parse("linf", "8/255"), {"attack": {"steps": 20}, "seed": 0})
 FACTS = {
     "dataset": "digits",
     "seed": 0,
@@ -44,7 +44,7 @@ def found(samples: list[int]) -> dict[str, np.ndarray]:
     }  # fmt: skip
 
 
-def fill(folder: ModelFolder, samples: range, unit: Unit = UNIT) -> pd.DataFrame:
+def fill(folder: ModelFolder, samples: range, unit: EvaluationKey = UNIT) -> pd.DataFrame:
     with folder.writer(unit, np.array(samples), FACTS) as writer:
         writer.add(found(list(reversed(samples))))
     return folder.read(unit).frame
@@ -54,7 +54,7 @@ class Killed(BaseException):
     """Stands for Ctrl-C."""
 
 
-def interrupt(folder: ModelFolder, samples: list[int], wanted: int, unit: Unit = UNIT) -> None:
+def interrupt(folder: ModelFolder, samples: list[int], wanted: int, unit: EvaluationKey = UNIT) -> None:
     with suppress(Killed), folder.writer(unit, np.arange(wanted), FACTS) as writer:
         writer.add(found(samples))
         raise Killed
@@ -128,8 +128,8 @@ def test_an_attack_that_leaves_samples_out_is_named(tmp_path: Path) -> None:
 
 def test_a_second_writer_is_refused(tmp_path: Path) -> None:
     script = (
-        "from advdpnp.eval.store.model_folder import ModelIdentity, open_model; from pathlib import Path; import sys\n"
-        "with open_model(Path(sys.argv[1]), ModelIdentity('my net', 'ab' * 32)):\n"
+        "from advdpnp.eval.store.model_folder import ModelRecord, open_model; from pathlib import Path; import sys\n"
+        "with open_model(Path(sys.argv[1]), ModelRecord('my net', 'ab' * 32)):\n"
         " print('in', flush=True); sys.stdin.read()"
     )
     command = [sys.executable, "-c", script, str(tmp_path)]
@@ -145,7 +145,7 @@ def test_a_second_writer_is_refused(tmp_path: Path) -> None:
 
 def test_other_weights_are_another_folder(tmp_path: Path) -> None:
     for weights in ("ab" * 32, "cd" * 32):
-        with open_model(tmp_path, ModelIdentity("net", weights)) as folder:
+        with open_model(tmp_path, ModelRecord("net", weights)) as folder:
             fill(folder, range(3))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["net-abababab", "net-cdcdcdcd"]
 
@@ -153,17 +153,17 @@ def test_other_weights_are_another_folder(tmp_path: Path) -> None:
 def test_any_change_of_the_definition_is_another_unit() -> None:
     units = [
         UNIT,
-        Unit("pgd-20", "d" * 64, UNIT.threat, {"attack": {"steps": 20}, "seed": 1}),
-        Unit("pgd-20", "d" * 64, UNIT.threat, {"attack": {"steps": 40}, "seed": 0}),
-        Unit("pgd-20", "e" * 64, UNIT.threat, UNIT.definition),
-        Unit("pgd-20", "d" * 64, ThreatModel.parse("linf", "4/255"), UNIT.definition),
-        Unit("pgd-20", "d" * 64, ThreatModel.parse("l2", "8/255"), UNIT.definition),
+        EvaluationKey("pgd-20", "d" * 64, UNIT.threat, {"attack": {"steps": 20}, "seed": 1}),
+        EvaluationKey("pgd-20", "d" * 64, UNIT.threat, {"attack": {"steps": 40}, "seed": 0}),
+        EvaluationKey("pgd-20", "e" * 64, UNIT.threat, UNIT.definition),
+        EvaluationKey("pgd-20", "d" * 64, ThreatModel.parse("linf", "4/255"), UNIT.definition),
+        EvaluationKey("pgd-20", "d" * 64, ThreatModel.parse("l2", "8/255"), UNIT.definition),
     ]
     assert len({unit.hash for unit in units}) == len(units)
 
 
 def test_the_same_eps_written_otherwise_is_the_same_unit(tmp_path: Path) -> None:
-    one, other = (Unit("fgsm", "d" * 64, ThreatModel.parse("linf", text), {}) for text in ("1/10", "0.1"))
+    one, other = (EvaluationKey("fgsm", "d" * 64, ThreatModel.parse("linf", text), {}) for text in ("1/10", "0.1"))
     with open_model(tmp_path, NET) as folder:
         interrupt(folder, [0], 2, one)
         assert folder.stored(other).tolist() == [0]
@@ -238,7 +238,7 @@ def test_parts_are_written_while_the_search_runs(tmp_path: Path, monkeypatch: py
 
 
 def test_examples_are_those_of_the_lowest_samples_in_any_order_and_across_runs(tmp_path: Path) -> None:
-    def add(writer: unit_writer.UnitWriter, samples: list[int]) -> None:
+    def add(writer: unit_writer.VerdictWriter, samples: list[int]) -> None:
         index = np.array(samples)
         places = writer.wants_images(index)
         x = np.broadcast_to(index[places, None, None, None] / 100, (len(places), 1, 2, 2)).astype(np.float32)

@@ -12,13 +12,13 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from advdpnp.attacks.threat import ThreatModel
-from advdpnp.eval.store.key import Unit, file_name
+from advdpnp.eval.store.key import EvaluationKey, file_name
 from advdpnp.eval.store.model_folder import ModelFolder, open_model
-from advdpnp.eval.store.model_record import ModelIdentity
-from advdpnp.eval.store.writer import UnitWriter
+from advdpnp.eval.store.model_record import ModelRecord
+from advdpnp.eval.store.writer import VerdictWriter
 
-NET = ModelIdentity("net", "ab" * 32)
-UNIT = Unit("pgd-20", "d" * 64, ThreatModel.parse("linf", "8/255"), {"seed": 0})
+NET = ModelRecord("net", "ab" * 32)
+UNIT = EvaluationKey("pgd-20", "d" * 64, ThreatModel.parse("linf", "8/255"), {"seed": 0})
 SAMPLES = np.arange(12)
 FACTS = {"dataset": "digits", "seed": 0, "randomised": False, "versions": {}, "device": "cpu", "command": "x"}
 
@@ -37,7 +37,7 @@ def found(samples: list[int], forwards: int = 0) -> dict[str, np.ndarray]:
     }  # fmt: skip
 
 
-def add(writer: UnitWriter, samples: list[int], forwards: int = 0) -> None:
+def add(writer: VerdictWriter, samples: list[int], forwards: int = 0) -> None:
     """As a search does it: with the images that the writer wants."""
     index = np.array(samples, dtype=np.int64)
     places = writer.wants_images(index)
@@ -64,7 +64,7 @@ def shards(out: Path) -> list[Path]:
     return sorted(path for path in (out / ".shards").glob("*") if path.is_dir())
 
 
-def gather(folder: ModelFolder, out: Path, writer: UnitWriter) -> None:
+def gather(folder: ModelFolder, out: Path, writer: VerdictWriter) -> None:
     for other in shards(out):
         writer.gather(folder.below(other).parts_folder(UNIT), np.setdiff1d(SAMPLES, folder.stored(UNIT)))
 
@@ -73,7 +73,7 @@ def disturbed(out: Path, session: dict[str, Any], forwards: int = 0) -> None:
     """One process that adds verdicts and ends badly."""
     place = out if session["process"] == 0 else out / ".shards" / str(session["process"])
     with open_model(place, NET) as folder:
-        writer = UnitWriter(folder.parts_folder(UNIT), folder.identity, UNIT, FACTS)
+        writer = VerdictWriter(folder.parts_folder(UNIT), folder.identity, UNIT, FACTS)
         if session["gathers"] and session["process"] == 0:
             gather(folder, out, writer)
         for samples, flushed in session["adds"]:
@@ -140,7 +140,7 @@ def test_a_sample_that_is_judged_again_counts_once_and_as_it_was_first(additions
         first: dict[int, int] = {}
         for turn, (samples, stops) in enumerate(additions):
             with open_model(Path(root), NET) as folder:
-                writer = UnitWriter(folder.parts_folder(UNIT), folder.identity, UNIT, FACTS)
+                writer = VerdictWriter(folder.parts_folder(UNIT), folder.identity, UNIT, FACTS)
                 add(writer, samples, forwards=turn)
                 writer.flush()
                 if stops:  # leaves a complete file of what there is
@@ -159,12 +159,12 @@ def test_a_sample_that_is_judged_again_counts_once_and_as_it_was_first(additions
 @quick
 @given(st.text(), st.text(), st.sampled_from(["8/255", "0.5", "1e-3", "4 / 255", "000.125"]))
 def test_any_label_and_name_give_files_that_every_system_takes(label, name, eps):
-    unit = Unit(label, "d" * 64, ThreatModel.parse("linf", eps), {})
+    unit = EvaluationKey(label, "d" * 64, ThreatModel.parse("linf", eps), {})
     for text in (file_name(label), file_name(name), unit.stem):
         assert re.fullmatch(r"[A-Za-z0-9+_@-][A-Za-z0-9+_@.-]*", text)
         assert not text.endswith(".")
     assert len(f".{unit.stem}.examples.npz.abcdefgh.tmp") <= 255
-    with tempfile.TemporaryDirectory() as root, open_model(Path(root), ModelIdentity(name, "ab" * 32)) as folder:
+    with tempfile.TemporaryDirectory() as root, open_model(Path(root), ModelRecord(name, "ab" * 32)) as folder:
         assert folder.path.parent == Path(root)
         with folder.writer(unit, np.arange(2), FACTS) as writer:
             writer.add(found([0, 1]))
@@ -175,10 +175,8 @@ def test_any_label_and_name_give_files_that_every_system_takes(label, name, eps)
 _leaf = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
 _json = st.recursive(_leaf, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=8)
 definitions = st.dictionaries(st.text().filter(lambda key: key not in ("label", "data", "threat")), _json, min_size=1)
-units = st.builds(
-    Unit, st.text(), st.text(), st.sampled_from([None, *(ThreatModel.parse("linf", e) for e in ("0.1", "0.3"))]),
-    definitions,
-)  # fmt: skip
+threats = st.sampled_from([None, *(ThreatModel.parse("linf", e) for e in ("0.1", "0.3"))])
+units = st.builds(EvaluationKey, st.text(), st.text(), threats, definitions)
 
 
 def leaves(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
@@ -200,12 +198,12 @@ def test_another_value_anywhere_is_another_unit(unit, data):
     assume(repr(other) != repr(holder[last]))
     holder[last] = other
     changed = [
-        Unit(unit.label, unit.data, unit.threat, definition),
-        Unit(unit.label + "x", unit.data, unit.threat, unit.definition),
-        Unit(unit.label, unit.data + "x", unit.threat, unit.definition),
-        Unit(unit.label, unit.data, ThreatModel.parse("linf", "0.2"), unit.definition),
-        Unit(unit.label, unit.data, ThreatModel.parse("l2", "0.1"), unit.definition),
-        Unit(unit.label, unit.data, unit.threat, {**unit.definition, "one more": 1}),
+        EvaluationKey(unit.label, unit.data, unit.threat, definition),
+        EvaluationKey(unit.label + "x", unit.data, unit.threat, unit.definition),
+        EvaluationKey(unit.label, unit.data + "x", unit.threat, unit.definition),
+        EvaluationKey(unit.label, unit.data, ThreatModel.parse("linf", "0.2"), unit.definition),
+        EvaluationKey(unit.label, unit.data, ThreatModel.parse("l2", "0.1"), unit.definition),
+        EvaluationKey(unit.label, unit.data, unit.threat, {**unit.definition, "one more": 1}),
     ]
     changed = [each for each in changed if repr(each.identity) != repr(unit.identity)]
     assert unit.hash not in [each.hash for each in changed]
@@ -222,6 +220,6 @@ def turned_round(value: Any) -> Any:
 @given(units)
 def test_neither_order_nor_spelling_makes_another_unit(unit):
     threat = unit.threat and ThreatModel.parse("linf", f"{10 * unit.threat.eps:.0f}/10")
-    same = Unit(unit.label, unit.data, threat, turned_round(unit.definition))
+    same = EvaluationKey(unit.label, unit.data, threat, turned_round(unit.definition))
     assert threat is None or threat.text != unit.threat.text
     assert same.hash == unit.hash

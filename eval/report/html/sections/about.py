@@ -7,11 +7,11 @@ from advdpnp.eval.analysis import agreement, per_class
 from advdpnp.eval.analysis.comparability import SIGNIFICANT
 from advdpnp.eval.diagnostics.flags import FLAGS
 from advdpnp.eval.report.html.section import Section
-from advdpnp.eval.report.html.subject import Subject
+from advdpnp.eval.report.html.subject import PageContext
 from advdpnp.eval.report.schema import meaning_of
 
 
-def _gather(subject: Subject) -> Mapping[str, Any]:
+def _gather(subject: PageContext) -> Mapping[str, Any]:
     raised = {code for text in subject.frame["flags"] for code in text.split("; ") if code}
     return {
         "significant": SIGNIFICANT,

@@ -6,10 +6,10 @@ from typing import Any
 from advdpnp.eval.analysis.agreement import agreement
 from advdpnp.eval.analysis.rows import Row
 from advdpnp.eval.report.html.section import Section
-from advdpnp.eval.report.html.subject import Model, Subject, choices, scope_of
+from advdpnp.eval.report.html.subject import Model, PageContext, choices, scope_of
 
 
-def _gather(subject: Subject) -> Mapping[str, Any] | None:
+def _gather(subject: PageContext) -> Mapping[str, Any] | None:
     blocks = []
     for _, rows in subject.groups():
         several = [row for row in rows if len(row.attacks) > 1]

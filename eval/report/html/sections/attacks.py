@@ -8,16 +8,16 @@ import numpy as np
 from advdpnp.attacks.algorithms.transfer import PREFIX
 from advdpnp.eval.analysis.rows import Row
 from advdpnp.eval.report.html.section import Section
-from advdpnp.eval.report.html.subject import Subject, scope_of
+from advdpnp.eval.report.html.subject import PageContext, scope_of
 from advdpnp.eval.report.leaderboard import order_attacks
 
 
-def _gather(subject: Subject) -> Mapping[str, Any] | None:
+def _gather(subject: PageContext) -> Mapping[str, Any] | None:
     blocks = [_block(subject, rows) for _, rows in subject.groups()]
     return {"blocks": blocks} if blocks else None
 
 
-def _block(subject: Subject, rows: Sequence[Row]) -> dict[str, Any]:
+def _block(subject: PageContext, rows: Sequence[Row]) -> dict[str, Any]:
     every = order_attacks({attack for row in rows for attack in row.attacks})
     own = [attack for attack in every if not attack.startswith(PREFIX)]
     sources = [attack for attack in every if attack.startswith(PREFIX)]
@@ -43,7 +43,7 @@ def _clean(row: Row) -> float | None:
 
 def _under(row: Row, attacks: Sequence[str]) -> float | None:
     """Accuracy in percent under all of these together; None without any."""
-    wrong = [row.broken(attack) for attack in attacks if attack in row.attacks]
+    wrong = [row.misclassified_under(attack) for attack in attacks if attack in row.attacks]
     return 100 * float((~np.logical_or.reduce(wrong)).mean()) if wrong and row.n else None
 
 

@@ -8,19 +8,19 @@ import pandas as pd
 from advdpnp.eval.analysis.per_class import per_class_accuracy
 from advdpnp.eval.analysis.rows import Row
 from advdpnp.eval.report.html.section import Section
-from advdpnp.eval.report.html.subject import Subject, scope_of
+from advdpnp.eval.report.html.subject import PageContext, scope_of
 from advdpnp.eval.report.leaderboard import order_attacks
 
 SHOWN = 40
 """Classes of a block; of more, the hardest are shown. All are in ``per-class.csv``."""
 
 
-def _gather(subject: Subject) -> Mapping[str, Any] | None:
+def _gather(subject: PageContext) -> Mapping[str, Any] | None:
     blocks = [_block(subject, rows) for _, rows in subject.groups() if rows[0].n]
     return {"blocks": blocks} if blocks else None
 
 
-def _block(subject: Subject, rows: Sequence[Row]) -> dict[str, Any]:
+def _block(subject: PageContext, rows: Sequence[Row]) -> dict[str, Any]:
     tables = [(subject.model_of(row), per_class_accuracy(row)) for row in rows]
     measures = ["worst_case", "clean", *order_attacks({attack for row in rows for attack in row.attacks})]
     classes = list(dict.fromkeys(str(name) for _, table in tables for name in table.index))

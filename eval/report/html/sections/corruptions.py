@@ -13,12 +13,12 @@ from advdpnp.eval.analysis.rows import Row
 from advdpnp.eval.report.figures.corruptions import shared_types
 from advdpnp.eval.report.html.chart import lines, series
 from advdpnp.eval.report.html.section import Section
-from advdpnp.eval.report.html.subject import Model, Subject, choices, scope_of
+from advdpnp.eval.report.html.subject import Model, PageContext, choices, scope_of
 
 _GROUP_OF = {kind: group for group, kinds in GROUPS.items() for kind in kinds}
 
 
-def _gather(subject: Subject) -> Mapping[str, Any] | None:
+def _gather(subject: PageContext) -> Mapping[str, Any] | None:
     # Numbers on official images and on regenerated ones do not stand side by side, nor do those on other images.
     groups: dict[tuple[str, str, str], list[tuple[Row, pd.DataFrame]]] = defaultdict(list)
     for row in subject.rows_by_model():
@@ -29,7 +29,7 @@ def _gather(subject: Subject) -> Mapping[str, Any] | None:
     return {"blocks": blocks} if blocks else None
 
 
-def _block(subject: Subject, found: Sequence[tuple[Row, pd.DataFrame]]) -> dict[str, Any]:
+def _block(subject: PageContext, found: Sequence[tuple[Row, pd.DataFrame]]) -> dict[str, Any]:
     named = sorted(((subject.model_of(row), row, cells) for row, cells in found), key=lambda each: each[0].name)
     shared = shared_types([cells for _, _, cells in named])
     types = in_order(kind for _, _, cells in named for kind in cells["type"])
@@ -93,11 +93,11 @@ def _mean_of(cells: pd.DataFrame) -> float | None:
     return 100 * float(cells["accuracy"].mean()) if len(cells) else None
 
 
-def _baseline(subject: Subject) -> str:
+def _baseline(subject: PageContext) -> str:
     return str(subject.frame["mce_baseline"].iloc[0]) if "mce_baseline" in subject.frame else ""
 
 
-def _mce(subject: Subject, row: Row) -> float | None:
+def _mce(subject: PageContext, row: Row) -> float | None:
     if "mce" not in subject.frame:
         return None
     mine = subject.frame["weights_hash"].eq(row.model.weights_hash) & subject.frame["data_hash"].eq(row.data)

@@ -10,7 +10,7 @@ from advdpnp.eval.analysis.rows import Row
 from advdpnp.eval.report.figures.examples import amplification
 from advdpnp.eval.report.html.images import picture
 from advdpnp.eval.report.html.section import Section
-from advdpnp.eval.report.html.subject import Subject, choices, scope_of
+from advdpnp.eval.report.html.subject import PageContext, choices, scope_of
 from advdpnp.eval.report.leaderboard import order_attacks
 from advdpnp.eval.store.example_images import read_arrays
 
@@ -18,7 +18,7 @@ BUDGET = 1_500_000
 """Characters of all pictures; models beyond it have none, and the page says so."""
 
 
-def _gather(subject: Subject) -> Mapping[str, Any] | None:
+def _gather(subject: PageContext) -> Mapping[str, Any] | None:
     blocks, spent, left_out = [], 0, 0
     for _, rows in subject.groups():
         panels = []

@@ -7,7 +7,7 @@ from typing import Any
 
 from advdpnp.eval.report.html.images import figure
 from advdpnp.eval.report.html.section import Section
-from advdpnp.eval.report.html.subject import Subject
+from advdpnp.eval.report.html.subject import PageContext
 
 BUDGET = 1_500_000
 """Characters of all pictures; models beyond it have numbers only."""
@@ -21,7 +21,7 @@ _FIGURES = {"pca": "Features, PCA", "t-sne": "Features, t-SNE", "histogram": "An
 _NAMED = 20  # classes: a matrix of more is not legible
 
 
-def _gather(subject: Subject) -> Mapping[str, Any] | None:
+def _gather(subject: PageContext) -> Mapping[str, Any] | None:
     panels, spent = [], 0
     for path in _reports(subject.folders):
         if (panel := _panel(path)) is None:

@@ -8,7 +8,7 @@ import pandas as pd
 from advdpnp.eval.analysis.comparability import SIGNIFICANT
 from advdpnp.eval.diagnostics.flags import FLAGS, raised_flags
 from advdpnp.eval.report.html.section import Section
-from advdpnp.eval.report.html.subject import Subject, scope_of
+from advdpnp.eval.report.html.subject import PageContext, scope_of
 from advdpnp.eval.report.schema import meaning_of
 from advdpnp.eval.report.tables import Table, unmeasured_note
 
@@ -21,11 +21,11 @@ _PROVENANCE = (
 _COUNTS = (("forwards", "forward passes"), ("backwards", "backward passes"))
 
 
-def _gather(subject: Subject) -> Mapping[str, Any]:
+def _gather(subject: PageContext) -> Mapping[str, Any]:
     return {"blocks": [_block(subject, table) for table in subject.tables]}
 
 
-def _block(subject: Subject, table: Table) -> dict[str, Any]:
+def _block(subject: PageContext, table: Table) -> dict[str, Any]:
     part = table.part
     sources = [source for source in dict.fromkeys(part["corruption_source"]) if source]
     return {
@@ -39,11 +39,11 @@ def _block(subject: Subject, table: Table) -> dict[str, Any]:
     }
 
 
-def _line(subject: Subject, table: Table, line: pd.Series) -> dict[str, Any]:
+def _line(subject: PageContext, table: Table, line: pd.Series) -> dict[str, Any]:
     row = subject.row_of(line)
     return {
         "model": subject.model_of(row),
-        "stranger": line.name in table.strangers,
+        "stranger": line.name in table.incomparable,
         "cells": [_cell(table, line, name) for name in table.accuracies],
         "n": int(line["n"]),
         "flags": [
@@ -66,7 +66,7 @@ def _cell(table: Table, line: pd.Series, name: str) -> dict[str, Any]:
         "low": low,
         "high": high,
         "best": table.is_best(line, name),
-        "as_good": table.is_as_good(line, name),
+        "as_good": table.not_significantly_worse(line, name),
     }
 
 
@@ -79,8 +79,8 @@ def _significance(table: Table, line: pd.Series) -> str:
     """How the worst case stands to the best one of the table, in words."""
     if "worst_case" not in table.accuracies or _unknown(line["worst_case"]):
         return "There is no attack to compare by."
-    if line.name in table.strangers:
-        return f"{table.strangers[line.name]}: what differs is compared with no other row."
+    if line.name in table.incomparable:
+        return f"{table.incomparable[line.name]}: what differs is compared with no other row."
     p = line["worst_case_p_holm"]
     if not _unknown(p):
         text = f"exact McNemar test on the same {line['n']:,} images, Holm's {_p_value(float(p))}"

@@ -9,11 +9,11 @@ from advdpnp.eval.analysis.rows import Row
 from advdpnp.eval.report.figures.radius import common_attacks, wrong_under
 from advdpnp.eval.report.html.chart import lines, series, share
 from advdpnp.eval.report.html.section import Section
-from advdpnp.eval.report.html.subject import Subject, scope_of
+from advdpnp.eval.report.html.subject import PageContext, scope_of
 from advdpnp.eval.report.leaderboard import order_attacks
 
 
-def _gather(subject: Subject) -> Mapping[str, Any] | None:
+def _gather(subject: PageContext) -> Mapping[str, Any] | None:
     groups: dict[tuple[str, str, str, int, bytes], list[Row]] = defaultdict(list)
     for row in subject.named_rows:
         if row.attacks and row.n:
@@ -23,7 +23,7 @@ def _gather(subject: Subject) -> Mapping[str, Any] | None:
     return {"blocks": blocks} if blocks else None
 
 
-def _block(subject: Subject, rows: Sequence[Row]) -> dict[str, Any]:
+def _block(subject: PageContext, rows: Sequence[Row]) -> dict[str, Any]:
     common, norm = common_attacks(rows), rows[0].threat.norm
     radii = {row.threat.eps: row.threat.eps_text for row in rows}
     curves: dict[str, list[Row]] = defaultdict(list)

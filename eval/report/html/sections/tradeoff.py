@@ -6,11 +6,11 @@ from typing import Any
 from advdpnp.eval.report.figures.radius import common_attacks, wrong_under
 from advdpnp.eval.report.html.chart import scatter, share
 from advdpnp.eval.report.html.section import Section
-from advdpnp.eval.report.html.subject import Subject, scope_of
+from advdpnp.eval.report.html.subject import PageContext, scope_of
 from advdpnp.eval.report.leaderboard import order_attacks
 
 
-def _gather(subject: Subject) -> Mapping[str, Any] | None:
+def _gather(subject: PageContext) -> Mapping[str, Any] | None:
     blocks = []
     for _, rows in subject.groups():
         common = common_attacks(rows)
