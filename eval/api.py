@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from advdpnp.attacks.engine.executor import check_inputs
 from advdpnp.base.errors import AdvdpnpError, ModelError
 from advdpnp.datasets import Dataset, Split
-from advdpnp.eval.analysis.rows import StoredEvaluation, find_results
 from advdpnp.eval.run.evaluate import evaluate_models
 from advdpnp.eval.run.model_run import KEPT
 from advdpnp.eval.run.progress import Progress
 from advdpnp.eval.store.adversarial_images import SUFFIX, StoredImages, read_adversarials
+from advdpnp.eval.store.reader import StoredEvaluation, find_results
 from advdpnp.models.checkpoint import weights_hash
 from advdpnp.models.loading import LoadedModel
 

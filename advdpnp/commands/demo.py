@@ -6,9 +6,10 @@ from advdpnp.base.plotting import model_colours
 from advdpnp.commands.console import evaluation_bar, training_bar
 from advdpnp.commands.evaluate import evaluate_command
 from advdpnp.datasets import Dataset, load_dataset
-from advdpnp.eval.analysis.rows import find_results, make_rows
+from advdpnp.eval.analysis.rows import make_rows
 from advdpnp.eval.report.figures.radius import draw_accuracy_against_eps
 from advdpnp.eval.run.evaluate import evaluate_models
+from advdpnp.eval.store.reader import find_results
 from advdpnp.models.loading import load_model
 from advdpnp.training.recipe import resolve_recipe
 from advdpnp.training.trainer import Hardware, train

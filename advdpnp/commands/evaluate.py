@@ -12,7 +12,7 @@ from advdpnp.base.errors import AdvdpnpError, one_speaks
 from advdpnp.commands.console import evaluation_bar, out, print_leaderboard, print_records
 from advdpnp.datasets import Dataset, load_dataset
 from advdpnp.eval.analysis.corruptions import COUNT, MEAN, TYPE, corruption_notes
-from advdpnp.eval.analysis.rows import Row, find_models, find_results, make_rows
+from advdpnp.eval.analysis.rows import Row, make_rows
 from advdpnp.eval.audit.cross_check import cross_check as run_cross_check
 from advdpnp.eval.audit.cross_check import in_words
 from advdpnp.eval.report.figures import draw_rows
@@ -25,6 +25,7 @@ from advdpnp.eval.report.write import publish
 from advdpnp.eval.run.evaluate import evaluate_models
 from advdpnp.eval.run.progress import Silent
 from advdpnp.eval.run.ranks import shard_of_environment
+from advdpnp.eval.store.reader import find_models, find_results
 from advdpnp.models.loading import LoadedModel, Normalisation, load_model
 
 _DEFAULT_EPS = {"linf": "8/255", "l2": "0.5"}

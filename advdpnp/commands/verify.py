@@ -13,7 +13,7 @@ from advdpnp.base.files import write_text
 from advdpnp.commands.console import out
 from advdpnp.commands.evaluate import foreign_models, normalisation_of
 from advdpnp.datasets import Dataset, load_dataset
-from advdpnp.eval.analysis.rows import StoredEvaluation, make_rows
+from advdpnp.eval.analysis.rows import make_rows
 from advdpnp.eval.audit.images import NOT_STORED, Auditor, Discrepancy, UnitAudit
 from advdpnp.eval.audit.rows import audit_rows
 from advdpnp.eval.run.plan import choose_device
@@ -21,6 +21,7 @@ from advdpnp.eval.run.ranks import FOLDER
 from advdpnp.eval.store.adversarial_images import SUFFIX
 from advdpnp.eval.store.key import CORRUPTION
 from advdpnp.eval.store.model_record import ModelRecord, read_model_record
+from advdpnp.eval.store.reader import StoredEvaluation
 from advdpnp.eval.store.schema import FOUND, read_verdicts
 from advdpnp.models.loading import LoadedModel, load_model
 

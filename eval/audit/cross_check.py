@@ -11,8 +11,8 @@ from advdpnp.base.errors import AdvdpnpError
 from advdpnp.base.files import write_text
 from advdpnp.base.statistics import mcnemar
 from advdpnp.datasets import Dataset
-from advdpnp.eval.analysis.rows import StoredEvaluation, find_results
 from advdpnp.eval.run.evaluate import evaluate_models
+from advdpnp.eval.store.reader import StoredEvaluation, find_results
 from advdpnp.models.loading import LoadedModel
 
 _SIGNIFICANT = 0.05

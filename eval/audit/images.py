@@ -20,9 +20,9 @@ from advdpnp.attacks.threat import NORMS, ThreatModel
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.base.randomness import Draw, seed_of
 from advdpnp.datasets import Dataset, to_float
-from advdpnp.eval.analysis.rows import StoredEvaluation
 from advdpnp.eval.store.adversarial_images import SUFFIX, StoredImages, read_adversarials
 from advdpnp.eval.store.key import short_hash
+from advdpnp.eval.store.reader import StoredEvaluation
 
 NEAR = 1e-4
 """Margins within this share of the largest logit may have another sign on another machine: ten times what verdicts call

@@ -9,10 +9,11 @@ import numpy as np
 import pandas as pd
 
 from advdpnp.base.errors import AdvdpnpError, first_line
-from advdpnp.eval.analysis.rows import Row, StoredEvaluation, make_rows
+from advdpnp.eval.analysis.rows import Row, make_rows
 from advdpnp.eval.audit.images import UnitAudit
 from advdpnp.eval.report.leaderboard import read_leaderboard
 from advdpnp.eval.store.key import short_hash
+from advdpnp.eval.store.reader import StoredEvaluation
 
 _NEEDED = ("weights_hash", "data_hash", "norm", "eps", "seed", "n", "definitions")
 _HASH = re.compile("[0-9a-f]{64}")

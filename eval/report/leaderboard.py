@@ -21,7 +21,7 @@ from advdpnp.eval.analysis.corruptions import (
     is_detail,
     mean_corruption_errors,
 )
-from advdpnp.eval.analysis.rows import Row, find_results, make_rows
+from advdpnp.eval.analysis.rows import Row, make_rows
 from advdpnp.eval.analysis.seeds import summarise_seeds
 from advdpnp.eval.diagnostics.flags import raised_flags
 from advdpnp.eval.report.latex import to_latex
@@ -29,6 +29,7 @@ from advdpnp.eval.report.markdown import to_markdown
 from advdpnp.eval.report.robustbench import is_published, published_rows
 from advdpnp.eval.report.schema import meaning_of, percent_columns
 from advdpnp.eval.store.key import canonical_json, short_hash
+from advdpnp.eval.store.reader import find_results
 
 _BEFORE = ("fgsm", "pgd-20", "cw")
 _LAST = ("autoattack",)

@@ -14,13 +14,14 @@ from advdpnp.base.errors import AdvdpnpError, ModelError, one_speaks
 from advdpnp.base.randomness import isolated_rng
 from advdpnp.corruption import as_bytes, corruption_cells
 from advdpnp.datasets import Dataset
-from advdpnp.eval.analysis.rows import Row, StoredEvaluation, find_results, make_rows
+from advdpnp.eval.analysis.rows import Row, make_rows
 from advdpnp.eval.report.leaderboard import tabulate_rows, writing_tables
 from advdpnp.eval.report.write import publish
 from advdpnp.eval.run.model_run import run_model
 from advdpnp.eval.run.plan import Plan, choose_device, command_line
 from advdpnp.eval.run.progress import Progress, Silent
 from advdpnp.eval.run.ranks import ALONE, Shard, at_work
+from advdpnp.eval.store.reader import StoredEvaluation, find_results
 from advdpnp.models.loading import LoadedModel
 
 

@@ -6,12 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from advdpnp.base.plotting import model_colours
-from advdpnp.eval.analysis.rows import Row, find_results, make_rows
+from advdpnp.eval.analysis.rows import Row, make_rows
 from advdpnp.eval.report.figures.accuracy import draw_accuracy
 from advdpnp.eval.report.figures.corruptions import draw_corruptions
 from advdpnp.eval.report.figures.examples import draw_examples
 from advdpnp.eval.report.figures.radius import draw_accuracy_against_eps
 from advdpnp.eval.report.figures.transfer import draw_transfer
+from advdpnp.eval.store.reader import find_results
 
 _FIGURES: tuple[Callable[[Sequence[Row], dict[str, str], Path], list[Path]], ...] = (
     draw_accuracy,

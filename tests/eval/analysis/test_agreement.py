@@ -4,7 +4,8 @@ from pathlib import Path
 import numpy as np
 
 from advdpnp.eval.analysis.agreement import MEANINGS, agreement, agreement_table
-from advdpnp.eval.analysis.rows import find_results, make_rows
+from advdpnp.eval.analysis.rows import make_rows
+from advdpnp.eval.store.reader import find_results
 
 Store = Callable[..., Path]
 

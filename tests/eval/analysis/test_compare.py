@@ -11,9 +11,10 @@ from advdpnp.base.statistics import mcnemar, paired_difference
 from advdpnp.cli import run
 from advdpnp.corruption import BENCHMARK, SEVERITIES
 from advdpnp.eval.analysis.paired import compare_models
-from advdpnp.eval.analysis.rows import find_results, make_rows
+from advdpnp.eval.analysis.rows import make_rows
 from advdpnp.eval.report.leaderboard import build_leaderboard
 from advdpnp.eval.report.markdown import to_markdown
+from advdpnp.eval.store.reader import find_results
 
 Store = Callable[..., Path]
 A = {"clean": 0.9, "fgsm": 0.5, "cw": 0.4}

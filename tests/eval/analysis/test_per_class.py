@@ -8,8 +8,9 @@ import pytest
 
 from advdpnp.base.statistics import wilson
 from advdpnp.eval.analysis.per_class import MEANINGS, per_class_accuracy, per_class_table
-from advdpnp.eval.analysis.rows import find_results, make_rows
+from advdpnp.eval.analysis.rows import make_rows
 from advdpnp.eval.report.leaderboard import build_leaderboard
+from advdpnp.eval.store.reader import find_results
 
 Store = Callable[..., Path]
 

@@ -21,13 +21,13 @@ from advdpnp.attacks.threat import ThreatModel
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.cli import run as run_cli
 from advdpnp.datasets import Dataset
-from advdpnp.eval.analysis.rows import StoredEvaluation, find_results
 from advdpnp.eval.audit.images import Auditor, UnitAudit
 from advdpnp.eval.run import model_run as run_module
 from advdpnp.eval.run.evaluate import evaluate_models
 from advdpnp.eval.store import model_folder as store
 from advdpnp.eval.store import writer as unit_writer
 from advdpnp.eval.store.adversarial_images import SUFFIX, read_adversarials, read_samples, to_table, write_adversarials
+from advdpnp.eval.store.reader import StoredEvaluation, find_results
 from advdpnp.models.checkpoint import weights_hash
 from advdpnp.models.loading import LoadedModel
 

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 import advdpnp
-from advdpnp.eval.analysis.rows import find_results, make_rows
+from advdpnp.eval.analysis.rows import make_rows
 from advdpnp.eval.diagnostics import DiagnosticRecord, write_diagnostics
 from advdpnp.eval.diagnostics.flags import FLAGS, raised_flags
 from advdpnp.eval.report.leaderboard import build_leaderboard
 from advdpnp.eval.report.markdown import to_markdown
+from advdpnp.eval.store.reader import find_results
 
 Store = Callable[..., Path]
 GOOD = {"clean": 0.9, "fgsm": 0.5, "pgd-20": 0.4, "cw": 0.38, "autoattack": 0.35}

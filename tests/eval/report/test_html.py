@@ -14,12 +14,13 @@ import pandas as pd
 import pytest
 
 from advdpnp.corruption import BENCHMARK, SEVERITIES
-from advdpnp.eval.analysis.rows import find_results, make_rows
+from advdpnp.eval.analysis.rows import make_rows
 from advdpnp.eval.diagnostics.flags import FLAGS
 from advdpnp.eval.report.html import to_html
 from advdpnp.eval.report.html.sections import SECTIONS
 from advdpnp.eval.report.leaderboard import tabulate_rows, to_json, with_published
 from advdpnp.eval.report.write import publish
+from advdpnp.eval.store.reader import find_results
 
 Store = Callable[..., Path]
 ROBUST = {"clean": 0.9, "fgsm": 0.6, "pgd-20": 0.5, "cw": 0.48, "autoattack": 0.45}

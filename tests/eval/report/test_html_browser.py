@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from advdpnp.eval.analysis.rows import find_results, make_rows
+from advdpnp.eval.analysis.rows import make_rows
 from advdpnp.eval.report.html import to_html
 from advdpnp.eval.report.leaderboard import tabulate_rows
+from advdpnp.eval.store.reader import find_results
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")

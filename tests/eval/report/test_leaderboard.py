@@ -10,11 +10,12 @@ from scipy.stats import binomtest
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.cli import run
 from advdpnp.corruption import BENCHMARK, EXTRA, GROUPS, SEVERITIES
-from advdpnp.eval.analysis.rows import find_results, make_rows
+from advdpnp.eval.analysis.rows import make_rows
 from advdpnp.eval.report.latex import to_latex
 from advdpnp.eval.report.leaderboard import build_leaderboard, order_attacks, read_leaderboard, write_leaderboard
 from advdpnp.eval.report.markdown import to_markdown
 from advdpnp.eval.report.schema import meaning_of
+from advdpnp.eval.store.reader import find_results
 
 Store = Callable[..., Path]
 ALL = {"clean": 0.9, "fgsm": 0.5, "pgd-20": 0.4, "cw": 0.38, "autoattack": 0.35}

@@ -14,9 +14,9 @@ import pytest
 
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.cli import run as run_cli
-from advdpnp.eval.analysis.rows import find_results
 from advdpnp.eval.run.ranks import FOLDER, Shard, shard_of_environment
 from advdpnp.eval.store.adversarial_images import SUFFIX
+from advdpnp.eval.store.reader import find_results
 
 SCRIPT = """
 import sys, time

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.datasets import Dataset, Split
-from advdpnp.eval.analysis.rows import find_results
 from advdpnp.eval.run import model_run as run_module
 from advdpnp.eval.run.evaluate import evaluate_models
+from advdpnp.eval.store.reader import find_results
 from advdpnp.models.checkpoint import weights_hash
 from advdpnp.models.loading import LoadedModel
 
