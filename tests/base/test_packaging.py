@@ -32,7 +32,7 @@ def test_no_bare_or_relative_imports(path):
 def test_reference_packages_are_imported_by_the_compatibility_module_alone():
     pattern = re.compile(r"^\s*(?:import|from)\s+(?:torchattacks|pyautoattack|autoattack|robustbench)\b", re.MULTILINE)
     found = [str(p.relative_to(ROOT)) for p in SOURCES if pattern.search(p.read_text(encoding="utf-8"))]
-    allowed = {"advdpnp/compat.py"}
+    allowed = {"advdpnp/base/compat.py"}
     assert {name for name in found if not name.startswith(("tests", "benchmarks"))} <= allowed
 
 
@@ -71,15 +71,15 @@ def test_the_wheel_holds_all_four_packages_and_the_recipes(tmp_path):
     (wheel,) = tmp_path.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
     expected = {
-        "attacks/pgd.py",
+        "attacks/algorithms/pgd.py",
         "corruption/__init__.py",
-        "eval/figures/__init__.py",
-        "recipes/adv-dpnp.yaml",
-        "eval/html/assets/page.css",
-        "eval/html/templates/page.html.j2",
+        "eval/report/figures/__init__.py",
+        "training/recipes/adv-dpnp.yaml",
+        "eval/report/html/assets/page.css",
+        "eval/report/html/templates/page.html.j2",
         "py.typed",
-        "recipes/budgets/digits.yaml",
-        "studies/ablations.yaml",
+        "training/recipes/budgets/digits.yaml",
+        "training/studies/ablations.yaml",
         "cli.py",
     }
     assert {f"advdpnp/{name}" for name in expected} <= names

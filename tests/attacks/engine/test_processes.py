@@ -13,8 +13,8 @@ import torch
 from advdpnp.attacks import AttackResult
 from advdpnp.attacks.algorithms.apgd import APGD
 from advdpnp.attacks.algorithms.square import Square
+from advdpnp.attacks.engine import search as engine
 from advdpnp.attacks.engine.processes import can_fork, side_by_side
-from advdpnp.attacks.engine.search import search as engine
 from advdpnp.attacks.ensemble import AttackEnsemble
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.base.errors import AdvdpnpError

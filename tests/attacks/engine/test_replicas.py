@@ -9,8 +9,8 @@ from advdpnp.attacks.algorithms.apgd import APGD
 from advdpnp.attacks.algorithms.cw_l2 import CWL2
 from advdpnp.attacks.algorithms.square import Square
 from advdpnp.attacks.engine import scheduler as stage_search
+from advdpnp.attacks.engine import search as engine
 from advdpnp.attacks.engine.replicas import replicate
-from advdpnp.attacks.engine.search import search as engine
 from advdpnp.attacks.ensemble import AttackEnsemble
 from advdpnp.attacks.protocol import where_rows
 from advdpnp.attacks.threat import ThreatModel
