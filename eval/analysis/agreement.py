@@ -6,9 +6,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from advdpnp.eval.analysis.rows import Row
+from advdpnp.eval.analysis.rows import Row, order_attacks
 from advdpnp.eval.report.csv import KEY_COLUMNS, key_of
-from advdpnp.eval.report.leaderboard import order_attacks
 
 MEANINGS = {
     **KEY_COLUMNS,
@@ -29,7 +28,7 @@ def agreement(row: Row) -> pd.DataFrame:
         breaks, the percentage that the attack of the column breaks as well, rounded to 2 decimals; NaN where it breaks
         none. Then ``broken``, how many it breaks, and ``alone``, how many of these nothing else breaks.
     """
-    names = order_attacks(row.attacks)
+    names = order_attacks([row])
     broken = np.array([row.misclassified_under(name) & ~row.clean_wrong for name in names], dtype=np.int64).reshape(
         len(names), row.n
     )

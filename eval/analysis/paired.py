@@ -11,8 +11,7 @@ from advdpnp.base.statistics import holm, mcnemar, paired_difference, paired_t
 from advdpnp.corruption import BENCHMARK, SEVERITIES
 from advdpnp.eval.analysis.comparability import why_column_incomparable, why_incomparable
 from advdpnp.eval.analysis.corruptions import MEAN
-from advdpnp.eval.analysis.rows import Row
-from advdpnp.eval.report.leaderboard import order_attacks
+from advdpnp.eval.analysis.rows import Row, order_attacks
 
 COLUMNS = (
     "column", "a", "b", "difference", "difference_low", "difference_high", "only_a", "only_b", "p", "p_holm", "n",
@@ -59,7 +58,7 @@ def left_out(rows: Sequence[Row], a: str, b: str) -> list[str]:
         for y in _rows_of(rows, b):
             if x.attacks and y.attacks and not why_incomparable(x, y) and set(x.attacks) != set(y.attacks):
                 alone = [f"{name} ({row.model.name} alone)" for row, other in ((x, y), (y, x))
-                         for name in order_attacks(set(row.attacks) - set(other.attacks))]  # fmt: skip
+                         for name in order_attacks([row]) if name not in other.attacks]  # fmt: skip
                 sentences.append(f"{x.threat.label}: left out are {', '.join(alone)}, and so is worst_case")
     return sentences
 
@@ -111,7 +110,7 @@ def _compare(x: Row, y: Row, columns: Sequence[str] | None) -> pd.DataFrame:
 
 def _columns_of(x: Row, y: Row) -> list[str]:
     """What both have; a worst case only over the same attacks, the mean over corruptions only over all its cells."""
-    names = ["clean", *order_attacks(set(x.attacks) & set(y.attacks))]
+    names = ["clean", *(name for name in order_attacks([x]) if name in y.attacks)]
     if x.attacks and set(x.attacks) == set(y.attacks):
         names.append("worst_case")
     cells = {(name, severity) for name in BENCHMARK for severity in SEVERITIES}

@@ -7,9 +7,8 @@ import numpy as np
 import pandas as pd
 
 from advdpnp.base.statistics import wilson
-from advdpnp.eval.analysis.rows import Row
+from advdpnp.eval.analysis.rows import Row, order_attacks
 from advdpnp.eval.report.csv import KEY_COLUMNS, key_of
-from advdpnp.eval.report.leaderboard import order_attacks
 
 MEANINGS = {
     **KEY_COLUMNS,
@@ -32,9 +31,7 @@ def per_class_accuracy(row: Row) -> pd.DataFrame:
     """
     labels = row.labels
     present = np.unique(labels)
-    right = {"clean": ~row.clean_wrong} | {
-        attack: ~row.misclassified_under(attack) for attack in order_attacks(row.attacks)
-    }
+    right = {"clean": ~row.clean_wrong} | {attack: ~row.misclassified_under(attack) for attack in order_attacks([row])}
     if row.attacks:
         right["worst_case"] = ~row.misclassified_under_any
     columns: dict[str, Any] = {

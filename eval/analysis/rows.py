@@ -5,7 +5,7 @@ another definition or another set of samples): the one with the most samples, an
 seeds make different rows.
 """
 
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from advdpnp.attacks.info import by_cost
 from advdpnp.corruption import BENCHMARK
 from advdpnp.eval.store.diagnostics_record import DiagnosticRecord, diagnostics_of
 from advdpnp.eval.store.key import CLEAN, CORRUPTION, sample_set_hash, short_hash
@@ -158,6 +159,11 @@ class Row:
             for (name, severity), unit in sorted(self.cells.items())
         ]
         return pd.DataFrame(rows, columns=["type", "severity", "accuracy", "n"])
+
+
+def order_attacks(rows: Iterable[Row]) -> list[str]:
+    """Every attack of these rows once, from cheap to expensive."""
+    return by_cost({label: unit.attack_info for row in rows for label, unit in row.attacks.items()})
 
 
 def make_rows(

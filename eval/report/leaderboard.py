@@ -1,8 +1,7 @@
 """The leaderboard: derived from verdicts alone, as a data frame, CSV and Markdown."""
 
 import json
-import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from advdpnp.eval.analysis.corruptions import (
     is_detail,
     mean_corruption_errors,
 )
-from advdpnp.eval.analysis.rows import Row, make_rows
+from advdpnp.eval.analysis.rows import Row, make_rows, order_attacks
 from advdpnp.eval.analysis.seeds import summarise_seeds
 from advdpnp.eval.diagnostics.flags import raised_flags
 from advdpnp.eval.report.latex import to_latex
@@ -31,8 +30,6 @@ from advdpnp.eval.report.schema import meaning_of, percent_columns
 from advdpnp.eval.store.key import canonical_json, short_hash
 from advdpnp.eval.store.reader import find_results
 
-_BEFORE = ("fgsm", "pgd-20", "cw")
-_LAST = ("autoattack",)
 _SEEDS = "seeds.csv"
 _PATIENCE = 300.0  # seconds that another process may take for its tables and figures
 _TEXT = (
@@ -63,7 +60,7 @@ def build_leaderboard(folders: Sequence[Path], mce_baseline: str | None = None) 
 def tabulate_rows(rows: Sequence[Row], mce_baseline: str | None = None) -> pd.DataFrame:
     """The same for rows already in hand."""
     rows = sorted(rows, key=lambda row: row.key)  # nothing may depend on which folder was named first
-    attacks = order_attacks({attack for row in rows for attack in row.attacks})
+    attacks = order_attacks(rows)
     accuracies = ["clean", *attacks, "worst_case"]
     if any(row.cells for row in rows):
         accuracies.append(MEAN)
@@ -83,13 +80,6 @@ def tabulate_rows(rows: Sequence[Row], mce_baseline: str | None = None) -> pd.Da
         "samples_hash", "attack_definitions", "sanity_n",
     ]  # fmt: skip
     return _sorted(_typed(pd.DataFrame(records, columns=columns)))
-
-
-def order_attacks(attacks: Iterable[str]) -> list[str]:
-    """Columns from cheap to dear: fgsm, pgd-20, cw, all others by name and number, autoattack."""
-    present = set(attacks)
-    others = sorted(present - {*_BEFORE, *_LAST}, key=_natural)
-    return [a for a in _BEFORE if a in present] + others + [a for a in _LAST if a in present]
 
 
 @contextmanager
@@ -251,8 +241,3 @@ def _sorted(frame: pd.DataFrame) -> pd.DataFrame:
     order = ["dataset", "data_hash", "norm", "eps", "seed", "worst_case", "clean", "model", "weights_hash"]
     ascending = [True, True, True, True, True, False, False, True, True]
     return frame.sort_values(order, ascending=ascending, kind="stable", ignore_index=True)
-
-
-def _natural(text: str) -> list[tuple[int, int | str]]:
-    """Sort key that puts pgd-5 before pgd-40."""
-    return [(0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"(\d+)", text) if part]

@@ -20,6 +20,7 @@ from advdpnp.attacks.engine.replicas import ModelReplicas, replicate
 from advdpnp.attacks.engine.search import search
 from advdpnp.attacks.engine.verification import judge, repeats
 from advdpnp.attacks.ensemble import AttackEnsemble
+from advdpnp.attacks.info import by_cost, describe
 from advdpnp.attacks.losses import margin
 from advdpnp.attacks.protocol import Attack, PackageAttack, StageRecord
 from advdpnp.attacks.search_state import AttackResult, Batch
@@ -38,7 +39,6 @@ from advdpnp.eval.diagnostics import (
     training_modules,
     write_diagnostics,
 )
-from advdpnp.eval.report.leaderboard import order_attacks
 from advdpnp.eval.run.byte_images import misclassified_by, pack
 from advdpnp.eval.run.plan import Plan, device_name
 from advdpnp.eval.run.ranks import Peers
@@ -170,7 +170,8 @@ class _Run:
         self._suspect()
         for threat in self.plan.threats:
             attacks = dict(resolve_attacks(self.plan.attacks, threat, self.classes, self.plan.engine))
-            for label in order_attacks(attacks):  # what is cheap is known first
+            infos = {label: describe(attack) for label, attack in attacks.items()}
+            for label in by_cost(infos):  # cheap results first
                 yield self._attack(label, attacks[label])
             for other in self.plan.transfer_from:
                 if other.weights_hash != self.weights_hash:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from advdpnp.attacks.info import AttackInfo, info_of
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.eval.store.key import short_hash
 from advdpnp.eval.store.model_record import ModelRecord, read_model_record
@@ -90,6 +91,11 @@ class StoredEvaluation:
     def source(self) -> str:
         """Of the corrupted images: "cifar10-c" or "cifar10-c (regenerated)"; "" for all else."""
         return str(self.info["identity"].get("source", ""))
+
+    @cached_property
+    def attack_info(self) -> AttackInfo:
+        """What the attack is, whatever it is called; says nothing for clean images and corruptions."""
+        return info_of(self.info["identity"], self.info.get("attack_info"))
 
     @property
     def info(self) -> dict[str, Any]:

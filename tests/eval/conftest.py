@@ -1,6 +1,6 @@
 """Synthetic results: verdict files of models that do not exist, with accuracies chosen by the test."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -10,14 +10,15 @@ import pytest
 import torch
 from torch import nn
 
+from advdpnp.attacks import ATTACKS
 from advdpnp.attacks.threat import ThreatModel
+from advdpnp.base.errors import AdvdpnpError
 from advdpnp.datasets import Dataset, Split
 from advdpnp.eval.store.key import CLEAN, EvaluationKey
 from advdpnp.eval.store.model_folder import open_model
 from advdpnp.eval.store.model_record import ModelRecord
 
 CLASSES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-LOSSES = {"fgsm": "ce", "cw": "margin"}
 
 
 def columns(samples: np.ndarray, wrong: np.ndarray, clean_wrong: np.ndarray, **others: Any) -> dict[str, np.ndarray]:
@@ -42,6 +43,14 @@ def columns(samples: np.ndarray, wrong: np.ndarray, clean_wrong: np.ndarray, **o
     return found | others
 
 
+def definition_of(attack: str, threat: ThreatModel) -> dict[str, Any]:
+    """What a real evaluation stores of an attack; no more than its name where there is none of this name."""
+    try:
+        return ATTACKS.make(attack, threat=threat, classes=len(CLASSES)).definition()
+    except AdvdpnpError:
+        return {"attack": attack}
+
+
 def write_model(
     out: Path,
     name: str,
@@ -61,7 +70,6 @@ def write_model(
     weights: str = "",
     date: str = "2030-01-01T00:00:00+00:00",
     version: int = 1,
-    stages: Sequence[str] = (),
     recipe: str = "",
     training_seed: int | None = None,
     shape: int = 128,
@@ -80,15 +88,9 @@ def write_model(
     with open_model(out, identity) as folder:
         for attack, share in robust.items():
             threat = None if attack == CLEAN else ThreatModel.parse(norm, eps)
-            objective = LOSSES.get(attack, "ce" if attack.startswith("pgd") else None)
-            definition = {
-                "seed": seed,
-                "shape": shape,
-                "version": version,
-                "attack": {"name": attack, "objective": objective},
-            }
-            if stages:
-                definition["attack"]["stages"] = [{"name": stage} for stage in stages]
+            definition: dict[str, Any] = {"seed": seed, "shape": shape, "version": version}
+            if threat is not None:
+                definition["attack"] = definition_of(attack, threat)
             unit = EvaluationKey(attack, "d" * 64, threat, {} if threat is None else definition)
             wrong = clean_wrong | (samples >= round(share * n))
             found = columns(samples, wrong, clean_wrong, **(others or {}).get(attack, {}))

@@ -10,8 +10,7 @@ from matplotlib.axes import Axes
 from advdpnp.attacks.algorithms.transfer import PREFIX
 from advdpnp.base.plotting import GRID, INK, QUIET, bare, drawing
 from advdpnp.base.statistics import wilson
-from advdpnp.eval.analysis.rows import Row
-from advdpnp.eval.report.leaderboard import order_attacks
+from advdpnp.eval.analysis.rows import Row, order_attacks
 from advdpnp.eval.store.key import file_name
 
 PANEL = 1.55  # inches
@@ -54,7 +53,7 @@ def _draw(rows: list[Row], colours: dict[str, str], path: Path) -> None:
         ),
     )
     # Images of other models have a figure of their own.
-    attacks = order_attacks({attack for row in rows for attack in row.attacks if not attack.startswith(PREFIX)})
+    attacks = [attack for attack in order_attacks(rows) if not attack.startswith(PREFIX)]
     panels = ["clean", *attacks, *(["worst case"] if len(attacks) > 1 else [])]
     with drawing(path, PANEL * len(panels), LINE * len(rows) + 0.8) as figure:
         axes = figure.subplots(1, len(panels), sharey=True, squeeze=False, gridspec_kw={"wspace": 0.16})[0]

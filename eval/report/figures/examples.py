@@ -9,8 +9,7 @@ from matplotlib.figure import Figure
 
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.base.plotting import INK, QUIET, drawing
-from advdpnp.eval.analysis.rows import Row
-from advdpnp.eval.report.leaderboard import order_attacks
+from advdpnp.eval.analysis.rows import Row, order_attacks
 from advdpnp.eval.store.example_images import read_arrays
 from advdpnp.eval.store.key import file_name
 
@@ -24,7 +23,7 @@ def draw_examples(rows: Sequence[Row], colours: dict[str, str], out: Path) -> li
     paths = []
     several = len({row.seed for row in rows if row.attacks}) > 1
     for row in rows:
-        for attack in reversed(order_attacks(row.attacks)):
+        for attack in reversed(order_attacks([row])):
             stored = row.attacks[attack].verdicts.path.with_suffix(".examples.npz")
             if not stored.exists():
                 continue

@@ -9,8 +9,7 @@ from matplotlib.axes import Axes
 
 from advdpnp.base.plotting import GRID, QUIET, bare, drawing, spread_labels
 from advdpnp.base.statistics import wilson
-from advdpnp.eval.analysis.rows import Row
-from advdpnp.eval.report.leaderboard import order_attacks
+from advdpnp.eval.analysis.rows import Row, order_attacks
 from advdpnp.eval.store.key import file_name
 
 
@@ -61,7 +60,7 @@ def _draw(rows: list[Row], colours: dict[str, str], path: Path) -> None:
         axes.set_xlabel(f"eps ({rows[0].threat.norm})", labelpad=6)
         sizes = sorted({row.n for row in rows})
         n = f"{sizes[0]:,}" if len(sizes) == 1 else f"{sizes[0]:,} to {sizes[-1]:,}"
-        what = ", ".join(order_attacks(common)) or "all attacks that ran"
+        what = ", ".join(name for name in order_attacks(rows) if name in common) or "all attacks that ran"
         axes.set_title(
             f"Accuracy in percent against eps, {rows[0].dataset}", loc="left", pad=24, fontsize=10.5, fontweight="bold"
         )

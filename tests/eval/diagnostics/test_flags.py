@@ -142,8 +142,8 @@ def test_a_black_box_that_breaks_what_gradients_left_is_raised(
 ) -> None:
     robust = {"clean": 0.9, "autoattack": 0.4}  # of 200: 80 hold, 120 are broken
     stage = np.zeros(200, np.int64)
-    stage[80 : 80 + late] = 2
-    out = store_model("net", robust, stages=("apgd-ce", "apgd-t", "square"), others={"autoattack": {"stage": stage}})
+    stage[80 : 80 + late] = 3
+    out = store_model("net", robust, others={"autoattack": {"stage": stage}})
     assert codes(out) == raised
 
 

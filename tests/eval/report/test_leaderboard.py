@@ -10,9 +10,9 @@ from scipy.stats import binomtest
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.cli import run
 from advdpnp.corruption import BENCHMARK, EXTRA, GROUPS, SEVERITIES
-from advdpnp.eval.analysis.rows import make_rows
+from advdpnp.eval.analysis.rows import make_rows, order_attacks
 from advdpnp.eval.report.latex import to_latex
-from advdpnp.eval.report.leaderboard import build_leaderboard, order_attacks, read_leaderboard, write_leaderboard
+from advdpnp.eval.report.leaderboard import build_leaderboard, read_leaderboard, write_leaderboard
 from advdpnp.eval.report.markdown import to_markdown
 from advdpnp.eval.report.schema import meaning_of
 from advdpnp.eval.store.reader import find_results
@@ -27,7 +27,7 @@ def test_columns_are_as_scripts_rely_on(store_model: Store) -> None:
     )
     frame = build_leaderboard([out])
     assert list(frame.columns)[:15] == [
-        "model", "clean", "fgsm", "pgd-20", "cw", "cw-l2", "pgd-40", "pgd-100", "autoattack", "worst_case",
+        "model", "clean", "fgsm", "pgd-20", "cw", "pgd-40", "pgd-100", "cw-l2", "autoattack", "worst_case",
         "corruptions", "n", "flags", "method", "architecture",
     ]  # fmt: skip
     rest = """parameters min_separation training_seconds clean_low autoattack_high norm eps eps_text seed dataset
@@ -188,9 +188,10 @@ def test_markdown_escapes_what_a_data_set_is_called(store_model: Store) -> None:
     assert to_markdown(build_leaderboard([out])).startswith(r"**npz:my\_\*new\*\_set, clean images only")
 
 
-def test_attack_columns_go_from_cheap_to_dear() -> None:
+def test_attack_columns_go_from_cheap_to_expensive(store_model: Store) -> None:
     names = ["autoattack", "torchattacks:CW", "pgd-100", "pgd-20", "cw", "pgd-7", "fgsm"]
-    assert order_attacks(names) == ["fgsm", "pgd-20", "cw", "pgd-7", "pgd-100", "torchattacks:CW", "autoattack"]
+    (row,) = make_rows(find_results([store_model("net", dict.fromkeys(["clean", *names], 0.5))]))
+    assert order_attacks([row]) == ["fgsm", "pgd-7", "pgd-20", "cw", "pgd-100", "torchattacks:CW", "autoattack"]
 
 
 def test_results_are_found_in_any_depth_and_in_several_folders(store_model: Store, tmp_path: Path) -> None:

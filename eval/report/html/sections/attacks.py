@@ -6,10 +6,9 @@ from typing import Any
 import numpy as np
 
 from advdpnp.attacks.algorithms.transfer import PREFIX
-from advdpnp.eval.analysis.rows import Row
+from advdpnp.eval.analysis.rows import Row, order_attacks
 from advdpnp.eval.report.html.section import Section
 from advdpnp.eval.report.html.subject import PageContext, scope_of
-from advdpnp.eval.report.leaderboard import order_attacks
 
 
 def _gather(subject: PageContext) -> Mapping[str, Any] | None:
@@ -18,7 +17,7 @@ def _gather(subject: PageContext) -> Mapping[str, Any] | None:
 
 
 def _block(subject: PageContext, rows: Sequence[Row]) -> dict[str, Any]:
-    every = order_attacks({attack for row in rows for attack in row.attacks})
+    every = order_attacks(rows)
     own = [attack for attack in every if not attack.startswith(PREFIX)]
     sources = [attack for attack in every if attack.startswith(PREFIX)]
     return {

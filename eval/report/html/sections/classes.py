@@ -6,10 +6,9 @@ from typing import Any
 import pandas as pd
 
 from advdpnp.eval.analysis.per_class import per_class_accuracy
-from advdpnp.eval.analysis.rows import Row
+from advdpnp.eval.analysis.rows import Row, order_attacks
 from advdpnp.eval.report.html.section import Section
 from advdpnp.eval.report.html.subject import PageContext, scope_of
-from advdpnp.eval.report.leaderboard import order_attacks
 
 SHOWN = 40
 """Classes of a block; of more, the hardest are shown. All are in ``per-class.csv``."""
@@ -22,7 +21,7 @@ def _gather(subject: PageContext) -> Mapping[str, Any] | None:
 
 def _block(subject: PageContext, rows: Sequence[Row]) -> dict[str, Any]:
     tables = [(subject.model_of(row), per_class_accuracy(row)) for row in rows]
-    measures = ["worst_case", "clean", *order_attacks({attack for row in rows for attack in row.attacks})]
+    measures = ["worst_case", "clean", *order_attacks(rows)]
     classes = list(dict.fromkeys(str(name) for _, table in tables for name in table.index))
     views = {measure: {model.number: _column(table, measure) for model, table in tables} for measure in measures}
     hardest = sorted(classes, key=lambda name: _mean(views["worst_case"], name))

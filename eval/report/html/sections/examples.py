@@ -6,12 +6,11 @@ from typing import Any
 import numpy as np
 
 from advdpnp.base.errors import AdvdpnpError
-from advdpnp.eval.analysis.rows import Row
+from advdpnp.eval.analysis.rows import Row, order_attacks
 from advdpnp.eval.report.figures.examples import amplification
 from advdpnp.eval.report.html.images import picture
 from advdpnp.eval.report.html.section import Section
 from advdpnp.eval.report.html.subject import PageContext, choices, scope_of
-from advdpnp.eval.report.leaderboard import order_attacks
 from advdpnp.eval.store.example_images import read_arrays
 
 BUDGET = 1_500_000
@@ -37,7 +36,7 @@ def _gather(subject: PageContext) -> Mapping[str, Any] | None:
 
 def _panel(row: Row) -> dict[str, Any] | None:
     """The images of the dearest attack that has any."""
-    for attack in reversed(order_attacks(row.attacks)):
+    for attack in reversed(order_attacks([row])):
         path = row.attacks[attack].verdicts.path.with_suffix(".examples.npz")
         if not path.exists():
             continue

@@ -5,12 +5,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from advdpnp.eval.analysis.rows import Row
+from advdpnp.eval.analysis.rows import Row, order_attacks
 from advdpnp.eval.report.figures.radius import common_attacks, wrong_under
 from advdpnp.eval.report.html.chart import lines, series, share
 from advdpnp.eval.report.html.section import Section
 from advdpnp.eval.report.html.subject import PageContext, scope_of
-from advdpnp.eval.report.leaderboard import order_attacks
 
 
 def _gather(subject: PageContext) -> Mapping[str, Any] | None:
@@ -38,7 +37,7 @@ def _block(subject: PageContext, rows: Sequence[Row]) -> dict[str, Any]:
     scope = scope_of(rows)
     return {
         "scope": replace(scope, threat=norm.capitalize()),
-        "attacks": ", ".join(order_attacks(common)) or "all attacks that ran",
+        "attacks": ", ".join(name for name in order_attacks(rows) if name in common) or "all attacks that ran",
         "radii": [(0.0, "clean"), *sorted(radii.items())],
         "chart": lines(f"eps ({norm.capitalize()})", [(0.0, "clean"), *sorted(radii.items())], drawn),
     }

@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
+from advdpnp.eval.analysis.rows import order_attacks
 from advdpnp.eval.report.figures.radius import common_attacks, wrong_under
 from advdpnp.eval.report.html.chart import scatter, share
 from advdpnp.eval.report.html.section import Section
 from advdpnp.eval.report.html.subject import PageContext, scope_of
-from advdpnp.eval.report.leaderboard import order_attacks
 
 
 def _gather(subject: PageContext) -> Mapping[str, Any] | None:
@@ -18,7 +18,7 @@ def _gather(subject: PageContext) -> Mapping[str, Any] | None:
         blocks.append(
             {
                 "scope": scope_of(rows),
-                "attacks": ", ".join(order_attacks(common)) or "all attacks that ran",
+                "attacks": ", ".join(name for name in order_attacks(rows) if name in common) or "all attacks that ran",
                 "points": points,
                 "chart": scatter("clean accuracy, %", "worst case, %", points),
             }
