@@ -49,6 +49,7 @@ class AttackEnsemble:
     "fast",
     description="APGD-CE, then APGD-T: two stages of AutoAttack, which it is not",
     reference="two of the four stages of Croce and Hein 2020",
+    status="ours",
 )
 def fast(threat: ThreatModel, classes: int) -> AttackEnsemble:
     names = ["apgd-ce", "apgd-t"] if classes >= 4 else ["apgd-ce"]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from advdpnp.base.errors import AdvdpnpError, first_line
 from advdpnp.base.randomness import Draw
-from advdpnp.base.registry import Registry
+from advdpnp.base.registry import Registry, Status
 from advdpnp.corruption.types import BENCHMARK, EXTRA
 
 CORRUPTIONS = Registry("corruption", "advdpnp.corruptions")
@@ -83,6 +83,7 @@ def declare(
     constants: tuple[Constants, ...],
     description: str,
     reference: str = "",
+    status: Status = "exact",
 ) -> Callable[[Operation], Operation]:
     """Decorate an operation (see `Corruption`) so that it can be named; plug-ins use this too.
 
@@ -103,7 +104,7 @@ def declare(
 
     def add(operation: Operation) -> Operation:
         made = Corruption(name, group, constants, operation)
-        CORRUPTIONS.register(name, description=description, reference=reference)(lambda: made)
+        CORRUPTIONS.register(name, description=description, reference=reference, status=status)(lambda: made)
         return operation
 
     return add

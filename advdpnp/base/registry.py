@@ -10,9 +10,12 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
-from typing import Any
+from typing import Any, Literal
 
 from advdpnp.base.errors import AdvdpnpError, first_line
+
+Status = Literal["exact", "reconstruction", "ours"]
+"""The published algorithm (or the package's own code); rebuilt from a partial description; this project's own."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,7 @@ class Entry:
     reference: str
     build: Callable[..., Any]
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    status: Status = "exact"
 
     @property
     def pattern(self) -> re.Pattern[str]:
@@ -47,14 +51,20 @@ class Registry:
         self._plugins_loaded = False
 
     def register(
-        self, name: str, *, description: str, reference: str = "", defaults: Mapping[str, Any] | None = None
+        self,
+        name: str,
+        *,
+        description: str,
+        reference: str = "",
+        defaults: Mapping[str, Any] | None = None,
+        status: Status = "exact",
     ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         """Decorate the function or class that builds the entry."""
 
         def declare(build: Callable[..., Any]) -> Callable[..., Any]:
             if name in self._entries:
                 raise AdvdpnpError(f"two {self.kind}s are both named '{name}'; rename one of them")
-            self._entries[name] = Entry(name, description, reference, build, dict(defaults or {}))
+            self._entries[name] = Entry(name, description, reference, build, dict(defaults or {}), status)
             return build
 
         return declare

@@ -34,6 +34,7 @@ def autoattack(threat: ThreatModel, classes: int) -> AttackEnsemble:
     "autoattack-few-classes",
     description="AutoAttack without its targeted DLR stage, for 2 or 3 classes: APGD-CE, FAB-T, Square",
     reference=REFERENCE,
+    status="ours",
 )
 def autoattack_few_classes(threat: ThreatModel, classes: int) -> AttackEnsemble:
     stages = tuple(build(threat, classes) for build in (apgd_ce, fab_t, square))

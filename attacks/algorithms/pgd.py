@@ -155,6 +155,7 @@ def pgd(threat: ThreatModel, classes: int, steps: int | str) -> PGD:
     description="PGD on the margin loss within eps, as robustness tables mean C&W: 30 steps of eps/10",
     reference="Carlini and Wagner, Towards Evaluating the Robustness of Neural Networks, 2017 (its loss)",
     defaults={"steps": 30},
+    status="ours",
 )
 def cw(threat: ThreatModel, classes: int, steps: int | str) -> PGD:
     return PGD(threat, steps=positive_integer(steps, "cw"), step_size=threat.eps / 10, objective="margin", name="cw")

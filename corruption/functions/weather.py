@@ -55,6 +55,7 @@ def snow(
     constants=((1, 0.2), (1, 0.3), (0.9, 0.4), (0.85, 0.4), (0.75, 0.45)),
     description="ice crystals on the lens (drawn textures, not the photographs of the official files)",
     reference=REFERENCE,
+    status="ours",
 )
 def frost(images: Tensor, draw: Draw, image_weight: float, frost_weight: float) -> Tensor:
     """Weighted sum with a random crop of one of five textures.

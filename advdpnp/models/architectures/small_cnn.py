@@ -43,7 +43,11 @@ def _stage(inputs: int, outputs: int) -> tuple[nn.Module, ...]:
     return convolution, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)
 
 
-@MODELS.register("small-cnn", description="3 convolutions of stride 2, 128 features, 0.36 M parameters: for CPUs")
+@MODELS.register(
+    "small-cnn",
+    description="3 convolutions of stride 2, 128 features, 0.36 M parameters: for CPUs",
+    status="ours",
+)
 def small_cnn(channels: int, image_size: tuple[int, int]) -> SmallCNN:
     """Build the small CNN for images of at least 8x8."""
     require_size("small-cnn", image_size)

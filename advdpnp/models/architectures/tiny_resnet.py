@@ -39,7 +39,11 @@ class TinyResNet(Backbone):
         return features
 
 
-@MODELS.register("tiny-resnet", description="stride-2 ResNet of two blocks, 100 features, 0.11 M parameters: for CPUs")
+@MODELS.register(
+    "tiny-resnet",
+    description="stride-2 ResNet of two blocks, 100 features, 0.11 M parameters: for CPUs",
+    status="ours",
+)
 def tiny_resnet(channels: int, image_size: tuple[int, int]) -> TinyResNet:
     """Build the tiny ResNet for images of at least 8x8."""
     require_size("tiny-resnet", image_size)

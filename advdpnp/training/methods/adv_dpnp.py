@@ -18,6 +18,7 @@ Branches = Literal["both", "clean", "adversarial"]
     "adv-dpnp",
     description="dual-branch adversarial training of DPNP: prototypes learn from clean images only, features from both",
     reference="arXiv 2504.03782 (reconstruction)",
+    status="reconstruction",
 )
 @dataclass(frozen=True, config=STRICT)
 class AdvDPNP(PullingAndRepelling):

@@ -13,6 +13,7 @@ from advdpnp.training.methods.prototype_based import PullingAndRepelling, with_p
     "dpnp",
     description="prototypes as weights and centres, pulled to their class and pushed from their rivals; clean images",
     reference="arXiv 2501.02477 (reconstruction)",
+    status="reconstruction",
 )
 @dataclass(frozen=True, config=STRICT)
 class DPNP(PullingAndRepelling):

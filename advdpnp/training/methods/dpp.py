@@ -13,6 +13,7 @@ from advdpnp.training.methods.prototype_based import Pulling, with_prototypes
     "dpp",
     description="prototypes as weights and centres, pulled to their class only; clean images",
     reference="the baseline of arXiv 2501.02477 (reconstruction)",
+    status="reconstruction",
 )
 @dataclass(frozen=True, config=STRICT)
 class DPP(Pulling):
