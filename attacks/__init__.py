@@ -3,6 +3,7 @@
 from advdpnp.attacks import ensemble as stages
 from advdpnp.attacks.algorithms import apgd, autoattack, cw_l2, fab, pgd, square
 from advdpnp.attacks.engine.search import search
+from advdpnp.attacks.info import AttackInfo
 from advdpnp.attacks.names import resolve_attacks
 from advdpnp.attacks.packages import pyautoattack as package_autoattack
 from advdpnp.attacks.packages import torchattacks
@@ -10,7 +11,10 @@ from advdpnp.attacks.protocol import ATTACKS, Attack, PackageAttack, State
 from advdpnp.attacks.search_state import AttackResult
 from advdpnp.attacks.threat import ThreatModel
 
-__all__ = ["ATTACKS", "Attack", "AttackResult", "PackageAttack", "State", "ThreatModel", "resolve_attacks", "search"]
+__all__ = [
+    "ATTACKS", "Attack", "AttackInfo", "AttackResult", "PackageAttack", "State", "ThreatModel", "resolve_attacks",
+    "search",
+]  # fmt: skip
 
 _registering = (
     apgd,

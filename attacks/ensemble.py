@@ -28,7 +28,7 @@ class AttackEnsemble:
             raise ValueError("an attack in stages needs stages, each of another name")
         if any(stage.minimum_norm or stage.threat != self.threat for stage in self.stages):
             raise ValueError("the stages must search within eps, under one threat model")
-        check_norm(self.name, self.threat, self.norms)
+        check_norm(self)
 
     @property
     def threat(self) -> ThreatModel:

@@ -21,13 +21,16 @@ class AttackInfo:
     """What the judges of an attack need to know of it; the defaults claim nothing.
 
     Attributes:
-        family: the algorithm: "pgd" (FGSM is one step of it), "apgd", "fab", "square", "cw-l2", "transfer"; ""
-            if unknown. Two attacks of one family and one loss differ in strength by their steps alone.
+        family: the algorithm: "fgsm" (one step of eps), "pgd", "apgd", "fab", "square", "cw-l2", "transfer"; "" if
+            unknown. Two attacks of one family and one loss differ in strength by their steps alone.
         loss: what it maximises: "ce", "margin", "dlr", "dlr-targeted"; "" if unknown.
         steps: steps (Square: queries) of one run; 0 if unknown.
         uses_gradients: whether it differentiates the model that is judged; None if unknown.
         cost_rank: model evaluations (forwards and backwards) of a sample that nothing breaks, roughly. Columns go from
             cheap to expensive.
+        minimum_norm: whether it looks for the nearest adversarial image, at whatever distance; None if unknown.
+        judges_last_image: whether the margin stored for a sample that holds is that of the last image tried. It is that
+            of the clean image where a search returns there (FAB) or a package does not hand out its last image.
         float32_search: whether the search computes in float32. A search in fewer bits claims too much.
         stages: of an attack that runs several searches one after the other; empty for a single search.
     """
@@ -37,6 +40,8 @@ class AttackInfo:
     steps: int = 0
     uses_gradients: bool | None = None
     cost_rank: int = UNKNOWN_COST
+    minimum_norm: bool | None = None
+    judges_last_image: bool = True
     float32_search: bool = True
     stages: tuple["AttackInfo", ...] = ()
 
@@ -49,6 +54,11 @@ class AttackInfo:
     def few_classes_autoattack(self) -> bool:
         """Whether they are these without the targeted DLR stage, which 2 or 3 classes do not allow."""
         return self._kinds == tuple(kind for kind in _STANDARD if kind[1] != "dlr-targeted")
+
+    @property
+    def searches_blindly(self) -> bool:
+        """Whether it is a search that asks the model for its answers alone."""
+        return self.uses_gradients is False and self.family != "transfer"
 
     @property
     def _kinds(self) -> tuple[tuple[str, str, int], ...]:
@@ -67,7 +77,8 @@ class AttackInfo:
             given, default = value.get(field.name), getattr(empty, field.name)
             if field.name == "stages":
                 stages = given if isinstance(given, list | tuple) else ()
-                known["stages"] = tuple(cls.from_json(stage) for stage in stages if isinstance(stage, Mapping))
+                read = [cls.from_json({**stage, "stages": ()}) for stage in stages if isinstance(stage, Mapping)]
+                known["stages"] = tuple(read)  # stages have none of their own
             elif type(given) is (bool if default is None else type(default)):
                 known[field.name] = given
         return cls(**known)
@@ -99,13 +110,22 @@ def describe(attack: Any) -> AttackInfo:
     Raises:
         AdvdpnpError: ``info`` is no AttackInfo.
     """
+    return info_of({"attack": attack.definition()}, declared_info(attack))
+
+
+def declared_info(attack: Any) -> AttackInfo | None:
+    """What an attack's attribute ``info`` declares; None for an attack without one.
+
+    Raises:
+        AdvdpnpError: ``info`` is no AttackInfo.
+    """
     declared = getattr(attack, "info", None)
     if declared is not None and not isinstance(declared, AttackInfo):
         raise AdvdpnpError(
             f"the attack '{attack.name}' declares an info of type {type(declared).__name__}; make it an "
-            "advdpnp.attacks.info.AttackInfo"
+            "advdpnp.attacks.AttackInfo"
         )
-    return info_of({"attack": attack.definition()}, declared)
+    return declared
 
 
 def by_cost(infos: Mapping[str, AttackInfo]) -> list[str]:
@@ -126,7 +146,8 @@ def _derive(definition: Mapping[str, Any]) -> AttackInfo:
     if isinstance(stages, list):
         if package == "pyautoattack":
             stages = [_package_stage(str(stage), definition) for stage in stages]
-        return _in_stages(_derive(stage) for stage in stages if isinstance(stage, Mapping))
+        info = _in_stages(_derive(stage) for stage in stages if isinstance(stage, Mapping))
+        return replace(info, judges_last_image=info.judges_last_image and package is None)
     derive = _FAMILIES.get(str(definition.get("attack")))
     info = AttackInfo() if derive is None else derive(definition)
     cost = info.cost_rank * _count(definition, "gradients_averaged", 1)
@@ -141,42 +162,46 @@ def _in_stages(infos: Iterable[AttackInfo]) -> AttackInfo:
     return AttackInfo(
         uses_gradients=True if True in gradients else False if gradients == {False} else None,
         cost_rank=sum(stage.cost_rank for stage in stages),
+        minimum_norm=False,
+        judges_last_image=bool(stages) and stages[-1].judges_last_image,
         stages=stages,
     )
 
 
 def _pgd(definition: Mapping[str, Any]) -> AttackInfo:
     steps = _count(definition, "steps")
+    family = "fgsm" if steps == 1 and definition.get("random_start") is False else "pgd"
     cost = 2 * steps * _count(definition, "restarts", 1)
-    return AttackInfo("pgd", str(definition.get("objective", "")), steps, uses_gradients=True, cost_rank=cost)
+    return AttackInfo(family, str(definition.get("objective", "")), steps, True, cost, minimum_norm=False)
 
 
 def _apgd(definition: Mapping[str, Any]) -> AttackInfo:
     steps = _count(definition, "iterations")
     cost = 2 * steps * _count(definition, "runs", 1)
-    return AttackInfo("apgd", str(definition.get("objective", "")), steps, uses_gradients=True, cost_rank=cost)
+    return AttackInfo("apgd", str(definition.get("objective", "")), steps, True, cost, minimum_norm=False)
 
 
 def _fab(definition: Mapping[str, Any]) -> AttackInfo:
     steps = _count(definition, "iterations")
     cost = 3 * steps * _count(definition, "runs", 1)  # each step is differentiated, and its image judged
-    return AttackInfo("fab", steps=steps, uses_gradients=True, cost_rank=cost)
+    return AttackInfo("fab", "", steps, True, cost, minimum_norm=False, judges_last_image=False)
 
 
 def _square(definition: Mapping[str, Any]) -> AttackInfo:
     queries = _count(definition, "queries")
-    return AttackInfo("square", "margin", queries, uses_gradients=False, cost_rank=queries)
+    return AttackInfo("square", "margin", queries, False, queries, minimum_norm=False)
 
 
 def _cw_l2(definition: Mapping[str, Any]) -> AttackInfo:
     steps = _count(definition, "iterations")
-    return AttackInfo("cw-l2", "margin", steps, True, 2 * steps * _count(definition, "searches", 1))
+    cost = 2 * steps * _count(definition, "searches", 1)
+    return AttackInfo("cw-l2", "margin", steps, True, cost, minimum_norm=True)
 
 
 def _transfer(definition: Mapping[str, Any]) -> AttackInfo:
     made = definition.get("pgd")
     cost = _pgd(made).cost_rank if isinstance(made, Mapping) else 0
-    return AttackInfo("transfer", uses_gradients=False, cost_rank=cost + 2)
+    return AttackInfo("transfer", uses_gradients=False, cost_rank=cost + 2, minimum_norm=False)
 
 
 _FAMILIES: dict[str, Callable[[Mapping[str, Any]], AttackInfo]] = {
@@ -197,7 +222,7 @@ def _package_stage(stage: str, definition: Mapping[str, Any]) -> dict[str, Any]:
 
 
 _TORCHATTACKS = {
-    "FGSM": ("pgd", 1), "FFGSM": ("pgd", 1), "RFGSM": ("pgd", 10), "BIM": ("pgd", 10), "PGD": ("pgd", 10),
+    "FGSM": ("fgsm", 1), "FFGSM": ("fgsm", 1), "RFGSM": ("pgd", 10), "BIM": ("pgd", 10), "PGD": ("pgd", 10),
     "PGDL2": ("pgd", 10), "APGD": ("apgd", 10),
 }  # fmt: skip
 """Family and default steps of the classes of torchattacks that maximise the cross-entropy. Of the others too little is
@@ -207,12 +232,14 @@ known: their numbers of steps, scale or losses are not those of ours."""
 def _of_torchattacks(definition: Mapping[str, Any]) -> AttackInfo:
     name = str(definition.get("attack")).removeprefix("torchattacks:")
     name = name if name in _TORCHATTACKS else name.rpartition("-")[0]  # "PGD-20" names its steps too
-    if name not in _TORCHATTACKS:
-        return AttackInfo()
-    family, steps = _TORCHATTACKS[name]
     arguments = definition.get("arguments")
-    steps = _count(arguments, "steps", steps) if isinstance(arguments, Mapping) else steps
-    return AttackInfo(family, "ce", steps, uses_gradients=True, cost_rank=2 * steps)
+    arguments = arguments if isinstance(arguments, Mapping) else {}
+    minimum_norm = not {"eps", "max_epsilon"} & set(arguments)
+    if name not in _TORCHATTACKS:
+        return AttackInfo(minimum_norm=minimum_norm)
+    family, steps = _TORCHATTACKS[name]
+    steps = _count(arguments, "steps", steps)
+    return AttackInfo(family, "ce", steps, True, 2 * steps, minimum_norm)
 
 
 def _count(definition: Mapping[str, Any], name: str, default: int = 0) -> int:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from advdpnp.attacks.ensemble import AttackEnsemble
-from advdpnp.attacks.protocol import ATTACKS, Attack, PackageAttack
+from advdpnp.attacks.protocol import ATTACKS, Attack, PackageAttack, check_norm
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.base.errors import AdvdpnpError
 
@@ -82,5 +82,6 @@ def resolve_attacks(
     found: dict[str, Any] = {}
     for name in attack_names(text, classes, engine):
         attack = ATTACKS.make(name, threat=threat, classes=classes)
+        check_norm(attack)
         found.setdefault(attack.name, attack)
     return list(found.items())

@@ -224,13 +224,29 @@ class PackageAttack(Protocol):
         ...
 
 
-def check_norm(name: str, threat: ThreatModel, norms: tuple[str, ...]) -> None:
-    """Raise AdvdpnpError unless the attack called ``name`` searches under the norm of ``threat``."""
-    if threat.norm not in norms:
+class HasNorms(Protocol):
+    """What ``check_norm`` needs to know of an attack."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def norms(self) -> tuple[str, ...]: ...
+    @property
+    def threat(self) -> ThreatModel: ...
+
+
+def check_norm(attack: HasNorms) -> None:
+    """Refuse an attack under a norm that it does not declare.
+
+    Raises:
+        AdvdpnpError: the norm of its threat model is none of its ``norms``.
+    """
+    norm, norms = attack.threat.norm, attack.norms
+    if norm not in norms:
         theirs = "autoattack, apgd-ce, apgd-t, fab-t and square"
-        reference = f"; under l1 there are {theirs}, with --engine reference" if threat.norm == "l1" else ""
+        reference = f"; under l1 there are {theirs}, with --engine reference" if norm == "l1" else ""
         raise AdvdpnpError(
-            f"the attack '{name}' does not search under {threat.norm}; it does under {', '.join(norms)}{reference}"
+            f"the attack '{attack.name}' does not search under {norm}; it does under {', '.join(norms)}{reference}"
         )
 
 

@@ -26,7 +26,8 @@ class AttackResult(Rows):
         zero_gradient: the first gradient was exactly zero (or not finite), bool.
         borderline: the margin is within 1e-5 of the largest logit, bool.
         stage: which stage of the attack ended the row, from 0; -1 where the attack does not tell, int64.
-        refused: images that the search took for successes and the model did not, int64.
+        refused: images that the search took for successes and the verifier did not: the model answers them right, or
+            the search ended on one that the threat model forbids, int64.
         x_adv: the fooling image, float32 (n, c, h, w); the clean one without success.
     """
 

@@ -94,7 +94,7 @@ class APGD:
     minimum_norm = False
 
     def __post_init__(self) -> None:
-        check_norm(self.name, self.threat, self.norms)
+        check_norm(self)
 
     def definition(self) -> dict[str, Any]:
         return {

@@ -63,7 +63,7 @@ class CWL2:
     minimum_norm = True
 
     def __post_init__(self) -> None:
-        check_norm(self.name, self.threat, self.norms)
+        check_norm(self)
 
     def definition(self) -> dict[str, Any]:
         return {

@@ -61,7 +61,7 @@ class FAB:
     gradient_period = 2
 
     def __post_init__(self) -> None:
-        check_norm(self.name, self.threat, self.norms)
+        check_norm(self)
 
     def definition(self) -> dict[str, Any]:
         return {

@@ -55,7 +55,7 @@ class PGD:
     minimum_norm = False
 
     def __post_init__(self) -> None:
-        check_norm(self.name, self.threat, self.norms)
+        check_norm(self)
 
     def definition(self) -> dict[str, Any]:
         return {

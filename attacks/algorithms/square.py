@@ -56,7 +56,7 @@ class Square:
     minimum_norm = False
 
     def __post_init__(self) -> None:
-        check_norm(self.name, self.threat, self.norms)
+        check_norm(self)
 
     def definition(self) -> dict[str, Any]:
         return {"attack": "square", "name": self.name, "queries": self.queries, "share": self.share, "version": 1}

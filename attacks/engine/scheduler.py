@@ -228,10 +228,12 @@ class Scheduler:
         """A chunk: a candidate that fools the model, is allowed and is nearer becomes the best image."""
         judged = judge(executor, flight.candidate, flight.state.y)
         distance = self._distance(flight.state.x, flight.candidate)
-        success = (judged.prediction != flight.state.y) & (distance < flight.best_norm)
+        misled = judged.prediction != flight.state.y
+        success = misled & (distance < flight.best_norm)
         inside = self.attack.threat.contains(flight.state.x, flight.candidate, distance)
         shown = success | torch.isinf(flight.best_norm)
-        claimed = torch.isfinite(flight.candidate_norm) & ~flight.last
+        claimed = torch.isfinite(flight.candidate_norm) & ~flight.last & ~misled
+        outside = flight.last & misled & torch.isinf(distance)  # the last image misleads the model from outside
         flight = replace(
             flight,
             forwards=flight.forwards + repeats(executor),
@@ -242,7 +244,7 @@ class Scheduler:
             prediction=torch.where(success, judged.prediction, flight.prediction),
             margin=torch.where(shown, judged.margin, flight.margin),
             borderline=torch.where(shown, judged.borderline, flight.borderline),
-            refused=flight.refused + (claimed & (judged.prediction == flight.state.y)),
+            refused=flight.refused + (claimed | outside),
         )
         return self._finish(flight)
 

@@ -19,7 +19,7 @@ from advdpnp.attacks.engine.processes import can_fork, side_by_side
 from advdpnp.attacks.engine.replicas import ModelReplicas, replicate
 from advdpnp.attacks.engine.scheduler import Scheduler
 from advdpnp.attacks.ensemble import AttackEnsemble
-from advdpnp.attacks.protocol import Attack
+from advdpnp.attacks.protocol import Attack, check_norm
 from advdpnp.attacks.search_state import AttackResult, Batch, non_empty
 from advdpnp.base.randomness import seed_of
 
@@ -54,8 +54,9 @@ def search(
             there goes on in float32, and what survives an attack in stages gets its decisive one once more.
 
     Raises:
-        AdvdpnpError: unusable images, labels or logits.
+        AdvdpnpError: the attack does not declare the norm of its threat model; unusable images, labels or logits.
     """
+    check_norm(attack)
     check_inputs(x, y)
     noise = seed_of(seed, "noise", attack.name) if randomised else None
     samples = Batch(x.detach().float().contiguous(), y.long(), sample.long())

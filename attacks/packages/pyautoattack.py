@@ -67,7 +67,7 @@ class AutoAttack:
     norms = tuple(NORMS)
 
     def __post_init__(self) -> None:
-        check_norm(self.name, self.threat, self.norms)
+        check_norm(self)
 
     def definition(self) -> dict[str, Any]:
         return {

@@ -74,7 +74,7 @@ class TorchattacksAttack:
             )
         if self.steps is not None and "steps" not in inspect.signature(_find(self.attack)).parameters:
             raise AdvdpnpError(f"'{self.name}' names {self.steps} steps, but {self.attack} has none; leave them out")
-        check_norm(self.name, self.threat, self.norms)
+        check_norm(self)
 
     def arguments(self, seed: int) -> dict[str, Any]:
         """What its constructor gets beside the model."""

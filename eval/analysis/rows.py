@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from advdpnp.attacks.info import by_cost
+from advdpnp.attacks.info import AttackInfo, by_cost
 from advdpnp.corruption import BENCHMARK
 from advdpnp.eval.store.diagnostics_record import DiagnosticRecord, diagnostics_of
 from advdpnp.eval.store.key import CLEAN, CORRUPTION, sample_set_hash, short_hash
@@ -63,6 +63,11 @@ class Row:
     def n(self) -> int:
         """Number of samples."""
         return len(self.samples)
+
+    @cached_property
+    def attack_infos(self) -> dict[str, AttackInfo]:
+        """By label: what each attack is, whatever it is called."""
+        return {label: unit.attack_info for label, unit in self.attacks.items()}
 
     @cached_property
     def labels(self) -> np.ndarray:
@@ -163,7 +168,7 @@ class Row:
 
 def order_attacks(rows: Iterable[Row]) -> list[str]:
     """Every attack of these rows once, from cheap to expensive."""
-    return by_cost({label: unit.attack_info for row in rows for label, unit in row.attacks.items()})
+    return by_cost({label: info for row in rows for label, info in row.attack_infos.items()})
 
 
 def make_rows(

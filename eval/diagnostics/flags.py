@@ -1,116 +1,38 @@
 """Signs that a robustness number cannot be trusted: in the verdicts, and in what was measured beside them.
 
 The catalogue follows Carlini et al., "On Evaluating Adversarial Robustness" (arXiv 1902.06705), the checks of
-AutoAttack (Croce and Hein 2020), and Pintor et al., "Indicators of Attack Failure" (NeurIPS 2022).
+AutoAttack (Croce and Hein 2020), and Pintor et al., "Indicators of Attack Failure" (NeurIPS 2022). No check looks at
+what an attack is called: all ask its ``AttackInfo``.
 """
 
 import itertools
-import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from advdpnp.attacks.info import AttackInfo
 from advdpnp.base.statistics import mcnemar
 from advdpnp.eval.analysis.rows import Row
-
-
-class Meaning(NamedTuple):
-    """What a flag says, and what to do about it."""
-
-    explanation: str
-    remedy: str
-
-
-FLAGS = {
-    "order": Meaning(
-        "an attack that should be stronger left significantly more samples robust than a weaker one",
-        "believe the weaker attack; look for masked gradients",
-    ),
-    "single-step": Meaning(
-        "more than two thirds of the samples hold under FGSM, and PGD breaks more than two thirds of these",
-        "training on single steps has overfitted to them: believe PGD; train with a random start, or with PGD",
-    ),
-    "zero-gradient": Meaning(
-        "more than 5 % of the attacked samples had a gradient that is exactly zero or not a number",
-        "look for saturated softmax, rounding or detached layers; attack margins, and a differentiable stand-in (BPDA)",
-    ),
-    "ce-margin-gap": Meaning(
-        "cross-entropy and margin attacks differ significantly, by more than 5 points: one loss is masked",
-        "believe the lower number; rescale the logits or attack margins",
-    ),
-    "black-box": Meaning(
-        "a search without gradients broke significantly many samples that all searches with gradients had left",
-        "gradients are masked: attack a differentiable stand-in, and run Square with more queries",
-    ),
-    "rising-loss": Meaning(
-        "more than a quarter of what PGD gained on robust samples came in its last iterations: it was stopped early",
-        "attack with more steps or larger ones",
-    ),
-    "large-eps": Meaning(
-        "more than 5 % of the samples survive PGD at Linf 0.5, where every image can be made grey: the search fails",
-        "look for masked gradients; the numbers at smaller radii measure the attack, not the model",
-    ),
-    "above-clean": Meaning(
-        "the model does significantly better on attacked images than on clean ones or on noise: it reads the label "
-        "from the attack",
-        "train with a random start or more steps; believe the strongest attack alone",
-    ),
-    "unverified": Meaning(
-        "the model took back what the search had seen it answer, on more than 5 % of the samples",
-        "make the model's answers repeatable",
-    ),
-    "randomised": Meaning(
-        "the model answers differently when asked again: each verdict is the majority of 20 seeded draws",
-        "switch the noise off, or attack its expectation (autoattack-rand)",
-    ),
-    "batch-dependent": Meaning(
-        "what the model says of an image depends on the images beside it: verdicts hold for one batch",
-        "evaluate with running statistics",
-    ),
-    "train-mode": Meaning(
-        "parts of the model stay in training mode when they are told to leave it",
-        "mend their train() method",
-    ),
-    "dynamic": Meaning(
-        "the model differentiates or optimises inside its forward: gradients through it may mislead",
-        "attack it with an attack that knows the defence (Croce et al. 2022)",
-    ),
-    "softmax": Meaning(
-        "the model's output is squeezed as a probability is (softmax, sigmoid): gradients vanish where it is sure",
-        "return the logits",
-    ),
-    "quantised": Meaning(
-        "the model does not see small changes of its input at all",
-        "attack without the rounding, or through a differentiable stand-in (BPDA)",
-    ),
-    "normalisation": Meaning(
-        "the model is significantly better on images that are normalised or denormalised once more",
-        "make its normalisation, or --mean and --std, fit images in [0, 1]",
-    ),
-    "rounding": Meaning(
-        "more than a quarter of the adversarial images break nothing any more once they are saved with 8 bits",
-        "they live on precision that no camera has: say so, or attack what 8 bits can hold",
-    ),
-    "fails": Meaning(
-        "the model fails, or answers with NaN, on images that were made to measure it",
-        "mend its forward and backward pass",
-    ),
-    "few-classes": Meaning(
-        "fewer than 4 classes: the standard AutoAttack needs 4, a variant without its DLR loss ran instead",
-        "compare it with rows of the same variant alone",
-    ),
-}
+from advdpnp.eval.diagnostics.texts import FLAGS
 
 SIGNIFICANCE = 0.01
-SMALL_SHARE = 0.05
-"""Of samples: more is suspicious."""
-GAP_POINTS = 0.05
-LARGE_SHARE = 0.25
-JUMP = 0.1
-MOST = 2 / 3
+"""Level of the exact McNemar test, for every flag that compares two attacks."""
+
+# Shares of the samples that a check looks at; above them its flag is raised.
+OVERFITTED_SHARE = 2 / 3
 """Honest nets that lose little to FGSM lose little more to PGD; undefended ones lose more than this to FGSM already,
 where PGD breaks most of the rest."""
+ZERO_GRADIENT_SHARE = 0.05
+GAP_SHARE = 0.05
+BLACK_BOX_SHARE = 0.05
+UNVERIFIED_SHARE = 0.05
+REJECTED_SHARE = 0.05
+QUANTISED_SHARE = 0.05
+NORMALISATION_SHARE = 0.1
+RISING_SHARE = 0.25
+ROUNDING_SHARE = 0.25
+LARGE_EPS_SHARE = 0.05
 
 
 class Flag(NamedTuple):
@@ -127,8 +49,9 @@ def raised_flags(row: Row, others: Sequence[Row] = ()) -> list[Flag]:
 
 
 def _order(row: Row) -> Iterator[Flag]:
-    for weaker, stronger in itertools.permutations(row.attacks, 2):
-        if _should_be_weaker(weaker, stronger) and _more(
+    infos = row.attack_infos
+    for weaker, stronger in itertools.permutations(infos, 2):
+        if _is_weaker(infos[weaker], infos[stronger]) and _more(
             row.misclassified_under(weaker), row.misclassified_under(stronger)
         ):
             left = [_percent(~row.misclassified_under(attack)) for attack in (weaker, stronger)]
@@ -142,13 +65,32 @@ def _order(row: Row) -> Iterator[Flag]:
             )
 
 
+def _is_weaker(a: AttackInfo, b: AttackInfo) -> bool:
+    """Whether attack ``a`` must not break more than ``b``, up to chance. A partial order: PGD and C&W have none.
+
+    Minimum-norm searches and attacks of which nothing is known promise nothing, but AutoAttack claims to beat them all.
+    """
+    if b.standard_autoattack or b.few_classes_autoattack:
+        return not (a.standard_autoattack or a.few_classes_autoattack)
+    if a.family == "fgsm":
+        return b.family == "pgd"
+    alike = a.family != "" and (a.family, a.loss) == (b.family, b.loss)
+    return alike and 0 < a.steps < b.steps
+
+
+def _longest(infos: Mapping[str, AttackInfo], loss: str) -> str | None:
+    """Of the PGD attacks on a loss, the one of the most steps; None without any."""
+    found = [label for label, info in infos.items() if info.family == "pgd" and info.loss == loss]
+    return max(found, key=lambda label: infos[label].steps, default=None)
+
+
 def _single_step(row: Row) -> Iterator[Flag]:
     """Catastrophic overfitting (Wong et al. 2020): the loss is bent so that one step of the training radius misses."""
-    iterative = sorted((a for a in row.attacks if (_steps(a) or 0) > 1), key=lambda a: _steps(a) or 0)
-    if "fgsm" in row.attacks and iterative:
-        once, often = ~row.misclassified_under("fgsm"), ~row.misclassified_under(iterative[-1])
+    longest = _longest(row.attack_infos, "ce")
+    for single in (label for label, info in row.attack_infos.items() if info.family == "fgsm" and longest):
+        once, often = ~row.misclassified_under(single), ~row.misclassified_under(str(longest))
         if _mostly_overfitted(~row.clean_wrong, once, often):
-            yield Flag("single-step", f"fgsm leaves {_percent(once)}, {iterative[-1]} {_percent(often)}")
+            yield Flag("single-step", f"{single} leaves {_percent(once)}, {longest} {_percent(often)}")
     right = _right(row.measured.get("search", {}))
     clean = _right(row.measured.get("answers", {})).get("clean")
     if clean is None or not {"fgsm", "pgd-20"} <= set(right) or len(clean) != len(right["fgsm"]):
@@ -161,8 +103,8 @@ def _single_step(row: Row) -> Iterator[Flag]:
 
 def _mostly_overfitted(clean: np.ndarray, once: np.ndarray, often: np.ndarray) -> bool:
     """Whether most samples that are right unchanged are after one step, and few of these after many."""
-    few = (once & often).sum() < (1 - MOST) * once.sum()
-    return bool(once.sum() > MOST * clean.sum() and few and _more(once, often))
+    few = (once & often).sum() < (1 - OVERFITTED_SHARE) * once.sum()
+    return bool(once.sum() > OVERFITTED_SHARE * clean.sum() and few and _more(once, often))
 
 
 def _larger_eps(row: Row, others: Sequence[Row]) -> Iterator[Flag]:
@@ -179,69 +121,93 @@ def _larger_eps(row: Row, others: Sequence[Row]) -> Iterator[Flag]:
 
 
 def _zero_gradient(row: Row) -> Iterator[Flag]:
-    for attack, unit in row.attacks.items():
-        if _objective(unit.info) != "ce":
+    for attack, info in row.attack_infos.items():
+        if info.loss != "ce":
             continue
         verdicts = row.verdict_rows(attack)
         asked = verdicts["backwards"].to_numpy() > 0  # clean mistakes end before the first gradient
         zero = verdicts["zero_gradient"].to_numpy()[asked]
-        if len(zero) and zero.mean() > SMALL_SHARE:
+        if len(zero) and zero.mean() > ZERO_GRADIENT_SHARE:
             yield Flag("zero-gradient", f"{attack}: {_percent(zero)} of the attacked samples, at the first step")
     search = row.measured.get("search", {})
     for name, words in (("zero_gradient", "zero"), ("nan_gradient", "not a number")):
-        if (share := search.get(name, 0.0)) > SMALL_SHARE:
+        if (share := search.get(name, 0.0)) > ZERO_GRADIENT_SHARE:
             yield Flag("zero-gradient", f"{100 * share:.0f} % of {row.measured_samples} images, during PGD: {words}")
 
 
 def _ce_margin_gap(row: Row) -> Iterator[Flag]:
-    longest = max((a for a in row.attacks if _steps(a) is not None), key=lambda a: _steps(a) or 0, default=None)
-    if longest is None or "cw" not in row.attacks or not row.n:
+    on_ce, on_margin = (_longest(row.attack_infos, loss) for loss in ("ce", "margin"))
+    if on_ce is None or on_margin is None or not row.n:
         return
-    ce, margin = row.misclassified_under(longest), row.misclassified_under("cw")
+    ce, margin = row.misclassified_under(on_ce), row.misclassified_under(on_margin)
     gap, differ = abs(ce.mean() - margin.mean()), (ce != margin).sum()
     # On few images a gap of 7 points may be one of 2, which honest nets have: its lower end counts too.
     least = gap - 1.96 * np.sqrt(differ) / row.n
-    if gap > GAP_POINTS and least > GAP_POINTS / 2 and (_more(ce, margin) or _more(margin, ce)):
-        yield Flag("ce-margin-gap", f"{longest} leaves {_percent(~ce)}, cw {_percent(~margin)}")
+    if gap > GAP_SHARE and least > GAP_SHARE / 2 and (_more(ce, margin) or _more(margin, ce)):
+        yield Flag("ce-margin-gap", f"{on_ce} leaves {_percent(~ce)}, {on_margin} {_percent(~margin)}")
 
 
 def _black_box(row: Row) -> Iterator[Flag]:
     """What Square breaks after, or beside, all searches with gradients. Honest nets lose a few images to it."""
-    for attack, unit in row.attacks.items():
-        stages = _stage_names(unit.info)
-        if "square" not in stages:
+    infos = row.attack_infos
+    for attack, place in ((label, place) for label, info in infos.items() for place in range(len(info.stages))):
+        if infos[attack].stages[place].uses_gradients is not False:
             continue
         verdicts = row.verdict_rows(attack)
-        left = verdicts["success"].to_numpy() & (verdicts["stage"].to_numpy() == stages.index("square"))
+        left = verdicts["success"].to_numpy() & (verdicts["stage"].to_numpy() == place)
         reached = left | ~row.misclassified_under(attack)
-        if left.sum() > SMALL_SHARE * max(1, reached.sum()) and mcnemar(int(left.sum()), 0) < SIGNIFICANCE:
-            yield Flag("black-box", f"{attack}: Square broke {left.sum()} of the {reached.sum()} samples left to it")
-    white = [attack for attack in row.attacks if attack.startswith("apgd")]
-    if "square" in row.attacks and white:
-        broken = np.logical_or.reduce([row.misclassified_under(attack) for attack in white])
-        if _more(row.misclassified_under("square"), broken):
-            shares = _percent(~row.misclassified_under("square")), _percent(~broken)
-            yield Flag("black-box", f"square leaves {shares[0]}, {' and '.join(white)} {shares[1]}")
+        if left.sum() > BLACK_BOX_SHARE * max(1, reached.sum()) and mcnemar(int(left.sum()), 0) < SIGNIFICANCE:
+            name = infos[attack].stages[place].family.capitalize()
+            yield Flag("black-box", f"{attack}: {name} broke {left.sum()} of the {reached.sum()} samples left to it")
+    white = [label for label, info in infos.items() if _iterates_gradients(info)]
+    broken = np.logical_or.reduce([np.zeros(row.n, bool), *map(row.misclassified_under, white)])
+    for attack in (label for label, info in infos.items() if info.searches_blindly and white):
+        if _more(row.misclassified_under(attack), broken):
+            shares = _percent(~row.misclassified_under(attack)), _percent(~broken)
+            yield Flag("black-box", f"{attack} leaves {shares[0]}, {' and '.join(white)} {shares[1]}")
+
+
+def _iterates_gradients(info: AttackInfo) -> bool:
+    """Whether every part of an attack follows gradients for more than one step."""
+    parts = info.stages or (info,)
+    return all(part.uses_gradients is True and part.steps > 1 for part in parts)
 
 
 def _unverified(row: Row) -> Iterator[Flag]:
-    for attack, unit in row.attacks.items():
-        if "search" in str(unit.info["identity"].get("precision", "")):
+    for attack, info in row.attack_infos.items():
+        if not info.float32_search:
             continue  # a search of few bits claims too much, and goes on in float32
         verdicts = row.verdict_rows(attack)
         refused = verdicts["refused"].to_numpy()[verdicts["backwards"].to_numpy() > 0] > 0
-        if len(refused) and refused.mean() > SMALL_SHARE:
+        if len(refused) and refused.mean() > UNVERIFIED_SHARE:
             yield Flag("unverified", f"{attack}: {_percent(refused)} of the attacked samples")
 
 
+def _fruitless(row: Row) -> Iterator[Flag]:
+    """Attacks that break nothing at all: perhaps the net is that robust, but perhaps the attack does not work."""
+    attacked = ~row.clean_wrong
+    clean = row.clean.frame.loc[row.samples]["margin"].to_numpy()[attacked]
+    for attack, info in row.attack_infos.items():
+        if not attacked.any() or row.misclassified_under(attack)[attacked].any():
+            continue
+        verdicts = row.verdict_rows(attack)[attacked]
+        # A search within eps has no distance to tell unless its image misleads the model from outside.
+        outside = np.isfinite(verdicts["norm"].to_numpy()) & (info.minimum_norm is False)
+        claimed = (verdicts["refused"].to_numpy() > 0) | outside
+        if info.float32_search and claimed.mean() > REJECTED_SHARE:
+            yield Flag("rejected", f"{attack}: claims on {_percent(claimed)} of the attacked samples, all refused")
+        elif info.judges_last_image and np.allclose(verdicts["margin"].to_numpy(), clean, rtol=1e-5, atol=1e-6):
+            yield Flag("unmoved", f"{attack}: all {len(clean)} attacked samples")
+
+
 def _facts(row: Row) -> Iterator[Flag]:
-    infos = [unit.info for unit in (row.clean, *row.attacks.values())]
-    if any(info.get("randomised") for info in infos):
+    stored = [unit.info for unit in (row.clean, *row.attacks.values())]
+    if any(info.get("randomised") for info in stored):
         yield Flag("randomised", "repeated predictions differ")
-    if any(info.get("batch_dependent") for info in infos):
+    if any(info.get("batch_dependent") for info in stored):
         yield Flag("batch-dependent", "the same images in other company got other logits")
-    if "autoattack-few-classes" in row.attacks:
-        yield Flag("few-classes", "autoattack-few-classes ran")
+    for attack in (label for label, info in row.attack_infos.items() if info.few_classes_autoattack):
+        yield Flag("few-classes", f"{attack} ran")
 
 
 def _answers(row: Row) -> Iterator[Flag]:
@@ -255,11 +221,12 @@ def _answers(row: Row) -> Iterator[Flag]:
         yield Flag("dynamic", f"{calls} calls of autograd in one forward")
     if squeezed := _squeezed(found):
         yield Flag("softmax", squeezed)
-    if (share := found.get("overlooked", 0.0)) > SMALL_SHARE:
+    if (share := found.get("overlooked", 0.0)) > QUANTISED_SHARE:
         yield Flag("quantised", f"{100 * share:.0f} % of {row.measured_samples} images: same logits after a nudge")
     right = _right(found)
     for name in ("normalised", "denormalised") if "clean" in right else ():
-        if name in right and right[name].mean() > right["clean"].mean() + JUMP and _more(right[name], right["clean"]):
+        better = name in right and right[name].mean() > right["clean"].mean() + NORMALISATION_SHARE
+        if better and _more(right[name], right["clean"]):
             yield Flag("normalisation", f"{_percent(right[name])} right {name}, {_percent(right['clean'])} as they are")
 
 
@@ -283,13 +250,13 @@ def _squeezed(found: dict[str, Any]) -> str:
 
 def _search(row: Row) -> Iterator[Flag]:
     found: dict[str, Any] = row.measured.get("search", {})
-    if (share := found.get("rising") or 0.0) > LARGE_SHARE:
+    if (share := found.get("rising") or 0.0) > RISING_SHARE:
         yield Flag("rising-loss", f"{100 * share:.0f} % of the gain came in the last quarter of PGD-20")
-    if (share := found.get("rounded") or 0.0) > LARGE_SHARE:
+    if (share := found.get("rounded") or 0.0) > ROUNDING_SHARE:
         yield Flag("rounding", f"{100 * share:.0f} % of PGD's images")
     right, clean = _right(found), _right(row.measured.get("answers", {})).get("clean")
     large = right.get("pgd-20 at 0.5")
-    if large is not None and large.mean() > SMALL_SHARE:
+    if large is not None and large.mean() > LARGE_EPS_SHARE:
         yield Flag("large-eps", f"{_percent(large)} of {row.measured_samples} images")
     if "fgsm" in right and clean is not None and len(clean) == len(right["fgsm"]):
         for name, other in (("clean", clean), ("noise", right.get("noise"))):
@@ -298,7 +265,8 @@ def _search(row: Row) -> Iterator[Flag]:
 
 
 _CHECKS: tuple[Callable[[Row], Iterator[Flag]], ...] = (
-    _order, _single_step, _zero_gradient, _ce_margin_gap, _black_box, _unverified, _facts, _answers, _search,
+    _order, _single_step, _zero_gradient, _ce_margin_gap, _black_box, _unverified, _fruitless, _facts, _answers,
+    _search,
 )  # fmt: skip
 
 
@@ -311,39 +279,6 @@ def _more(a: np.ndarray, b: np.ndarray) -> bool:
 def _right(found: dict[str, Any]) -> dict[str, np.ndarray]:
     """The digits of a measurement as bool arrays."""
     return {name: np.array([each == "1" for each in text]) for name, text in found.get("right", {}).items()}
-
-
-def _should_be_weaker(a: str, b: str) -> bool:
-    """Whether attack ``a`` must not break more than ``b``, up to chance. A partial order: PGD and C&W have none.
-
-    Minimum-norm searches and attacks of other packages promise nothing, but AutoAttack claims to beat them all.
-    """
-    if b in ("autoattack", "autoattack-few-classes"):
-        return a != b
-    if a == "fgsm":
-        return b == "cw" or _steps(b) is not None
-    steps_a, steps_b = _steps(a), _steps(b)
-    return steps_a is not None and steps_b is not None and steps_a < steps_b
-
-
-def _steps(attack: str) -> int | None:
-    match = re.fullmatch(r"pgd-(\d+)", attack)
-    return int(match[1]) if match else None
-
-
-def _definition(info: dict[str, Any]) -> dict[str, Any]:
-    attack = info["identity"].get("attack")
-    return attack if isinstance(attack, dict) else {}
-
-
-def _objective(info: dict[str, Any]) -> str | None:
-    return _definition(info).get("objective")
-
-
-def _stage_names(info: dict[str, Any]) -> list[str]:
-    """Of an attack in stages of our own; packages do not tell which of theirs broke a sample."""
-    stages = _definition(info).get("stages", [])
-    return [str(stage.get("name") or stage.get("attack")) for stage in stages if isinstance(stage, dict)]
 
 
 def _percent(which: np.ndarray) -> str:

@@ -6,7 +6,7 @@ import pandas as pd
 
 from advdpnp.eval.analysis.corruptions import GROUP_COLUMNS, MEAN, TYPE, corruption_notes, is_detail
 from advdpnp.eval.analysis.seeds import seed_grids
-from advdpnp.eval.diagnostics.flags import FLAGS
+from advdpnp.eval.diagnostics.texts import FLAGS
 from advdpnp.eval.report.robustbench import is_published, published_grids
 from advdpnp.eval.report.tables import Grid, Table, cut_into_tables, unmeasured_note
 

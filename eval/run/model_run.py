@@ -20,7 +20,7 @@ from advdpnp.attacks.engine.replicas import ModelReplicas, replicate
 from advdpnp.attacks.engine.search import search
 from advdpnp.attacks.engine.verification import judge, repeats
 from advdpnp.attacks.ensemble import AttackEnsemble
-from advdpnp.attacks.info import by_cost, describe
+from advdpnp.attacks.info import AttackInfo, by_cost, declared_info, describe
 from advdpnp.attacks.losses import margin
 from advdpnp.attacks.protocol import Attack, PackageAttack, StageRecord
 from advdpnp.attacks.search_state import AttackResult, Batch
@@ -275,7 +275,7 @@ class _Run:
                     randomised=self.randomised, precision=precision,
                 )  # fmt: skip
 
-        return self._complete(unit, find, self.plan.seed)
+        return self._complete(unit, find, self.plan.seed, declared=declared_info(attack))
 
     def _transfer(self, attack: Transfer) -> str:
         unit = self._unit(attack.name, attack.threat, {"attack": attack.definition(), "seed": self.plan.seed})
@@ -320,7 +320,7 @@ class _Run:
                 if bool(new.any()):  # a continued search repeats what it found before
                     yield item[new]
 
-        return self._complete(unit, find, self.plan.seed, shared=False)
+        return self._complete(unit, find, self.plan.seed, shared=False, declared=declared_info(attack))
 
     def _cell(self, source: CorruptionSource, name: str, severity: int) -> str:
         def images(samples: np.ndarray) -> Tensor:
@@ -373,6 +373,7 @@ class _Run:
         seed: int | None,
         *,
         shared: bool = True,
+        declared: AttackInfo | None = None,
     ) -> str:
         """Find and store what is missing of a unit, if it can be ``shared`` together with others; returns its hash."""
         samples, progress, shard = self.plan.samples, self.plan.progress, self.plan.shard
@@ -383,10 +384,10 @@ class _Run:
         own = np.intersect1d(self.folder.stored(unit, images=keeping), samples)
         threat = "" if unit.threat is None else f", {unit.threat.label}"
         progress.start(self.name, unit.label + threat, len(samples), len(own))
-        pack_images = self._packer(unit) if keeping else None
+        facts, pack_images = self._facts(seed, declared), self._packer(unit) if keeping else None
         with (
             _kept(f"{unit.label}{threat}"),
-            self.folder.writer(unit, samples, self._facts(seed), complete=shard.first, pack=pack_images) as writer,
+            self.folder.writer(unit, samples, facts, complete=shard.first, pack=pack_images) as writer,
         ):
             if shard.first:
                 self._gather(unit, writer)
@@ -473,8 +474,9 @@ class _Run:
         x = self.plan.images(columns["sample"][wanted]).numpy()
         return writer.add(columns, wanted, x, findings.x_adv[torch.from_numpy(wanted)].numpy())
 
-    def _facts(self, seed: int | None) -> dict[str, Any]:
+    def _facts(self, seed: int | None, declared: AttackInfo | None) -> dict[str, Any]:
         return {
+            **({} if declared is None else {"attack_info": declared.to_json()}),
             "dataset": self.plan.dataset.label,
             "seed": seed,
             "randomised": self.randomised,

@@ -105,11 +105,13 @@ class VerdictWriter:
         now = time.monotonic()
         table = pa.concat_tables(self._pending).unify_dictionaries()
         shared = ("dataset", "seed", "randomised", "batch_dependent")
-        run = {key: value for key, value in self._facts.items() if key not in shared}
+        declared = {key: value for key, value in self._facts.items() if key == "attack_info"}
+        run = {key: value for key, value in self._facts.items() if key not in (*shared, *declared)}
         info = {
             "identity": self._unit.identity,
             "model": self._identity.name,
             **{key: self._facts.get(key) for key in shared},
+            **declared,
             "runs": [{**run, "seconds": round(now - self._clock, 3), "samples": len(table)}],
         }
         write_table(self._parts / f"{self._next_part:06d}.parquet", table, info)

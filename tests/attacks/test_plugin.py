@@ -9,8 +9,10 @@ GUIDE = Path(__file__).resolve().parents[2] / "docs" / "own-attack.md"
 
 SCRIPT = """
 import sys
+from dataclasses import replace
 import torch
-from advdpnp.attacks import ATTACKS, AttackResult, ThreatModel, search
+from advdpnp.attacks import ATTACKS, AttackResult, ThreatModel, resolve_attacks, search
+from advdpnp.base.errors import AdvdpnpError
 from advdpnp.cli import run
 
 torch.manual_seed(1)
@@ -32,6 +34,18 @@ with torch.no_grad():
 assert bool(threat.contains(x, found.x_adv).all())
 assert torch.equal(find(rows=3).x_adv, found.x_adv)
 assert torch.equal(find(precision="bf16").success, found.success)
+
+other = ThreatModel.parse("l2", "0.5")  # the attack declares linf alone
+for refused in (
+    lambda: next(search(model, replace(attack, threat=other), x, y, torch.arange(40), seed=0, shape=8)),
+    lambda: resolve_attacks("many-tries-30", other, 2),
+):
+    try:
+        refused()
+    except AdvdpnpError as error:
+        assert str(error) == "the attack 'many-tries-30' does not search under l2; it does under linf", error
+    else:
+        raise AssertionError("an undeclared norm was accepted")
 sys.exit(run(["list", "attacks"]))
 """
 

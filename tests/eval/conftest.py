@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from advdpnp.attacks import ATTACKS
+from advdpnp.attacks import ATTACKS, AttackInfo
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.datasets import Dataset, Split
@@ -43,12 +43,18 @@ def columns(samples: np.ndarray, wrong: np.ndarray, clean_wrong: np.ndarray, **o
     return found | others
 
 
-def definition_of(attack: str, threat: ThreatModel) -> dict[str, Any]:
+BF16 = " (bf16 search)"
+
+
+def definition_of(label: str, threat: ThreatModel, classes: int) -> dict[str, Any]:
     """What a real evaluation stores of an attack; no more than its name where there is none of this name."""
+    name = label.removesuffix(BF16)
     try:
-        return ATTACKS.make(attack, threat=threat, classes=len(CLASSES)).definition()
+        definition = ATTACKS.make(name, threat=threat, classes=classes).definition()
     except AdvdpnpError:
-        return {"attack": attack}
+        definition = {"attack": name}
+    precision = {} if name == label else {"precision": "bf16 search, float32 verdict"}
+    return {"attack": definition, **precision}
 
 
 def write_model(
@@ -74,6 +80,8 @@ def write_model(
     training_seed: int | None = None,
     shape: int = 128,
     corruption_seed: int = 0,
+    classes: int = len(CLASSES),
+    declared: Mapping[str, AttackInfo] | None = None,
 ) -> None:
     """Store complete verdicts: of each attack (and "clean"), the first ``share * n`` samples stay right."""
     samples = np.arange(n)
@@ -90,11 +98,17 @@ def write_model(
             threat = None if attack == CLEAN else ThreatModel.parse(norm, eps)
             definition: dict[str, Any] = {"seed": seed, "shape": shape, "version": version}
             if threat is not None:
-                definition["attack"] = definition_of(attack, threat)
+                definition |= definition_of(attack, threat, classes)
             unit = EvaluationKey(attack, "d" * 64, threat, {} if threat is None else definition)
             wrong = clean_wrong | (samples >= round(share * n))
-            found = columns(samples, wrong, clean_wrong, **(others or {}).get(attack, {}))
-            with folder.writer(unit, samples, facts if threat is not None else {**facts, "seed": None}) as writer:
+            found = columns(samples, wrong, clean_wrong)
+            if threat is not None:
+                found["norm"] = np.where(wrong, found["norm"], np.inf)
+                found["margin"] = found["margin"] / 2  # an attack that moves images moves margins
+            found |= (others or {}).get(attack, {})
+            told = {"attack_info": declared[attack].to_json()} if declared and attack in declared else {}
+            told |= facts if threat is not None else {**facts, "seed": None}
+            with folder.writer(unit, samples, told) as writer:
                 if not images or threat is None:
                     writer.add(found)
                     continue

@@ -6,14 +6,18 @@ import numpy as np
 import pytest
 
 import advdpnp
+from advdpnp.attacks import AttackInfo
+from advdpnp.attacks.names import reference_of
 from advdpnp.eval.analysis.rows import make_rows
 from advdpnp.eval.diagnostics import DiagnosticRecord, write_diagnostics
-from advdpnp.eval.diagnostics.flags import FLAGS, raised_flags
+from advdpnp.eval.diagnostics.flags import raised_flags
+from advdpnp.eval.diagnostics.texts import FLAGS
 from advdpnp.eval.report.leaderboard import build_leaderboard
 from advdpnp.eval.report.markdown import to_markdown
 from advdpnp.eval.store.reader import find_results
 
 Store = Callable[..., Path]
+BF16 = " (bf16 search)"
 GOOD = {"clean": 0.9, "fgsm": 0.5, "pgd-20": 0.4, "cw": 0.38, "autoattack": 0.35}
 
 
@@ -22,6 +26,98 @@ def codes(out: Path) -> list[str]:
     found = [flag.code for flag in raised_flags(row)]
     assert set(found) <= set(FLAGS)
     return found
+
+
+def as_named(attack: str, way: str) -> str:
+    """How tables call an attack of ours, of a search in bf16, or of the reference packages (where they have it)."""
+    return f"{attack}{BF16}" if way == "bf16" else (reference_of(attack) or attack) if way == "reference" else attack
+
+
+@pytest.mark.parametrize("way", ["own", "bf16", "reference"])
+@pytest.mark.parametrize(
+    ("robust", "column", "raised"),
+    [
+        (GOOD, {}, []),
+        ({"clean": 0.9, "fgsm": 0.3, "pgd-20": 0.4, "cw": 0.38, "autoattack": 0.3}, {}, ["order"]),
+        ({"clean": 0.9, "pgd-10": 0.3, "pgd-40": 0.4}, {}, ["order"]),
+        ({"clean": 0.9, "cw": 0.3, "autoattack": 0.4}, {}, ["order"]),
+        ({"clean": 0.9, "fgsm": 0.8, "pgd-20": 0.02}, {}, ["single-step"]),
+        ({"clean": 0.9, "pgd-20": 0.5, "cw": 0.4}, {}, ["ce-margin-gap"]),
+        ({"clean": 0.9, "fgsm": 0.5, "pgd-20": 0.4}, {"zero_gradient": np.ones(200, bool)}, ["zero-gradient"]),
+        ({"clean": 0.9, "square": 0.3, "apgd-ce": 0.5}, {}, ["black-box"]),
+        ({"clean": 0.9, "pgd-20": 0.9}, {"margin": np.where(np.arange(200) < 180, 1.0, -1.0)}, ["unmoved"]),
+    ],
+)
+def test_flags_and_the_order_of_columns_do_not_hang_on_names(
+    store_model: Store, robust: dict[str, float], column: dict[str, Any], raised: list[str], way: str
+) -> None:
+    attacks = [name for name in robust if name != "clean"]
+    named = {"clean": robust["clean"], **{as_named(name, way): robust[name] for name in reversed(attacks)}}
+    out = store_model("net", named, others=dict.fromkeys(named, column))
+    frame = build_leaderboard([out])
+    assert [code for code in frame["flags"][0].split("; ") if code] == raised
+    cheapest_first = [name for name in ("fgsm", "pgd-10", "pgd-20", "cw", "pgd-40", "apgd-ce", "square", "autoattack")
+                      if name in robust]  # fmt: skip
+    shown = [name for name in frame if name in named and name != "clean"]
+    assert shown == [as_named(name, way) for name in cheapest_first]
+
+
+@pytest.mark.parametrize("way", ["own", "bf16", "reference"])
+def test_autoattack_for_few_classes_is_named_by_its_stages(store_model: Store, way: str) -> None:
+    out = store_model("net", {"clean": 0.9, as_named("autoattack-few-classes", way): 0.3}, classes=3)
+    assert codes(out) == ["few-classes"]
+
+
+def test_an_attack_that_says_what_it_is_takes_part(store_model: Store) -> None:
+    mine = AttackInfo(family="pgd", loss="ce", steps=100, uses_gradients=True, cost_rank=200)
+    robust = {"clean": 0.9, "pgd-20": 0.3, "mine": 0.4, "fgsm": 0.5}
+    out = store_model("net", robust, declared={"mine": mine})
+    frame = build_leaderboard([out])
+    assert frame["flags"].tolist() == ["order"]
+    assert frame["flag_details"].tolist() == ["order: pgd-20 leaves 30.00 %, mine 40.00 %"]
+    assert [name for name in frame if name in robust] == ["clean", "fgsm", "pgd-20", "mine"]
+
+
+def test_an_attack_that_says_nothing_promises_nothing(store_model: Store) -> None:
+    out = store_model("net", {"clean": 0.9, "pgd-20": 0.3, "mine": 0.4, "cw": 0.32, "autoattack": 0.28})
+    frame = build_leaderboard([out])
+    assert frame["flags"].tolist() == [""]
+    assert [name for name in frame if name in ("pgd-20", "cw", "mine", "autoattack")][-2:] == ["mine", "autoattack"]
+
+
+def test_a_declared_info_is_no_part_of_the_hash(store_model: Store, tmp_path: Path) -> None:
+    store_model("a", {"clean": 0.9, "mine": 0.4}, declared={"mine": AttackInfo(family="pgd", loss="ce", steps=7)})
+    out = store_model("b", {"clean": 0.9, "mine": 0.4})
+    a, b = (row.attacks["mine"] for row in make_rows(find_results([out])))
+    assert a.hash == b.hash
+    assert (a.attack_info.steps, b.attack_info.steps) == (7, 0)
+
+
+@pytest.mark.parametrize(
+    ("attack", "column", "raised"),
+    [
+        ("pgd-20", {"refused": np.ones(200, np.int64), "backwards": np.zeros(200, np.int64)}, ["rejected"]),
+        ("torchattacks:PGD", {"norm": np.where(np.arange(200) < 100, 0.5, np.inf)}, ["rejected"]),
+        ("torchattacks:DeepFool", {"norm": np.where(np.arange(200) < 100, 0.5, np.inf)}, []),  # at any distance
+        ("pgd-20 (bf16 search)", {"refused": np.ones(200, np.int64)}, []),  # goes on in float32
+        ("fab-t", {"margin": np.where(np.arange(200) < 180, 1.0, -1.0)}, []),  # it ends at the clean image
+        ("pgd-20", {"norm": np.full(200, np.inf)}, []),
+    ],
+)
+def test_an_attack_that_breaks_nothing_is_doubted(
+    store_model: Store, attack: str, column: dict[str, Any], raised: list[str]
+) -> None:
+    norm = "l2" if attack.endswith("DeepFool") else "linf"
+    out = store_model("net", {"clean": 0.9, attack: 0.9}, norm=norm, eps="0.1", others={attack: column})
+    assert codes(out) == raised
+
+
+@pytest.mark.parametrize("column", ["refused", "margin"])
+def test_an_attack_that_breaks_something_is_not(store_model: Store, column: str) -> None:
+    values = {"refused": np.ones(200, np.int64), "margin": np.where(np.arange(200) < 180, 1.0, -1.0)}[column]
+    zero = np.zeros(200, np.int64)
+    out = store_model("net", {"clean": 0.9, "square": 0.89}, others={"square": {column: values, "backwards": zero}})
+    assert codes(out) == []
 
 
 def test_a_healthy_row_raises_nothing(store_model: Store) -> None:
@@ -123,10 +219,6 @@ def test_a_gap_that_may_be_small_is_not_raised_on_few_images(store_model: Store)
     assert codes(store_model("net", {"clean": 0.9, "pgd-20": 0.5, "cw": 0.4375}, n=128)) == []  # 8 images: p = .008
     out = store_model("net", {"clean": 0.9, "pgd-20": 0.5, "cw": 0.4375}, n=1280)
     assert build_leaderboard([out])["flags"].tolist() == ["ce-margin-gap"]
-
-
-def test_the_few_classes_variant_is_flagged(store_model: Store) -> None:
-    assert codes(store_model("net", {"clean": 0.9, "autoattack-few-classes": 0.3})) == ["few-classes"]
 
 
 def test_the_table_joins_codes_and_says_what_was_seen(store_model: Store) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from advdpnp.corruption import BENCHMARK, SEVERITIES
 from advdpnp.eval.analysis.rows import make_rows
-from advdpnp.eval.diagnostics.flags import FLAGS
+from advdpnp.eval.diagnostics.texts import FLAGS
 from advdpnp.eval.report.html import to_html
 from advdpnp.eval.report.html.sections import SECTIONS
 from advdpnp.eval.report.leaderboard import tabulate_rows, to_json, with_published

@@ -5,7 +5,7 @@ from typing import Any
 
 from advdpnp.eval.analysis import agreement, per_class
 from advdpnp.eval.analysis.comparability import SIGNIFICANT
-from advdpnp.eval.diagnostics.flags import FLAGS
+from advdpnp.eval.diagnostics.texts import FLAGS
 from advdpnp.eval.report.html.section import Section
 from advdpnp.eval.report.html.subject import PageContext
 from advdpnp.eval.report.schema import meaning_of

@@ -6,7 +6,8 @@ from typing import Any
 import pandas as pd
 
 from advdpnp.eval.analysis.comparability import SIGNIFICANT
-from advdpnp.eval.diagnostics.flags import FLAGS, raised_flags
+from advdpnp.eval.diagnostics.flags import raised_flags
+from advdpnp.eval.diagnostics.texts import FLAGS
 from advdpnp.eval.report.html.section import Section
 from advdpnp.eval.report.html.subject import PageContext, scope_of
 from advdpnp.eval.report.schema import meaning_of

@@ -1,0 +1,100 @@
+"""What each flag means and what to do about it: the words that tables, the page and the guide share."""
+
+from typing import NamedTuple
+
+
+class Meaning(NamedTuple):
+    """What a flag says, and what to do about it."""
+
+    explanation: str
+    remedy: str
+
+
+FLAGS = {
+    "order": Meaning(
+        "an attack that should be stronger left significantly more samples robust than a weaker one",
+        "believe the weaker attack; look for masked gradients",
+    ),
+    "single-step": Meaning(
+        "more than two thirds of the samples hold under FGSM, and PGD breaks more than two thirds of these",
+        "training on single steps has overfitted to them: believe PGD; train with a random start, or with PGD",
+    ),
+    "zero-gradient": Meaning(
+        "more than 5 % of the attacked samples had a gradient that is exactly zero or not a number",
+        "look for saturated softmax, rounding or detached layers; attack margins, and a differentiable stand-in (BPDA)",
+    ),
+    "ce-margin-gap": Meaning(
+        "cross-entropy and margin attacks differ significantly, by more than 5 points: one loss is masked",
+        "believe the lower number; rescale the logits or attack margins",
+    ),
+    "black-box": Meaning(
+        "a search without gradients broke significantly many samples that all searches with gradients had left",
+        "gradients are masked: attack a differentiable stand-in, and run Square with more queries",
+    ),
+    "rising-loss": Meaning(
+        "more than a quarter of what PGD gained on robust samples came in its last iterations: it was stopped early",
+        "attack with more steps or larger ones",
+    ),
+    "large-eps": Meaning(
+        "more than 5 % of the samples survive PGD at Linf 0.5, where every image can be made grey: the search fails",
+        "look for masked gradients; the numbers at smaller radii measure the attack, not the model",
+    ),
+    "above-clean": Meaning(
+        "the model does significantly better on attacked images than on clean ones or on noise: it reads the label "
+        "from the attack",
+        "train with a random start or more steps; believe the strongest attack alone",
+    ),
+    "unverified": Meaning(
+        "the model took back what the search had seen it answer, on more than 5 % of the samples",
+        "make the model's answers repeatable",
+    ),
+    "rejected": Meaning(
+        "an attack broke nothing, and the verifier refused every success that it claimed: its numbers say nothing",
+        "check that the attack stays within eps in this norm and in [0, 1], and that the model's answers repeat",
+    ),
+    "unmoved": Meaning(
+        "an attack broke nothing, and the model answers its last images exactly as the clean ones: no image moved",
+        "check the attack's step size, eps and gradients, and whether the model sees small changes of its input",
+    ),
+    "randomised": Meaning(
+        "the model answers differently when asked again: each verdict is the majority of 20 seeded draws",
+        "switch the noise off, or attack its expectation (autoattack-rand)",
+    ),
+    "batch-dependent": Meaning(
+        "what the model says of an image depends on the images beside it: verdicts hold for one batch",
+        "evaluate with running statistics",
+    ),
+    "train-mode": Meaning(
+        "parts of the model stay in training mode when they are told to leave it",
+        "fix their train() method",
+    ),
+    "dynamic": Meaning(
+        "the model differentiates or optimises inside its forward: gradients through it may mislead",
+        "attack it with an attack that knows the defence (Croce et al. 2022)",
+    ),
+    "softmax": Meaning(
+        "the model's output is squeezed as a probability is (softmax, sigmoid): gradients vanish where it is sure",
+        "return the logits",
+    ),
+    "quantised": Meaning(
+        "the model does not see small changes of its input at all",
+        "attack without the rounding, or through a differentiable stand-in (BPDA)",
+    ),
+    "normalisation": Meaning(
+        "the model is significantly better on images that are normalised or denormalised once more",
+        "make its normalisation, or --mean and --std, fit images in [0, 1]",
+    ),
+    "rounding": Meaning(
+        "more than a quarter of the adversarial images break nothing any more once they are saved with 8 bits",
+        "they live on precision that no camera has: say so, or attack what 8 bits can hold",
+    ),
+    "fails": Meaning(
+        "the model fails, or answers with NaN, on images that were made to measure it",
+        "fix its forward and backward pass",
+    ),
+    "few-classes": Meaning(
+        "fewer than 4 classes: the standard AutoAttack needs 4, a variant without its DLR loss ran instead",
+        "compare it with rows of the same variant alone",
+    ),
+}
+"""By code, in the order in which tables list them."""

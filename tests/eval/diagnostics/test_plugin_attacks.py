@@ -1,0 +1,111 @@
+"""Attacks of users: those that do not work are flagged, and what they declare of themselves is stored."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import advdpnp
+from advdpnp.attacks import ATTACKS, AttackInfo, State, ThreatModel
+from advdpnp.base.errors import AdvdpnpError
+from advdpnp.datasets import Dataset
+from advdpnp.eval.run.evaluate import evaluate_models
+from advdpnp.eval.store.reader import find_results
+from advdpnp.models.loading import LoadedModel
+
+SAYS = AttackInfo(family="pgd", loss="ce", steps=1, uses_gradients=False, cost_rank=2)
+
+
+@dataclass(frozen=True)
+class Noise:
+    """One image of random signs, ``scale`` times eps away from the clean one."""
+
+    threat: ThreatModel
+    scale: float = 1.0
+    info: AttackInfo | None = None
+
+    name = "noise"
+    norms = ("linf",)
+    minimum_norm = False
+
+    def definition(self) -> dict[str, Any]:
+        return {"attack": "noise", "scale": self.scale}
+
+    def start(self, x: Tensor, y: Tensor, logits: Tensor | None, draw: Any) -> State:
+        return State(x, y, torch.zeros_like(y).bool(), draw)
+
+    def ask(self, state: State) -> tuple[Tensor, None]:
+        signs = state.draw.uniform(tuple(state.x.shape[1:])).sub(0.5).sign()
+        return (state.x + self.scale * self.threat.eps * signs).clamp(0, 1), None
+
+    def tell(self, state: State, logits: Tensor, gradient: Tensor | None, misclassified: Tensor) -> State:
+        return replace(state, done=torch.ones_like(state.done))
+
+
+@pytest.fixture
+def register(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Have ``noise`` among the attacks until the test ends, made with these arguments."""
+    entries = dict(ATTACKS._entries)
+    monkeypatch.setattr(ATTACKS, "_entries", entries)
+
+    def declare(**arguments: Any) -> None:
+        entries.pop("noise", None)
+
+        @ATTACKS.register("noise", description="noise", reference="none")
+        def noise(threat: ThreatModel, classes: int) -> Noise:
+            return Noise(threat, **arguments)
+
+    return declare
+
+
+@pytest.mark.parametrize(
+    ("scale", "eps", "raised"),
+    [
+        (0.0, 0.01, "unmoved"),
+        (60.0, 0.005, "rejected"),  # fools the net, thirty times too far away
+        (1.0, 0.005, ""),  # breaks next to nothing, by fair means
+    ],
+)
+def test_an_attack_that_does_not_work_is_flagged(
+    register: Callable[..., None], net: Callable[..., nn.Module], data: Dataset, scale: float, eps: float, raised: str
+) -> None:
+    register(scale=scale)
+    x, y = data.test.images / 255, data.test.labels
+    row = advdpnp.evaluate(net(), x, y, eps=eps, attacks="noise").row.iloc[0]
+    found = row["flags"].split("; ")
+    assert [code for code in found if code in ("unmoved", "rejected", "unverified")] == ([raised] if raised else [])
+
+
+def test_what_an_attack_declares_is_stored_outside_its_hash(
+    register: Callable[..., None], net: Callable[..., nn.Module], data: Dataset, tmp_path: Path
+) -> None:
+    hashes = []
+    for declared in (SAYS, None):
+        register(info=declared)
+        out = tmp_path / str(declared is None)
+        model = LoadedModel(net(), "net", "0" * 64, "linear", "", 260, {})
+        evaluate_models([model], data, out=out, attacks="noise", eps=[0.05], device="cpu")
+        (unit,) = [unit for unit in find_results([out]) if unit.threat is not None]
+        assert unit.attack_info == (declared or AttackInfo())
+        hashes.append(unit.hash)
+    assert hashes[0] == hashes[1]
+
+
+def test_an_info_of_another_type_is_refused(
+    register: Callable[..., None], net: Callable[..., nn.Module], data: Dataset
+) -> None:
+    register(info={"family": "pgd"})
+    with pytest.raises(AdvdpnpError, match="'noise' declares an info of type dict; make it an advdpnp"):
+        advdpnp.evaluate(net(), data.test.images / 255, data.test.labels, eps=0.05, attacks="noise")
+
+
+def test_an_attack_is_refused_under_a_norm_that_it_does_not_declare(
+    register: Callable[..., None], net: Callable[..., nn.Module], data: Dataset
+) -> None:
+    register()
+    with pytest.raises(AdvdpnpError, match=r"^the attack 'noise' does not search under l2; it does under linf$"):
+        advdpnp.evaluate(net(), data.test.images / 255, data.test.labels, eps=0.5, norm="l2", attacks="noise")
