@@ -1,4 +1,4 @@
-"""Rows on their way through the engine: samples that wait, rows in flight, and what was found."""
+"""Rows on their way through the engine: samples that wait, active rows, and results."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -49,7 +49,7 @@ class AttackResult(Rows):
 
 @dataclass(frozen=True)
 class SearchState(Rows):
-    """Rows in flight: the attack's state and the engine's own book-keeping.
+    """Active rows: the state of the attack and the records of the engine.
 
     ``age`` counts iterations. ``candidate`` is an image to verify, ``candidate_norm`` its distance (inf: none waits);
     ``last`` says that nothing follows it. ``best`` is the nearest verified fooling image, ``best_norm`` its distance
@@ -84,12 +84,12 @@ class Batch(Rows):
     sample: Tensor
 
 
-def propose(flight: SearchState, which: Tensor, images: Tensor, distance: Tensor) -> SearchState:
+def propose(rows: SearchState, which: Tensor, images: Tensor, distance: Tensor) -> SearchState:
     """Put images up for verification in the rows where ``which`` holds."""
     return replace(
-        flight,
-        candidate=where_rows(which, images, flight.candidate),
-        candidate_norm=torch.where(which, distance, flight.candidate_norm),
+        rows,
+        candidate=where_rows(which, images, rows.candidate),
+        candidate_norm=torch.where(which, distance, rows.candidate_norm),
     )
 
 

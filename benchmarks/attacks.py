@@ -91,7 +91,14 @@ def _attack(job: Job, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatMode
     if job.side == OURS:
         attack = ATTACKS.make("pgd-20" if warm_up else job.attack, threat=threat, classes=10)
         found = search(
-            model, attack, x, y, torch.arange(len(x)), seed=0, shape=DEFAULT_STATIC_BATCH_SIZE, device=job.device
+            model,
+            attack,
+            x,
+            y,
+            torch.arange(len(x)),
+            seed=0,
+            static_batch_size=DEFAULT_STATIC_BATCH_SIZE,
+            device=job.device,
         )
         return int((~AttackResult.concatenate(list(found)).success).sum())
     if job.attack == "autoattack":
@@ -115,7 +122,14 @@ def _by_stage(job: Job, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatMo
     for stage, build in STAGES.items():
         begin = time.perf_counter()
         found = search(
-            model, build(threat, 10), x[rows], y[rows], rows, seed=0, shape=DEFAULT_STATIC_BATCH_SIZE, device=job.device
+            model,
+            build(threat, 10),
+            x[rows],
+            y[rows],
+            rows,
+            seed=0,
+            static_batch_size=DEFAULT_STATIC_BATCH_SIZE,
+            device=job.device,
         )
         findings = AttackResult.concatenate(list(found))
         seconds = time.perf_counter() - begin

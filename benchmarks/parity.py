@@ -50,7 +50,7 @@ class Stage:
 def ours(model: nn.Module, threat: ThreatModel, x: Tensor, y: Tensor, stage: str, seed: int, rows: Tensor) -> Stage:
     """One of our stages on the images numbered ``rows``."""
     attack, begin = STAGES[stage](threat, _classes(model, x)), time.process_time()
-    found = list(search(model, attack, x[rows], y[rows], rows, seed=seed, shape=DEFAULT_STATIC_BATCH_SIZE))
+    found = list(search(model, attack, x[rows], y[rows], rows, seed=seed, static_batch_size=DEFAULT_STATIC_BATCH_SIZE))
     seconds = time.process_time() - begin
     findings = AttackResult.concatenate(found)
     robust = torch.zeros(len(x), dtype=torch.bool)

@@ -42,7 +42,7 @@ def compare(net: str, attack: str, low: str, weights_folder: Path, samples: int,
     for precision in (FLOAT32, low):
         begin = time.perf_counter()
         method = ATTACKS.make(attack, threat=threat, classes=10)
-        settings = {"seed": 0, "shape": DEFAULT_STATIC_BATCH_SIZE, "device": device, "precision": precision}
+        settings = {"seed": 0, "static_batch_size": DEFAULT_STATIC_BATCH_SIZE, "device": device, "precision": precision}
         found = AttackResult.concatenate(list(search(model, method, x, y, torch.arange(len(x)), **settings)))
         seconds = time.perf_counter() - begin
         broken[precision] = found.success[found.sample.argsort()]

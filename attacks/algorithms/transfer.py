@@ -50,21 +50,21 @@ class Transfer:
     def _pgd(self) -> PGD:
         return PGD(self.threat, steps=self.steps, name=f"pgd-{self.steps}")
 
-    def images(self, samples: Batch, *, seed: int, shape: int, device: torch.device | str) -> Tensor:
+    def images(self, samples: Batch, *, seed: int, static_batch_size: int, device: torch.device | str) -> Tensor:
         """Adversarial images (n, c, h, w) for some samples; each depends on nothing but its sample."""
-        with evaluation_mode(self.source), replicate(self.source, shape, device) as lanes:
+        with evaluation_mode(self.source), replicate(self.source, static_batch_size, device) as replicas:
             stream = seed_of(seed, self.name, self.source_hash)
 
             def make(executor: Any, rows: Batch) -> Batch:
                 draw = Draw.of(stream, rows.sample)
                 return Batch(perturb(executor.model, rows.x, rows.y, self._pgd, draw), rows.y, rows.sample)
 
-            return lanes.map(make, samples).x
+            return replicas.map(make, samples).x
 
-    def try_on(self, lanes: ModelReplicas, samples: Batch, x_adv: Tensor) -> AttackResult:
-        """What images made for some samples do to the model of ``lanes``."""
-        clean = _judged(lanes, samples)
-        judged = _judged(lanes, Batch(x_adv, samples.y, samples.sample))
+    def try_on(self, replicas: ModelReplicas, samples: Batch, x_adv: Tensor) -> AttackResult:
+        """What images made for some samples do to the model of ``replicas``."""
+        clean = _judged(replicas, samples)
+        judged = _judged(replicas, Batch(x_adv, samples.y, samples.sample))
         wrong = clean.prediction != samples.y
         success = wrong | ((judged.prediction != samples.y) & self.threat.contains(samples.x, x_adv))
         misclassified = success & ~wrong
@@ -78,7 +78,7 @@ class Transfer:
             success=success,
             norm=torch.where(misclassified, distance, torch.where(wrong, 0.0, torch.inf)),
             margin=torch.where(wrong, clean.margin, judged.margin),
-            forwards=zero + 2 * repeats(lanes.first),
+            forwards=zero + 2 * repeats(replicas.first),
             backwards=zero,
             zero_gradient=torch.zeros_like(wrong),
             borderline=torch.where(wrong, clean.borderline, judged.borderline),
@@ -88,5 +88,5 @@ class Transfer:
         ).to("cpu")
 
 
-def _judged(lanes: ModelReplicas, samples: Batch) -> Judgement:
-    return lanes.map(lambda executor, rows: judge(executor, rows.x, rows.y), samples)
+def _judged(replicas: ModelReplicas, samples: Batch) -> Judgement:
+    return replicas.map(lambda executor, rows: judge(executor, rows.x, rows.y), samples)

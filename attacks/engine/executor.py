@@ -101,12 +101,12 @@ def check_inputs(x: Tensor, y: Tensor) -> None:
 
 
 class Executor:
-    """Runs one model on batches of exactly ``shape`` rows.
+    """Runs one model on batches of exactly ``static_batch_size`` rows.
 
     The caller keeps the model in ``evaluation_mode`` and on ``device``.
 
     Args:
-        shape: rows of every model call; smaller batches are padded with copies of their last row.
+        static_batch_size: rows of every model call; smaller batches are padded with copies of their last row.
         device: where the model is.
         seed: for randomised models: their noise is drawn from this and the number of the call. None: not randomised.
         searched: what attacks ask: the same function, faster (see ``prepare``). ``model`` has the last word.
@@ -116,29 +116,36 @@ class Executor:
     def __init__(
         self,
         model: nn.Module,
-        shape: int,
+        static_batch_size: int,
         device: torch.device | str,
         seed: int | None = None,
         searched: nn.Module | None = None,
         precision: str = FLOAT32,
     ) -> None:
-        if shape < 1:
-            raise AdvdpnpError(f"the execution shape must be at least 1 row, got {shape}")
-        self.model, self.shape, self.device, self.seed = model, shape, torch.device(device), seed
+        if static_batch_size < 1:
+            raise AdvdpnpError(f"the execution shape must be at least 1 row, got {static_batch_size}")
+        self.model, self.static_batch_size, self.device, self.seed = (
+            model,
+            static_batch_size,
+            torch.device(device),
+            seed,
+        )
         self.searched = model if searched is None else searched
         self.precision = precision
-        self.shapes = {shape}  # which ones a call may have; more where the results are the same
+        self.batch_sizes = {static_batch_size}  # which ones a call may have; more where the results are the same
         self.classes: int | None = None
         self._calls = 0
 
     def logits(self, x: Tensor) -> Tensor:
         """Logits (n, classes) of any number of images."""
         with torch.no_grad():
-            chunks = [self._forward(self.model, self._pad(chunk))[: len(chunk)] for chunk in x.split(self.shape)]
+            chunks = [
+                self._forward(self.model, self._pad(chunk))[: len(chunk)] for chunk in x.split(self.static_batch_size)
+            ]
         return torch.cat(chunks)
 
     def searched_logits(self, x: Tensor) -> Tensor:
-        """Logits (n, classes) of what attacks ask, in one call; n is one of ``shapes``."""
+        """Logits (n, classes) of what attacks ask, in one call; n is one of ``batch_sizes``."""
         with torch.no_grad(), arithmetic(self.precision, self.device):
             return self._forward(self.searched, x.contiguous(), judged=False).float()
 
@@ -170,7 +177,11 @@ class Executor:
 
     def _pad(self, x: Tensor) -> Tensor:
         x = x.to(self.device).contiguous()
-        return x if len(x) in self.shapes else torch.cat([x, x[-1:].expand(self.shape - len(x), *x.shape[1:])])
+        return (
+            x
+            if len(x) in self.batch_sizes
+            else torch.cat([x, x[-1:].expand(self.static_batch_size - len(x), *x.shape[1:])])
+        )
 
     def _forward(self, model: nn.Module, x: Tensor, judged: bool = True) -> Tensor:
         self._calls += 1
@@ -220,12 +231,6 @@ def _blaming_model(what: str) -> Iterator[None]:
 def finite(gradient: Tensor) -> Tensor:
     """Zero where a gradient is not finite: such a value tells no direction."""
     return torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0)
-
-
-def predict(model: nn.Module, x: Tensor, *, shape: int, device: torch.device | str) -> Tensor:
-    """Logits (n, classes) on ``device``, in eval mode, in batches of ``shape``."""
-    with evaluation_mode(model):
-        return Executor(model, shape, device).logits(x)
 
 
 def is_randomised(model: nn.Module, x: Tensor) -> bool:

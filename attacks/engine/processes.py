@@ -26,7 +26,7 @@ def can_fork() -> bool:
     return sys.platform == "linux" and not torch.cuda.is_initialized() and not multiprocessing.current_process().daemon
 
 
-def side_by_side(work: Callable[[int], Iterator[T]], count: int) -> Iterator[T]:
+def run_in_processes(work: Callable[[int], Iterator[T]], count: int) -> Iterator[T]:
     """Whatever ``work(0)`` to ``work(count - 1)`` yield, in the order in which it comes; all must be picklable.
 
     The processes end with the iterator, and with this process, however that ends.

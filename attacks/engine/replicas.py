@@ -24,7 +24,7 @@ from advdpnp.attacks.protocol import Rows
 from advdpnp.attacks.search_copy.make import make_search_copy
 from advdpnp.base.allocator import keep_freed_memory
 
-_SMALLEST_SHAPE, _STEPS = 4, 16  # shapes are multiples of the larger of a smallest one and a 16th of the full one
+_SMALLEST_BATCH, _STEPS = 4, 16  # shapes are multiples of the larger of a smallest one and a 16th of the full one
 _TRIED = 8  # images by which a faster copy is tried
 _CALLS, _SHARE = 3, 0.1  # model calls that the trial of a shape takes, and what trials may take of all that is computed
 
@@ -36,22 +36,24 @@ class ModelReplicas:
     """Executors of one model.
 
     Attributes:
-        shape: rows of a full chunk.
+        static_batch_size: rows of a full chunk.
         width: rows that keep all lanes busy.
     """
 
-    def __init__(self, executors: list[Executor], pool: ThreadPoolExecutor | None, trial: "ShapeTrial | None") -> None:
+    def __init__(
+        self, executors: list[Executor], pool: ThreadPoolExecutor | None, trial: "BatchSizeTrial | None"
+    ) -> None:
         self._executors, self._pool, self._trial = executors, pool, trial
         self.first = executors[0]
-        self.shape, self.device = self.first.shape, self.first.device
-        self.width = self.shape * len(executors)
+        self.static_batch_size, self.device = self.first.static_batch_size, self.first.device
+        self.width = self.static_batch_size * len(executors)
 
     def chunk_size(self, rows: int) -> int:
         """Rows of the chunks into which so many are best cut: the smallest shape by which all lanes get work."""
         each = -(-rows // len(self._executors))
-        size = self.shape if self._trial is None else self._trial.smallest(each)
+        size = self.static_batch_size if self._trial is None else self._trial.smallest(each)
         for executor in self._executors:
-            executor.shapes.add(size)
+            executor.batch_sizes.add(size)
         return size
 
     def forwards_agree(self) -> bool:
@@ -98,7 +100,7 @@ class ModelReplicas:
 @contextmanager
 def replicate(
     model: nn.Module,
-    shape: int,
+    static_batch_size: int,
     device: torch.device | str,
     *,
     example: Tensor | None = None,
@@ -122,9 +124,9 @@ def replicate(
         executors = []
         for each in models:
             asked = each if seed is not None or example is None else make_search_copy(each, example[:_TRIED].to(device))
-            executors.append(Executor(each, shape, device, seed, asked, precision))
+            executors.append(Executor(each, static_batch_size, device, seed, asked, precision))
         smaller = seed is None and on_cpu and example is not None and len(example)
-        trial = ShapeTrial(executors[0], example) if smaller and example is not None else None
+        trial = BatchSizeTrial(executors[0], example) if smaller and example is not None else None
         if len(executors) == 1:
             yield ModelReplicas(executors, None, trial)
             return
@@ -140,7 +142,7 @@ def _copies(model: nn.Module, count: int) -> list[nn.Module]:
         return []
 
 
-class ShapeTrial:
+class BatchSizeTrial:
     """Finds out which smaller shapes give examples the same bits as the full one does.
 
     Trials cost time too: they may take a tenth of what has been computed so far, and shapes not yet tried are not used.
@@ -151,20 +153,20 @@ class ShapeTrial:
 
     def __init__(self, executor: Executor, example: Tensor) -> None:
         self._executor = executor
-        self._images = example[torch.arange(executor.shape).clamp(max=len(example) - 1)].contiguous()
-        self._step = max(_SMALLEST_SHAPE, executor.shape // _STEPS)
+        self._images = example[torch.arange(executor.static_batch_size).clamp(max=len(example) - 1)].contiguous()
+        self._step = max(_SMALLEST_BATCH, executor.static_batch_size // _STEPS)
         self._equal: dict[int, bool] = {}
         self._spent = 0
         self.computed = 0
 
     def smallest(self, rows: int) -> int:
         """The smallest shape for so many rows."""
-        full, least = self._executor.shape, -(-max(rows, 1) // self._step) * self._step
+        full, least = self._executor.static_batch_size, -(-max(rows, 1) // self._step) * self._step
         return next((size for size in range(least, full, self._step) if self._same(size)), full)
 
     def _same(self, size: int) -> bool:
         if size not in self._equal:
-            cost = _CALLS * (size if self._equal else size + self._executor.shape)
+            cost = _CALLS * (size if self._equal else size + self._executor.static_batch_size)
             if self._spent + cost > _SHARE * self.computed:
                 return False
             self._spent += cost

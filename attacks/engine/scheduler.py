@@ -18,128 +18,134 @@ from advdpnp.base.randomness import Draw, seed_of
 VERIFY_EVERY = 100
 """Minimum-norm rows have the nearest image so far verified after this many iterations each time, and at their end."""
 
-LOOK_EVERY = {"cpu": 1}
+SYNC_EVERY = {"cpu": 1}
 """Iterations between looks at which rows have ended. On other devices than these the host would wait at each."""
-_LOOK_EVERY_ELSEWHERE = 8
+_SYNC_EVERY_ELSEWHERE = 8
 
 
 class Scheduler:
-    """All calls of the attack and of the model have a shape of the lanes: the same arithmetic always."""
+    """All calls of the attack and of the model have a shape of the replicas: the same arithmetic always."""
 
     def __init__(
-        self, attack: Attack, lanes: ModelReplicas, seed: int, rows: int | None, exact: "Scheduler | None" = None
+        self,
+        attack: Attack,
+        replicas: ModelReplicas,
+        seed: int,
+        max_active: int | None,
+        exact: "Scheduler | None" = None,
     ) -> None:
-        self.attack, self.lanes, self.shape, self.rows = attack, lanes, lanes.shape, rows or lanes.width
-        self.sparing = attack if isinstance(attack, PeriodicGradient) and lanes.forwards_agree() else None
-        gradient_period = self.sparing.gradient_period if self.sparing else 1
-        self.patience = math.lcm(LOOK_EVERY.get(lanes.device.type, _LOOK_EVERY_ELSEWHERE), gradient_period)
+        self.attack, self.replicas = attack, replicas
+        self.static_batch_size, self.max_active = replicas.static_batch_size, max_active or replicas.width
+        self.periodic = attack if isinstance(attack, PeriodicGradient) and replicas.forwards_agree() else None
+        gradient_period = self.periodic.gradient_period if self.periodic else 1
+        self.sync_every = math.lcm(SYNC_EVERY.get(replicas.device.type, _SYNC_EVERY_ELSEWHERE), gradient_period)
         self.stream = seed_of(seed, attack.name)
-        self.unseen: deque[Batch] = deque()
+        self.waiting: deque[Batch] = deque()
         self.ready: list[SearchState] = []  # can be asked: new rows, and those whose candidate was refused
         self.active: list[SearchState] = []  # asked in every iteration; full chunks
-        self.here: list[Tensor] = []  # which rows of each chunk have not left; the others are padding
-        self.present = 0  # how many
-        self.clock = 0  # iterations
+        self.active_mask: list[Tensor] = []  # which rows of each chunk have not left; the others are padding
+        self.n_active = 0  # how many
+        self.iteration = 0
         self.pending: list[SearchState] = []  # wait to be verified, out of the batch meanwhile
         self.exact = exact  # takes over the rows that this one, of less precision, took for successes
 
     def feed(self, samples: Batch) -> None:
         """More samples to attack."""
-        pieces = [samples[i : i + self.shape] for i in range(0, len(samples), self.shape)]
-        if self.unseen and pieces and len(self.unseen[-1]) + len(pieces[0]) <= self.shape:
-            pieces[0] = Batch.concatenate([self.unseen.pop(), pieces[0]])
-        self.unseen.extend(pieces)
+        pieces = [samples[i : i + self.static_batch_size] for i in range(0, len(samples), self.static_batch_size)]
+        if self.waiting and pieces and len(self.waiting[-1]) + len(pieces[0]) <= self.static_batch_size:
+            pieces[0] = Batch.concatenate([self.waiting.pop(), pieces[0]])
+        self.waiting.extend(pieces)
 
     @property
     def busy(self) -> bool:
         """Whether any sample is left."""
-        return bool(self.unseen or self.ready or self.present or self.pending)
+        return bool(self.waiting or self.ready or self.n_active or self.pending)
 
     @property
     def full(self) -> bool:
         """Whether the samples at hand fill a batch."""
-        return count([*self.unseen, *self.ready]) + self.present >= self.rows
+        return count([*self.waiting, *self.ready]) + self.n_active >= self.max_active
 
-    def advance(self) -> Iterator[AttackResult]:
-        """One iteration of the rows in flight, and what must go before it: new rows begin, ended ones are verified."""
-        looking = self.clock % self.patience == 0  # rows come and go at these times alone, which keeps them in step
-        if looking:
-            self._let_go()
-        while self.unseen and count(self.ready) + self.present < self.rows:
-            begun, ended = self._begin(self.unseen.popleft())
+    def step(self) -> Iterator[AttackResult]:
+        """One iteration of the active rows, and what must go before it: new rows begin, ended ones are verified."""
+        syncing = self.iteration % self.sync_every == 0  # rows come and go only now, which keeps them in step
+        if syncing:
+            self._retire()
+        while self.waiting and count(self.ready) + self.n_active < self.max_active:
+            begun, ended = self._begin(self.waiting.popleft())
             yield from non_empty(ended)
             self.ready += non_empty(begun)
-        if count(self.pending) >= self.shape or (self.pending and not self.present and not self.ready):
+        if count(self.pending) >= self.static_batch_size or (self.pending and not self.n_active and not self.ready):
             kept, ended = self._verify(SearchState.concatenate(self.pending))
             yield from non_empty(ended)
             self.pending = []
-            self._return(kept)
-        if looking and self._worth_packing():
-            self._pack()
-        if self.present:
-            self.active = self.lanes.map_chunks(self._advance, self.active)
-        self.clock += 1
+            self._requeue(kept)
+        if syncing and self._worth_repacking():
+            self._repack()
+        if self.n_active:
+            self.active = self.replicas.map_chunks(self._step_chunk, self.active)
+        self.iteration += 1
 
-    def _return(self, flight: SearchState) -> None:
+    def _requeue(self, rows: SearchState) -> None:
         """Rows go on after their candidate was refused; those whose last image is all that is left wait once more."""
-        self.ready = non_empty(flight[~flight.last]) + self.ready
-        self.pending += non_empty(flight[flight.last])
+        self.ready = non_empty(rows[~rows.last]) + self.ready
+        self.pending += non_empty(rows[rows.last])
 
-    def _let_go(self) -> None:
+    def _retire(self) -> None:
         """Rows that wait to be verified leave; copies of another row take their places until the batch is packed."""
         active, present = [], []
-        for flight, here in zip(self.active, self.here, strict=True):
-            leaving = self._leaving(flight)
+        for rows, mask in zip(self.active, self.active_mask, strict=True):
+            leaving = self._leaving(rows)
             if not bool(leaving.any()):
-                active.append(flight)
-                present.append(here)
+                active.append(rows)
+                present.append(mask)
                 continue
-            self.pending += non_empty(flight[leaving & here])
-            left = here & ~leaving
+            self.pending += non_empty(rows[leaving & mask])
+            left = mask & ~leaving
             if bool(left.any()):
-                row = torch.arange(len(flight), device=left.device)
-                active.append(flight[torch.where(left, row, row[left][0])])
+                row = torch.arange(len(rows), device=left.device)
+                active.append(rows[torch.where(left, row, row[left][0])])
                 present.append(left)
-        self.active, self.here, self.present = active, present, sum(int(here.sum()) for here in present)
+        self.active, self.active_mask, self.n_active = active, present, sum(int(mask.sum()) for mask in present)
 
-    def _worth_packing(self) -> bool:
+    def _worth_repacking(self) -> bool:
         """Whether enough places are free: packing copies all rows, so it waits until it saves more than it costs."""
-        enough = max(1, min(self.rows, self.shape) // 8) if self.present else 1
+        enough = max(1, min(self.max_active, self.static_batch_size) // 8) if self.n_active else 1
         computed = count(self.active)
-        return self.lanes.padded_size(self.present) < computed - computed // 8 or (
-            bool(self.ready) and self.rows - self.present >= enough
+        return self.replicas.padded_size(self.n_active) < computed - computed // 8 or (
+            bool(self.ready) and self.max_active - self.n_active >= enough
         )
 
-    def _pack(self) -> None:
+    def _repack(self) -> None:
         """Put the rows that are left and ready ones into as few chunks as can be."""
-        flights = [flight[here] for flight, here in zip(self.active, self.here, strict=True)]
-        room = self.rows - self.present
+        chunks = [rows[mask] for rows, mask in zip(self.active, self.active_mask, strict=True)]
+        room = self.max_active - self.n_active
         if self.ready and room > 0:
             queue = SearchState.concatenate(self.ready)
-            flights, self.ready = [*flights, queue[:room]], non_empty(queue[room:])
-        flights = [flight for flight in flights if len(flight)]
-        self.active, self.here, self.present = [], [], count(flights)
-        if flights:
-            batch = SearchState.concatenate(flights)
-            chunks, size = self.lanes.chunks(batch)
-            self.here = [torch.arange(size, device=self.lanes.device) < len(chunk) for chunk in chunks]
+            chunks, self.ready = [*chunks, queue[:room]], non_empty(queue[room:])
+        chunks = [rows for rows in chunks if len(rows)]
+        self.active, self.active_mask, self.n_active = [], [], count(chunks)
+        if chunks:
+            batch = SearchState.concatenate(chunks)
+            chunks, size = self.replicas.chunks(batch)
+            self.active_mask = [torch.arange(size, device=self.replicas.device) < len(chunk) for chunk in chunks]
             self.active = [chunk.padded(size) for chunk in chunks]
 
-    def _leaving(self, flight: SearchState) -> Tensor:
+    def _leaving(self, rows: SearchState) -> Tensor:
         """Which rows wait to be verified."""
-        return flight.last | torch.isfinite(flight.candidate_norm) & self._is_time(flight)
+        return rows.last | torch.isfinite(rows.candidate_norm) & self._is_time(rows)
 
-    def _is_time(self, flight: SearchState) -> Tensor:
+    def _is_time(self, rows: SearchState) -> Tensor:
         """Whether a candidate is to be verified now: by the row's own clock, lest its company show in the costs."""
-        often = flight.age % VERIFY_EVERY == 0 if self.attack.minimum_norm else torch.ones_like(flight.last)
-        return often | flight.state.done
+        often = rows.age % VERIFY_EVERY == 0 if self.attack.minimum_norm else torch.ones_like(rows.last)
+        return often | rows.state.done
 
     def _begin(self, samples: Batch) -> tuple[SearchState, AttackResult]:
-        """Judge at most ``shape`` clean images: first rows of those classified right, findings of the mistakes."""
-        flight = self.lanes.map(self._first_rows, samples.to(self.lanes.device))
-        return flight[~flight.last], self._findings(flight[flight.last])
+        """Judge one batch of clean images: first rows of those classified right, results of the mistakes."""
+        rows = self.replicas.map(self._initial_state, samples.to(self.replicas.device))
+        return rows[~rows.last], self._result(rows[rows.last])
 
-    def _first_rows(self, executor: Executor, samples: Batch) -> SearchState:
+    def _initial_state(self, executor: Executor, samples: Batch) -> SearchState:
         """A chunk; those classified wrong need no search."""
         x, y, sample = samples.x, samples.y, samples.sample
         clean = judge(executor, x, y)
@@ -165,18 +171,18 @@ class Scheduler:
             refused=zero,
         )
 
-    def _advance(self, executor: Executor, flight: SearchState) -> SearchState:
+    def _step_chunk(self, executor: Executor, rows: SearchState) -> SearchState:
         """One iteration of a chunk. Rows that wait for the next look stay as they are."""
-        asked = self._iterate(executor, flight)
-        if self.patience == 1:
+        asked = self._iterate(executor, rows)
+        if self.sync_every == 1:
             return asked
-        leaving = self._leaving(flight)
-        return flight.where(leaving, asked) if any_row(leaving) else asked
+        leaving = self._leaving(rows)
+        return rows.where(leaving, asked) if any_row(leaving) else asked
 
-    def _iterate(self, executor: Executor, flight: SearchState) -> SearchState:
-        state, gradient, backwards, zero_gradient = flight.state, None, flight.backwards, flight.zero_gradient
+    def _iterate(self, executor: Executor, rows: SearchState) -> SearchState:
+        state, gradient, backwards, zero_gradient = rows.state, None, rows.backwards, rows.zero_gradient
         queries, objective = self.attack.ask(state)
-        wanted = self.sparing.wants_gradient(state) if self.sparing else None
+        wanted = self.periodic.wants_gradient(state) if self.periodic else None
         if objective is None or (wanted is not None and not any_row(wanted)):
             logits = executor.searched_logits(queries)
         else:
@@ -186,67 +192,67 @@ class Scheduler:
                 zero_gradient = zero_gradient | (first & (gradient == 0).flatten(1).all(1))
             backwards = backwards + (1 if wanted is None else wanted)
         misclassified = logits.argmax(1) != state.y
-        flight = replace(
-            flight,
+        rows = replace(
+            rows,
             state=self.attack.tell(state, logits, gradient, misclassified),
-            age=flight.age + 1,
-            forwards=flight.forwards + 1,
+            age=rows.age + 1,
+            forwards=rows.forwards + 1,
             backwards=backwards,
             zero_gradient=zero_gradient,
         )
         if any_row(misclassified):
             distance = self._distance(state.x, queries)
-            nearer = misclassified & (distance < torch.minimum(flight.candidate_norm, flight.best_norm))
+            nearer = misclassified & (distance < torch.minimum(rows.candidate_norm, rows.best_norm))
             if any_row(nearer):
-                flight = propose(flight, nearer, queries, distance)
-        return self._finish(flight)
+                rows = propose(rows, nearer, queries, distance)
+        return self._finish(rows)
 
-    def _finish(self, flight: SearchState) -> SearchState:
+    def _finish(self, rows: SearchState) -> SearchState:
         """Rows whose search has ended and that have nothing left to verify propose their last image."""
-        ending = flight.state.done & ~flight.last & torch.isinf(flight.candidate_norm)
+        ending = rows.state.done & ~rows.last & torch.isinf(rows.candidate_norm)
         if not any_row(ending):
-            return flight
-        queries, _ = self.attack.ask(flight.state)
-        flight = replace(flight, last=flight.last | ending)
-        return propose(flight, ending, queries, self._distance(flight.state.x, queries))
+            return rows
+        queries, _ = self.attack.ask(rows.state)
+        rows = replace(rows, last=rows.last | ending)
+        return propose(rows, ending, queries, self._distance(rows.state.x, queries))
 
-    def _verify(self, flight: SearchState) -> tuple[SearchState, AttackResult]:
+    def _verify(self, rows: SearchState) -> tuple[SearchState, AttackResult]:
         """Judge the candidates: rows that go on, findings of those that end."""
-        before = flight
-        flight = self.lanes.map(self._judge, flight)
+        before = rows
+        rows = self.replicas.map(self._judge, rows)
         ended = before.last  # as of before: a row may propose its last image only now
         if not self.attack.minimum_norm:
-            ended = ended | flight.inside
+            ended = ended | rows.inside
         stays = ~ended
         if self.exact is not None:
-            refused = stays & torch.isfinite(before.candidate_norm) & (flight.best_norm == before.best_norm)
-            self.exact._return(flight[refused])
+            refused = stays & torch.isfinite(before.candidate_norm) & (rows.best_norm == before.best_norm)
+            self.exact._requeue(rows[refused])
             stays = stays & ~refused
-        return flight[stays], self._findings(flight[ended])
+        return rows[stays], self._result(rows[ended])
 
-    def _judge(self, executor: Executor, flight: SearchState) -> SearchState:
+    def _judge(self, executor: Executor, rows: SearchState) -> SearchState:
         """A chunk: a candidate that fools the model, is allowed and is nearer becomes the best image."""
-        judged = judge(executor, flight.candidate, flight.state.y)
-        distance = self._distance(flight.state.x, flight.candidate)
-        misled = judged.prediction != flight.state.y
-        success = misled & (distance < flight.best_norm)
-        inside = self.attack.threat.contains(flight.state.x, flight.candidate, distance)
-        shown = success | torch.isinf(flight.best_norm)
-        claimed = torch.isfinite(flight.candidate_norm) & ~flight.last & ~misled
-        outside = flight.last & misled & torch.isinf(distance)  # the last image misleads the model from outside
-        flight = replace(
-            flight,
-            forwards=flight.forwards + repeats(executor),
-            candidate_norm=torch.full_like(flight.candidate_norm, torch.inf),
-            best=torch.where(success[:, None, None, None], flight.candidate, flight.best),
-            best_norm=torch.where(success, distance, flight.best_norm),
-            inside=torch.where(success, inside, flight.inside),
-            prediction=torch.where(success, judged.prediction, flight.prediction),
-            margin=torch.where(shown, judged.margin, flight.margin),
-            borderline=torch.where(shown, judged.borderline, flight.borderline),
-            refused=flight.refused + (claimed | outside),
+        judged = judge(executor, rows.candidate, rows.state.y)
+        distance = self._distance(rows.state.x, rows.candidate)
+        misled = judged.prediction != rows.state.y
+        success = misled & (distance < rows.best_norm)
+        inside = self.attack.threat.contains(rows.state.x, rows.candidate, distance)
+        shown = success | torch.isinf(rows.best_norm)
+        claimed = torch.isfinite(rows.candidate_norm) & ~rows.last & ~misled
+        outside = rows.last & misled & torch.isinf(distance)  # the last image misleads the model from outside
+        rows = replace(
+            rows,
+            forwards=rows.forwards + repeats(executor),
+            candidate_norm=torch.full_like(rows.candidate_norm, torch.inf),
+            best=torch.where(success[:, None, None, None], rows.candidate, rows.best),
+            best_norm=torch.where(success, distance, rows.best_norm),
+            inside=torch.where(success, inside, rows.inside),
+            prediction=torch.where(success, judged.prediction, rows.prediction),
+            margin=torch.where(shown, judged.margin, rows.margin),
+            borderline=torch.where(shown, judged.borderline, rows.borderline),
+            refused=rows.refused + (claimed | outside),
         )
-        return self._finish(flight)
+        return self._finish(rows)
 
     def _distance(self, x: Tensor, x_adv: Tensor) -> Tensor:
         """Distance in the norm; inf for what is forbidden (a minimum-norm search may leave eps, but not the box)."""
@@ -258,21 +264,21 @@ class Scheduler:
         distance = threat.distance(x, x_adv)
         return distance.masked_fill(~threat.contains(x, x_adv, distance), torch.inf)
 
-    def _findings(self, flight: SearchState) -> AttackResult:
-        success = flight.inside
+    def _result(self, rows: SearchState) -> AttackResult:
+        success = rows.inside
         return AttackResult(
-            sample=flight.sample,
-            label=flight.state.y,
-            clean_prediction=flight.clean_prediction,
-            adversarial_prediction=torch.where(success, flight.prediction, flight.clean_prediction),
+            sample=rows.sample,
+            label=rows.state.y,
+            clean_prediction=rows.clean_prediction,
+            adversarial_prediction=torch.where(success, rows.prediction, rows.clean_prediction),
             success=success,
-            norm=flight.best_norm,
-            margin=flight.margin,
-            forwards=flight.forwards,
-            backwards=flight.backwards,
-            zero_gradient=flight.zero_gradient,
-            borderline=flight.borderline,
-            stage=torch.zeros_like(flight.sample),
-            refused=flight.refused,
-            x_adv=torch.where(success[:, None, None, None], flight.best, flight.state.x),
+            norm=rows.best_norm,
+            margin=rows.margin,
+            forwards=rows.forwards,
+            backwards=rows.backwards,
+            zero_gradient=rows.zero_gradient,
+            borderline=rows.borderline,
+            stage=torch.zeros_like(rows.sample),
+            refused=rows.refused,
+            x_adv=torch.where(success[:, None, None, None], rows.best, rows.state.x),
         ).to("cpu")

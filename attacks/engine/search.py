@@ -1,8 +1,8 @@
 """The loop around asked attacks: keeps the batch full, verifies, and counts what each row costs.
 
-A row is one sample under one attack. Rows in flight are asked together, in chunks of the execution shape (or of smaller
-ones that give the same bits); rows that end leave between iterations and waiting ones take their place. What is found
-for a sample depends on nothing but the sample: not on its company, its place, how many rows are in flight or on how
+A row is one sample under one attack. Active rows are asked together, in chunks of the static batch size (or of a
+smaller one that gives the same bits); rows that end leave between iterations and waiting ones take their place. What is
+found for a sample depends on nothing but the sample: not on its company, its place, how many rows are active or on how
 many cores.
 """
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from advdpnp.attacks.engine.executor import check_inputs, evaluation_mode
 from advdpnp.attacks.engine.precision import FLOAT32
-from advdpnp.attacks.engine.processes import can_fork, side_by_side
+from advdpnp.attacks.engine.processes import can_fork, run_in_processes
 from advdpnp.attacks.engine.replicas import ModelReplicas, replicate
 from advdpnp.attacks.engine.scheduler import Scheduler
 from advdpnp.attacks.ensemble import AttackEnsemble
@@ -34,8 +34,8 @@ def search(
     sample: Tensor,
     *,
     seed: int,
-    shape: int,
-    rows: int | None = None,
+    static_batch_size: int,
+    max_active: int | None = None,
     device: torch.device | str = "cpu",
     randomised: bool = False,
     precision: str = FLOAT32,
@@ -47,8 +47,9 @@ def search(
         x: float32 images in [0, 1], (n, c, h, w); any device, any memory format.
         y: labels, int64 (n,).
         sample: what the samples are called, int64 (n,); their randomness comes from it, ``seed`` and the attack's name.
-        shape: rows of every model call; part of the result.
-        rows: most rows in flight; changes speed and memory, never the result. Default: what keeps all cores busy.
+        static_batch_size: rows of every model call; part of the result.
+        max_active: most rows in work at once; changes speed and memory, never the result. Default: what keeps all
+            cores busy.
         randomised: the model is; the majority of 20 forwards decides.
         precision: "32", or "tf32" or "bf16" for what attacks ask. A success counts only in float32; a row that fails
             there goes on in float32, and what survives an attack in stages gets its decisive one once more.
@@ -65,24 +66,26 @@ def search(
     parts = [*((stage, precision) for stage in stages), *((stage, FLOAT32) for stage in again if precision != FLOAT32)]
     count = _processes(len(x), device) if noise is None else 1
     with evaluation_mode(model), ExitStack() as stack:
-        lanes: dict[str, ModelReplicas] = {}  # by precision
+        replicas: dict[str, ModelReplicas] = {}  # by precision
 
         def start(stage: Attack, kind: str) -> Scheduler:
-            if kind not in lanes:
+            if kind not in replicas:
                 opened = replicate(
-                    model, shape, device, example=samples.x[:shape], seed=noise, precision=kind,
+                    model, static_batch_size, device, example=samples.x[:static_batch_size], seed=noise, precision=kind,
                     count=1 if count > 1 else None,
                 )  # fmt: skip
-                lanes[kind] = stack.enter_context(opened)
+                replicas[kind] = stack.enter_context(opened)
             exact = None if kind == FLOAT32 else start(stage, FLOAT32)
-            return Scheduler(stage, lanes[kind], seed, None if rows is None else -(-rows // count), exact)
+            return Scheduler(
+                stage, replicas[kind], seed, None if max_active is None else -(-max_active // count), exact
+            )
 
         searches = [start(*part) for part in parts]
 
         def share(place: int) -> Iterator[AttackResult]:
             return _overlapped(searches, samples[place::count])
 
-        yield from share(0) if count == 1 else side_by_side(share, count)
+        yield from share(0) if count == 1 else run_in_processes(share, count)
 
 
 def _processes(rows: int, device: torch.device | str) -> int:
@@ -108,7 +111,7 @@ def _overlapped(parts: list[Scheduler], samples: Batch) -> Iterator[AttackResult
         full = [search for search in following if search.full]
         now = full[-1] if full else next(search for search in following if search.busy)
         after = following[now]
-        for found in now.advance():
+        for found in now.step():
             index = torch.tensor([place[int(name)] for name in found.sample])
             forwards[index] += found.forwards
             backwards[index] += found.backwards

@@ -101,7 +101,9 @@ class AutoAttack:
         if len(x) == 0:
             return
         with evaluation_mode(model):
-            verified = VerifiedRun(model, self.threat, x, y, sample, seed=seed, shape=batch_size, device=device)
+            verified = VerifiedRun(
+                model, self.threat, x, y, sample, seed=seed, static_batch_size=batch_size, device=device
+            )
             counted = QueryCounter(model).eval()
             package = self._package(counted, seed, device)
             yield verified.clean(torch.nonzero(~verified.right)[:, 0])

@@ -116,7 +116,9 @@ class TorchattacksAttack:
         if len(x) == 0:
             return
         with evaluation_mode(model):
-            verified = VerifiedRun(model, self.threat, x, y, sample, seed=seed, shape=batch_size, device=device)
+            verified = VerifiedRun(
+                model, self.threat, x, y, sample, seed=seed, static_batch_size=batch_size, device=device
+            )
             yield verified.clean(torch.nonzero(~verified.right)[:, 0])
             misclassified = ~verified.right
             if done:

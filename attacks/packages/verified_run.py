@@ -18,7 +18,7 @@ class VerifiedRun:
     Args:
         model: in ``evaluation_mode``, on ``device``.
         x, y, sample: as ``search`` takes them.
-        shape: rows of every verifying model call.
+        static_batch_size: rows of every verifying model call.
 
     Attributes:
         x: the images, contiguous float32.
@@ -34,15 +34,15 @@ class VerifiedRun:
         sample: Tensor,
         *,
         seed: int,
-        shape: int,
+        static_batch_size: int,
         device: torch.device | str,
     ) -> None:
         check_inputs(x, y)
         self.threat = threat
         self.x, self.y, self.sample = x.detach().float().cpu().contiguous(), y.long().cpu(), sample.long().cpu()
-        randomised = len(x) > 0 and is_randomised(model, self.x[:shape].to(device))
-        self.executor = Executor(model, shape, device, seed_of(seed, "noise") if randomised else None)
-        clean = [self._judge(part) for part in torch.arange(len(x)).split(shape)]
+        randomised = len(x) > 0 and is_randomised(model, self.x[:static_batch_size].to(device))
+        self.executor = Executor(model, static_batch_size, device, seed_of(seed, "noise") if randomised else None)
+        clean = [self._judge(part) for part in torch.arange(len(x)).split(static_batch_size)]
         self.clean_prediction, self.clean_margin, self.clean_borderline = map(torch.cat, zip(*clean, strict=True))
         self.right = self.clean_prediction == self.y
         self.forwards = torch.zeros_like(self.y) + repeats(self.executor)

@@ -31,7 +31,7 @@ borderline, for devices differ more among each other than roundings on one."""
 NOT_STORED = "no adversarial images stored; run eval with --save-adversarials"
 
 _TRIES = 3  # of models that answer otherwise in other company or when asked again
-_LARGEST_SHAPE = 1024  # rows of a model call, whatever a file says
+_LARGEST_BATCH = 1024  # rows of a model call, whatever a file says
 _SANITY = 64  # images by which a model is tried for such answers
 
 
@@ -111,8 +111,8 @@ class Auditor:
         unsettled: list[Discrepancy] = []
         if faults:
             return UnitAudit(unit, 0, 0, np.zeros(0, np.int64), faults, judged=False)
-        shape = _shape(unit)
-        wrong = self._clean_mistakes(unit, shape, faults, unsettled)
+        static_batch_size = _static_batch_size(unit)
+        wrong = self._clean_mistakes(unit, static_batch_size, faults, unsettled)
         if unit.threat is None:
             return UnitAudit(unit, 0, 0, unit.samples[wrong], faults, unsettled)
         frame = unit.verdicts.frame
@@ -125,7 +125,7 @@ class Auditor:
         shown = []
         try:
             for stored in read_adversarials(path, self.split.some_images, len(self.split)) if path.exists() else ():
-                shown += self._judge(stored, unit, shape, faults, unsettled)
+                shown += self._judge(stored, unit, static_batch_size, faults, unsettled)
                 for sample in stored.sample.tolist():
                     faults += [Discrepancy(sample, "it has two images")] if sample in seen else []
                     seen.add(sample)
@@ -169,12 +169,12 @@ class Auditor:
             yield Discrepancy(int(sample), "it has another label in the data set")
 
     def _clean_mistakes(
-        self, unit: StoredEvaluation, shape: int, faults: list[Discrepancy], unsettled: list[Discrepancy]
+        self, unit: StoredEvaluation, static_batch_size: int, faults: list[Discrepancy], unsettled: list[Discrepancy]
     ) -> np.ndarray:
         """Which clean images are misclassified, bool (n,); what cannot be settled here counts as it is stored."""
         frame, samples = unit.verdicts.frame, unit.samples
         stored = frame["clean_prediction"].to_numpy()
-        found, near = self._clean_predictions(samples, shape)
+        found, near = self._clean_predictions(samples, static_batch_size)
         counted = stored.copy()
         for place in np.flatnonzero(found != stored):
             sample = int(samples[place])
@@ -188,12 +188,14 @@ class Auditor:
                 counted[place] = found[place]
         return np.asarray(counted != frame["label"].to_numpy())
 
-    def _clean_predictions(self, samples: np.ndarray, shape: int) -> tuple[np.ndarray, np.ndarray]:
+    def _clean_predictions(self, samples: np.ndarray, static_batch_size: int) -> tuple[np.ndarray, np.ndarray]:
         """Predicted classes (n,) of clean images, and which are nearly tied, bool (n,); each is judged once."""
-        classes, near = self._clean.setdefault(shape, (np.full(len(self.split), -1), np.zeros(len(self.split), bool)))
+        classes, near = self._clean.setdefault(
+            static_batch_size, (np.full(len(self.split), -1), np.zeros(len(self.split), bool))
+        )
         todo = samples[classes[samples] < 0]
-        for block in np.array_split(todo, range(shape, len(todo), shape)) if len(todo) else ():
-            predicted, tied = self._ask(self._images(block), self.split.some_labels(block), shape, 0)
+        for block in np.array_split(todo, range(static_batch_size, len(todo), static_batch_size)) if len(todo) else ():
+            predicted, tied = self._ask(self._images(block), self.split.some_labels(block), static_batch_size, 0)
             classes[block], near[block] = predicted.numpy(), tied.numpy()
         return classes[samples], near[samples]
 
@@ -201,7 +203,7 @@ class Auditor:
         self,
         stored: StoredImages,
         unit: StoredEvaluation,
-        shape: int,
+        static_batch_size: int,
         faults: list[Discrepancy],
         unsettled: list[Discrepancy],
     ) -> list[int]:
@@ -215,7 +217,7 @@ class Auditor:
         in_box = (x_adv.flatten(1).amin(1) >= threat.low) & (x_adv.flatten(1).amax(1) <= threat.high)
         distance = threat.distance(x, x_adv)
         inside = threat.contains(x, x_adv, distance)
-        answers = [self._ask(x_adv, y, shape, number) for number in range(_TRIES if self.caution else 1)]
+        answers = [self._ask(x_adv, y, static_batch_size, number) for number in range(_TRIES if self.caution else 1)]
         predicted, near = answers[0]
         ever = torch.stack([each != y for each, _ in answers]).any(0)
         shown = []
@@ -245,15 +247,15 @@ class Auditor:
                 shown.append(sample)
         return shown
 
-    def _ask(self, x: Tensor, y: Tensor, shape: int, number: int) -> tuple[Tensor, Tensor]:
+    def _ask(self, x: Tensor, y: Tensor, static_batch_size: int, number: int) -> tuple[Tensor, Tensor]:
         """Predicted classes (n,) and which are nearly tied, bool (n,); other noise and company for another number."""
         order = torch.arange(len(x))
         if number:
             order = torch.argsort(Draw.of(seed_of("verify", number), order).bits(()), stable=True)
         noise = seed_of("verify", "noise", number) if self._randomised else None
         asked = Batch(x[order], y[order], order).to(self.device)
-        with evaluation_mode(self.model), replicate(self.model, shape, self.device, seed=noise) as lanes:
-            judged = lanes.map(lambda executor, rows: judge(executor, rows.x, rows.y), asked).to("cpu")
+        with evaluation_mode(self.model), replicate(self.model, static_batch_size, self.device, seed=noise) as replicas:
+            judged = replicas.map(lambda executor, rows: judge(executor, rows.x, rows.y), asked).to("cpu")
         tied = judged.margin.abs() <= NEAR * judged.logits.abs().amax(1)
         back = torch.argsort(order)
         return judged.prediction[back], tied[back]
@@ -263,8 +265,8 @@ class Auditor:
         return to_float(images) if images.dtype == torch.uint8 else images.float()
 
 
-def _shape(unit: StoredEvaluation) -> int:
+def _static_batch_size(unit: StoredEvaluation) -> int:
     """Rows of the model calls that the verdicts came from: the same give the same bits."""
     identity: dict[str, Any] = unit.info["identity"]
-    shape = identity.get("batch_size", identity.get("shape"))
-    return min(max(1, shape), _LARGEST_SHAPE) if isinstance(shape, int) else 1
+    static_batch_size = identity.get("batch_size", identity.get("shape"))
+    return min(max(1, static_batch_size), _LARGEST_BATCH) if isinstance(static_batch_size, int) else 1

@@ -21,14 +21,14 @@ class ModelProbe:
         model: in ``evaluation_mode``, on the device of ``x``.
         x: images in [0, 1], float32 (n, c, h, w).
         y: labels, int64 (n,), on the same device.
-        shape: most rows of a model call.
+        static_batch_size: most rows of a model call.
         seed: of everything random, the noise of a randomised model among it.
     """
 
     model: nn.Module
     x: Tensor
     y: Tensor
-    shape: int
+    static_batch_size: int
     seed: int
 
     def logits(self, x: Tensor) -> Tensor:
@@ -54,13 +54,13 @@ class ModelProbe:
         with self._noise():
             parts = [
                 self._executor.logits_and_raw_gradient(images, partial(cross_entropy, y=labels))
-                for images, labels in zip(x.split(self.shape), y.split(self.shape), strict=True)
+                for images, labels in zip(x.split(self.static_batch_size), y.split(self.static_batch_size), strict=True)
             ]
         return torch.cat([logits for logits, _ in parts]), torch.cat([gradient for _, gradient in parts])
 
     @cached_property
     def _executor(self) -> Executor:
-        return Executor(self.model, self.shape, self.x.device)
+        return Executor(self.model, self.static_batch_size, self.x.device)
 
     @contextmanager
     def _noise(self) -> Iterator[None]:

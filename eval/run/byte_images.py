@@ -21,18 +21,18 @@ Fooled = Callable[[Tensor, Tensor], Tensor]
 _SHRUNK = 0.98  # of a perturbation that reaches the surface of an L1 or L2 ball: rounded to bytes it would stick out
 
 
-def misclassified_by(model: nn.Module, shape: int, device: torch.device, noise: int | None) -> Fooled:
+def misclassified_by(model: nn.Module, static_batch_size: int, device: torch.device, noise: int | None) -> Fooled:
     """Whether images are misclassified, in float32; borderline cases count as not.
 
     Args:
-        shape: rows of every model call.
+        static_batch_size: rows of every model call.
         noise: seed of a randomised model; None: it is not.
     """
 
     def misclassified(x: Tensor, y: Tensor) -> Tensor:
         asked = Batch(x, y, torch.zeros_like(y)).to(device)
-        with evaluation_mode(model), replicate(model, shape, device, seed=noise, count=1) as lanes:
-            judged = lanes.map(lambda executor, rows: judge(executor, rows.x, rows.y), asked)
+        with evaluation_mode(model), replicate(model, static_batch_size, device, seed=noise, count=1) as replicas:
+            judged = replicas.map(lambda executor, rows: judge(executor, rows.x, rows.y), asked)
         return ((judged.prediction != asked.y) & ~judged.borderline).cpu()
 
     return misclassified

@@ -90,20 +90,20 @@ def run_model(loaded: LoadedModel, plan: Plan, out: Path) -> set[str]:
         dataset=plan.dataset.label,
     )
     with open_model(plan.shard.folder(out), identity) as folder, _on_device(loaded.model, plan.device):
-        shape = first_shape(plan.device)
+        static_batch_size = first_static_batch_size(plan.device)
         while True:
             try:
-                return set(_Run(loaded, plan, folder, out, shape).everything())
+                return set(_Run(loaded, plan, folder, out, static_batch_size).everything())
             except ModelError as error:
                 raise ModelError(f"{loaded.name}: {error}") from error
             except torch.OutOfMemoryError:
                 # Another shape makes other units: nothing found under this one is mixed with what follows.
-                if shape == 1:
+                if static_batch_size == 1:
                     raise AdvdpnpError(
                         f"{loaded.name} does not fit in the memory of {plan.device} even with one image; "
                         "use --device cpu"
                     ) from None
-                shape //= 2
+                static_batch_size //= 2
 
 
 def _recipe_hash(loaded: LoadedModel) -> str:
@@ -112,7 +112,7 @@ def _recipe_hash(loaded: LoadedModel) -> str:
     return short_hash([loaded.header.get("dataset"), recipe]) if recipe else ""
 
 
-def first_shape(device: torch.device) -> int:
+def first_static_batch_size(device: torch.device) -> int:
     """Rows of every model call, unless memory turns out to be short."""
     return STATIC_BATCH_SIZES.get(device.type, DEFAULT_STATIC_BATCH_SIZE)
 
@@ -158,8 +158,14 @@ def _kept(what: str) -> Iterator[None]:
 class _Run:
     """One model, one plan, one execution shape."""
 
-    def __init__(self, loaded: LoadedModel, plan: Plan, folder: ModelFolder, out: Path, shape: int) -> None:
-        self.name, self.model, self.plan, self.folder, self.shape = loaded.name, loaded.model, plan, folder, shape
+    def __init__(self, loaded: LoadedModel, plan: Plan, folder: ModelFolder, out: Path, static_batch_size: int) -> None:
+        self.name, self.model, self.plan, self.folder, self.static_batch_size = (
+            loaded.name,
+            loaded.model,
+            plan,
+            folder,
+            static_batch_size,
+        )
         self.weights_hash = loaded.weights_hash
         self.results, self.peers = folder.below(out), Peers(plan.shard, out)
         self._first_look()
@@ -185,10 +191,10 @@ class _Run:
 
         Refuses what cannot be evaluated, before hours of work and not after.
         """
-        samples = self.plan.samples[: self.shape]
+        samples = self.plan.samples[: self.static_batch_size]
         x, y = self.plan.images(samples), self.plan.labels(samples)
         check_inputs(x, y)
-        executor = Executor(self.model, self.shape, self.plan.device)
+        executor = Executor(self.model, self.static_batch_size, self.plan.device)
         source = f"images of shape {tuple(x.shape[1:])} from {self.plan.dataset.label}"
         remedy = "choose the data set it was made for, or mend its forward"
         with _blaming(f"{self.name} fails on {source}", remedy), evaluation_mode(self.model):
@@ -196,7 +202,7 @@ class _Run:
             randomised = is_randomised(self.model, x.to(self.plan.device))
             batch_dependent = not randomised and is_batch_dependent(executor, x)
         if self.plan.attacked:
-            full = x[torch.arange(self.shape).clamp(max=len(x) - 1)]
+            full = x[torch.arange(self.static_batch_size).clamp(max=len(x) - 1)]
             remedy = "mend its backward pass, or use --attacks none"
             with _blaming(f"{self.name} fails when it is differentiated", remedy), evaluation_mode(self.model):
                 executor.logits_and_gradient(full, lambda z: z.sum(1))
@@ -237,7 +243,7 @@ class _Run:
             with evaluation_mode(self.model):
                 device = self.plan.device
                 x, y = self.plan.images(samples).to(device), self.plan.labels(samples).to(device)
-                subject = ModelProbe(self.model, x, y, self.shape, self.plan.seed)
+                subject = ModelProbe(self.model, x, y, self.static_batch_size, self.plan.seed)
                 numbers: dict[str, Any]
                 try:
                     if threat is None:
@@ -253,7 +259,12 @@ class _Run:
         return self.plan.dataset.test.content_hash
 
     def _unit(self, label: str, threat: ThreatModel | None, definition: Mapping[str, Any]) -> EvaluationKey:
-        execution = {"engine": ENGINE, "precision": "float32", "shape": self.shape, "randomised": self.randomised}
+        execution = {
+            "engine": ENGINE,
+            "precision": "float32",
+            "shape": self.static_batch_size,
+            "randomised": self.randomised,
+        }
         return EvaluationKey(label, self._data, threat, {**execution, **definition})
 
     def _attack(self, label: str, attack: Attack | AttackEnsemble | PackageAttack) -> str:
@@ -271,7 +282,8 @@ class _Run:
             for block in self.plan.blocks(samples):
                 yield from search(
                     self.model, attack, self.plan.images(block), self.plan.labels(block), torch.from_numpy(block),
-                    seed=self.plan.seed, shape=self.shape, rows=self.plan.batch_size, device=self.plan.device,
+                    seed=self.plan.seed, static_batch_size=self.static_batch_size,
+                    max_active=self.plan.batch_size, device=self.plan.device,
                     randomised=self.randomised, precision=precision,
                 )  # fmt: skip
 
@@ -289,10 +301,15 @@ class _Run:
                     _blaming(f"{attack.source_name} fails on the images of {self.plan.dataset.label}", remedy),
                     _on_device(attack.source, device),
                 ):
-                    x_adv = attack.images(asked, seed=self.plan.seed, shape=self.shape, device=device)
+                    x_adv = attack.images(
+                        asked, seed=self.plan.seed, static_batch_size=self.static_batch_size, device=device
+                    )
                 noise = seed_of(self.plan.seed, "noise", attack.name) if self.randomised else None
-                with evaluation_mode(self.model), replicate(self.model, self.shape, device, seed=noise) as lanes:
-                    yield attack.try_on(lanes, asked, x_adv)
+                with (
+                    evaluation_mode(self.model),
+                    replicate(self.model, self.static_batch_size, device, seed=noise) as replicas,
+                ):
+                    yield attack.try_on(replicas, asked, x_adv)
 
         return self._complete(unit, find, self.plan.seed)
 
@@ -300,7 +317,9 @@ class _Run:
         """An attack that sees all samples at once: the set of them, and the batch size, are part of what it is."""
         samples, requested = self.plan.samples, self.plan.batch_size or WHOLE_BATCH
         keeping = self.plan.save_adversarials
-        batch_size = max(1, requested * self.shape // first_shape(self.plan.device))  # shrinks where memory was short
+        batch_size = max(
+            1, requested * self.static_batch_size // first_static_batch_size(self.plan.device)
+        )  # shrinks where memory was short
         definition = {"attack": attack.definition(), "seed": self.plan.seed, "batch_size": batch_size}
         unit = self._unit(label, attack.threat, {**definition, "samples": sample_set_hash(samples.tolist())})
         if keeping and len(self.folder.stored(unit)) > len(self.folder.stored(unit, images=True)):
@@ -337,17 +356,17 @@ class _Run:
             noise = seed_of(self.plan.seed, "noise", label) if self.randomised else None
             with (
                 evaluation_mode(self.model),
-                replicate(self.model, self.shape, self.plan.device, seed=noise) as lanes,
+                replicate(self.model, self.static_batch_size, self.plan.device, seed=noise) as replicas,
             ):
-                for block in np.array_split(samples, range(lanes.width, len(samples), lanes.width)):
-                    yield self._judged(lanes, block, images(block))
+                for block in np.array_split(samples, range(replicas.width, len(samples), replicas.width)):
+                    yield self._judged(replicas, block, images(block))
 
         return self._complete(unit, find, None)
 
-    def _judged(self, lanes: ModelReplicas, samples: np.ndarray, x: Tensor) -> AttackResult:
+    def _judged(self, replicas: ModelReplicas, samples: np.ndarray, x: Tensor) -> AttackResult:
         y = self.plan.labels(samples)
-        asked = Batch(x, y, torch.from_numpy(samples)).to(lanes.device)
-        judged = lanes.map(lambda executor, rows: judge(executor, rows.x, rows.y), asked).to("cpu")
+        asked = Batch(x, y, torch.from_numpy(samples)).to(replicas.device)
+        judged = replicas.map(lambda executor, rows: judge(executor, rows.x, rows.y), asked).to("cpu")
         zeros, never = torch.zeros_like(y), torch.zeros_like(y, dtype=torch.bool)
         return AttackResult(
             sample=torch.from_numpy(samples),
@@ -357,7 +376,7 @@ class _Run:
             success=judged.prediction != y,
             norm=torch.zeros(len(y), dtype=torch.float64),
             margin=judged.margin,
-            forwards=zeros + repeats(lanes.first),
+            forwards=zeros + repeats(replicas.first),
             backwards=zeros,
             zero_gradient=never,
             borderline=judged.borderline,
@@ -419,7 +438,7 @@ class _Run:
         """What makes the images of a unit compact."""
         assert unit.threat is not None
         noise = seed_of(self.plan.seed, "noise", "rounded", unit.label) if self.randomised else None
-        misclassified = misclassified_by(self.model, self.shape, self.plan.device, noise)
+        misclassified = misclassified_by(self.model, self.static_batch_size, self.plan.device, noise)
         return partial(pack, clean=self.plan.dataset.test.some_images, threat=unit.threat, misclassified=misclassified)
 
     def _tell_of_repetition(self, unit: EvaluationKey, differing: np.ndarray) -> None:

@@ -117,7 +117,7 @@ def find() -> Callable[..., AttackResult]:
         model: nn.Module, attack: Any, x: Tensor, y: Tensor, sample: Tensor | None = None, **options: Any
     ) -> AttackResult:
         sample = torch.arange(len(x)) if sample is None else sample
-        settings = {"seed": 0, "shape": 16, **options}
+        settings = {"seed": 0, "static_batch_size": 16, **options}
         found = AttackResult.concatenate(list(search(model, attack, x, y, sample, **settings)))
         return found[found.sample.argsort()]
 

@@ -23,7 +23,8 @@ x = torch.rand(40, 1, 4, 4)
 y = model(x).argmax(1)
 
 def find(**options):
-    found = AttackResult.concatenate(list(search(model, attack, x, y, torch.arange(40), seed=0, shape=8, **options)))
+    settings = {"seed": 0, "static_batch_size": 8, **options}
+    found = AttackResult.concatenate(list(search(model, attack, x, y, torch.arange(40), **settings)))
     return found[found.sample.argsort()]
 
 found = find()
@@ -32,12 +33,12 @@ assert bool((found.forwards[~found.success] == 1 + 30 + 1).all()), found.forward
 with torch.no_grad():
     assert torch.equal(model(found.x_adv).argmax(1) != y, found.success)
 assert bool(threat.contains(x, found.x_adv).all())
-assert torch.equal(find(rows=3).x_adv, found.x_adv)
+assert torch.equal(find(max_active=3).x_adv, found.x_adv)
 assert torch.equal(find(precision="bf16").success, found.success)
 
 other = ThreatModel.parse("l2", "0.5")  # the attack declares linf alone
 for refused in (
-    lambda: next(search(model, replace(attack, threat=other), x, y, torch.arange(40), seed=0, shape=8)),
+    lambda: next(search(model, replace(attack, threat=other), x, y, torch.arange(40), seed=0, static_batch_size=8)),
     lambda: resolve_attacks("many-tries-30", other, 2),
 ):
     try:

@@ -78,7 +78,7 @@ def write_model(
     version: int = 1,
     recipe: str = "",
     training_seed: int | None = None,
-    shape: int = 128,
+    static_batch_size: int = 128,
     corruption_seed: int = 0,
     classes: int = len(CLASSES),
     declared: Mapping[str, AttackInfo] | None = None,
@@ -96,7 +96,7 @@ def write_model(
     with open_model(out, identity) as folder:
         for attack, share in robust.items():
             threat = None if attack == CLEAN else ThreatModel.parse(norm, eps)
-            definition: dict[str, Any] = {"seed": seed, "shape": shape, "version": version}
+            definition: dict[str, Any] = {"seed": seed, "shape": static_batch_size, "version": version}
             if threat is not None:
                 definition |= definition_of(attack, threat, classes)
             unit = EvaluationKey(attack, "d" * 64, threat, {} if threat is None else definition)

@@ -201,10 +201,10 @@ def test_square_breaks_what_random_search_can_without_a_gradient(net, images, la
 def test_what_is_found_depends_on_nothing_but_the_sample(net, images, labels, attack, find, name, norm):
     made = attack(name, 0.01 if norm == "linf" else 0.2, norm)
     made = replace(made, queries=25) if name == "square" else replace(made, iterations=6, runs=min(made.runs, 2))
-    together = find(net, made, images, labels, rows=len(images))
-    few = find(net, made, images, labels, rows=7)
+    together = find(net, made, images, labels, max_active=len(images))
+    few = find(net, made, images, labels, max_active=7)
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
-    shuffled = find(net, made, images[order], labels[order], order, rows=20)
+    shuffled = find(net, made, images[order], labels[order], order, max_active=20)
     for other in (few, shuffled):
         assert torch.equal(together.success, other.success)
         assert torch.equal(together.x_adv, other.x_adv)
@@ -229,7 +229,7 @@ def test_rows_that_nothing_breaks_spend_every_step_of_every_target(net, images, 
 
 def test_gradients_that_fab_does_not_want_change_nothing(net, images, labels, attack, find, monkeypatch):
     fab = replace(attack("fab-t", 0.01), iterations=10, runs=3)
-    spared = find(net, fab, images, labels, rows=20)
+    spared = find(net, fab, images, labels, max_active=20)
     monkeypatch.setattr(ModelReplicas, "forwards_agree", lambda self: False)
     found = find(net, fab, images, labels)
     for column in ("success", "x_adv", "norm", "margin", "zero_gradient"):

@@ -45,7 +45,7 @@ def test_finds_the_nearest_image(linear, find, saturated, scale, shift):
         assert bool((model(x) < 0).all())
     optimum = nearest(model, x)
     eps = float(optimum.median()) * 1.1
-    found = find(model, CWL2(ThreatModel.parse("l2", eps)), x, y, shape=17)
+    found = find(model, CWL2(ThreatModel.parse("l2", eps)), x, y, static_batch_size=17)
     ratio = found.norm / optimum
     assert bool((ratio > 0.999).all())
     assert float(ratio.max()) < (1.2 if saturated else 1.1)
@@ -68,8 +68,8 @@ def test_a_smaller_eps_changes_which_findings_are_successes_but_not_their_norms(
 @pytest.mark.parametrize("rows", [1, 7, 64])
 def test_bit_identical_for_any_number_of_rows(net, images, labels, find, rows):
     attack = CWL2(ThreatModel.parse("l2", 0.2), searches=2, iterations=60)
-    first = find(net, attack, images[:12], labels[:12], shape=8, rows=8)
-    other = find(net, attack, images[:12], labels[:12], shape=8, rows=rows)
+    first = find(net, attack, images[:12], labels[:12], static_batch_size=8, max_active=8)
+    other = find(net, attack, images[:12], labels[:12], static_batch_size=8, max_active=rows)
     for name in vars(first):
         assert torch.equal(getattr(first, name), getattr(other, name)), name
     assert int(first.success.sum()) > 5

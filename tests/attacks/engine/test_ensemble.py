@@ -48,7 +48,7 @@ def test_each_stage_gets_what_the_ones_before_it_left(net, images, labels, find,
 def test_rows_in_flight_and_order_change_nothing(net, images, labels, find, stages, rows):
     reference = find(net, stages, images, labels)
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(rows))
-    other = find(net, stages, images[order], labels[order], order, rows=rows)
+    other = find(net, stages, images[order], labels[order], order, max_active=rows)
     for name in ("success", "x_adv", "forwards", "backwards", "zero_gradient", "margin"):
         assert torch.equal(getattr(reference, name), getattr(other, name)), name
 
@@ -56,7 +56,7 @@ def test_rows_in_flight_and_order_change_nothing(net, images, labels, find, stag
 def test_findings_come_while_later_stages_work(net, images, labels, stages):
     from advdpnp.attacks import search
 
-    running = search(net, stages, images, labels, torch.arange(60), seed=0, shape=16)
+    running = search(net, stages, images, labels, torch.arange(60), seed=0, static_batch_size=16)
     first = next(running)
     assert len(first) < 60
     running.close()
@@ -157,10 +157,10 @@ def test_autoattack_on_any_number_of_classes_and_any_image(attack, find, classes
         y = net(x).argmax(1)
     name = "autoattack" if classes >= 4 else "autoattack-few-classes"
     whole = attack(name, {"linf": 0.3, "l2": 0.4 * x[0].numel() ** 0.5}[norm], norm, classes=classes)
-    found = find(net, short(whole), x, y, shape=4)
+    found = find(net, short(whole), x, y, static_batch_size=4)
     assert found.success.tolist() == [True] * 6
     assert bool(whole.threat.contains(x, found.x_adv).all())
-    held = find(net, short(attack(name, 1e-6, norm, classes=classes)), x, y, shape=4)
+    held = find(net, short(attack(name, 1e-6, norm, classes=classes)), x, y, static_batch_size=4)
     assert held.success.tolist() == [False] * 6
 
 

@@ -35,7 +35,7 @@ def test_a_search_in_bf16_breaks_what_one_in_float32_breaks(net, images, labels,
 def test_company_and_number_of_processes_change_nothing(net, images, labels, find):
     expected = find(net, STAGES, images, labels, precision="bf16")
     for rows in (1, 7, 64):
-        assert_same(find(net, STAGES, images, labels, precision="bf16", rows=rows), expected)
+        assert_same(find(net, STAGES, images, labels, precision="bf16", max_active=rows), expected)
     order = torch.randperm(60, generator=torch.Generator().manual_seed(3))
     assert_same(find(net, STAGES, images[order], labels[order], order, precision="bf16"), expected)
     torch.set_num_threads(3)

@@ -14,7 +14,7 @@ from advdpnp.attacks import AttackResult
 from advdpnp.attacks.algorithms.apgd import APGD
 from advdpnp.attacks.algorithms.square import Square
 from advdpnp.attacks.engine import search as engine
-from advdpnp.attacks.engine.processes import can_fork, side_by_side
+from advdpnp.attacks.engine.processes import can_fork, run_in_processes
 from advdpnp.attacks.ensemble import AttackEnsemble
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.base.errors import AdvdpnpError
@@ -29,17 +29,19 @@ def numbers(place):
 
 
 def test_everything_comes_from_everybody():
-    assert sorted(side_by_side(numbers, 3)) == [*range(5), *range(10, 15), *range(20, 25)]
+    assert sorted(run_in_processes(numbers, 3)) == [*range(5), *range(10, 15), *range(20, 25)]
 
 
 def test_a_search_finds_the_same_in_any_number_of_processes(net, images, labels, find, monkeypatch):
     stages = AttackEnsemble("two", (APGD(THREAT, "margin", iterations=9), Square(THREAT, queries=30)))
     alone = find(net, stages, images, labels)
     asked = []
-    monkeypatch.setattr(engine, "side_by_side", lambda work, count: asked.append(count) or side_by_side(work, count))
+    monkeypatch.setattr(
+        engine, "run_in_processes", lambda work, count: asked.append(count) or run_in_processes(work, count)
+    )
     for threads in (2, 5):
         torch.set_num_threads(threads)
-        found = find(net, stages, images, labels, rows=20)
+        found = find(net, stages, images, labels, max_active=20)
         for column in AttackResult._names():
             assert torch.equal(getattr(found, column), getattr(alone, column)), column
     assert asked == [2, 5]
@@ -69,7 +71,7 @@ def test_an_error_reaches_the_caller(error, expected):
             yield place
 
     with pytest.raises(expected, match="the logits hold NaN"):
-        list(side_by_side(work, 2))
+        list(run_in_processes(work, 2))
     assert not multiprocessing.active_children()
 
 
@@ -81,7 +83,7 @@ def test_a_process_that_dies_is_told_in_one_sentence():
         time.sleep(60)
 
     with pytest.raises(AdvdpnpError, match=r"a process of the search has died \(exit code -9"):
-        list(side_by_side(work, 2))
+        list(run_in_processes(work, 2))
 
 
 def test_a_process_that_is_asked_to_end_ends_all():
@@ -92,7 +94,7 @@ def test_a_process_that_is_asked_to_end_ends_all():
         time.sleep(60)
 
     with pytest.raises(KeyboardInterrupt):
-        list(side_by_side(work, 2))
+        list(run_in_processes(work, 2))
     assert not multiprocessing.active_children()
 
 
@@ -101,7 +103,7 @@ def test_who_stops_listening_leaves_no_process():
         while True:
             yield place
 
-    found = side_by_side(work, 2)
+    found = run_in_processes(work, 2)
     assert next(found) in (0, 1)
     assert len(multiprocessing.active_children()) == 2
     found.close()
@@ -111,13 +113,13 @@ def test_who_stops_listening_leaves_no_process():
 SCRIPT = """
 import os, time
 from advdpnp.base.interrupts import interruptible
-from advdpnp.attacks.engine.processes import side_by_side
+from advdpnp.attacks.engine.processes import run_in_processes
 
 def work(place):
     yield os.getpid()
     time.sleep(600)
 
-found = side_by_side(work, 2)
+found = run_in_processes(work, 2)
 with interruptible():
     try:
         print(next(found), next(found), flush=True)

@@ -45,9 +45,9 @@ def test_the_number_of_cores_changes_nothing(net, images, labels, find):
 def test_looking_seldom_changes_nothing(net, images, labels, find, monkeypatch):
     minimum = CWL2(ThreatModel.parse("l2", 0.5), searches=2, iterations=30)
     often = [find(net, attack, images, labels) for attack in (STAGES, minimum)]
-    monkeypatch.setitem(stage_search.LOOK_EVERY, "cpu", 7)
+    monkeypatch.setitem(stage_search.SYNC_EVERY, "cpu", 7)
     for attack, expected in zip((STAGES, minimum), often, strict=True):
-        assert_same(find(net, attack, images, labels, rows=20), expected)
+        assert_same(find(net, attack, images, labels, max_active=20), expected)
 
 
 class Notes(nn.Module):
@@ -69,8 +69,8 @@ def test_each_lane_has_a_model_of_its_own(net, images, labels, find):
     torch.set_num_threads(2)
     noted = Notes(net)
     assert_same(find(noted, STAGES, images, labels), find(net, STAGES, images, labels))
-    with replicate(noted, 4, "cpu") as lanes:
-        models = [executor.model for executor in lanes._executors]
+    with replicate(noted, 4, "cpu") as replicas:
+        models = [executor.model for executor in replicas._executors]
     assert len(set(map(id, models))) == 2
     assert models[0] is noted
 
@@ -92,7 +92,7 @@ def test_errors_of_a_lane_reach_the_caller(net, images, labels, find):
 
     torch.set_num_threads(2)
     with pytest.raises(AdvdpnpError, match="late"):
-        list(search(net, Broken(THREAT, "ce"), images, labels, torch.arange(60), seed=0, shape=8))
+        list(search(net, Broken(THREAT, "ce"), images, labels, torch.arange(60), seed=0, static_batch_size=8))
     assert torch.get_num_threads() == 2
 
 
@@ -138,12 +138,12 @@ def test_smaller_shapes_are_used_only_if_they_give_the_same_bits(net, images, la
         (ShapeDependent(net, 8), [8, 8, 8, 12, 16, 16]),
         (ShapeDependent(net, 16), [16] * 6),
     ):
-        with replicate(model.eval().requires_grad_(False), 16, "cpu", example=images[:9]) as lanes:
-            assert lanes.chunk_size(1) == 16  # nothing has been computed yet, and a trial costs something
-            lanes._trial.computed = 10_000
-            assert [lanes.chunk_size(rows) for rows in (1, 4, 5, 12, 13, 90)] == sizes
-            assert lanes.padded_size(17) == 32
-            assert lanes.first.shapes == {16, *sizes}
+        with replicate(model.eval().requires_grad_(False), 16, "cpu", example=images[:9]) as replicas:
+            assert replicas.chunk_size(1) == 16  # nothing has been computed yet, and a trial costs something
+            replicas._trial.computed = 10_000
+            assert [replicas.chunk_size(rows) for rows in (1, 4, 5, 12, 13, 90)] == sizes
+            assert replicas.padded_size(17) == 32
+            assert replicas.first.batch_sizes == {16, *sizes}
     asked = []
     net.register_forward_pre_hook(lambda module, inputs: asked.append(len(inputs[0])))
     found = find(ShapeDependent(net, 16), STAGES, images, labels)
@@ -152,7 +152,7 @@ def test_smaller_shapes_are_used_only_if_they_give_the_same_bits(net, images, la
 
 
 def test_work_is_cut_so_that_all_lanes_get_some(net, images):
-    with replicate(net.requires_grad_(False), 16, "cpu", example=images[:16], count=2) as lanes:
-        lanes._trial.computed = 10_000
-        assert [lanes.chunk_size(rows) for rows in (1, 8, 9, 16, 17, 32, 90)] == [4, 4, 8, 8, 12, 16, 16]
-        assert lanes.width == 32
+    with replicate(net.requires_grad_(False), 16, "cpu", example=images[:16], count=2) as replicas:
+        replicas._trial.computed = 10_000
+        assert [replicas.chunk_size(rows) for rows in (1, 8, 9, 16, 17, 32, 90)] == [4, 4, 8, 8, 12, 16, 16]
+        assert replicas.width == 32

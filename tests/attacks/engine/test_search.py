@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from advdpnp.attacks import ThreatModel
-from advdpnp.attacks.engine.executor import Executor, check_inputs, is_randomised, predict
+from advdpnp.attacks.engine.executor import Executor, check_inputs, evaluation_mode, is_randomised
 from advdpnp.attacks.engine.search import search
 from advdpnp.attacks.engine.verification import judge
 from advdpnp.attacks.protocol import Attack, State
@@ -62,14 +62,14 @@ def same(first: AttackResult, second: AttackResult) -> None:
 @pytest.mark.parametrize("name", ["fgsm", "pgd-10", "cw"])
 def test_verdicts_are_bit_identical_for_any_rows_and_order(net, images, labels, attack, find, name):
     attack = attack(name, 0.006)
-    first = find(net, attack, images, labels, rows=16)
+    first = find(net, attack, images, labels, max_active=16)
     assert 10 < int(first.success.sum()) < 55
     for rows in (1, 7, 64):
-        same(first, find(net, attack, images, labels, rows=rows))
+        same(first, find(net, attack, images, labels, max_active=rows))
     order = torch.randperm(60, generator=torch.Generator().manual_seed(0))
-    same(first, find(net, attack, images[order], labels[order], order, rows=7))
+    same(first, find(net, attack, images[order], labels[order], order, max_active=7))
     part = order[:23].sort().values
-    same(first[part], find(net, attack, images[part], labels[part], part, rows=64))
+    same(first[part], find(net, attack, images[part], labels[part], part, max_active=64))
 
 
 def test_the_seed_and_the_sample_index_decide_the_random_start(net, images, labels, attack, find):
@@ -82,7 +82,9 @@ def test_the_seed_and_the_sample_index_decide_the_random_start(net, images, labe
 
 def test_every_sample_is_yielded_once_and_findings_are_consistent(net, images, labels, attack):
     sample, threat = torch.arange(60) * 3 + 1, ThreatModel.parse("linf", 0.006)
-    parts = list(search(net, attack("pgd-5", 0.006), images, labels, sample, seed=0, shape=16, rows=20))
+    parts = list(
+        search(net, attack("pgd-5", 0.006), images, labels, sample, seed=0, static_batch_size=16, max_active=20)
+    )
     found = AttackResult.concatenate(parts)
     assert sorted(found.sample.tolist()) == sample.tolist()
     place = (found.sample - 1) // 3
@@ -128,7 +130,7 @@ def test_the_slack_of_eps_is_what_float32_needs_and_no_more(find):
     attack = Scripted(
         ThreatModel.parse("linf", eps), lambda x, y: x + torch.tensor([eps, eps * 1.001])[:2, None, None, None]
     )
-    found = find(Brightness(), attack, x, torch.zeros(2).long(), shape=2)
+    found = find(Brightness(), attack, x, torch.zeros(2).long(), static_batch_size=2)
     assert found.success.tolist() == [True, False]
 
 
@@ -142,7 +144,7 @@ def test_images_outside_the_box_are_no_success_for_minimum_norm_attacks_either(f
 
     for minimum_norm in (False, True):
         attack = Scripted(ThreatModel.parse("l2", 100.0), images, minimum_norm)
-        found = find(Brightness(0.88), attack, x, torch.ones(2).long(), shape=2)
+        found = find(Brightness(0.88), attack, x, torch.ones(2).long(), static_batch_size=2)
         assert not bool(found.success.any())
 
 
@@ -173,7 +175,7 @@ class Forgetful(nn.Module):
 
 def test_refused_candidates_go_on_and_nothing_unverified_is_a_success(attack, find):
     x, model = grays([0.1, 0.2, 0.3]), Forgetful()
-    found = find(model, attack("pgd-6", 0.05, classes=2), x, torch.zeros(3).long(), shape=4)
+    found = find(model, attack("pgd-6", 0.05, classes=2), x, torch.zeros(3).long(), static_batch_size=4)
     assert not bool(found.success.any())
     assert found.backwards.tolist() == [6, 6, 6]
     assert found.forwards.tolist() == [1 + 6 + 6 + 1] * 3  # clean, iterates, each one's verification, the last image
@@ -185,7 +187,7 @@ def test_the_batch_is_full_as_long_as_rows_wait(net, attack, find):
     x = torch.rand(160, 3, 16, 16, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         y = net(x).argmax(1)
-    found = find(net, attack("pgd-10", 0.1), x, y, shape=8)
+    found = find(net, attack("pgd-10", 0.1), x, y, static_batch_size=8)
     assert bool(found.success.all())
     assert int(found.backwards.max()) < 10
     needed = int(found.backwards.sum())
@@ -245,7 +247,7 @@ def test_a_model_in_training_mode_is_evaluated_in_eval_mode_and_left_as_it_was(n
 
 def test_a_search_closed_early_restores_the_model_too(net, images, labels, attack):
     net.train()
-    running = search(net, attack("pgd-3"), images, labels, torch.arange(60), seed=0, shape=16)
+    running = search(net, attack("pgd-3"), images, labels, torch.arange(60), seed=0, static_batch_size=16)
     next(running)
     assert not net.training
     running.close()
@@ -379,7 +381,7 @@ def test_unusable_inputs_are_refused(x, y, message, attack):
     with pytest.raises(AdvdpnpError, match=message):
         check_inputs(x, y)
     with pytest.raises(AdvdpnpError, match=message):
-        list(search(Brightness(), attack("fgsm", classes=3), x, y, torch.arange(len(x)), seed=0, shape=4))
+        list(search(Brightness(), attack("fgsm", classes=3), x, y, torch.arange(len(x)), seed=0, static_batch_size=4))
 
 
 def test_unusable_models_are_refused(attack, find):
@@ -409,20 +411,25 @@ def test_borderline_rows_are_marked(find):
     x = grays([0.5, 0.4])
     x[0] += 1e-7
     found = find(
-        Brightness(), Scripted(ThreatModel.parse("linf", 0.1), lambda x, y: x), x, torch.tensor([1, 0]), shape=2
+        Brightness(),
+        Scripted(ThreatModel.parse("linf", 0.1), lambda x, y: x),
+        x,
+        torch.tensor([1, 0]),
+        static_batch_size=2,
     )
     assert found.borderline.tolist() == [True, False]
 
 
 def test_no_images_give_no_findings(net, attack):
     x, none = torch.rand(0, 3, 16, 16), torch.arange(0)
-    assert list(search(net, attack("fgsm"), x, none, none, seed=0, shape=4)) == []
+    assert list(search(net, attack("fgsm"), x, none, none, seed=0, static_batch_size=4)) == []
 
 
-def test_predict_pads_to_one_shape(net, images):
+def test_calls_are_padded_to_one_batch_size(net, images):
     seen = []
     net.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
-    logits = predict(net.train(), images[:10], shape=4, device="cpu")
+    with evaluation_mode(net.train()):
+        logits = Executor(net, 4, "cpu").logits(images[:10])
     assert seen == [4, 4, 4]
     assert net.training
     assert logits.shape == (10, 10)

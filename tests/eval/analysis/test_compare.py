@@ -142,7 +142,7 @@ def test_no_mark_stands_across_definitions_or_images(store_model: Store) -> None
     store_model("second", {"clean": 0.9, "fgsm": 0.49})
     store_model("other version", {"clean": 0.85, "fgsm": 0.7}, version=2)
     store_model("fewer", {"clean": 0.99, "fgsm": 0.8}, n=100)
-    out = store_model("other shape", {"clean": 0.9, "fgsm": 0.495}, shape=64)
+    out = store_model("other shape", {"clean": 0.9, "fgsm": 0.495}, static_batch_size=64)
     frame = build_leaderboard([out])
     p = frame.set_index("model")["worst_case_p"]
     assert p[["first", "other version", "fewer"]].isna().all()

@@ -58,8 +58,8 @@ def test_what_differs_in_more_than_the_seed_is_not_put_together(store_model: Sto
 
 
 def test_the_shape_of_model_calls_separates_nothing(store_model: Store) -> None:
-    store_model("net-s0", robust(0.4), shape=64)
-    out = store_model("net-s1", robust(0.4), shape=128)
+    store_model("net-s0", robust(0.4), static_batch_size=64)
+    out = store_model("net-s1", robust(0.4), static_batch_size=128)
     assert summarise_seeds(build_leaderboard([out]))["seeds"].tolist() == [2]
 
 

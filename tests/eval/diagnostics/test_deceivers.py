@@ -113,8 +113,8 @@ class Scale(nn.Module):
         return x * self.factor
 
 
-def subject(net: nn.Module, x: torch.Tensor, y: torch.Tensor, shape: int = 128) -> ModelProbe:
-    return ModelProbe(net, x, y, shape, 0)
+def subject(net: nn.Module, x: torch.Tensor, y: torch.Tensor, static_batch_size: int = 128) -> ModelProbe:
+    return ModelProbe(net, x, y, static_batch_size, 0)
 
 
 def test_the_same_numbers_in_smaller_calls_and_nothing_left_behind(trained: Any) -> None:

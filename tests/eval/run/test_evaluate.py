@@ -355,18 +355,18 @@ def test_a_whole_batch_attack_on_other_samples_is_another_unit(
 def test_out_of_memory_starts_again_under_a_smaller_shape(
     tmp_path: Path, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shapes: list[int] = []
+    sizes: list[int] = []
     search = run_module.search
 
-    def crowded(*positional: Any, shape: int, **settings: Any) -> Iterator[AttackResult]:
-        shapes.append(shape)
-        if shape > 4:
+    def crowded(*positional: Any, static_batch_size: int, **settings: Any) -> Iterator[AttackResult]:
+        sizes.append(static_batch_size)
+        if static_batch_size > 4:
             raise torch.OutOfMemoryError("full")
-        return search(*positional, shape=shape, **settings)
+        return search(*positional, static_batch_size=static_batch_size, **settings)
 
     monkeypatch.setattr(run_module, "search", crowded)
     frame = run(tmp_path, dataset, attacks="fgsm", limit=20)
-    assert shapes == [16, 8, 4]
+    assert sizes == [16, 8, 4]
     assert frame["n"].tolist() == [20]
     assert len(list(tmp_path.rglob("fgsm@*.parquet"))) == 1
 
