@@ -15,7 +15,7 @@ demo: $(INSTALLED)
 	$(BIN)/advdpnp demo
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -n 2 -q
+	$(BIN)/python -m pytest -n 2 --dist worksteal -q
 
 # All tables, figures and pages of results/, from the verdicts there.
 results: $(INSTALLED)

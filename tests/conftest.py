@@ -1,5 +1,6 @@
 """What all tests need of their process, and a data set small enough to train on in a second."""
 
+import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,15 @@ def pytest_configure() -> None:
     for name in ("SIGHUP", "SIGTERM"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_DFL)
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        # Workers share the cores: one thread each, and one for each process that a test starts.
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow tests first, so that no worker begins one when the others have nothing left."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 def _split(n: int, seed: int) -> Split:

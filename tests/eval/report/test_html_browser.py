@@ -17,13 +17,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
 HOSTILE = "</script><img src=x onerror=alert(2)>"
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        not (CHROMIUM and DRIVER),
-        reason="there is no chromium with a chromedriver: apt-get install chromium chromium-driver",
-    ),
-]
+pytestmark = pytest.mark.slow
 Browser = Any
 
 
@@ -47,6 +41,8 @@ def page(tmp_path_factory: pytest.TempPathFactory, write_results: Callable[..., 
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
+    if not (CHROMIUM and DRIVER):
+        pytest.skip("there is no chromium with a chromedriver: apt-get install chromium chromium-driver")
     from selenium import webdriver
 
     options = webdriver.ChromeOptions()
