@@ -39,6 +39,21 @@ class Affine(nn.Module):
         return logits
 
 
+class Rounded(nn.Module):
+    """A model that computes in float64 and answers in float32.
+
+    What batches of other sizes, other kernels and other processors round differently is far below what float32 keeps.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model.double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.model(x.double()).float()
+        return logits
+
+
 def convolutional(classes: int, seed: int = 0) -> nn.Sequential:
     generator = torch.Generator().manual_seed(seed)
     net = nn.Sequential(
@@ -79,6 +94,11 @@ def make_net() -> Callable[..., nn.Sequential]:
 @pytest.fixture
 def affine() -> type[Affine]:
     return Affine
+
+
+@pytest.fixture
+def rounded() -> type[Rounded]:
+    return Rounded
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -114,8 +115,10 @@ def test_a_read_only_folder_is_one_sentence_and_can_be_read(disk, capsys, tmp_pa
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="forks with threads")
-def test_killed_and_stopped_once_each_command_ends_as_if_undisturbed(script, tmp_path, monkeypatch):
+def test_killed_and_stopped_once_each_command_ends_as_if_undisturbed(script, save_npz, tmp_path, monkeypatch):
     faults = script("faults")
+    words = [f"npz:{save_npz(600, 1)}" if word == "digits" else word for word in faults.JOBS["train"].words]
+    monkeypatch.setitem(faults.JOBS, "train", replace(faults.JOBS["train"], words=tuple(words)))  # images of 8x8
     monkeypatch.setattr(faults, "KILLS", 1)
     monkeypatch.setattr(faults, "_STOPPING", faults._STOPPING[:1])
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))

@@ -330,10 +330,10 @@ def cifar10() -> Dataset:
 
 @pytest.mark.parametrize(
     ("factory", "file", "images", "clean", "tolerance"),
-    [
-        ("cifar_cnn_a", "cifar_cnn_a_adv.model", 10_000, 69.75, 0.0),
-        ("cifar_wide", "cifar_wide.pth", 10_000, 61.62, 0.0),
-        ("resnet2b", "resnet2b.pth", 10_000, 69.25, 0.0),
+    [  # two images of 10,000 may lie so near a boundary that processors disagree
+        ("cifar_cnn_a", "cifar_cnn_a_adv.model", 10_000, 69.75, 0.02),
+        ("cifar_wide", "cifar_wide.pth", 10_000, 61.62, 0.02),
+        ("resnet2b", "resnet2b.pth", 10_000, 69.25, 0.02),
         ("resnet20", "resnet20-12fca82f.th", 1_000, 91.73, 2.0),
     ],
 )

@@ -16,7 +16,7 @@ TINY = """
 description: a tiny study
 recipe: adv-dpnp
 settings: [epochs=1, validation=10, validation_steps=1, attack.steps=1, "model.feature_dim=4", batch_size=512]
-vary: {method.beta: [0, 2]}
+vary: {method.beta: [0]}
 seeds: [0, 1]
 judged: 20
 attacks: fgsm
@@ -122,11 +122,11 @@ def test_a_study_is_finished_in_shards_and_then_only_read(tmp_path, monkeypatch,
     path.write_text(TINY)
     words = ["study", str(path), "--out", str(tmp_path / "out"), "--runs", str(tmp_path / "runs")]
     assert run([*words, "--shard", "0/2"]) == 0
-    assert "3 of 6 trainings" in capsys.readouterr().out
+    assert "2 of 4 trainings" in capsys.readouterr().out
     assert run([*words, "--shard", "1/2"]) == 0
     table = pd.read_csv(tmp_path / "out" / "tiny.csv")
-    assert table["variant"].tolist() == ["default"] * 2 + ["beta 0"] * 2 + ["beta 2"] * 2
-    assert table["seed"].tolist() == [0, 1] * 3
+    assert table["variant"].tolist() == ["default"] * 2 + ["beta 0"] * 2
+    assert table["seed"].tolist() == [0, 1] * 2
     assert (tmp_path / "out" / "tiny.png").stat().st_size > 1000
     first = json.loads((tmp_path / "runs" / "tiny" / "default-s0" / "judged.json").read_text())
     assert table["clean"][0] == pytest.approx(first["measured"]["clean"])

@@ -1,11 +1,14 @@
 """Several processes, one evaluation: the same verdicts, whoever dies and however many continue."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,67 +21,118 @@ from advdpnp.eval.run.ranks import FOLDER, Shard, shard_of_environment
 from advdpnp.eval.store.adversarial_images import SUFFIX
 from advdpnp.eval.store.reader import find_results
 
-SCRIPT = """
-import sys, time
+# One process imports torch; every rank is a fork of it, so that a start takes milliseconds.
+SERVER = """
+import json, os, sys, time, traceback
 from pathlib import Path
-import torch
+import matplotlib.figure, sklearn, torch
 from torch import nn
 from advdpnp.attacks.algorithms.pgd import PGD
+from advdpnp.base.compat import import_pyautoattack
 from advdpnp.datasets import Dataset, Split
 from advdpnp.models.checkpoint import weights_hash
 from advdpnp.eval.run import model_run as run_module, ranks as shards
 from advdpnp.eval.run.evaluate import evaluate_models
 from advdpnp.eval.run.ranks import shard_of_environment
+from advdpnp.eval.store import writer
 from advdpnp.models.loading import LoadedModel
 
-torch.set_num_threads(1)
 run_module.DEFAULT_STATIC_BATCH_SIZE = 4
+writer.FLUSH_SECONDS = 0.0  # so that the first verdicts are seen while others are searched for
 shards._PATIENCE = 5.0
-out, slow, keep = Path(sys.argv[1]), float(sys.argv[2]), sys.argv[3] == "keep"
-tell = PGD.tell
-def slowly(self, *arguments):
-    time.sleep(slow)
-    return tell(self, *arguments)
-PGD.tell = slowly
-generator = torch.Generator().manual_seed(0)
-net = nn.Sequential(nn.Flatten(), nn.Linear(36, 4))
-with torch.no_grad():
-    weight = torch.randn(4, 36, generator=generator)
-    net[1].weight.copy_(weight - weight.mean(1, keepdim=True))
-    net[1].bias.zero_()
-images = torch.randint(0, 256, (24, 1, 6, 6), generator=generator, dtype=torch.uint8)
-labels = net(images / 255).argmax(1)
-labels[::9] = (labels[::9] + 1) % 4
-empty = Split(images[:0], labels[:0])
-data = Dataset("toy", tuple("abcd"), empty, empty, Split(images, labels), "none")
-model = LoadedModel(net.eval(), "net", weights_hash(net), "Linear", "", 148, {})
-print("begin", flush=True)
-evaluate_models([model], data, out=out, attacks="fgsm,pgd-4,pyautoattack:apgd-ce", eps=["0.02"], device="cpu",
-                shard=shard_of_environment(), command="test", save_adversarials=keep)
+import_pyautoattack()
+
+def evaluate(out, rank, world, slow, keep):
+    torch.set_num_threads(1)
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world)}
+    tell = PGD.tell
+    def slowly(self, *arguments):
+        time.sleep(slow)
+        return tell(self, *arguments)
+    PGD.tell = slowly
+    generator = torch.Generator().manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(36, 4))
+    with torch.no_grad():
+        weight = torch.randn(4, 36, generator=generator)
+        net[1].weight.copy_(weight - weight.mean(1, keepdim=True))
+        net[1].bias.zero_()
+    images = torch.randint(0, 256, (24, 1, 6, 6), generator=generator, dtype=torch.uint8)
+    labels = net(images / 255).argmax(1)
+    labels[::9] = (labels[::9] + 1) % 4
+    empty = Split(images[:0], labels[:0])
+    data = Dataset("toy", tuple("abcd"), empty, empty, Split(images, labels), "none")
+    model = LoadedModel(net.eval(), "net", weights_hash(net), "Linear", "", 148, {})
+    evaluate_models([model], data, out=Path(out), attacks="fgsm,pgd-4,pyautoattack:apgd-ce", eps=["0.02"],
+                    device="cpu", shard=shard_of_environment(), command="test", save_adversarials=keep)
+
+for line in sys.stdin:
+    order = json.loads(line)
+    if isinstance(order, int):
+        print(os.waitstatus_to_exitcode(os.waitpid(order, 0)[1]), flush=True)
+        continue
+    if child := os.fork():
+        print(child, flush=True)
+        continue
+    code = 1
+    try:
+        evaluate(*order)
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
 """
 
 
+class Rank:
+    """One process of an evaluation, a fork of the server."""
+
+    def __init__(self, server: subprocess.Popen[str], order: list[Any]) -> None:
+        self.server = server
+        self.pid = int(self._ask(order))
+
+    def _ask(self, order: Any) -> str:
+        assert self.server.stdin is not None
+        assert self.server.stdout is not None
+        self.server.stdin.write(json.dumps(order) + "\n")
+        self.server.stdin.flush()
+        return self.server.stdout.readline()
+
+    def wait(self) -> int:
+        return int(self._ask(self.pid))
+
+    def kill(self) -> None:
+        os.kill(self.pid, signal.SIGKILL)
+        assert self.wait() == -signal.SIGKILL
+
+
+Start = Callable[..., Rank]
+
+
 @pytest.fixture(scope="module")
-def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("script") / "evaluate.py"
-    path.write_text(SCRIPT)
-    return path
+def start() -> Iterator[Start]:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        [sys.executable, "-c", SERVER], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as server:
+
+        def begin(out: Path, rank: int, world: int, slow: float = 0.0, keep: bool = True) -> Rank:
+            return Rank(server, [str(out), rank, world, slow, keep])
+
+        yield begin
+        assert server.stdin is not None
+        server.stdin.close()
 
 
-def start(
-    script: Path, out: Path, rank: int, world: int, slow: float = 0.0, keep: bool = True
-) -> subprocess.Popen[str]:
-    environment = os.environ | {"RANK": str(rank), "WORLD_SIZE": str(world), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [sys.executable, str(script), str(out), str(slow), "keep" if keep else ""], env=environment,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+def finish(*ranks: Rank) -> None:
+    assert [rank.wait() for rank in ranks] == [0] * len(ranks)
 
 
-def finish(*processes: subprocess.Popen[str]) -> None:
-    for process in processes:
-        _, errors = process.communicate(timeout=120)
-        assert process.returncode == 0, errors
+def wait_for(folder: Path, pattern: str) -> None:
+    deadline = time.monotonic() + 60
+    while not list(folder.rglob(pattern)):
+        assert time.monotonic() < deadline, f"no {pattern} in {folder}"
+        time.sleep(0.01)
 
 
 def verdicts(out: Path) -> dict[str, pd.DataFrame]:
@@ -100,13 +154,15 @@ def images(out: Path) -> dict[str, dict[int, tuple[bytes | None, ...]]]:
 
 
 @pytest.fixture(scope="module")
-def alone(script: Path) -> dict[str, pd.DataFrame]:
-    finish(start(script, script.parent / "alone", 0, 1))
-    return verdicts(script.parent / "alone")
+def alone(start: Start, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What one process finds."""
+    out = tmp_path_factory.mktemp("alone")
+    finish(start(out, 0, 1))
+    return out
 
 
-def assert_same(out: Path, expected: dict[str, pd.DataFrame]) -> None:
-    found, kept = verdicts(out), images(out)
+def assert_same(out: Path, alone: Path) -> None:
+    found, kept, expected = verdicts(out), images(out), verdicts(alone)
     for label, frame in expected.items():
         broken = frame[frame["success"] & (frame["clean_prediction"] == frame["label"])]
         assert sorted(kept.get(label, {})) == ([] if label == "clean" else broken["sample"].tolist())
@@ -116,9 +172,9 @@ def assert_same(out: Path, expected: dict[str, pd.DataFrame]) -> None:
         pd.testing.assert_frame_equal(found[label], frame)
 
 
-def test_two_processes_find_what_one_finds(script: Path, tmp_path: Path, alone: dict[str, pd.DataFrame]) -> None:
+def test_two_processes_find_what_one_finds(start: Start, tmp_path: Path, alone: Path) -> None:
     out = tmp_path / "two"
-    both = [start(script, out, rank, 2, slow=0.02) for rank in (0, 1)]
+    both = [start(out, rank, 2, slow=0.02) for rank in (0, 1)]
     finish(*both)
     assert_same(out, alone)
     assert (out / "leaderboard.csv").exists()
@@ -127,54 +183,43 @@ def test_two_processes_find_what_one_finds(script: Path, tmp_path: Path, alone: 
     shared = next(unit for unit in runs if unit.label == "pgd-4").verdicts.info["runs"]
     assert sum(run["samples"] for run in shared) == 24
     assert not list((out / FOLDER).rglob("*.parquet"))  # all of it was gathered
-    assert images(out) == images(script.parent / "alone")
+    assert images(out) == images(alone)
 
 
-def test_the_first_process_does_the_work_of_one_that_died(
-    script: Path, tmp_path: Path, alone: dict[str, pd.DataFrame]
-) -> None:
+def test_the_first_process_does_the_work_of_one_that_died(start: Start, tmp_path: Path, alone: Path) -> None:
     out = tmp_path / "died"
-    first, second = start(script, out, 0, 2, slow=0.05), start(script, out, 1, 2, slow=0.4)
-    deadline = time.monotonic() + 60
-    while not list((out / FOLDER / "1").rglob("model.json")) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    second.send_signal(signal.SIGKILL)
-    second.communicate()
+    first, second = start(out, 0, 2, slow=0.05), start(out, 1, 2, slow=0.4)
+    wait_for(out / FOLDER / "1", "model.json")
+    second.kill()
     finish(first)
     assert_same(out, alone)
 
 
 @pytest.mark.parametrize("after", [1, 3])
 def test_an_interrupted_run_is_continued_by_any_number_of_processes(
-    script: Path, tmp_path: Path, alone: dict[str, pd.DataFrame], after: int
+    start: Start, tmp_path: Path, alone: Path, after: int
 ) -> None:
     out = tmp_path / "again"
-    both = [start(script, out, rank, 2, slow=0.2) for rank in (0, 1)]
-    deadline = time.monotonic() + 60
-    while not list((out / FOLDER / "1").rglob("pgd-4*/*.parquet")) and time.monotonic() < deadline:
-        time.sleep(0.02)
+    both = [start(out, rank, 2, slow=0.2) for rank in (0, 1)]
+    wait_for(out / FOLDER / "1", "pgd-4*/*.parquet")
     for process in both:
         process.kill()
-        process.communicate()
-    finish(*(start(script, out, rank, after) for rank in range(after)))
+    finish(*(start(out, rank, after) for rank in range(after)))
     assert_same(out, alone)
 
 
 def test_images_are_made_for_verdicts_that_are_there_whoever_found_them(
-    script: Path, tmp_path: Path, alone: dict[str, pd.DataFrame]
+    start: Start, tmp_path: Path, alone: Path
 ) -> None:
     out = tmp_path / "later"
-    both = [start(script, out, rank, 2, slow=0.2, keep=False) for rank in (0, 1)]
-    deadline = time.monotonic() + 60
-    while not list((out / FOLDER / "1").rglob("pgd-4*/*.parquet")) and time.monotonic() < deadline:
-        time.sleep(0.02)
+    both = [start(out, rank, 2, slow=0.2, keep=False) for rank in (0, 1)]
+    wait_for(out / FOLDER / "1", "pgd-4*/*.parquet")
     for process in both:
         process.kill()
-        process.communicate()
     assert images(out) == {}
-    finish(*(start(script, out, rank, 2) for rank in range(2)))
+    finish(*(start(out, rank, 2) for rank in range(2)))
     assert_same(out, alone)
-    assert images(out) == images(script.parent / "alone")
+    assert images(out) == images(alone)
 
 
 def test_shares_are_all_the_samples(monkeypatch: pytest.MonkeyPatch) -> None:
