@@ -1,5 +1,8 @@
 """The demonstration, small enough for a test."""
 
+import importlib
+from dataclasses import replace
+
 import pytest
 
 from advdpnp.commands import demo
@@ -7,10 +10,30 @@ from advdpnp.eval.report.leaderboard import read_leaderboard
 from advdpnp.eval.run import model_run
 from advdpnp.training.recipe import resolve_recipe
 
+STAGES = {
+    "apgd_ce": {"iterations": 6},
+    "apgd_t": {"iterations": 6},
+    "fab_t": {"iterations": 4},
+    "square": {"queries": 20},
+}
+
+
+@pytest.fixture
+def short_autoattack(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its stages in their order, with few steps: an image that nothing breaks costs thousands of calls otherwise."""
+    module = importlib.import_module("advdpnp.attacks.algorithms.autoattack")
+
+    def shortened(name: str) -> object:
+        build = getattr(module, name)
+        return lambda threat, classes: replace(build(threat, classes), **STAGES[name])
+
+    for name in STAGES:
+        monkeypatch.setattr(module, name, shortened(name))
+
 
 @pytest.mark.slow
-def test_the_demo_leaves_leaderboard_and_figures_and_continues(tmp_path, monkeypatch, capsys):
-    short = {"epochs": 2, "attack.steps": 2, "validation_steps": 2}
+def test_the_demo_leaves_leaderboard_and_figures_and_continues(tmp_path, monkeypatch, capsys, short_autoattack):
+    short = {"epochs": 1, "attack.steps": 2, "validation_steps": 2}
     monkeypatch.setattr(
         demo, "resolve_recipe", lambda name, dataset, values: resolve_recipe(name, dataset, {**values, **short})
     )
