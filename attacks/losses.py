@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from advdpnp.base.errors import AdvdpnpError
+
 
 def best_other(logits: Tensor, y: Tensor) -> Tensor:
     """The largest logit of any class but the own, (n,). Masked with -inf, so right for logits of any sign."""
@@ -61,6 +63,20 @@ def rescaled_cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     """Cross-entropy of logits divided by their own range, which keeps its gradient at any scale of the logits."""
     spread = (logits.amax(1) - logits.amin(1)).detach().clamp(min=1e-12)
     return cross_entropy(logits / spread[:, None], y)
+
+
+def check_classes(classes: int, least: int, what: str, remedy: str) -> None:
+    """Refuse a model of too few classes for a loss.
+
+    Args:
+        what: needs ``least`` classes, as messages call it ("the DLR loss").
+        remedy: what to do instead.
+
+    Raises:
+        AdvdpnpError: there are fewer.
+    """
+    if classes < least:
+        raise AdvdpnpError(f"{what} needs at least {least} classes and the model has {classes}; {remedy}")
 
 
 def _of_label(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Tensor]:

@@ -8,7 +8,7 @@ all hold the samples in dimension 0. So rows of different ages can share a batch
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
-from typing import Any, Protocol, Self, runtime_checkable
+from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -224,19 +224,28 @@ class PackageAttack(Protocol):
         ...
 
 
-class HasNorms(Protocol):
-    """What ``check_norm`` needs to know of an attack."""
+@dataclass(frozen=True)
+class BoundedAttack:
+    """Base of the attacks in ``algorithms``: within eps, under Linf or L2 unless a subclass says otherwise.
 
-    @property
-    def name(self) -> str: ...
-    @property
-    def norms(self) -> tuple[str, ...]: ...
-    @property
-    def threat(self) -> ThreatModel: ...
+    Raises:
+        AdvdpnpError: on construction, under another norm.
+    """
+
+    threat: ThreatModel
+
+    norms: ClassVar[tuple[str, ...]] = ("linf", "l2")
+    minimum_norm: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        check_norm(self)
 
 
-def check_norm(attack: HasNorms) -> None:
+def check_norm(attack: Any) -> None:
     """Refuse an attack under a norm that it does not declare.
+
+    Args:
+        attack: anything with a ``name``, a ``threat`` and ``norms``.
 
     Raises:
         AdvdpnpError: the norm of its threat model is none of its ``norms``.

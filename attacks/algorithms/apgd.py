@@ -7,12 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from advdpnp.attacks.losses import LOSSES, targeted_difference_of_logits_ratio
+from advdpnp.attacks.losses import LOSSES, check_classes, targeted_difference_of_logits_ratio
 from advdpnp.attacks.norms import ascent_step, project, surface_start
-from advdpnp.attacks.protocol import ATTACKS, Loss, State, any_row, check_norm, where_rows
+from advdpnp.attacks.protocol import ATTACKS, BoundedAttack, Loss, State, any_row, where_rows
 from advdpnp.attacks.targets import likely_targets, target_of
 from advdpnp.attacks.threat import ThreatModel
-from advdpnp.base.errors import AdvdpnpError
 from advdpnp.base.randomness import Draw
 
 REFERENCE = "Croce and Hein, Reliable Evaluation of Adversarial Robustness with an Ensemble of Diverse Attacks, 2020"
@@ -73,7 +72,7 @@ def _periods(iterations: int, device: torch.device) -> Tensor:
 
 
 @dataclass(frozen=True)
-class APGD:
+class APGD(BoundedAttack):
     """Auto-PGD within eps.
 
     Attributes:
@@ -84,17 +83,10 @@ class APGD:
         name: what it is called in tables; also names its random streams.
     """
 
-    threat: ThreatModel
     objective: str
     iterations: int = 100
     runs: int = 1
     name: str = "apgd"
-
-    norms = ("linf", "l2")
-    minimum_norm = False
-
-    def __post_init__(self) -> None:
-        check_norm(self)
 
     def definition(self) -> dict[str, Any]:
         return {
@@ -115,9 +107,24 @@ class APGD:
         number, none = x.new_zeros(len(x)), torch.zeros_like(y)
         first = surface_start(x, self.threat, draw, none)
         return APGDState(
-            x, y, none.bool(), draw, first, first, first, torch.zeros_like(x), number, number, number,
-            number + 2 * self.threat.eps, none, ~none.bool(), none, none, targets,
-        )  # fmt: skip
+            x=x,
+            y=y,
+            done=none.bool(),
+            draw=draw,
+            x_adv=first,
+            previous=first,
+            best=first,
+            best_gradient=torch.zeros_like(x),
+            best_loss=number,
+            loss=number,
+            loss_at_check=number,
+            step=number + 2 * self.threat.eps,
+            rises=none,
+            halved=~none.bool(),
+            iteration=none,
+            run=none,
+            targets=targets,
+        )
 
     def ask(self, state: APGDState) -> tuple[Tensor, Loss | None]:
         return state.x_adv, lambda logits: self._loss(state, logits)
@@ -204,8 +211,7 @@ def apgd_ce(threat: ThreatModel, classes: int) -> APGD:
     reference=REFERENCE,
 )
 def apgd_dlr(threat: ThreatModel, classes: int) -> APGD:
-    if classes < 3:
-        raise AdvdpnpError(f"the DLR loss needs at least 3 classes and the model has {classes}; use apgd-ce")
+    check_classes(classes, 3, "the DLR loss", "use apgd-ce")
     return APGD(threat, "dlr", name="apgd-dlr")
 
 
@@ -215,6 +221,5 @@ def apgd_dlr(threat: ThreatModel, classes: int) -> APGD:
     reference=REFERENCE,
 )
 def apgd_t(threat: ThreatModel, classes: int) -> APGD:
-    if classes < 4:
-        raise AdvdpnpError(f"the targeted DLR loss needs at least 4 classes and the model has {classes}; use apgd-ce")
+    check_classes(classes, 4, "the targeted DLR loss", "use apgd-ce")
     return APGD(threat, TARGETED_DLR, runs=min(9, classes - 1), name="apgd-t")

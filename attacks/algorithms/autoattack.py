@@ -7,9 +7,9 @@ from advdpnp.attacks.algorithms.eot import ExpectationOverTransformation
 from advdpnp.attacks.algorithms.fab import fab_t
 from advdpnp.attacks.algorithms.square import square
 from advdpnp.attacks.ensemble import AttackEnsemble
+from advdpnp.attacks.losses import check_classes
 from advdpnp.attacks.protocol import ATTACKS
 from advdpnp.attacks.threat import ThreatModel
-from advdpnp.base.errors import AdvdpnpError
 
 _REPEATS = 20
 
@@ -20,11 +20,8 @@ _REPEATS = 20
     reference=REFERENCE,
 )
 def autoattack(threat: ThreatModel, classes: int) -> AttackEnsemble:
-    if classes < 4:
-        raise AdvdpnpError(
-            f"AutoAttack's targeted DLR loss needs at least 4 classes and the model has {classes}; use the attack "
-            "'autoattack-few-classes', which leaves that stage out"
-        )
+    remedy = "use the attack 'autoattack-few-classes', which leaves that stage out"
+    check_classes(classes, 4, "AutoAttack's targeted DLR loss", remedy)
     return AttackEnsemble(
         "autoattack", tuple(build(threat, classes) for build in (apgd_ce, apgd_t, fab_t, square)), "apgd-t"
     )

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from advdpnp.attacks.losses import margin
-from advdpnp.attacks.protocol import ATTACKS, Loss, State, check_norm
+from advdpnp.attacks.protocol import ATTACKS, BoundedAttack, Loss, State
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.base.randomness import Draw
 
@@ -38,7 +38,7 @@ class CWL2State(State):
 
 
 @dataclass(frozen=True)
-class CWL2:
+class CWL2(BoundedAttack):
     """Minimise distance**2 + constant * max(0, own logit - best other) by Adam, bisecting the constant per sample.
 
     Carlini and Wagner, "Towards Evaluating the Robustness of Neural Networks", 2017. The margin is divided by that of
@@ -52,7 +52,6 @@ class CWL2:
         constant: the first one tried, in units of squared distance.
     """
 
-    threat: ThreatModel
     searches: int = 9
     iterations: int = 100
     step_size: float = 0.02
@@ -61,9 +60,6 @@ class CWL2:
     name = "cw-l2"
     norms = ("l2",)
     minimum_norm = True
-
-    def __post_init__(self) -> None:
-        check_norm(self)
 
     def definition(self) -> dict[str, Any]:
         return {
@@ -77,9 +73,21 @@ class CWL2:
         count, nothing, zero = torch.zeros_like(y), torch.zeros_like(y).bool(), torch.zeros_like(scale)
         w = self._to_tanh(x)
         return CWL2State(
-            x, y, nothing, draw, w, torch.zeros_like(w), torch.zeros_like(w), count, count, zero + self.constant, zero,
-            zero + torch.inf, nothing, scale.clamp(min=torch.finfo(scale.dtype).tiny),
-        )  # fmt: skip
+            x=x,
+            y=y,
+            done=nothing,
+            draw=draw,
+            w=w,
+            mean=torch.zeros_like(w),
+            square=torch.zeros_like(w),
+            iteration=count,
+            search=count,
+            constant=zero + self.constant,
+            low=zero,
+            high=zero + torch.inf,
+            hit=nothing,
+            scale=scale.clamp(min=torch.finfo(scale.dtype).tiny),
+        )
 
     def ask(self, state: CWL2State) -> tuple[Tensor, Loss | None]:
         return self._to_image(state.w), lambda logits: margin(logits, state.y).clamp(max=0) / state.scale

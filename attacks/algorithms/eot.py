@@ -68,7 +68,14 @@ class ExpectationOverTransformation:
             raise ValueError("averaging needs the logits of the clean images")
         inner = self.attack.start(x, y, logits, draw)
         return AveragedState(
-            x, y, inner.done, draw, inner, torch.zeros_like(x), torch.zeros_like(logits), torch.zeros_like(y)
+            x=x,
+            y=y,
+            done=inner.done,
+            draw=draw,
+            inner=inner,
+            gradient=torch.zeros_like(x),
+            logits=torch.zeros_like(logits),
+            heard=torch.zeros_like(y),
         )
 
     def ask(self, state: AveragedState) -> tuple[Tensor, Loss | None]:

@@ -9,7 +9,7 @@ from torch import Tensor
 from advdpnp.attacks.algorithms.fab_projection import project_to_hyperplane
 from advdpnp.attacks.losses import own_logit
 from advdpnp.attacks.norms import length
-from advdpnp.attacks.protocol import ATTACKS, Loss, State, any_row, check_norm, where_rows
+from advdpnp.attacks.protocol import ATTACKS, BoundedAttack, Loss, State, any_row, where_rows
 from advdpnp.attacks.targets import likely_targets, target_of
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.base.randomness import Draw
@@ -41,7 +41,7 @@ class FABState(State):
 
 
 @dataclass(frozen=True)
-class FAB:
+class FAB(BoundedAttack):
     """Targeted FAB. It needs gradients of one difference of logits only, and one for each step.
 
     Attributes:
@@ -51,17 +51,11 @@ class FAB:
         name: what it is called in tables; also names its random streams.
     """
 
-    threat: ThreatModel
     iterations: int = 100
     runs: int = 9
     name: str = "fab-t"
 
-    norms = ("linf", "l2")
-    minimum_norm = False  # a stage of AutoAttack asks only what lies within eps
     gradient_period = 2
-
-    def __post_init__(self) -> None:
-        check_norm(self)
 
     def definition(self) -> dict[str, Any]:
         return {
@@ -79,7 +73,17 @@ class FAB:
         if logits is None:
             raise ValueError("a targeted attack needs the logits of the clean images")
         none = torch.zeros_like(y)
-        return FABState(x, y, none.bool(), draw, x, ~none.bool(), none, none, likely_targets(logits, y, self.runs))
+        return FABState(
+            x=x,
+            y=y,
+            done=none.bool(),
+            draw=draw,
+            x_adv=x,
+            placed=~none.bool(),
+            iteration=none,
+            run=none,
+            targets=likely_targets(logits, y, self.runs),
+        )
 
     def ask(self, state: FABState) -> tuple[Tensor, Loss | None]:
         return state.x_adv, lambda logits: self._lead(state, logits)

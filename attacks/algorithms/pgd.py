@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from advdpnp.attacks.losses import LOSSES, OF_CLEAN_LOGITS
 from advdpnp.attacks.norms import ascent_step, project, random_start
-from advdpnp.attacks.protocol import ATTACKS, Loss, State, check_norm, positive_integer, where_rows
+from advdpnp.attacks.protocol import ATTACKS, BoundedAttack, Loss, State, positive_integer, where_rows
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.base.randomness import Draw
 
@@ -30,7 +30,7 @@ class PGDState(State):
 
 
 @dataclass(frozen=True)
-class PGD:
+class PGD(BoundedAttack):
     """Steps along the steepest direction, projected back within eps (Madry et al., 2018).
 
     Attributes:
@@ -43,19 +43,12 @@ class PGD:
         name: what it is called in tables; also names its random streams.
     """
 
-    threat: ThreatModel
     steps: int = 20
     step_size: float | None = None
     objective: str = "ce"
     random_start: bool = True
     restarts: int = 1
     name: str = "pgd"
-
-    norms = ("linf", "l2")
-    minimum_norm = False
-
-    def __post_init__(self) -> None:
-        check_norm(self)
 
     def definition(self) -> dict[str, Any]:
         return {
@@ -79,7 +72,16 @@ class PGD:
             logits = x.new_empty(len(x), 0)
         elif logits is None:
             raise ValueError(f"the objective '{self.objective}' needs the logits of the clean images")
-        return PGDState(x, y, zeros.bool(), draw, self._first(x, draw, zeros), zeros, zeros, logits)
+        return PGDState(
+            x=x,
+            y=y,
+            done=zeros.bool(),
+            draw=draw,
+            x_adv=self._first(x, draw, zeros),
+            step=zeros,
+            restart=zeros,
+            clean_logits=logits,
+        )
 
     @property
     def looks_at_clean_logits(self) -> bool:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from advdpnp.attacks.losses import margin
 from advdpnp.attacks.norms import length
-from advdpnp.attacks.protocol import ATTACKS, Loss, State, any_row, check_norm, where_rows
+from advdpnp.attacks.protocol import ATTACKS, BoundedAttack, Loss, State, any_row, where_rows
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.base.randomness import Draw
 
@@ -37,7 +37,7 @@ class SquareState(State):
 
 
 @dataclass(frozen=True)
-class Square:
+class Square(BoundedAttack):
     """Changes a random square of the perturbation and keeps the change if the margin shrinks.
 
     Attributes:
@@ -47,16 +47,9 @@ class Square:
         name: what it is called in tables; also names its random streams.
     """
 
-    threat: ThreatModel
     queries: int = 5000
     share: float = 0.8
     name: str = "square"
-
-    norms = ("linf", "l2")
-    minimum_norm = False
-
-    def __post_init__(self) -> None:
-        check_norm(self)
 
     def definition(self) -> dict[str, Any]:
         return {"attack": "square", "name": self.name, "queries": self.queries, "share": self.share, "version": 1}
@@ -64,7 +57,16 @@ class Square:
     def start(self, x: Tensor, y: Tensor, logits: Tensor | None, draw: Draw) -> SquareState:
         none = torch.zeros_like(y)
         first = _PROPOSALS[self.threat.norm].first(self, x, draw)
-        return SquareState(x, y, none.bool(), draw, first, x.new_full((len(x),), -torch.inf), first, none)
+        return SquareState(
+            x=x,
+            y=y,
+            done=none.bool(),
+            draw=draw,
+            best=first,
+            best_value=x.new_full((len(x),), -torch.inf),
+            candidate=first,
+            query=none,
+        )
 
     def ask(self, state: SquareState) -> tuple[Tensor, Loss | None]:
         return state.candidate, None

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from advdpnp.attacks.algorithms.apgd import REFERENCE
 from advdpnp.attacks.engine.executor import evaluation_mode
+from advdpnp.attacks.losses import check_classes
 from advdpnp.attacks.packages.query_counter import QueryCounter
 from advdpnp.attacks.packages.verified_run import VerifiedRun
 from advdpnp.attacks.protocol import ATTACKS, StageRecord, check_norm
@@ -180,6 +181,6 @@ def package_autoattack(threat: ThreatModel, classes: int) -> AutoAttack:
 def package_stage(threat: ThreatModel, classes: int, stage: str) -> AutoAttack:
     if stage not in STAGES:
         raise AdvdpnpError(f"AutoAttack has no stage called '{stage}'; it has {', '.join(STAGES)}")
-    if stage == "apgd-t" and classes < 4:
-        raise AdvdpnpError(f"the targeted DLR loss needs at least 4 classes and the model has {classes}; use apgd-ce")
+    if stage == "apgd-t":
+        check_classes(classes, 4, "the targeted DLR loss", "use apgd-ce")
     return AutoAttack(threat, classes, (stage,), f"pyautoattack:{stage}")
