@@ -21,7 +21,7 @@ import typer
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.corruption import BENCHMARK, EXTRA, SEVERITIES, corrupt
 from advdpnp.datasets import load_dataset, to_float
-from advdpnp.eval.report.leaderboard import read_leaderboard
+from advdpnp.eval.analysis.columns import read_leaderboard
 from benchmarks import timing
 
 PUBLISHED = dict(

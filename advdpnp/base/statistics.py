@@ -4,6 +4,8 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+SIGNIFICANT = 0.05
+"""A p-value below this is not taken for chance."""
 Z_95 = 1.959963984540054  # the 97.5 % quantile of the standard normal distribution
 
 

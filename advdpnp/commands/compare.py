@@ -9,8 +9,8 @@ from advdpnp.base.errors import AdvdpnpError
 from advdpnp.base.files import write_text
 from advdpnp.commands.console import out as console
 from advdpnp.commands.console import print_records
-from advdpnp.eval.analysis.paired import compare_models, left_out
 from advdpnp.eval.analysis.rows import make_rows
+from advdpnp.eval.analysis.significance import compare_models, left_out
 from advdpnp.eval.store.reader import find_results
 
 

@@ -11,6 +11,7 @@ from advdpnp.attacks.engine.precision import FLOAT32
 from advdpnp.base.errors import AdvdpnpError, one_speaks
 from advdpnp.commands.console import evaluation_bar, out, print_leaderboard, print_records
 from advdpnp.datasets import Dataset, load_dataset
+from advdpnp.eval.analysis.columns import accuracy_columns
 from advdpnp.eval.analysis.corruptions import COUNT, MEAN, TYPE, corruption_notes
 from advdpnp.eval.analysis.rows import Row, make_rows
 from advdpnp.eval.audit.cross_check import cross_check as run_cross_check
@@ -19,7 +20,6 @@ from advdpnp.eval.report.figures import draw_rows
 from advdpnp.eval.report.leaderboard import writing_tables
 from advdpnp.eval.report.markdown import number
 from advdpnp.eval.report.robustbench import is_published
-from advdpnp.eval.report.schema import accuracy_columns
 from advdpnp.eval.report.tables import unmeasured_note
 from advdpnp.eval.report.write import publish
 from advdpnp.eval.run.evaluate import evaluate_models

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from advdpnp.eval.analysis.columns import KEY_COLUMNS, key_of
 from advdpnp.eval.analysis.rows import Row, order_attacks
-from advdpnp.eval.report.csv import KEY_COLUMNS, key_of
 
 MEANINGS = {
     **KEY_COLUMNS,

@@ -12,16 +12,16 @@ from typing import Any
 import pandas as pd
 
 from advdpnp.base.statistics import welch
+from advdpnp.eval.analysis.columns import accuracy_columns
+from advdpnp.eval.analysis.comparability import comparison_key_of_line
 from advdpnp.eval.analysis.corruptions import MEAN
-from advdpnp.eval.report.schema import accuracy_columns
-from advdpnp.eval.report.tables import Grid, kind_of, threat_words
 
 TRAINING, EVALUATION = "training seeds", "evaluation seeds"
 """What a row of the summary is over: nets of one recipe, or attacks on one net."""
 
 _STATISTICS = ("mean", "std", "min", "max")
-_DIFFERENCES = ("difference", "difference_low", "difference_high", "difference_p")
-_JUDGED = ["dataset", "data_hash", "norm", "eps", "eps_text", "samples_hash", "n"]
+DIFFERENCES = ("difference", "difference_low", "difference_high", "difference_p")
+JUDGED = ["dataset", "data_hash", "norm", "eps", "eps_text", "samples_hash", "n"]
 _NAME = re.compile(r"(?P<before>.+)-s(?P<seed>\d+)(?P<after>-last)?")
 
 
@@ -42,57 +42,14 @@ def summarise_seeds(frame: pd.DataFrame) -> pd.DataFrame:
     if frame.empty:
         return pd.DataFrame()
     names = [name for name in accuracy_columns(frame) if frame[name].notna().any()]
-    frame = frame.assign(_asked=[str(kind_of(row, "worst_case")) for _, row in frame.iterrows()])
+    frame = frame.assign(_asked=[str(comparison_key_of_line(row, "worst_case")) for _, row in frame.iterrows()])
     records = [*_over_training(frame, names), *_over_evaluation(frame, names)]
     columns = [
         "over", "group", "method", "architecture", "seeds", "seed_values", "models",
         *(f"{name}_{each}" for name in names for each in _STATISTICS), "against",
-        *(f"{name}_{each}" for name in names for each in _DIFFERENCES), *_JUDGED, "seed", "recipe_hash",
+        *(f"{name}_{each}" for name in names for each in DIFFERENCES), *JUDGED, "seed", "recipe_hash",
     ]  # fmt: skip
     return pd.DataFrame(records, columns=columns) if records else pd.DataFrame()
-
-
-def seed_grids(frame: pd.DataFrame) -> Iterator[Grid]:
-    """The summary of a leaderboard as tables for people, one per question and kind of seed."""
-    summary = summarise_seeds(frame)
-    if summary.empty:
-        return
-    names = [column.removesuffix("_mean") for column in map(str, summary) if column.endswith("_mean")]
-    for (over, *_), part in summary.groupby(["over", *_JUDGED, "seed"], dropna=False, sort=False):
-        shown = [name for name in names if part[f"{name}_mean"].notna().any()]
-        first = part.iloc[0]
-        seed = f", attacks of seed {first['seed']}" if over == TRAINING and pd.notna(first["seed"]) else ""
-        what = "several nets of one recipe" if over == TRAINING else "one net, attacked again"
-        judged = f"{first['dataset']}, {threat_words(first)}, n = {first['n']}{seed}"
-        caption = f"{judged}; mean ± standard deviation over {over} ({what}); accuracy in percent"
-        rows = [
-            [str(row["group"]), str(row["seeds"]), *(_spread(row, name) for name in shown)]
-            for _, row in part.iterrows()
-        ]
-        yield Grid(caption, ["group", "seeds", *shown], rows)
-        if first["against"]:
-            yield _differences(part, shown, judged)
-
-
-def _spread(row: pd.Series, name: str) -> str:
-    mean, spread = row[f"{name}_mean"], row[f"{name}_std"]
-    return "–" if pd.isna(mean) else f"{mean:.2f} ± {spread:.2f}"
-
-
-def _differences(part: pd.DataFrame, names: list[str], judged: str) -> Grid:
-    against = part["against"].iloc[0]
-    rows = []
-    for _, row in part[part["group"] != against].iterrows():
-        cells = []
-        for name in names:
-            value, low, high, p = (row[f"{name}_{each}"] for each in _DIFFERENCES)
-            known = f"{value:+.2f} ({low:+.2f} to {high:+.2f}), p = {p:.2f}"
-            cells.append(f"{value:+.2f}" if pd.notna(value) and pd.isna(p) else "–" if pd.isna(value) else known)
-        rows.append([str(row["group"]), str(row["seeds"]), *cells])
-    k = part.loc[part["group"] == against, "seeds"].iloc[0]
-    caption = f"{judged}; difference of the means to {against} ({k} seeds) in points, with Welch's 95 % interval"
-    note = "So few seeds show large differences only; p is not corrected for the number of comparisons."
-    return Grid(caption, ["group", "seeds", *names], rows, notes=[note])
 
 
 def _over_training(frame: pd.DataFrame, names: list[str]) -> Iterator[dict[str, Any]]:
@@ -171,7 +128,7 @@ def _record(over: str, label: str, rows: pd.DataFrame, values: list[str], names:
         "against": "",
         "seed": first["seed"],
         "recipe_hash": first["recipe_hash"],
-        **{name: first[name] for name in _JUDGED},
+        **{name: first[name] for name in JUDGED},
     }
     for name in names:
         if _all_comparable(rows, name):
@@ -196,7 +153,7 @@ def _compare(groups: list[pd.DataFrame], records: list[dict[str, Any]], names: l
         for name in names:
             if _all_comparable(pd.concat([rows, groups[best]]), name):
                 found = welch(rows[name].tolist(), groups[best][name].tolist())
-                for each, value in zip(_DIFFERENCES, (*found[:3], found.p), strict=True):
+                for each, value in zip(DIFFERENCES, (*found[:3], found.p), strict=True):
                     record[f"{name}_{each}"] = round(value, 6 if each.endswith("_p") else 2)
 
 
@@ -204,4 +161,4 @@ def _all_comparable(rows: pd.DataFrame, name: str) -> bool:
     """Whether every row has the column, and all by the same definition."""
     if rows[name].isna().any():
         return False
-    return name != MEAN or len({kind_of(row, name) for _, row in rows.iterrows()}) == 1
+    return name != MEAN or len({comparison_key_of_line(row, name) for _, row in rows.iterrows()}) == 1

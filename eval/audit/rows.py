@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 
 from advdpnp.base.errors import AdvdpnpError, first_line
+from advdpnp.eval.analysis.columns import read_leaderboard
 from advdpnp.eval.analysis.rows import Row, make_rows
 from advdpnp.eval.audit.images import UnitAudit
-from advdpnp.eval.report.leaderboard import read_leaderboard
 from advdpnp.eval.store.key import short_hash
 from advdpnp.eval.store.reader import StoredEvaluation
 

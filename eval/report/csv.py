@@ -1,27 +1,19 @@
-"""Tables beside the leaderboard with several lines per row of it: what ties them together, and how they are written."""
-
-from typing import Any
+"""Tables as CSV text."""
 
 import pandas as pd
 
-from advdpnp.eval.analysis.rows import Row
-from advdpnp.eval.report.schema import meaning_of
-
-_KEY = ("model", "weights_hash", "dataset", "data_hash", "norm", "eps", "eps_text", "seed")
-KEY_COLUMNS = {name: meaning_of(name) for name in _KEY}
-"""The columns that say which row of ``leaderboard.csv`` a line belongs to, named as there, and what they say."""
-
-
-def key_of(row: Row) -> dict[str, Any]:
-    """The values of ``KEY_COLUMNS``."""
-    values = (
-        row.model.name, row.model.weights_hash, row.dataset, row.data, row.threat.norm, row.threat.eps,
-        row.threat.eps_text, row.seed,
-    )  # fmt: skip
-    return dict(zip(_KEY, values, strict=True))
+from advdpnp.eval.analysis.columns import percent_columns
 
 
 def to_csv(table: pd.DataFrame) -> str:
     """CSV text; percentages as they are, rounded already; what is not known is empty."""
     shown = table.astype({"seed": "Int64"}) if "seed" in table else table
+    return str(shown.to_csv(index=False, lineterminator="\n"))
+
+
+def leaderboard_to_csv(frame: pd.DataFrame) -> str:
+    """CSV text; accuracies and their bounds with exactly 2 decimals, what is not known is empty."""
+    shown = frame.copy()
+    for name in percent_columns(frame):
+        shown[name] = [f"{value:.2f}" if pd.notna(value) else "" for value in frame[name]]
     return str(shown.to_csv(index=False, lineterminator="\n"))

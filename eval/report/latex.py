@@ -4,9 +4,8 @@ from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
-from advdpnp.eval.analysis.seeds import seed_grids
 from advdpnp.eval.report.robustbench import is_published, published_grids
-from advdpnp.eval.report.tables import Grid, Table, cut_into_tables
+from advdpnp.eval.report.tables import Grid, Table, cut_into_tables, seed_grids
 
 _SPECIAL = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
@@ -31,11 +30,11 @@ def _plain(grid: Grid) -> str:
 
 def _environment(table: Table) -> str:
     caption = f"{_escape(_sentence(table.caption))}."
-    caption += rf" $^\circ$: {_escape(table.note)}." if table.note else ""
-    caption += rf" $^\dagger$: {_escape(table.stranger_note)}." if table.stranger_note else ""
+    caption += rf" $^\circ$: {_escape(table.chance_note)}." if table.chance_note else ""
+    caption += rf" $^\dagger$: {_escape(table.incomparable_note)}." if table.incomparable_note else ""
     rows = []
     for place, row in table.part.iterrows():
-        cells = [_escape(str(row["model"])) + (r"$^\dagger$" if place in table.incomparable else "")]
+        cells = [_escape(str(row["model"])) + (r"$^\dagger$" if place in table.marks.incomparable else "")]
         for name in table.accuracies:
             text = "--" if pd.isna(row[name]) else f"{row[name]:.2f}"
             mark = r"$^\circ$" if table.not_significantly_worse(row, name) else ""

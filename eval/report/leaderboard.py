@@ -11,33 +11,27 @@ import pandas as pd
 
 from advdpnp.base.files import folder_lock, write_text
 from advdpnp.base.statistics import wilson
-from advdpnp.eval.analysis.comparability import against_the_best
+from advdpnp.eval.analysis.columns import meaning_of, with_types
 from advdpnp.eval.analysis.corruptions import (
     COUNT,
     MEAN,
     corruption_record,
     detail_columns,
-    is_detail,
     mean_corruption_errors,
 )
 from advdpnp.eval.analysis.rows import Row, make_rows, order_attacks
 from advdpnp.eval.analysis.seeds import summarise_seeds
+from advdpnp.eval.analysis.significance import against_the_best
 from advdpnp.eval.diagnostics.flags import raised_flags
+from advdpnp.eval.report.csv import leaderboard_to_csv
 from advdpnp.eval.report.latex import to_latex
 from advdpnp.eval.report.markdown import to_markdown
 from advdpnp.eval.report.robustbench import is_published, published_rows
-from advdpnp.eval.report.schema import meaning_of, percent_columns
 from advdpnp.eval.store.key import canonical_json, short_hash
 from advdpnp.eval.store.reader import find_results
 
 _SEEDS = "seeds.csv"
 _PATIENCE = 300.0  # seconds that another process may take for its tables and figures
-_TEXT = (
-    "method", "architecture", "norm", "eps_text", "dataset", "corruption_source", "weights_hash", "data_hash",
-    "definitions", "versions", "device", "date", "command", "flag_details", "recipe_hash", "samples_hash",
-    "attack_definitions",
-)  # fmt: skip
-_SOMETIMES = ("mce_baseline", "source", "venue", "paper", "url")
 
 
 def build_leaderboard(folders: Sequence[Path], mce_baseline: str | None = None) -> pd.DataFrame:
@@ -79,7 +73,7 @@ def tabulate_rows(rows: Sequence[Row], mce_baseline: str | None = None) -> pd.Da
         "date", "command", "forwards", "backwards", "seconds", "flag_details", "recipe_hash", "training_seed",
         "samples_hash", "attack_definitions", "sanity_n",
     ]  # fmt: skip
-    return _sorted(_typed(pd.DataFrame(records, columns=columns)))
+    return _sorted(with_types(pd.DataFrame(records, columns=columns)))
 
 
 @contextmanager
@@ -98,7 +92,7 @@ def writing_tables(out: Path) -> Iterator[None]:
 def write_leaderboard(frame: pd.DataFrame, out: Path) -> None:
     """Write ``leaderboard.csv``, ``.md``, ``.tex`` and ``.json`` to a folder; ``seeds.csv`` where there are several."""
     for suffix, text in {
-        "csv": to_csv(frame), "md": to_markdown(frame), "tex": to_latex(frame), "json": to_json(frame),
+        "csv": leaderboard_to_csv(frame), "md": to_markdown(frame), "tex": to_latex(frame), "json": to_json(frame),
     }.items():  # fmt: skip
         write_text(out / f"leaderboard.{suffix}", text)
     seeds = summarise_seeds(_measured(frame))
@@ -116,7 +110,7 @@ def with_published(frame: pd.DataFrame) -> pd.DataFrame:
     """
     more = published_rows(frame)
     ours = frame.reindex(columns=more.columns)
-    return _typed(pd.concat([ours, more], ignore_index=True) if len(more) else ours)
+    return with_types(pd.concat([ours, more], ignore_index=True) if len(more) else ours)
 
 
 def to_json(frame: pd.DataFrame) -> str:
@@ -138,21 +132,6 @@ def _as_json(frame: pd.DataFrame) -> dict[str, Any]:
 
 def _measured(frame: pd.DataFrame) -> pd.DataFrame:
     return frame[~is_published(frame)]
-
-
-def to_csv(frame: pd.DataFrame) -> str:
-    """CSV text; accuracies and their bounds with exactly 2 decimals, what is not known is empty."""
-    shown = frame.copy()
-    for name in percent_columns(frame):
-        shown[name] = [f"{value:.2f}" if pd.notna(value) else "" for value in frame[name]]
-    return str(shown.to_csv(index=False, lineterminator="\n"))
-
-
-def read_leaderboard(path: Path) -> pd.DataFrame:
-    """Read a ``leaderboard.csv`` back with the types that ``build_leaderboard`` gives."""
-    text = dict.fromkeys(("model", "flags", *_TEXT, *_SOMETIMES), str)
-    unknown = {name: [""] for name in ("seed", "eps", "training_seed")}
-    return _typed(pd.read_csv(path, dtype=text, keep_default_na=False, na_values=unknown))
 
 
 def _record(row: Row, rows: Sequence[Row]) -> dict[str, Any]:
@@ -221,20 +200,6 @@ def _percent_with_bounds(name: str, successes: float, n: int) -> dict[str, float
     low, high = wilson(successes, n)
     value = 100 * successes / n if n else np.nan
     return {name: round(value, 2), f"{name}_low": round(100 * low, 2), f"{name}_high": round(100 * high, 2)}
-
-
-def _typed(frame: pd.DataFrame) -> pd.DataFrame:
-    kinds: dict[str, Any] = dict.fromkeys(percent_columns(frame), "float64")
-    kinds |= dict.fromkeys(("n", "parameters", "seed", "training_seed", "forwards", "backwards", "sanity_n"), "Int64")
-    kinds |= {COUNT: "Int64"} if COUNT in frame else {}
-    numbers = ("eps", "seconds", "min_separation", "training_seconds", "worst_case_p", "worst_case_p_holm")
-    kinds |= dict.fromkeys(numbers, "float64")
-    kinds |= dict.fromkeys([name for name in map(str, frame) if is_detail(name) or name == "mce"], "float64")
-    for name in ("model", "flags", *_TEXT, *(name for name in _SOMETIMES if name in frame)):
-        frame[name] = frame[name].fillna("").astype(str)
-    for name, kind in kinds.items():
-        frame[name] = pd.to_numeric(frame[name]).astype(kind)
-    return frame
 
 
 def _sorted(frame: pd.DataFrame) -> pd.DataFrame:

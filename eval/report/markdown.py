@@ -5,12 +5,11 @@ from collections.abc import Iterable, Sequence
 import pandas as pd
 
 from advdpnp.eval.analysis.corruptions import GROUP_COLUMNS, MEAN, TYPE, corruption_notes, is_detail
-from advdpnp.eval.analysis.seeds import seed_grids
 from advdpnp.eval.diagnostics.texts import FLAGS
 from advdpnp.eval.report.robustbench import is_published, published_grids
-from advdpnp.eval.report.tables import Grid, Table, cut_into_tables, unmeasured_note
+from advdpnp.eval.report.tables import Grid, Table, cut_into_tables, seed_grids, unmeasured_note
 
-_MARK, _STRANGER = "°", "†"
+_MARK, _INCOMPARABLE = "°", "†"
 
 
 def escape(text: str) -> str:
@@ -50,13 +49,13 @@ def _block(shown: Table) -> str:
     rows = []
     for place, row in shown.part.iterrows():
         cells = [_accuracy(shown, row, name) for name in shown.accuracies]
-        mark = _STRANGER if place in shown.incomparable else ""
+        mark = _INCOMPARABLE if place in shown.marks.incomparable else ""
         rows.append([escape(str(row["model"])) + mark, *cells, str(row["n"]), str(row["flags"])])
     lines = [f"**{escape(shown.caption)}**", "", *table(["model", *shown.accuracies, "n", "flags"], rows)]
-    if shown.note:
-        lines += ["", f"{_MARK} {shown.note}."]
-    if shown.stranger_note:
-        lines += ["", f"{_STRANGER} {escape(shown.stranger_note)}."]
+    if shown.chance_note:
+        lines += ["", f"{_MARK} {shown.chance_note}."]
+    if shown.incomparable_note:
+        lines += ["", f"{_INCOMPARABLE} {escape(shown.incomparable_note)}."]
     if note := unmeasured_note(shown.part):
         lines += ["", f"{escape(note[0].upper() + note[1:])}."]
     if shown.flags:

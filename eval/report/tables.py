@@ -1,112 +1,61 @@
 """What is comparable side by side: a leaderboard cut into tables for people, before any markup."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 import pandas as pd
 
-from advdpnp.eval.analysis.comparability import SIGNIFICANT
-from advdpnp.eval.analysis.corruptions import MEAN
-from advdpnp.eval.report.schema import accuracy_columns
+from advdpnp.base.statistics import SIGNIFICANT
+from advdpnp.eval.analysis.columns import accuracy_columns
+from advdpnp.eval.analysis.comparability import Marks, mark
+from advdpnp.eval.analysis.seeds import DIFFERENCES, JUDGED, TRAINING, summarise_seeds
 
 
 @dataclass(frozen=True)
 class Table:
     """Models under one threat model on the same data.
 
-    Only numbers that answer the same question about the same images are compared: of each column those that most rows
-    share. A row whose number is of another kind is neither best nor as good, and ``incomparable`` says why.
-
     Attributes:
         caption: data, threat model, n, seed and source of corruptions.
         accuracies: names of the columns in percent.
-        part: the rows of the leaderboard.
+        part: the lines of the leaderboard.
     """
 
     caption: str
     accuracies: list[str]
     part: pd.DataFrame
 
-    def is_best(self, row: pd.Series, name: str) -> bool:
-        """Whether a row has the best of a column; one row alone has no rivals."""
-        rivals = self._compared[name]
-        if len(rivals) < 2 or row.name not in rivals:
-            return False
-        return bool(row[name] == self.part.loc[rivals, name].max())
-
-    def not_significantly_worse(self, row: pd.Series, name: str) -> bool:
-        """Whether a worst case below the best one may be so by chance."""
-        if name not in self._compared or row.name not in self._compared[name] or self.is_best(row, name):
-            return False
-        return name == "worst_case" and bool(row["worst_case_p_holm"] >= SIGNIFICANT)
-
-    @property
-    def note(self) -> str:
-        """What the mark of ``not_significantly_worse`` means; "" where no row has it."""
-        marked = any(self.not_significantly_worse(row, "worst_case") for _, row in self.part.iterrows())
-        return f"not significantly below the best (exact McNemar test, Holm's p >= {SIGNIFICANT})" if marked else ""
-
     @cached_property
-    def incomparable(self) -> dict[object, str]:
-        """Why some numbers of a row are compared with no other, by the row's place in the leaderboard."""
-        reasons = {}
-        for place, row in self.part.iterrows():
-            if reason := self._why_stranger(row):
-                reasons[place] = f"{row['model']} {reason}"
-        return reasons
+    def marks(self) -> Marks:
+        """Which numbers are the best, which may be as good, and which are compared with no other."""
+        return mark(self.part, self.accuracies)
+
+    def is_best(self, line: pd.Series, name: str) -> bool:
+        """Whether a line has the best number of a column."""
+        return line.name in self.marks.best[name]
+
+    def not_significantly_worse(self, line: pd.Series, name: str) -> bool:
+        """Whether a number is a worst case that may be below the best one by chance."""
+        return name == "worst_case" and line.name in self.marks.not_significantly_worse
 
     @property
-    def stranger_note(self) -> str:
-        """All of ``incomparable`` in one line; "" if there are none."""
-        return (
-            f"numbers that are compared with no other: {'; '.join(self.incomparable.values())}"
-            if self.incomparable
-            else ""
-        )
+    def chance_note(self) -> str:
+        """What the mark of ``not_significantly_worse`` means; "" where no line has it."""
+        if not self.marks.not_significantly_worse:
+            return ""
+        return f"not significantly below the best (exact McNemar test, Holm's p >= {SIGNIFICANT})"
+
+    @property
+    def incomparable_note(self) -> str:
+        """All of ``marks.incomparable`` in one line; "" if there are none."""
+        reasons = "; ".join(self.marks.incomparable.values())
+        return f"numbers that are compared with no other: {reasons}" if reasons else ""
 
     @property
     def flags(self) -> list[str]:
-        """Codes that any row raised, each once."""
+        """Codes that any line raised, each once."""
         return list(dict.fromkeys(code for text in self.part["flags"] for code in text.split("; ") if code))
-
-    @cached_property
-    def _compared(self) -> dict[str, list[Any]]:
-        """By column, the rows that are compared: the largest group of one kind, then of most images and attacks."""
-        chosen: dict[str, list[Any]] = {}
-        for name in self.accuracies:
-            groups: dict[object, list[Any]] = {}
-            for place, row in self.part[self.part[name].notna()].iterrows():
-                groups.setdefault(kind_of(row, name), []).append(place)
-            chosen[name] = max(groups.values(), key=self._weight)
-        return chosen
-
-    def _weight(self, places: list[Any]) -> tuple[int, int, int]:
-        first = self.part.loc[places[0]]
-        return len(places), int(first["n"]), len(definitions_of(first))
-
-    def _why_stranger(self, row: pd.Series) -> str:
-        if row.name not in self._compared["clean"]:
-            return f"was judged on other images than the rest (n = {row['n']})"
-        odd = [name for name in self.accuracies if pd.notna(row[name]) and row.name not in self._compared[name]]
-        defined = set(definitions_of(row)) - {MEAN}
-        rivals = self._compared.get("worst_case", [])
-        other = bool(rivals) and defined != set(definitions_of(self.part.loc[rivals[0]])) - {MEAN}
-        if "worst_case" in odd and other:
-            odd.remove("worst_case")
-            words = ["has a worst_case over other attacks than the rest"]
-        else:
-            words = []
-        elsewhere = [
-            name for name in odd if row["samples_hash"] != self.part.loc[self._compared[name][0], "samples_hash"]
-        ]
-        if elsewhere:
-            words.append(f"has {', '.join(elsewhere)} on other images than the rest (n = {row['n']})")
-        if other_way := [name for name in odd if name not in elsewhere]:
-            words.append(f"has {', '.join(other_way)} by another definition than the rest")
-        return " and ".join(words)
 
 
 def unmeasured_note(part: pd.DataFrame) -> str:
@@ -139,21 +88,6 @@ class Grid:
     notes: list[str] = field(default_factory=list)
 
 
-def definitions_of(row: pd.Series) -> dict[str, str]:
-    """Hash of what was asked, by attack, and by "corruptions" for these."""
-    return dict(json.loads(row["attack_definitions"] or "{}"))
-
-
-def kind_of(row: pd.Series, column: str) -> tuple[object, ...]:
-    """Equal for rows of one table whose numbers in a column can be compared."""
-    definitions = definitions_of(row)
-    if column == MEAN:
-        return (definitions.get(MEAN),)
-    definitions.pop(MEAN, None)
-    asked = sorted(definitions.items()) if column == "worst_case" else [(column, definitions.get(column))]
-    return (row["samples_hash"], *asked)
-
-
 def cut_into_tables(frame: pd.DataFrame) -> Iterator[Table]:
     """One table per data set, threat model and seed."""
     for _, part in frame.groupby(["dataset", "data_hash", "norm", "eps", "seed"], dropna=False, sort=False):
@@ -180,3 +114,46 @@ def _caption(part: pd.DataFrame) -> str:
     source = next((s for s in part["corruption_source"] if s), "")
     corruptions = f", corruptions: {source}" if source else ""
     return f"{first['dataset']}, {threat_words(first)}, {n}{seed}{corruptions}; accuracy in percent"
+
+
+def seed_grids(frame: pd.DataFrame) -> Iterator[Grid]:
+    """The summary of a leaderboard as tables for people, one per question and kind of seed."""
+    summary = summarise_seeds(frame)
+    if summary.empty:
+        return
+    names = [column.removesuffix("_mean") for column in map(str, summary) if column.endswith("_mean")]
+    for (over, *_), part in summary.groupby(["over", *JUDGED, "seed"], dropna=False, sort=False):
+        shown = [name for name in names if part[f"{name}_mean"].notna().any()]
+        first = part.iloc[0]
+        seed = f", attacks of seed {first['seed']}" if over == TRAINING and pd.notna(first["seed"]) else ""
+        what = "several nets of one recipe" if over == TRAINING else "one net, attacked again"
+        judged = f"{first['dataset']}, {threat_words(first)}, n = {first['n']}{seed}"
+        caption = f"{judged}; mean ± standard deviation over {over} ({what}); accuracy in percent"
+        rows = [
+            [str(row["group"]), str(row["seeds"]), *(_spread(row, name) for name in shown)]
+            for _, row in part.iterrows()
+        ]
+        yield Grid(caption, ["group", "seeds", *shown], rows)
+        if first["against"]:
+            yield _differences(part, shown, judged)
+
+
+def _spread(row: pd.Series, name: str) -> str:
+    mean, spread = row[f"{name}_mean"], row[f"{name}_std"]
+    return "–" if pd.isna(mean) else f"{mean:.2f} ± {spread:.2f}"
+
+
+def _differences(part: pd.DataFrame, names: list[str], judged: str) -> Grid:
+    against = part["against"].iloc[0]
+    rows = []
+    for _, row in part[part["group"] != against].iterrows():
+        cells = []
+        for name in names:
+            value, low, high, p = (row[f"{name}_{each}"] for each in DIFFERENCES)
+            known = f"{value:+.2f} ({low:+.2f} to {high:+.2f}), p = {p:.2f}"
+            cells.append(f"{value:+.2f}" if pd.notna(value) and pd.isna(p) else "–" if pd.isna(value) else known)
+        rows.append([str(row["group"]), str(row["seeds"]), *cells])
+    k = part.loc[part["group"] == against, "seeds"].iloc[0]
+    caption = f"{judged}; difference of the means to {against} ({k} seeds) in points, with Welch's 95 % interval"
+    note = "So few seeds show large differences only; p is not corrected for the number of comparisons."
+    return Grid(caption, ["group", "seeds", *names], rows, notes=[note])

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from advdpnp.commands import demo
-from advdpnp.eval.report.leaderboard import read_leaderboard
+from advdpnp.eval.analysis.columns import read_leaderboard
 from advdpnp.eval.run import model_run
 from advdpnp.training.recipe import resolve_recipe
 

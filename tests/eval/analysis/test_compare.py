@@ -10,8 +10,8 @@ from advdpnp.base.errors import AdvdpnpError
 from advdpnp.base.statistics import mcnemar, paired_difference
 from advdpnp.cli import run
 from advdpnp.corruption import BENCHMARK, SEVERITIES
-from advdpnp.eval.analysis.paired import compare_models
 from advdpnp.eval.analysis.rows import make_rows
+from advdpnp.eval.analysis.significance import compare_models
 from advdpnp.eval.report.leaderboard import build_leaderboard
 from advdpnp.eval.report.markdown import to_markdown
 from advdpnp.eval.store.reader import find_results

@@ -8,11 +8,11 @@ import pytest
 from scipy.stats import ttest_ind
 
 from advdpnp.corruption import BENCHMARK, SEVERITIES
+from advdpnp.eval.analysis.columns import meaning_of
 from advdpnp.eval.analysis.seeds import EVALUATION, TRAINING, summarise_seeds
 from advdpnp.eval.report.latex import to_latex
 from advdpnp.eval.report.leaderboard import build_leaderboard, write_leaderboard
 from advdpnp.eval.report.markdown import to_markdown
-from advdpnp.eval.report.schema import meaning_of
 
 Store = Callable[..., Path]
 

@@ -10,11 +10,11 @@ from scipy.stats import binomtest
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.cli import run
 from advdpnp.corruption import BENCHMARK, EXTRA, GROUPS, SEVERITIES
+from advdpnp.eval.analysis.columns import meaning_of, read_leaderboard
 from advdpnp.eval.analysis.rows import make_rows, order_attacks
 from advdpnp.eval.report.latex import to_latex
-from advdpnp.eval.report.leaderboard import build_leaderboard, read_leaderboard, write_leaderboard
+from advdpnp.eval.report.leaderboard import build_leaderboard, write_leaderboard
 from advdpnp.eval.report.markdown import to_markdown
-from advdpnp.eval.report.schema import meaning_of
 from advdpnp.eval.store.reader import find_results
 
 Store = Callable[..., Path]

@@ -13,10 +13,11 @@ from advdpnp.base.errors import AdvdpnpError
 from advdpnp.cli import run
 from advdpnp.datasets import load_dataset
 from advdpnp.eval.analysis.agreement import agreement_table
+from advdpnp.eval.analysis.columns import read_leaderboard
 from advdpnp.eval.analysis.per_class import per_class_table
 from advdpnp.eval.analysis.rows import make_rows
 from advdpnp.eval.report.csv import to_csv
-from advdpnp.eval.report.leaderboard import read_leaderboard, tabulate_rows, to_json
+from advdpnp.eval.report.leaderboard import tabulate_rows, to_json
 from advdpnp.eval.store.key import short_hash
 from advdpnp.eval.store.reader import find_results
 from advdpnp.models.checkpoint import load_checkpoint, weights_hash

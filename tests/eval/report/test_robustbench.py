@@ -9,11 +9,11 @@ import pytest
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.cli import run
 from advdpnp.corruption import BENCHMARK, SEVERITIES
+from advdpnp.eval.analysis.columns import meaning_of, read_leaderboard
 from advdpnp.eval.report import robustbench as published
-from advdpnp.eval.report.leaderboard import build_leaderboard, read_leaderboard, with_published, write_leaderboard
+from advdpnp.eval.report.leaderboard import build_leaderboard, with_published, write_leaderboard
 from advdpnp.eval.report.markdown import to_markdown
 from advdpnp.eval.report.robustbench import PUBLISHED
-from advdpnp.eval.report.schema import meaning_of
 
 Store = Callable[..., Path]
 ALL = {"clean": 0.9, "fgsm": 0.5, "autoattack": 0.35}

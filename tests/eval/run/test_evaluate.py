@@ -16,8 +16,8 @@ from advdpnp.attacks.threat import ThreatModel
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.corruption import BENCHMARK
 from advdpnp.datasets import Dataset, Split
+from advdpnp.eval.analysis.columns import read_leaderboard
 from advdpnp.eval.api import evaluate
-from advdpnp.eval.report.leaderboard import read_leaderboard
 from advdpnp.eval.run import evaluate as evaluate_module
 from advdpnp.eval.run import model_run as run_module
 from advdpnp.eval.run.evaluate import evaluate_models

@@ -5,7 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from advdpnp.commands.evaluate import leaderboard_command
-from advdpnp.eval.report.leaderboard import read_leaderboard, writing_tables
+from advdpnp.eval.analysis.columns import read_leaderboard
+from advdpnp.eval.report.leaderboard import writing_tables
 from advdpnp.eval.store.reader import find_models
 
 SHARES = {"clean": 0.9, "fgsm": 0.5}

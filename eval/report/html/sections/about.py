@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
+from advdpnp.base.statistics import SIGNIFICANT
 from advdpnp.eval.analysis import agreement, per_class
-from advdpnp.eval.analysis.comparability import SIGNIFICANT
+from advdpnp.eval.analysis.columns import meaning_of
 from advdpnp.eval.diagnostics.texts import FLAGS
 from advdpnp.eval.report.html.section import Section
 from advdpnp.eval.report.html.subject import PageContext
-from advdpnp.eval.report.schema import meaning_of
 
 
 def _gather(subject: PageContext) -> Mapping[str, Any]:

@@ -5,12 +5,12 @@ from typing import Any
 
 import pandas as pd
 
-from advdpnp.eval.analysis.comparability import SIGNIFICANT
+from advdpnp.base.statistics import SIGNIFICANT
+from advdpnp.eval.analysis.columns import meaning_of
 from advdpnp.eval.diagnostics.flags import raised_flags
 from advdpnp.eval.diagnostics.texts import FLAGS
 from advdpnp.eval.report.html.section import Section
 from advdpnp.eval.report.html.subject import PageContext, scope_of
-from advdpnp.eval.report.schema import meaning_of
 from advdpnp.eval.report.tables import Table, unmeasured_note
 
 _PROVENANCE = (
@@ -28,15 +28,14 @@ def _gather(subject: PageContext) -> Mapping[str, Any]:
 
 def _block(subject: PageContext, table: Table) -> dict[str, Any]:
     part = table.part
+    notes = ("°", table.chance_note), ("†", table.incomparable_note), ("!", unmeasured_note(part))
     sources = [source for source in dict.fromkeys(part["corruption_source"]) if source]
     return {
         "scope": scope_of(subject.rows_of(table), extra=" and ".join(sources)),
         "caption": table.caption,
         "columns": [{"name": name, "meaning": meaning_of(name)} for name in table.accuracies],
         "lines": [_line(subject, table, line) for _, line in part.iterrows()],
-        "notes": [
-            pair for pair in (("°", table.note), ("†", table.stranger_note), ("!", unmeasured_note(part))) if pair[1]
-        ],
+        "notes": [(mark, text) for mark, text in notes if text],
     }
 
 
@@ -44,7 +43,7 @@ def _line(subject: PageContext, table: Table, line: pd.Series) -> dict[str, Any]
     row = subject.row_of(line)
     return {
         "model": subject.model_of(row),
-        "stranger": line.name in table.incomparable,
+        "incomparable": line.name in table.marks.incomparable,
         "cells": [_cell(table, line, name) for name in table.accuracies],
         "n": int(line["n"]),
         "flags": [
@@ -80,8 +79,8 @@ def _significance(table: Table, line: pd.Series) -> str:
     """How the worst case stands to the best one of the table, in words."""
     if "worst_case" not in table.accuracies or _unknown(line["worst_case"]):
         return "There is no attack to compare by."
-    if line.name in table.incomparable:
-        return f"{table.incomparable[line.name]}: what differs is compared with no other row."
+    if line.name in table.marks.incomparable:
+        return f"{table.marks.incomparable[line.name]}: what differs is compared with no other row."
     p = line["worst_case_p_holm"]
     if not _unknown(p):
         text = f"exact McNemar test on the same {line['n']:,} images, Holm's {_p_value(float(p))}"

@@ -1,7 +1,7 @@
 """Several seeds of one method, and how methods differ over them."""
 
-from advdpnp.eval.analysis.seeds import seed_grids
 from advdpnp.eval.report.html.section import section_of_grids
+from advdpnp.eval.report.tables import seed_grids
 
 SECTION = section_of_grids(
     "seeds",

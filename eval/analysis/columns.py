@@ -1,10 +1,20 @@
-"""What the columns of a leaderboard are called, and what each of them says."""
+"""The columns of a leaderboard: their names, their types and their meanings."""
 
 import re
+from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-from advdpnp.eval.analysis.corruptions import COUNT, MEAN
+from advdpnp.eval.analysis.corruptions import COUNT, MEAN, is_detail
+from advdpnp.eval.analysis.rows import Row
+
+_TEXT = (
+    "method", "architecture", "norm", "eps_text", "dataset", "corruption_source", "weights_hash", "data_hash",
+    "definitions", "versions", "device", "date", "command", "flag_details", "recipe_hash", "samples_hash",
+    "attack_definitions",
+)  # fmt: skip
+_SOMETIMES = ("mce_baseline", "source", "venue", "paper", "url")
 
 _MEANINGS = {
     "model": "name of the model",
@@ -96,3 +106,39 @@ def percent_columns(frame: pd.DataFrame) -> list[str]:
     """The same and their bounds."""
     accuracies = accuracy_columns(frame)
     return accuracies + [f"{name}_{side}" for name in accuracies for side in ("low", "high")]
+
+
+def read_leaderboard(path: Path) -> pd.DataFrame:
+    """Read a ``leaderboard.csv`` back with the types that ``build_leaderboard`` gives."""
+    text = dict.fromkeys(("model", "flags", *_TEXT, *_SOMETIMES), str)
+    unknown = {name: [""] for name in ("seed", "eps", "training_seed")}
+    return with_types(pd.read_csv(path, dtype=text, keep_default_na=False, na_values=unknown))
+
+
+def with_types(frame: pd.DataFrame) -> pd.DataFrame:
+    """Give each column of a leaderboard its type, in place; returns the frame."""
+    kinds: dict[str, Any] = dict.fromkeys(percent_columns(frame), "float64")
+    kinds |= dict.fromkeys(("n", "parameters", "seed", "training_seed", "forwards", "backwards", "sanity_n"), "Int64")
+    kinds |= {COUNT: "Int64"} if COUNT in frame else {}
+    numbers = ("eps", "seconds", "min_separation", "training_seconds", "worst_case_p", "worst_case_p_holm")
+    kinds |= dict.fromkeys(numbers, "float64")
+    kinds |= dict.fromkeys([name for name in map(str, frame) if is_detail(name) or name == "mce"], "float64")
+    for name in ("model", "flags", *_TEXT, *(name for name in _SOMETIMES if name in frame)):
+        frame[name] = frame[name].fillna("").astype(str)
+    for name, kind in kinds.items():
+        frame[name] = pd.to_numeric(frame[name]).astype(kind)
+    return frame
+
+
+_KEY = ("model", "weights_hash", "dataset", "data_hash", "norm", "eps", "eps_text", "seed")
+KEY_COLUMNS = {name: meaning_of(name) for name in _KEY}
+"""The columns that say which row of ``leaderboard.csv`` a line belongs to, named as there, and what they say."""
+
+
+def key_of(row: Row) -> dict[str, Any]:
+    """The values of ``KEY_COLUMNS``."""
+    values = (
+        row.model.name, row.model.weights_hash, row.dataset, row.data, row.threat.norm, row.threat.eps,
+        row.threat.eps_text, row.seed,
+    )  # fmt: skip
+    return dict(zip(_KEY, values, strict=True))

@@ -1,7 +1,9 @@
-"""Two models, compared on the same images: column by column, with what tells them apart and whether chance may."""
+"""Whether chance explains a difference: every row against the best one, and two models column by column."""
 
 import difflib
+import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -9,13 +11,49 @@ import pandas as pd
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.base.statistics import holm, mcnemar, paired_difference, paired_t
 from advdpnp.corruption import BENCHMARK, SEVERITIES
-from advdpnp.eval.analysis.comparability import why_column_incomparable, why_incomparable
+from advdpnp.eval.analysis.comparability import comparison_key, why_column_incomparable, why_incomparable
 from advdpnp.eval.analysis.corruptions import MEAN
 from advdpnp.eval.analysis.rows import Row, order_attacks
 
 COLUMNS = (
     "column", "a", "b", "difference", "difference_low", "difference_high", "only_a", "only_b", "p", "p_holm", "n",
 )  # fmt: skip
+
+
+class Significance(NamedTuple):
+    """How likely a row's distance from the best one is if both are equally good.
+
+    Attributes:
+        p: exact McNemar test of this row against the best; NaN for the best itself and where there is no rival.
+        corrected: the same by Holm, for the number of rows that are compared with the best.
+    """
+
+    p: float
+    corrected: float
+
+
+def against_the_best(rows: Sequence[Row]) -> list[Significance]:
+    """For each row, its worst case against the best one that answers the same question about the same images.
+
+    The best row is chosen on the same images, which no correction takes into account: a small lead is partly luck.
+    """
+    results = [Significance(math.nan, math.nan)] * len(rows)
+    groups: dict[tuple[object, ...], list[int]] = {}
+    for index, row in enumerate(rows):
+        if row.attacks:
+            question = row.data, row.threat.norm, row.threat.eps, row.seed, comparison_key(row, "worst_case")
+            groups.setdefault(question, []).append(index)
+    for group in groups.values():
+        best = min(group, key=lambda index: int(rows[index].misclassified_under_any.sum()))
+        p = [math.nan if index == best else _worst_case_p(rows[index], rows[best]) for index in group]
+        for index, value, corrected in zip(group, p, holm(p), strict=True):
+            results[index] = Significance(round(value, 6), round(corrected, 6))
+    return results
+
+
+def _worst_case_p(row: Row, best: Row) -> float:
+    ours, theirs = row.misclassified_under_any, best.misclassified_under_any
+    return mcnemar(int((ours & ~theirs).sum()), int((theirs & ~ours).sum()))
 
 
 def compare_models(rows: Sequence[Row], a: str, b: str, columns: Sequence[str] | None = None) -> pd.DataFrame:
