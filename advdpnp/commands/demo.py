@@ -7,7 +7,7 @@ from advdpnp.commands.console import evaluation_bar, training_bar
 from advdpnp.commands.evaluate import evaluate_command
 from advdpnp.datasets import Dataset, load_dataset
 from advdpnp.eval.analysis.rows import make_rows
-from advdpnp.eval.report.figures.radius import draw_accuracy_against_eps
+from advdpnp.eval.report.figures.epsilon_curve import draw_accuracy_against_eps
 from advdpnp.eval.run.evaluate import evaluate_models
 from advdpnp.eval.store.reader import find_results
 from advdpnp.models.loading import load_model

@@ -9,8 +9,8 @@ from advdpnp.base.plotting import model_colours
 from advdpnp.eval.analysis.rows import Row, make_rows
 from advdpnp.eval.report.figures.accuracy import draw_accuracy
 from advdpnp.eval.report.figures.corruptions import draw_corruptions
+from advdpnp.eval.report.figures.epsilon_curve import draw_accuracy_against_eps
 from advdpnp.eval.report.figures.examples import draw_examples
-from advdpnp.eval.report.figures.radius import draw_accuracy_against_eps
 from advdpnp.eval.report.figures.transfer import draw_transfer
 from advdpnp.eval.store.reader import find_results
 

@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 
-from advdpnp.attacks.algorithms.transfer import PREFIX
 from advdpnp.base.plotting import GRID, INK, QUIET, bare, drawing
-from advdpnp.base.statistics import wilson
+from advdpnp.eval.analysis.curves import direct_attacks, estimate
 from advdpnp.eval.analysis.rows import Row, order_attacks
 from advdpnp.eval.store.key import file_name
 
@@ -53,7 +52,7 @@ def _draw(rows: list[Row], colours: dict[str, str], path: Path) -> None:
         ),
     )
     # Images of other models have a figure of their own.
-    attacks = [attack for attack in order_attacks(rows) if not attack.startswith(PREFIX)]
+    attacks = direct_attacks(order_attacks(rows))
     panels = ["clean", *attacks, *(["worst case"] if len(attacks) > 1 else [])]
     with drawing(path, PANEL * len(panels), LINE * len(rows) + 0.8) as figure:
         axes = figure.subplots(1, len(panels), sharey=True, squeeze=False, gridspec_kw={"wspace": 0.16})[0]
@@ -90,13 +89,12 @@ def _draw_panel(axis: Axes, panel: str, rows: list[Row], colours: dict[str, str]
         if wrong is None or not len(wrong):
             axis.text(2, place, "not run", va="center", fontsize=7.5, color=QUIET)
             continue
-        right = int((~wrong).sum())
-        low, high = wilson(right, len(wrong))
-        value, colour = 100 * right / len(wrong), colours[row.model.name]
+        value, low, high = estimate(wrong)
+        colour = colours[row.model.name]
         axis.barh(place, value, height=0.56, color=colour, alpha=1.0 if strong else 0.62, linewidth=0)
-        axis.plot([100 * low, 100 * high], [place, place], color=INK, linewidth=1.1, solid_capstyle="butt")
+        axis.plot([low, high], [place, place], color=INK, linewidth=1.1, solid_capstyle="butt")
         axis.text(
-            100 * high + 4, place, f"{value:.1f}", va="center_baseline", fontsize=8, color=INK,
+            high + 4, place, f"{value:.1f}", va="center_baseline", fontsize=8, color=INK,
             fontweight="bold" if strong else "normal", bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6},
         )  # fmt: skip
 

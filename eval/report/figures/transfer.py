@@ -7,6 +7,7 @@ import numpy as np
 
 from advdpnp.attacks.algorithms.transfer import PREFIX
 from advdpnp.base.plotting import QUIET, drawing, heat_cells
+from advdpnp.eval.analysis.curves import accuracy_under, clean_accuracy, direct_attacks, transfer_sources
 from advdpnp.eval.analysis.rows import Row
 from advdpnp.eval.report.figures.accuracy import grouped, suffix
 
@@ -17,7 +18,7 @@ def draw_transfer(rows: Sequence[Row], colours: dict[str, str], out: Path) -> li
     """One matrix per data set, threat model and seed where there is any: ``transfer-digits-linf-0.1.png``."""
     paths = []
     for group in grouped(rows):
-        if any(label.startswith(PREFIX) for row in group for label in row.attacks):
+        if any(transfer_sources(row.attacks) for row in group):
             path = out / f"transfer-{suffix(group[0], rows)}.png"
             _draw(group, path)
             paths.append(path)
@@ -26,9 +27,9 @@ def draw_transfer(rows: Sequence[Row], colours: dict[str, str], out: Path) -> li
 
 def _draw(rows: list[Row], path: Path) -> None:
     rows = sorted(rows, key=lambda row: row.model.name)
-    sources = sorted({label for row in rows for label in row.attacks if label.startswith(PREFIX)})
-    under = [[_accuracy(row, [source]) for source in sources] for row in rows]
-    beside = [[100 * (~row.clean_wrong).mean(), _accuracy(row, _own(row))] for row in rows]
+    sources = sorted({label for row in rows for label in transfer_sources(row.attacks)})
+    under = [[accuracy_under(row, [source]) for source in sources] for row in rows]
+    beside = [[clean_accuracy(row), accuracy_under(row, direct_attacks(row.attacks))] for row in rows]
     with drawing(path, _CELL * (len(sources) + 2) + 1.2, 0.32 * len(rows) + 1.2) as figure:
         widths = [len(sources), 2]
         axes = figure.subplots(1, 2, gridspec_kw={"width_ratios": widths, "wspace": 0.06}, squeeze=False)[0]
@@ -49,13 +50,3 @@ def _draw(rows: list[Row], path: Path) -> None:
             f"{rows[0].n:,} test images; a blank was not tried", (0, 1), xytext=(0, 5), xycoords="axes fraction",
             textcoords="offset points", color=QUIET, fontsize=7.5,
         )  # fmt: skip
-
-
-def _own(row: Row) -> list[str]:
-    return [label for label in row.attacks if not label.startswith(PREFIX)]
-
-
-def _accuracy(row: Row, attacks: list[str]) -> float:
-    """In percent, under all of these together; NaN without any."""
-    wrong = [row.misclassified_under(attack) for attack in attacks if attack in row.attacks]
-    return 100 * float((~np.logical_or.reduce(wrong)).mean()) if wrong else np.nan

@@ -3,17 +3,13 @@
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
-from advdpnp.base.statistics import wilson
+from advdpnp.eval.analysis.curves import Estimate
 from advdpnp.eval.report.html.subject import Model
 
 
-def share(wrong: np.ndarray) -> list[float]:
-    """Accuracy of mistakes, bool (n,), and the two ends of its interval, in percent."""
-    right, n = int((~wrong).sum()), len(wrong)
-    low, high = wilson(right, n)
-    return [_percent(right / n if n else 0.0), _percent(low), _percent(high)]
+def rounded(accuracy: Estimate) -> list[float]:
+    """An accuracy and the ends of its interval, as charts hold them."""
+    return [round(value, 2) for value in accuracy]
 
 
 def series(model: Model, points: Sequence[tuple[float, Sequence[float]]]) -> dict[str, Any]:
@@ -30,7 +26,3 @@ def scatter(x: str, y: str, drawn: Sequence[tuple[Model, list[float], list[float
     """A point per model, with the intervals of both accuracies."""
     points = [{"m": model.number, "name": model.name, "x": across, "y": up} for model, across, up in drawn]
     return {"kind": "scatter", "x": x, "y": y, "points": points}
-
-
-def _percent(value: float) -> float:
-    return round(100 * value, 2)

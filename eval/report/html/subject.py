@@ -127,15 +127,6 @@ class PageContext:
             found = list(group)
             yield found[0][0], [row for _, rows in found for row in rows]
 
-    def rows_by_model(self) -> Iterator[Row]:
-        """Of every model on every data set the row with the most samples; corruptions are the same for all its rows."""
-        best: dict[tuple[str, str], Row] = {}
-        for row in self.named_rows:
-            key = (row.model.name, row.data)
-            if key not in best or row.n > best[key].n:
-                best[key] = row
-        yield from best.values()
-
 
 @dataclass(frozen=True)
 class Scope:

@@ -29,7 +29,7 @@ def _panel(model: Model, row: Row) -> dict[str, Any]:
         "model": model,
         "attacks": names,
         "lines": [
-            (name, [None if value != value else float(value) for value in line], int(broken), int(alone))
+            (name, [float(value) for value in line], int(broken), int(alone))
             for name, line, broken, alone in zip(names, shares, table["broken"], table["alone"], strict=True)
         ],
     }

@@ -3,12 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from advdpnp.attacks.algorithms.transfer import PREFIX
+from advdpnp.eval.analysis.curves import accuracy_under, clean_accuracy, direct_attacks, transfer_sources
 from advdpnp.eval.analysis.rows import Row, order_attacks
 from advdpnp.eval.report.html.section import Section
-from advdpnp.eval.report.html.subject import PageContext, scope_of
+from advdpnp.eval.report.html.subject import Model, PageContext, scope_of
 
 
 def _gather(subject: PageContext) -> Mapping[str, Any] | None:
@@ -17,33 +16,23 @@ def _gather(subject: PageContext) -> Mapping[str, Any] | None:
 
 
 def _block(subject: PageContext, rows: Sequence[Row]) -> dict[str, Any]:
-    every = order_attacks(rows)
-    own = [attack for attack in every if not attack.startswith(PREFIX)]
-    sources = [attack for attack in every if attack.startswith(PREFIX)]
+    attacks = order_attacks(rows)
+    direct, sources = direct_attacks(attacks), transfer_sources(attacks)
+
+    def lines(columns: Sequence[str], together: Sequence[str]) -> list[tuple[Model, list[float]]]:
+        groups = [*([name] for name in columns), together]
+        return [
+            (subject.model_of(row), [clean_accuracy(row), *(accuracy_under(row, group) for group in groups)])
+            for row in rows
+        ]
+
     return {
         "scope": scope_of(rows),
-        "attacks": ["clean", *own, "worst_case"],
-        "lines": [
-            (subject.model_of(row), [_clean(row), *(_under(row, [name]) for name in own), _under(row, [*row.attacks])])
-            for row in rows
-        ],
+        "attacks": ["clean", *direct, "worst_case"],
+        "lines": lines(direct, attacks),
         "sources": [source.removeprefix(PREFIX) for source in sources],
-        "transfers": [
-            (subject.model_of(row), [_clean(row), *(_under(row, [name]) for name in sources), _under(row, own)])
-            for row in rows
-            if sources
-        ],
+        "transfers": lines(sources, direct) if sources else [],
     }
-
-
-def _clean(row: Row) -> float | None:
-    return 100 * float((~row.clean_wrong).mean()) if row.n else None
-
-
-def _under(row: Row, attacks: Sequence[str]) -> float | None:
-    """Accuracy in percent under all of these together; None without any."""
-    wrong = [row.misclassified_under(attack) for attack in attacks if attack in row.attacks]
-    return 100 * float((~np.logical_or.reduce(wrong)).mean()) if wrong and row.n else None
 
 
 SECTION = Section(

@@ -1,16 +1,12 @@
 """Accuracy on corrupted images: against severity, by type, and every cell."""
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-import pandas as pd
-
 from advdpnp.corruption import BENCHMARK, GROUPS, SEVERITIES
 from advdpnp.corruption.types import in_order
+from advdpnp.eval.analysis.curves import CorruptionGrid, clean_accuracy, corruption_grids, shared_types
 from advdpnp.eval.analysis.rows import Row
-from advdpnp.eval.report.figures.corruptions import shared_types
 from advdpnp.eval.report.html.chart import lines, series
 from advdpnp.eval.report.html.section import Section
 from advdpnp.eval.report.html.subject import Model, PageContext, choices, scope_of
@@ -19,23 +15,16 @@ _GROUP_OF = {kind: group for group, kinds in GROUPS.items() for kind in kinds}
 
 
 def _gather(subject: PageContext) -> Mapping[str, Any] | None:
-    # Numbers on official images and on regenerated ones do not stand side by side, nor do those on other images.
-    groups: dict[tuple[str, str, str], list[tuple[Row, pd.DataFrame]]] = defaultdict(list)
-    for row in subject.rows_by_model():
-        cells = row.corruption_accuracy()
-        if len(cells) and cells["n"].min() > 0:
-            groups[row.dataset, row.data, row.corruption_source].append((row, cells))
-    blocks = [_block(subject, found) for _, found in sorted(groups.items())]
+    blocks = [_block(subject, grids) for _, grids in sorted(corruption_grids(subject.named_rows).items())]
     return {"blocks": blocks} if blocks else None
 
 
-def _block(subject: PageContext, found: Sequence[tuple[Row, pd.DataFrame]]) -> dict[str, Any]:
-    named = sorted(((subject.model_of(row), row, cells) for row, cells in found), key=lambda each: each[0].name)
-    shared = shared_types([cells for _, _, cells in named])
-    types = in_order(kind for _, _, cells in named for kind in cells["type"])
-    severities = sorted({int(severity) for _, _, cells in named for severity in cells["severity"]})
-    rows = [row for row, _ in found]
-    sizes = sorted({int(cells["n"].iloc[0]) for _, _, cells in named})
+def _block(subject: PageContext, grids: Sequence[CorruptionGrid]) -> dict[str, Any]:
+    rows, shared = [grid.row for grid in grids], shared_types(grids)
+    named = sorted(((subject.model_of(grid.row), grid) for grid in grids), key=lambda pair: pair[0].name)
+    types = in_order(kind for grid in grids for kind in grid.types)
+    severities = sorted({severity for grid in grids for severity in grid.severities})
+    sizes = sorted({grid.n for grid in grids})
     return {
         "scope": scope_of(rows, threat=False, extra=rows[0].corruption_source),
         "fewer": sizes if sizes != sorted({row.n for row in rows}) else [],
@@ -45,52 +34,38 @@ def _block(subject: PageContext, found: Sequence[tuple[Row, pd.DataFrame]]) -> d
         "types": [(kind, _GROUP_OF.get(kind, "extra")) for kind in types],
         "severities": severities,
         "by_type": [
-            (model, *_by_type(cells, types), _mce(subject, row)) for model, row, cells in named
+            (model, _benchmark_mean(grid), grid.by_type.reindex(types).tolist(), _mce(subject, grid.row))
+            for model, grid in named
         ],
-        "choices": choices([model for model, _, _ in named]),
+        "choices": choices([model for model, _ in named]),
         "mce_baseline": _baseline(subject),
-        "grids": [(model, _accuracy(~row.clean_wrong), _grid(cells, types, severities))
-                  for model, row, cells in named],
-    }  # fmt: skip
+        "grids": [(model, round(clean_accuracy(grid.row), 2), _by_severity(grid, types)) for model, grid in named],
+    }
 
 
 def _against_severity(
-    named: Sequence[tuple[Model, Row, pd.DataFrame]], shared: set[str], severities: Sequence[int]
+    named: Sequence[tuple[Model, CorruptionGrid]], shared: set[str], severities: Sequence[int]
 ) -> dict[str, Any]:
-    drawn = []
-    for model, row, cells in named:
-        mine = cells[cells["type"].isin(list(shared))]
-        means = [(float(s), _mean_of(mine[mine["severity"] == s])) for s in severities]
-        points = [(0.0, _accuracy(~row.clean_wrong)), *((s, round(mean, 2)) for s, mean in means if mean is not None)]
-        drawn.append(series(model, [(x, [y]) for x, y in points]))
+    drawn = [
+        series(model, [(float(x), [round(accuracy, 2)]) for x, accuracy in grid.against_severity(shared)])
+        for model, grid in named
+    ]
     return lines("severity", [(0, "clean"), *((s, str(s)) for s in severities)], drawn)
 
 
-def _accuracy(right: np.ndarray) -> float:
-    return round(100 * float(right.mean()), 2)
+def _benchmark_mean(grid: CorruptionGrid) -> float:
+    """The mean of the benchmark in percent; NaN where a cell is missing."""
+    cells = grid.cells.reindex(index=list(BENCHMARK), columns=list(SEVERITIES)).to_numpy()
+    return 100 * float(cells.mean())
 
 
-def _by_type(cells: pd.DataFrame, types: Sequence[str]) -> tuple[float | None, list[float | None]]:
-    """The mean of the benchmark where it is complete, and the mean of each type, in percent."""
-    usual = cells[cells["type"].isin(list(BENCHMARK))]
-    complete = len(usual) == len(BENCHMARK) * len(SEVERITIES)
-    mean = 100 * float(usual["accuracy"].mean()) if complete else None
-    return mean, [_mean_of(cells[cells["type"] == kind]) for kind in types]
-
-
-def _grid(
-    cells: pd.DataFrame, types: Sequence[str], severities: Sequence[int]
-) -> list[tuple[int, list[float | None], float | None]]:
+def _by_severity(grid: CorruptionGrid, types: Sequence[str]) -> list[tuple[int, list[float], float]]:
     """A line per severity: accuracy of each type, and of all of them, in percent."""
-    found = []
-    for severity in severities:
-        mine = cells[cells["severity"] == severity]
-        found.append((severity, [_mean_of(mine[mine["type"] == kind]) for kind in types], _mean_of(mine)))
-    return found
-
-
-def _mean_of(cells: pd.DataFrame) -> float | None:
-    return 100 * float(cells["accuracy"].mean()) if len(cells) else None
+    cells = grid.cells.reindex(list(types))
+    return [
+        (severity, (100 * cells[severity]).tolist(), 100 * float(cells[severity].mean()))
+        for severity in grid.severities
+    ]
 
 
 def _baseline(subject: PageContext) -> str:

@@ -3,9 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from advdpnp.eval.analysis.rows import order_attacks
-from advdpnp.eval.report.figures.radius import common_attacks, wrong_under
-from advdpnp.eval.report.html.chart import scatter, share
+from advdpnp.eval.analysis.curves import CommonWorstCase, estimate
+from advdpnp.eval.report.html.chart import rounded, scatter
 from advdpnp.eval.report.html.section import Section
 from advdpnp.eval.report.html.subject import PageContext, scope_of
 
@@ -13,16 +12,13 @@ from advdpnp.eval.report.html.subject import PageContext, scope_of
 def _gather(subject: PageContext) -> Mapping[str, Any] | None:
     blocks = []
     for _, rows in subject.groups():
-        common = common_attacks(rows)
-        points = [(subject.model_of(row), share(row.clean_wrong), share(wrong_under(row, common))) for row in rows]
-        blocks.append(
-            {
-                "scope": scope_of(rows),
-                "attacks": ", ".join(name for name in order_attacks(rows) if name in common) or "all attacks that ran",
-                "points": points,
-                "chart": scatter("clean accuracy, %", "worst case, %", points),
-            }
-        )
+        worst_case = CommonWorstCase.of(rows)
+        points = [
+            (subject.model_of(row), rounded(estimate(row.clean_wrong)), rounded(worst_case.estimate(row)))
+            for row in rows
+        ]
+        chart = scatter("clean accuracy, %", "worst case, %", points)
+        blocks.append({"scope": scope_of(rows), "attacks": worst_case.label, "points": points, "chart": chart})
     return {"blocks": blocks} if blocks else None
 
 

@@ -8,8 +8,8 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from advdpnp.base.plotting import GRID, QUIET, bare, drawing, spread_labels
-from advdpnp.base.statistics import wilson
-from advdpnp.eval.analysis.rows import Row, order_attacks
+from advdpnp.eval.analysis.curves import CommonWorstCase, EpsilonCurve, eps_labels, epsilon_curves
+from advdpnp.eval.analysis.rows import Row
 from advdpnp.eval.store.key import file_name
 
 
@@ -31,21 +31,19 @@ def draw_accuracy_against_eps(rows: Sequence[Row], colours: dict[str, str], out:
 
 def _draw(rows: list[Row], colours: dict[str, str], path: Path) -> None:
     # The same attacks at every point, or the curve would show which attacks ran rather than what the model is worth.
-    common = common_attacks(rows)
-    curves: dict[str, list[Row]] = defaultdict(list)
-    for row in rows:
-        curves[row.model.name].append(row)
+    worst_case = CommonWorstCase.of(rows)
+    labels = eps_labels(rows)
+    largest = max(labels)
     with drawing(path, 6.2, 3.8) as figure:
         axes = figure.subplots()
-        ends = {}
-        for name in sorted(curves):
-            ends[name] = _draw_curve(axes, sorted(curves[name], key=lambda r: r.threat.eps), common, colours[name])
-        radii = {row.threat.eps: row.threat.eps_text for row in rows}
-        largest = max(radii)
+        ends = {
+            curve.row.model.name: _draw_curve(axes, curve, colours[curve.row.model.name])
+            for curve in epsilon_curves(rows, worst_case)
+        }
         axes.set_xlim(0, largest)
         axes.set_ylim(0, 100)
-        ticks = _legible([0, *sorted(radii)], largest)
-        axes.set_xticks(ticks, ["clean" if eps == 0 else radii[eps] for eps in ticks])
+        ticks = _legible([0, *labels], largest)
+        axes.set_xticks(ticks, ["clean" if eps == 0 else labels[eps] for eps in ticks])
         axes.set_yticks(range(0, 101, 20))
         axes.tick_params(axis="x", pad=6)
         axes.yaxis.grid(True, color=GRID, linewidth=0.8)
@@ -60,14 +58,13 @@ def _draw(rows: list[Row], colours: dict[str, str], path: Path) -> None:
         axes.set_xlabel(f"eps ({rows[0].threat.norm})", labelpad=6)
         sizes = sorted({row.n for row in rows})
         n = f"{sizes[0]:,}" if len(sizes) == 1 else f"{sizes[0]:,} to {sizes[-1]:,}"
-        what = ", ".join(name for name in order_attacks(rows) if name in common) or "all attacks that ran"
         axes.set_title(
             f"Accuracy in percent against eps, {rows[0].dataset}", loc="left", pad=24, fontsize=10.5, fontweight="bold"
         )
         axes.text(
             0,
             1.035,
-            f"worst case over {what}; {n} test images, 95 % bands",
+            f"worst case over {worst_case.label}; {n} test images, 95 % bands",
             transform=axes.transAxes,
             color=QUIET,
             fontsize=8,
@@ -83,28 +80,13 @@ def _legible(ticks: list[float], largest: float) -> list[float]:
     return kept + ticks[-1:]
 
 
-def _draw_curve(axes: Axes, rows: list[Row], common: set[str], colour: str) -> tuple[float, float]:
+def _draw_curve(axes: Axes, curve: EpsilonCurve, colour: str) -> tuple[float, float]:
     """Draw one model; returns its last point."""
-    first = max(rows, key=lambda row: row.n)
-    points = [(0.0, first.clean_wrong), *((row.threat.eps, wrong_under(row, common)) for row in rows)]
-    eps = [point[0] for point in points]
-    values = np.array([100 * (~wrong).mean() for _, wrong in points])
-    bounds = np.array([wilson(int((~wrong).sum()), len(wrong)) for _, wrong in points]) * 100
-    axes.fill_between(eps, bounds[:, 0], bounds[:, 1], color=colour, alpha=0.13, linewidth=0)
+    eps = [eps for eps, _ in curve.points]
+    values, low, high = np.array([accuracy for _, accuracy in curve.points]).T
+    axes.fill_between(eps, low, high, color=colour, alpha=0.13, linewidth=0)
     axes.plot(
         eps, values, "-o", color=colour, linewidth=1.8, markersize=4.5, markeredgecolor="white", markeredgewidth=0.6,
         clip_on=False, zorder=3,
     )  # fmt: skip
     return eps[-1], float(values[-1])
-
-
-def common_attacks(rows: Sequence[Row]) -> set[str]:
-    """The attacks that all of these rows have."""
-    return set.intersection(*(set(row.attacks) for row in rows))
-
-
-def wrong_under(row: Row, common: set[str]) -> np.ndarray:
-    """Which samples any of the common attacks breaks, bool (n,); without common ones, any attack that ran."""
-    if not common:
-        return row.misclassified_under_any
-    return np.asarray(np.logical_or.reduce([row.misclassified_under(attack) for attack in common]))

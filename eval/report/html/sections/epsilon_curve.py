@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from advdpnp.eval.analysis.rows import Row, order_attacks
-from advdpnp.eval.report.figures.radius import common_attacks, wrong_under
-from advdpnp.eval.report.html.chart import lines, series, share
+from advdpnp.eval.analysis.curves import CommonWorstCase, eps_labels, epsilon_curves
+from advdpnp.eval.analysis.rows import Row
+from advdpnp.eval.report.html.chart import lines, rounded, series
 from advdpnp.eval.report.html.section import Section
 from advdpnp.eval.report.html.subject import PageContext, scope_of
 
@@ -23,23 +23,17 @@ def _gather(subject: PageContext) -> Mapping[str, Any] | None:
 
 
 def _block(subject: PageContext, rows: Sequence[Row]) -> dict[str, Any]:
-    common, norm = common_attacks(rows), rows[0].threat.norm
-    radii = {row.threat.eps: row.threat.eps_text for row in rows}
-    curves: dict[str, list[Row]] = defaultdict(list)
-    for row in sorted(rows, key=lambda row: row.threat.eps):
-        curves[row.model.name].append(row)
-    drawn = []
-    for name in sorted(curves):
-        mine = curves[name]
-        clean = max(mine, key=lambda row: row.n).clean_wrong
-        points = [(0.0, share(clean)), *((row.threat.eps, share(wrong_under(row, common))) for row in mine)]
-        drawn.append(series(subject.model_of(mine[0]), points))
-    scope = scope_of(rows)
+    worst_case, norm = CommonWorstCase.of(rows), rows[0].threat.norm.capitalize()
+    ticks = [(0.0, "clean"), *eps_labels(rows).items()]
+    drawn = [
+        series(subject.model_of(curve.row), [(eps, rounded(value)) for eps, value in curve.points])
+        for curve in epsilon_curves(rows, worst_case)
+    ]
     return {
-        "scope": replace(scope, threat=norm.capitalize()),
-        "attacks": ", ".join(name for name in order_attacks(rows) if name in common) or "all attacks that ran",
-        "radii": [(0.0, "clean"), *sorted(radii.items())],
-        "chart": lines(f"eps ({norm.capitalize()})", [(0.0, "clean"), *sorted(radii.items())], drawn),
+        "scope": replace(scope_of(rows), threat=norm),
+        "attacks": worst_case.label,
+        "ticks": ticks,
+        "chart": lines(f"eps ({norm})", ticks, drawn),
     }
 
 
@@ -51,4 +45,5 @@ SECTION = Section(
     "chart are the worst case over the same attacks.",
     _gather,
     narrow=True,
+    template="epsilon_curve",
 )
