@@ -8,7 +8,7 @@ all hold the samples in dimension 0. So rows of different ages can share a batch
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
-from typing import Any, ClassVar, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,9 @@ from advdpnp.attacks.threat import ThreatModel
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.base.randomness import Draw
 from advdpnp.base.registry import Registry
+
+if TYPE_CHECKING:
+    from advdpnp.attacks.search_state import Batch
 
 Loss = Callable[[Tensor], Tensor]
 """Logits (n, classes) to one number per sample (n,), to be maximised by the attacker."""
@@ -195,6 +198,24 @@ class StageRecord(Rows):
     zero_gradient: Tensor
 
 
+@dataclass(frozen=True)
+class RunOptions:
+    """How a package's attack is run.
+
+    Attributes:
+        seed: of everything random in the package; the caller's generators stay as they are.
+        batch_size: images given to the package at once. What it finds depends on it.
+        device: where the model is.
+        done: records of an interrupted run of the same call: it goes on after them. Their results are not repeated,
+            clean mistakes are.
+    """
+
+    seed: int
+    batch_size: int
+    device: torch.device | str = "cpu"
+    done: Sequence[StageRecord] = ()
+
+
 @runtime_checkable
 class PackageAttack(Protocol):
     """A package's attack, which can't be asked: it is given the model and runs to its end, batch by batch."""
@@ -208,19 +229,12 @@ class PackageAttack(Protocol):
 
     def definition(self) -> dict[str, Any]: ...
 
-    def run(
-        self,
-        model: nn.Module,
-        x: Tensor,
-        y: Tensor,
-        sample: Tensor,
-        *,
-        seed: int,
-        batch_size: int,
-        device: torch.device | str,
-        done: Sequence[StageRecord] = (),
-    ) -> Iterator[Any]:
-        """Yields AttackResult as samples end (each exactly once) and a StageRecord behind each batch."""
+    def run(self, model: nn.Module, samples: "Batch", options: RunOptions) -> Iterator[Any]:
+        """Yields an AttackResult as samples end (each exactly once) and a StageRecord after each batch.
+
+        Raises:
+            AdvdpnpError: unusable images, labels or logits; the package or its attack fails.
+        """
         ...
 
 

@@ -26,6 +26,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from advdpnp.attacks import ATTACKS, AttackResult, ThreatModel, search
+from advdpnp.attacks.protocol import RunOptions
+from advdpnp.attacks.search_state import Batch
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.datasets import load_dataset, to_float
 from advdpnp.eval.run.model_run import DEFAULT_STATIC_BATCH_SIZE
@@ -108,9 +110,8 @@ def _attack(job: Job, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatMode
             right = theirs(model, threat, x, y, stage, 0, rows).robust if len(rows) else right
         return int(right.sum())
     attack = ATTACKS.make(f"torchattacks:{job.attack.upper()}", threat=threat, classes=10)
-    misclassified = [item.success for item in attack.run(
-        model, x, y, torch.arange(len(x)), seed=0, batch_size=250, device=job.device
-    ) if isinstance(item, AttackResult)]  # fmt: skip
+    found = attack.run(model, Batch(x, y, torch.arange(len(x))), RunOptions(seed=0, batch_size=250, device=job.device))
+    misclassified = [item.success for item in found if isinstance(item, AttackResult)]
     return int((~torch.cat(misclassified)).sum())
 
 

@@ -4,7 +4,7 @@ The public loop: the stages run one after the other; each takes, in order, batch
 begins. It is repeated here because the package can neither report progress nor resume.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -17,8 +17,8 @@ from advdpnp.attacks.engine.executor import evaluation_mode
 from advdpnp.attacks.losses import check_classes
 from advdpnp.attacks.packages.query_counter import QueryCounter
 from advdpnp.attacks.packages.verified_run import VerifiedRun
-from advdpnp.attacks.protocol import ATTACKS, StageRecord, check_norm
-from advdpnp.attacks.search_state import AttackResult
+from advdpnp.attacks.protocol import ATTACKS, RunOptions, StageRecord, check_norm
+from advdpnp.attacks.search_state import AttackResult, Batch
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.base.compat import import_pyautoattack
 from advdpnp.base.errors import AdvdpnpError
@@ -76,37 +76,15 @@ class AutoAttack:
             "stages": list(self.stages), "classes": self.classes, "order_dependent": True, "version": 1,
         }  # fmt: skip
 
-    def run(
-        self,
-        model: nn.Module,
-        x: Tensor,
-        y: Tensor,
-        sample: Tensor,
-        *,
-        seed: int,
-        batch_size: int,
-        device: torch.device | str,
-        done: Sequence[StageRecord] = (),
-    ) -> Iterator[StageRecord | AttackResult]:
-        """Attack; yields the findings of each batch and then a record, with which a later run continues behind it.
-
-        Args:
-            model, x, y, sample, device: as ``search`` takes them.
-            seed: the package reseeds with it for every batch; the caller's generators stay as they are.
-            batch_size: as in ``run_standard_evaluation``.
-            done: records of an interrupted run of the same call; their findings are not repeated, clean mistakes are.
-
-        Raises:
-            AdvdpnpError: unusable images, labels or logits; the package does not import.
-        """
-        if len(x) == 0:
+    def run(self, model: nn.Module, samples: Batch, options: RunOptions) -> Iterator[StageRecord | AttackResult]:
+        """Attack stage by stage; each takes the points that are robust when it begins."""
+        done, batch_size = options.done, options.batch_size
+        if len(samples) == 0:
             return
         with evaluation_mode(model):
-            verified = VerifiedRun(
-                model, self.threat, x, y, sample, seed=seed, static_batch_size=batch_size, device=device
-            )
+            verified = VerifiedRun(model, self.threat, samples, options)
             counted = QueryCounter(model).eval()
-            package = self._package(counted, seed, device)
+            package = self._package(counted, options)
             yield verified.clean(torch.nonzero(~verified.right)[:, 0])
             reported = ~verified.right
             if done:
@@ -118,7 +96,7 @@ class AutoAttack:
                 records = [record for record in done if int(record.stage) == number]
                 misclassified = records[-1].misclassified[0].bool().clone() if records else misclassified
                 for batch, index in list(enumerate(batches))[len(records) :]:
-                    broken, x_adv = self._batch(STAGES[stage](package), counted, verified, index, seed)
+                    broken, x_adv = self._batch(STAGES[stage](package), counted, verified, index, options.seed)
                     misclassified[index[broken]] = True
                     new = broken & ~reported[index]
                     reported[index[new]] = True
@@ -127,11 +105,12 @@ class AutoAttack:
                     yield verified.record(number, batch, misclassified)
             yield verified.clean(torch.nonzero(~reported)[:, 0])
 
-    def _package(self, counted: QueryCounter, seed: int, device: torch.device | str) -> Any:
+    def _package(self, counted: QueryCounter, options: RunOptions) -> Any:
         """A fresh object each run: some stages change it for good."""
         package = import_pyautoattack().AutoAttack(
-            counted, norm=NORMS[self.threat.norm], eps=self.threat.eps, version="standard", seed=seed, device=device
-        )
+            counted, norm=NORMS[self.threat.norm], eps=self.threat.eps, version="standard", seed=options.seed,
+            device=options.device,
+        )  # fmt: skip
         for stage in (package.apgd_targeted, package.fab):
             stage.n_target_classes = min(stage.n_target_classes, self.classes - 1)
         return package

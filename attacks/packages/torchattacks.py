@@ -4,7 +4,7 @@ import difflib
 import inspect
 import random
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from advdpnp.attacks.engine.executor import evaluation_mode
 from advdpnp.attacks.packages.query_counter import QueryCounter
 from advdpnp.attacks.packages.verified_run import VerifiedRun
-from advdpnp.attacks.protocol import ATTACKS, StageRecord, check_norm, positive_integer
-from advdpnp.attacks.search_state import AttackResult
+from advdpnp.attacks.protocol import ATTACKS, RunOptions, StageRecord, check_norm, positive_integer
+from advdpnp.attacks.search_state import AttackResult, Batch
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.base.compat import import_torchattacks
 from advdpnp.base.errors import AdvdpnpError
@@ -96,37 +96,22 @@ class TorchattacksAttack:
             "arguments": arguments, "order_dependent": True, "note": NOTES.get(self.attack, ""), "version": 1,
         }  # fmt: skip
 
-    def run(
-        self,
-        model: nn.Module,
-        x: Tensor,
-        y: Tensor,
-        sample: Tensor,
-        *,
-        seed: int,
-        batch_size: int,
-        device: torch.device | str,
-        done: Sequence[StageRecord] = (),
-    ) -> Iterator[StageRecord | AttackResult]:
-        """Attack the images classified right, in batches; yields as ``AutoAttack.run`` does.
-
-        Raises:
-            AdvdpnpError: unusable images, labels or logits; the package or the attack fails.
-        """
-        if len(x) == 0:
+    def run(self, model: nn.Module, samples: Batch, options: RunOptions) -> Iterator[StageRecord | AttackResult]:
+        """Attack the images classified right, in batches."""
+        done = options.done
+        if len(samples) == 0:
             return
         with evaluation_mode(model):
-            verified = VerifiedRun(
-                model, self.threat, x, y, sample, seed=seed, static_batch_size=batch_size, device=device
-            )
+            verified = VerifiedRun(model, self.threat, samples, options)
             yield verified.clean(torch.nonzero(~verified.right)[:, 0])
             misclassified = ~verified.right
             if done:
                 verified.resume(done[-1])
                 misclassified = done[-1].misclassified[0].bool().clone()
-            batches = [index for index in torch.nonzero(verified.right)[:, 0].split(batch_size) if len(index)]
+            batches = [index for index in torch.nonzero(verified.right)[:, 0].split(options.batch_size) if len(index)]
             for batch, index in list(enumerate(batches))[len(done) :]:
-                findings = verified.verify(index, self._batch(model, verified, index, seed_of(seed, self.name, batch)))
+                seed = seed_of(options.seed, self.name, batch)
+                findings = verified.verify(index, self._batch(model, verified, index, seed))
                 misclassified[index] = findings.success
                 yield findings
                 yield verified.record(0, batch, misclassified)

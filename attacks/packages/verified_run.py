@@ -6,8 +6,8 @@ from torch import Tensor, nn
 from advdpnp.attacks.engine.executor import Executor, check_inputs, is_randomised
 from advdpnp.attacks.engine.verification import judge, repeats
 from advdpnp.attacks.packages.query_counter import QueryCounter
-from advdpnp.attacks.protocol import StageRecord
-from advdpnp.attacks.search_state import AttackResult
+from advdpnp.attacks.protocol import RunOptions, StageRecord
+from advdpnp.attacks.search_state import AttackResult, Batch
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.base.randomness import seed_of
 
@@ -17,8 +17,8 @@ class VerifiedRun:
 
     Args:
         model: in ``evaluation_mode``, on ``device``.
-        x, y, sample: as ``search`` takes them.
-        static_batch_size: rows of every verifying model call.
+        samples: as ``search`` takes x, y and sample.
+        options: its batch size is also the number of rows of every verifying model call.
 
     Attributes:
         x: the images, contiguous float32.
@@ -29,20 +29,17 @@ class VerifiedRun:
         self,
         model: nn.Module,
         threat: ThreatModel,
-        x: Tensor,
-        y: Tensor,
-        sample: Tensor,
-        *,
-        seed: int,
-        static_batch_size: int,
-        device: torch.device | str,
+        samples: Batch,
+        options: RunOptions,
     ) -> None:
-        check_inputs(x, y)
+        check_inputs(samples.x, samples.y)
+        size, device = options.batch_size, options.device
         self.threat = threat
-        self.x, self.y, self.sample = x.detach().float().cpu().contiguous(), y.long().cpu(), sample.long().cpu()
-        randomised = len(x) > 0 and is_randomised(model, self.x[:static_batch_size].to(device))
-        self.executor = Executor(model, static_batch_size, device, seed_of(seed, "noise") if randomised else None)
-        clean = [self._judge(part) for part in torch.arange(len(x)).split(static_batch_size)]
+        self.x, self.y = samples.x.detach().float().cpu().contiguous(), samples.y.long().cpu()
+        self.sample = samples.sample.long().cpu()
+        randomised = len(samples) > 0 and is_randomised(model, self.x[:size].to(device))
+        self.executor = Executor(model, size, device, seed_of(options.seed, "noise") if randomised else None)
+        clean = [self._judge(part) for part in torch.arange(len(samples)).split(size)]
         self.clean_prediction, self.clean_margin, self.clean_borderline = map(torch.cat, zip(*clean, strict=True))
         self.right = self.clean_prediction == self.y
         self.forwards = torch.zeros_like(self.y) + repeats(self.executor)

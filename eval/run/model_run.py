@@ -22,7 +22,7 @@ from advdpnp.attacks.engine.verification import judge, repeats
 from advdpnp.attacks.ensemble import AttackEnsemble
 from advdpnp.attacks.info import AttackInfo, by_cost, declared_info, describe
 from advdpnp.attacks.losses import margin
-from advdpnp.attacks.protocol import Attack, PackageAttack, StageRecord
+from advdpnp.attacks.protocol import Attack, PackageAttack, RunOptions, StageRecord
 from advdpnp.attacks.search_state import AttackResult, Batch
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.base.errors import AdvdpnpError, ModelError, ModelFailure, first_line
@@ -327,10 +327,8 @@ class _Run:
 
         def find(missing: np.ndarray, writer: VerdictWriter) -> Iterator[AttackResult]:
             done = [StageRecord(**{k: torch.from_numpy(v) for k, v in record.items()}) for record in writer.records()]
-            found = attack.run(
-                self.model, self.plan.images(samples), self.plan.labels(samples), torch.from_numpy(samples),
-                seed=self.plan.seed, batch_size=batch_size, device=self.plan.device, done=done,
-            )  # fmt: skip
+            batch = Batch(self.plan.images(samples), self.plan.labels(samples), torch.from_numpy(samples))
+            found = attack.run(self.model, batch, RunOptions(self.plan.seed, batch_size, self.plan.device, done))
             for item in found:
                 if isinstance(item, StageRecord):
                     writer.checkpoint({f.name: getattr(item, f.name).cpu().numpy() for f in fields(item)})

@@ -10,7 +10,8 @@ from advdpnp.attacks import AttackResult, ThreatModel
 from advdpnp.attacks.packages import pyautoattack as module
 from advdpnp.attacks.packages.pyautoattack import AutoAttack
 from advdpnp.attacks.packages.query_counter import QueryCounter
-from advdpnp.attacks.protocol import PackageAttack, StageRecord
+from advdpnp.attacks.protocol import PackageAttack, RunOptions, StageRecord
+from advdpnp.attacks.search_state import Batch
 from advdpnp.base.compat import import_pyautoattack
 from advdpnp.base.errors import AdvdpnpError
 
@@ -37,7 +38,7 @@ def short(monkeypatch):
 
 def run(attack, model, x, y, **options):
     settings = {"seed": 3, "batch_size": 16, "device": "cpu", **options}
-    return list(attack.run(model, x, y, torch.arange(len(x)) + 100, **settings))
+    return list(attack.run(model, Batch(x, y, torch.arange(len(x)) + 100), RunOptions(**settings)))
 
 
 def sorted_findings(items):
@@ -236,7 +237,7 @@ def test_the_definition_names_what_the_result_depends_on():
 
 def test_the_standard_version_is_the_published_one(monkeypatch, net):
     monkeypatch.undo()
-    package = AutoAttack(ThreatModel.parse("linf", 0.1), 10)._package(net, 0, "cpu")
+    package = AutoAttack(ThreatModel.parse("linf", 0.1), 10)._package(net, RunOptions(0, 16))
     assert package.attacks_to_run == ["apgd-ce", "apgd-t", "fab-t", "square"]
     assert (package.apgd.n_iter, package.apgd.n_restarts) == (100, 1)
     assert (package.apgd_targeted.n_iter, package.apgd_targeted.n_target_classes) == (100, 9)

@@ -7,14 +7,15 @@ import pytest
 import torch
 
 from advdpnp.attacks import AttackResult
-from advdpnp.attacks.protocol import StageRecord
+from advdpnp.attacks.protocol import RunOptions, StageRecord
+from advdpnp.attacks.search_state import Batch
 from advdpnp.base.compat import import_torchattacks
 from advdpnp.base.errors import AdvdpnpError
 
 
 def run(attack, model, x, y, **options):
     settings = {"seed": 0, "batch_size": 16, "device": "cpu", **options}
-    items = list(attack.run(model, x, y, torch.arange(len(x)), **settings))
+    items = list(attack.run(model, Batch(x, y, torch.arange(len(x))), RunOptions(**settings)))
     found = AttackResult.concatenate([item for item in items if isinstance(item, AttackResult)])
     return found[found.sample.argsort()], [item for item in items if isinstance(item, StageRecord)]
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from advdpnp.attacks.protocol import StageRecord
-from advdpnp.attacks.search_state import AttackResult
+from advdpnp.attacks.protocol import RunOptions, StageRecord
+from advdpnp.attacks.search_state import AttackResult, Batch
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.corruption import BENCHMARK
@@ -288,10 +288,8 @@ class Package:
     def definition(self) -> dict[str, Any]:
         return {"attack": "package"}
 
-    def run(
-        self, model: nn.Module, x: Tensor, y: Tensor, sample: Tensor, *, seed: int, batch_size: int, device: Any,
-        done: Sequence[StageRecord] = (),
-    ) -> Iterator[Any]:  # fmt: skip
+    def run(self, model: nn.Module, samples: Batch, options: RunOptions) -> Iterator[Any]:
+        x, y, sample, done = samples.x, samples.y, samples.sample, options.done
         misclassified = done[-1].misclassified[0].bool() if done else torch.zeros(len(x), dtype=torch.bool)
         passed = {(int(record.stage), int(record.batch)) for record in done}
         for stage in range(2):
@@ -377,11 +375,11 @@ def test_out_of_memory_shrinks_the_batches_of_packages_too(
     sizes: list[int] = []
 
     class Greedy(Package):
-        def run(self, *positional: Any, batch_size: int, **settings: Any) -> Iterator[Any]:
-            sizes.append(batch_size)
-            if batch_size > 10:
+        def run(self, model: nn.Module, samples: Batch, options: RunOptions) -> Iterator[Any]:
+            sizes.append(options.batch_size)
+            if options.batch_size > 10:
                 raise torch.OutOfMemoryError("full")
-            yield from super().run(*positional, batch_size=batch_size, **settings)
+            yield from super().run(model, samples, options)
 
     use(monkeypatch, lambda threat: Greedy(threat, []))
     run(tmp_path, dataset, attacks="package", limit=20, batch_size=40)
