@@ -197,7 +197,7 @@ class Bench:
             ours = self._ours(recipe, dataset)
             if precision == "32-true":
                 public = PublicWay(ours.run.network, recipe)
-                train = partial(public.train, ours.run.train_split)
+                train = partial(public.train, ours.run.batches.split)
                 self._judge(architecture, "torchattacks fp32", train, public.model, wanted)
             train = partial(timing.repeat, ours, ours.run.steps * wanted.epochs)
             self._judge(architecture, label, train, ours.run.network, wanted)

@@ -45,7 +45,7 @@ class OurWay:
         self._steps = self.run.steps_of_epoch()
 
     def __call__(self) -> None:
-        if self.run.step == self.run.steps:
+        if self.run.step == self.run.batches.steps:
             self.run.epoch, self.run.step = self.run.epoch + 1, 0
             self._steps = self.run.steps_of_epoch()
         next(self._steps)
@@ -88,7 +88,7 @@ class _Given(nn.Module):
 
 def loss_alone(run: TrainingRun, classes: int, dim: int) -> Work:
     """Forward and backward of a method's loss on features that are given."""
-    count, device = run.batch_size, run.fabric.device
+    count, device = run.batches.size, run.fabric.device
     network = Network(replace(run.network.config, feature_dim=None), _Given(count, dim)).to(device)
     x = torch.zeros(1, run.dataset.channels, 1, 1, device=device)
     y = torch.randint(classes, (count,), device=device)

@@ -20,7 +20,7 @@ from advdpnp.eval.run.plan import choose_device
 from advdpnp.models.loading import load_model
 from advdpnp.models.network import Network
 from advdpnp.models.prototypes import class_vectors
-from advdpnp.training.training_run import VECTORS
+from advdpnp.training.state import VECTORS
 
 
 def geometry_command(

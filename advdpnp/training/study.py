@@ -18,8 +18,8 @@ from advdpnp.base.errors import AdvdpnpError
 from advdpnp.base.randomness import seed_of
 from advdpnp.datasets.base import Dataset, load_dataset, stratified
 from advdpnp.models import MODELS
+from advdpnp.training.methods.base import build_method
 from advdpnp.training.recipe import Recipe, explain, named_file, packaged_files, read_yaml, resolve_recipe
-from advdpnp.training.training_run import build_method
 
 DEFAULT = "default"
 MEASURES = ("clean", "worst_case", "rare_clean", "rare_worst_case", "min_separation")  # what figures can show

@@ -1,8 +1,8 @@
-"""The training loop: from a recipe and a data set to a folder with nets and metrics.
+"""The training loop: from a recipe and a data set to a folder with networks and metrics.
 
-It knows nothing of any method; a method knows nothing of devices, precision or schedules. Whatever is random is a
-function of the recipe's seed, the epoch and the step, so a run that was stopped anywhere continues to the same weights,
-bit for bit on the CPU.
+The loop knows nothing of any method, and a method knows nothing of devices, precision or schedules. All randomness is a
+function of the recipe's seed, the epoch and the step. A run that was stopped anywhere therefore continues to the same
+weights, bit for bit on the CPU.
 """
 
 import os
@@ -23,14 +23,15 @@ from advdpnp.base.interrupts import deferred_interrupts
 from advdpnp.base.randomness import isolated_rng
 from advdpnp.datasets.base import Dataset
 from advdpnp.training.recipe import Recipe
+from advdpnp.training.state import STATE, require_no_run_files
 from advdpnp.training.training_run import TrainingRun
 
-_ROUND = 10  # steps between two looks at whether the user wants to stop, and between two reports
+_ROUND = 10  # steps between two reports, and with several processes between two checks for an interruption
 
 
 @dataclass(frozen=True)
 class Hardware:
-    """Where a run is computed; none of it changes what is computed, up to rounding.
+    """The hardware of a run; it changes the results by no more than rounding.
 
     Attributes:
         device: "auto", "cpu" or "cuda".
@@ -82,11 +83,11 @@ class Progress:
     """Where a run stands.
 
     Attributes:
-        epoch, epochs: finished and all.
-        step, steps: finished and all, over the whole run.
+        epoch, epochs: finished epochs, and all epochs of the run.
+        step, steps: finished steps, and all steps of the run.
         terms: means of the loss terms over the epoch so far.
         metrics: of the last finished epoch; empty before.
-        warnings: what is wrong with the net of the last finished epoch, in sentences.
+        warnings: problems of the network of the last finished epoch, in sentences.
     """
 
     epoch: int
@@ -111,23 +112,22 @@ def train(
 ) -> pd.DataFrame:
     """Train by ``recipe`` and leave ``best``, ``last``, the metrics and the resolved recipe in ``folder``.
 
-    ``best`` is the epoch with the highest robust accuracy on the validation split (the lower of PGD on cross-entropy
-    and on the margin), for methods that train on adversarial images; for the others, whose robust accuracy is noise
-    about zero, it is the highest clean accuracy.
+    For methods that train on adversarial images, ``best`` is the epoch with the highest robust accuracy on the
+    validation split: the lower of PGD on cross-entropy and PGD on the margin. For the others it is the epoch with the
+    highest clean accuracy, because their robust accuracy is noise about zero.
 
     Args:
         extra: a data set whose training images are mixed in, by ``recipe.extra_share``.
-        hardware: where it is computed.
-        report: called every few steps and at the end of every epoch, by the first process only.
+        hardware: devices, processes and compilation.
+        report: called by the first process every few steps and at the end of every epoch.
         resume_command: what the message after an interruption tells the user to run.
 
     Returns:
         The metrics, one row per epoch.
 
     Raises:
-        AdvdpnpError: the folder holds a run already and ``resume`` is not set, or another run's, or with ``resume``
-            one whose state is gone; the loss is no longer finite; the run was interrupted (all that was computed is
-            saved).
+        AdvdpnpError: the folder already holds a run and ``resume`` is not set; the folder's run has another recipe or
+            has lost its state; the loss is no longer finite; the run was interrupted (everything computed is saved).
     """
     keep_freed_memory()
     fabric = hardware.fabric(recipe.precision)
@@ -141,31 +141,47 @@ def train(
             stack.enter_context(_lost_processes())
         run = TrainingRun(recipe, dataset, extra, folder, fabric, compiled=hardware.compile)
         if fabric.is_global_zero:
-            stack.enter_context(folder_lock(folder))  # only now: what cannot be trained leaves no folder
-        if (folder / "training.pt").exists():
-            if not resume:
-                raise AdvdpnpError(
-                    f"{folder} already holds a run; add --resume to continue it or choose another --name"
-                )
-            run.load()
-        elif resume:
-            run.require_nothing_to_lose()
-        if fabric.is_global_zero:
-            write_text(folder / "recipe.yaml", recipe.to_yaml())
+            stack.enter_context(folder_lock(folder))  # only now: a recipe that cannot be trained leaves no folder
+        _begin_or_resume(run, resume=resume)
         while run.epoch < recipe.epochs:
             for _ in run.steps_of_epoch():
-                if run.step % _ROUND != 0 and run.step != run.steps and fabric.world_size > 1:
-                    continue  # all processes must stop at the same step, and asking each other takes time
-                if run.any_process(interrupted()):
-                    run.save()
-                    place = f"epoch {run.epoch + 1} of {recipe.epochs}"
-                    raise AdvdpnpError(f"stopped in {place} and saved; continue with: {resume_command}")
-                if fabric.is_global_zero and run.step % _ROUND == 0:
-                    report(_progress(run))
+                _between_steps(run, interrupted, report, resume_command)
             run.end_epoch()
             if fabric.is_global_zero:
                 report(_progress(run))
         return pd.DataFrame(run.metrics)
+
+
+def _begin_or_resume(run: TrainingRun, *, resume: bool) -> None:
+    if (run.folder / STATE).exists():
+        if not resume:
+            raise AdvdpnpError(
+                f"{run.folder} already holds a run; add --resume to continue it or choose another --name"
+            )
+        run.load()
+    elif resume:
+        require_no_run_files(run.folder)
+    if run.fabric.is_global_zero:
+        write_text(run.folder / "recipe.yaml", run.recipe.to_yaml())
+
+
+def _between_steps(
+    run: TrainingRun, interrupted: Callable[[], bool], report: Callable[[Progress], None], resume_command: str
+) -> None:
+    """Stop if the user wants to, else report every few steps.
+
+    Raises:
+        AdvdpnpError: the run was interrupted; all that was computed is saved.
+    """
+    several = run.fabric.world_size > 1
+    if several and run.step % _ROUND != 0 and run.step != run.batches.steps:
+        return  # all processes must stop at the same step, and asking each other takes time
+    if run.any_process(interrupted()):
+        run.save()
+        place = f"epoch {run.epoch + 1} of {run.recipe.epochs}"
+        raise AdvdpnpError(f"stopped in {place} and saved; continue with: {resume_command}")
+    if run.fabric.is_global_zero and run.step % _ROUND == 0:
+        report(_progress(run))
 
 
 @contextmanager
@@ -179,7 +195,7 @@ def _compiler_errors() -> Iterator[None]:
 
 @contextmanager
 def _lost_processes() -> Iterator[None]:
-    """When one process ends, the others learn of it by a broken connection."""
+    """When a process ends, the others see a broken connection."""
     try:
         yield
     except RuntimeError as error:
@@ -187,8 +203,8 @@ def _lost_processes() -> Iterator[None]:
         if not any(word in text for word in ("gloo", "NCCL", "Connection closed", "Connection reset")):
             raise
         raise AdvdpnpError(
-            "another process of this run has ended; if nothing above says why, set ADVDPNP_DEBUG=1 and run it again: "
-            "then every process speaks"
+            "another process of this run has ended; if no message above says why, set ADVDPNP_DEBUG=1 and run again: "
+            "every process then prints its errors"
         ) from error
 
 
@@ -197,8 +213,8 @@ def _progress(run: TrainingRun) -> Progress:
     return Progress(
         epoch=run.epoch,
         epochs=epochs,
-        step=run.epoch * run.steps + run.step,
-        steps=run.steps * epochs,
+        step=run.epoch * run.batches.steps + run.step,
+        steps=run.batches.steps * epochs,
         terms=run.means(),
         metrics=run.metrics[-1] if run.metrics else {},
         warnings=tuple(run.warnings),

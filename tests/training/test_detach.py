@@ -4,9 +4,9 @@ import torch
 from lightning_fabric import Fabric
 
 from advdpnp.models.network import ModelConfig, Network, build_model
-from advdpnp.training.averaging import WeightAverage
 from advdpnp.training.recipe import resolve_recipe
 from advdpnp.training.training_run import TrainingRun
+from advdpnp.training.weights import WeightAverage
 
 
 def network() -> Network:

@@ -6,8 +6,8 @@ import pytest
 import yaml
 
 from advdpnp.base.errors import AdvdpnpError
+from advdpnp.training.methods.base import build_method
 from advdpnp.training.recipe import recipe_files, resolve_recipe
-from advdpnp.training.training_run import build_method
 
 
 @pytest.mark.parametrize("name", recipe_files())

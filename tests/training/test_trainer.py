@@ -13,9 +13,10 @@ import torch
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.datasets.base import Dataset, Split
 from advdpnp.models.checkpoint import load_checkpoint
+from advdpnp.training.methods.base import build_method
 from advdpnp.training.recipe import resolve_recipe
+from advdpnp.training.step import attack_mode
 from advdpnp.training.trainer import train
-from advdpnp.training.training_run import attack_mode, build_method
 
 SMALL = {
     "epochs": 2,
@@ -294,7 +295,7 @@ def test_no_net_is_saved_before_a_state(quadrants, tmp_path, monkeypatch):
     """A run killed between the two could not be resumed."""
     seen = []
     monkeypatch.setattr(
-        "advdpnp.training.training_run.save_checkpoint",
+        "advdpnp.training.state.save_checkpoint",
         lambda path, *others: seen.append((path.name, (tmp_path / "training.pt").exists())),
     )
     train(recipe("ce", epochs=1), quadrants, tmp_path)

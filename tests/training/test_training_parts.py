@@ -16,10 +16,9 @@ from advdpnp.base.randomness import Draw
 from advdpnp.datasets.base import Split
 from advdpnp.models.network import ModelConfig, build_model
 from advdpnp.models.prototypes import CentreHead
-from advdpnp.training.averaging import WeightAverage
 from advdpnp.training.methods import METHODS
 from advdpnp.training.validation import Validation, validate
-from advdpnp.training.weight_perturbation import perturbed_weights
+from advdpnp.training.weights import WeightAverage, perturbed_weights
 
 
 class Fixed(nn.Module):

@@ -1,21 +1,23 @@
 """What a training method is: a loss over clean and adversarial images, and nothing else."""
 
-from typing import ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 import torch.nn.functional as F
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
+from advdpnp.base.errors import AdvdpnpError
 from advdpnp.base.registry import Registry
+from advdpnp.training.recipe import explain
 
 #: Named scalars of one step. Those whose name ends in "accuracy" are shares of the batch, the others parts of the loss.
 Terms = dict[str, Tensor]
 
 METHODS = Registry("method", "advdpnp.methods")
 
-#: Of every method: values that it does not have, and numbers that are none, are refused.
+#: For every method: unknown values and numbers that are not finite are refused.
 STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
@@ -66,6 +68,23 @@ class Common:
 
     def end_step(self, model: nn.Module) -> None:
         pass
+
+
+def build_method(values: dict[str, Any]) -> Method:
+    """The method that a recipe's ``method`` section describes.
+
+    Raises:
+        AdvdpnpError: the name is missing or unknown, or the method has no such value.
+    """
+    arguments = dict(values)
+    name = arguments.pop("name", None)
+    if not isinstance(name, str):
+        raise AdvdpnpError(f"the recipe names no method; set method.name to one of {', '.join(METHODS.names())}")
+    try:
+        method: Method = METHODS.find(name)[0].build(**arguments)
+    except ValidationError as error:
+        raise AdvdpnpError(f"the method {name} cannot be built: {explain(error)}") from error
+    return method
 
 
 def accuracy(logits: Tensor, y: Tensor) -> Tensor:

@@ -1,0 +1,89 @@
+"""The batches of a training run: which images each step sees, augmented, and the part of this process."""
+
+from collections.abc import Callable
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from advdpnp.base.errors import AdvdpnpError
+from advdpnp.base.randomness import seed_of
+from advdpnp.datasets.base import Dataset, to_float
+from advdpnp.training.augment import augment
+from advdpnp.training.recipe import Recipe
+
+
+class Batches:
+    """Training images, with extra images mixed in where the recipe asks for them.
+
+    With several processes each takes its slice of every batch. All random numbers are drawn for the whole batch in
+    every process, so the number of processes changes nothing but rounding (and the batches that BatchNorm sees).
+
+    Attributes:
+        size: images per step, over all processes; ``extra_size`` of them are extra images.
+        steps: steps per epoch.
+    """
+
+    def __init__(self, recipe: Recipe, dataset: Dataset, extra: Dataset | None, fabric: Fabric) -> None:
+        self.fabric, self.seed = fabric, recipe.seed
+        self.augmentation = recipe.augmentation or dataset.augmentation
+        self.split = dataset.train.to(fabric.device)
+        self.extra_split = None if extra is None else _matching(extra, dataset).train.to(fabric.device)
+        if len(self.split) < 2 or not len(dataset.validation):
+            raise AdvdpnpError(
+                f"{dataset.name} leaves {len(self.split)} images to train on and {len(dataset.validation)} to "
+                "validate; give at least 10 training images"
+            )
+        self.size = min(recipe.batch_size, len(self.split))
+        self.extra_size = 0 if extra is None else min(max(round(recipe.extra_share * self.size), 1), self.size - 1)
+        self.steps = len(self.split) // (self.size - self.extra_size)
+        if self.size % fabric.world_size:
+            raise AdvdpnpError(
+                f"a batch of {self.size} cannot be shared by {fabric.world_size} processes; set batch_size to a "
+                f"multiple of {fabric.world_size}"
+            )
+        hashed = [dataset.train, dataset.validation, *([self.extra_split] if self.extra_split else [])]
+        self.content_hash = "-".join(split.content_hash for split in hashed)
+
+    def order(self, epoch: int) -> Callable[[int], Tensor]:
+        """For each step of the epoch the indices of its images; extra images are numbered after the training images."""
+        own = self.size - self.extra_size
+        generator = torch.Generator().manual_seed(seed_of(self.seed, "order", epoch))
+        order = torch.randperm(len(self.split), generator=generator)
+        if self.extra_split is None:
+            return lambda step: order[step * own : (step + 1) * own].to(self.fabric.device)
+        shape, size = (self.steps, self.extra_size), len(self.extra_split)
+        extra = torch.randint(size, shape, generator=generator) + len(self.split)
+        return lambda step: torch.cat([order[step * own : (step + 1) * own], extra[step]]).to(self.fabric.device)
+
+    def images(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """uint8 images (n, c, h, w) and labels (n,) with these indices."""
+        if self.extra_split is None:
+            return self.split.images[index], self.split.labels[index]
+        own, count = index < len(self.split), len(self.split)
+        parts = self.split.pick(index[own]), self.extra_split.pick(index[~own] - count)
+        return torch.cat([part.images for part in parts]), torch.cat([part.labels for part in parts])
+
+    def augmented(self, index: Tensor, epoch: int, step: int) -> tuple[Tensor, Tensor, Tensor]:
+        """This process's slice of a batch: float images in [0, 1], labels, indices."""
+        images, y = self.images(index)
+        generator = torch.Generator(images.device).manual_seed(seed_of(self.seed, "augment", epoch, step))
+        # Every world_size-th image: extra images stand at the end of the batch, and each process needs its share.
+        mine = slice(self.fabric.global_rank, len(index), self.fabric.world_size)
+        x = to_float(augment(images, self.augmentation, generator))[mine]
+        return x.contiguous(memory_format=torch.channels_last), y[mine], index[mine]
+
+
+def _matching(extra: Dataset, dataset: Dataset) -> Dataset:
+    """``extra``, if its images have the shape of those of ``dataset``.
+
+    Raises:
+        AdvdpnpError: they have another shape or more classes.
+    """
+    kind, wanted = (extra.channels, *extra.image_size), (dataset.channels, *dataset.image_size)
+    if kind != wanted or extra.classes > dataset.classes:
+        raise AdvdpnpError(
+            f"the extra images of {extra.name} are {'x'.join(map(str, kind))} of {extra.classes} classes, those of "
+            f"{dataset.name} {'x'.join(map(str, wanted))} of {dataset.classes}; bring them to the same shape"
+        )
+    return extra

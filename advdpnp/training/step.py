@@ -1,0 +1,136 @@
+"""One training step: the inner attack, the loss, its gradients and the update of the weights."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from advdpnp.attacks.algorithms.pgd import PGD, perturb
+from advdpnp.attacks.threat import ThreatModel
+from advdpnp.base.randomness import Draw, seed_of
+from advdpnp.models.network import Network
+from advdpnp.training.methods.base import Method, Terms
+from advdpnp.training.recipe import Recipe
+from advdpnp.training.schedule import SCHEDULES
+from advdpnp.training.weights import perturbed_weights, untracked_statistics
+
+
+class _LossModule(nn.Module):
+    """The whole loss as one forward: data-parallel wrappers allow no other calls."""
+
+    def __init__(self, network: nn.Module, method: Method) -> None:
+        super().__init__()
+        self.network = network
+        self.method = method
+
+    def forward(self, x: Tensor, x_adv: Tensor | None, y: Tensor) -> tuple[Tensor, Terms]:
+        return self.method.loss(self.network, x, x_adv, y)
+
+
+class TrainingStep:
+    """Updates the weights of a network by one batch.
+
+    Attributes:
+        optimiser: SGD with the recipe's values; prototypes have a group of their own.
+    """
+
+    def __init__(
+        self, recipe: Recipe, method: Method, network: Network, threat: ThreatModel, fabric: Fabric, *, compiled: bool
+    ) -> None:
+        self.recipe, self.method, self.network, self.fabric = recipe, method, network, fabric
+        self.attack = PGD(
+            threat,
+            steps=recipe.attack.steps,
+            step_size=recipe.attack.relative_step * threat.eps,
+            objective=method.inner_objective,
+        )
+        module = _LossModule(network, method)
+        self.module, self.optimiser = fabric.setup(
+            torch.compile(module) if compiled else module, _optimiser(network, recipe)
+        )
+
+    def update(self, x: Tensor, y: Tensor, index: Tensor, epoch: int, step: int, progress: float) -> Terms:
+        """Make one step of the optimiser.
+
+        Args:
+            x: float images (n, c, h, w) in [0, 1].
+            index: of each image in the training set; with seed and epoch it determines the attack's random start.
+            progress: share of the run that is done, in [0, 1], for the schedule of the learning rate.
+
+        Returns:
+            The loss and its terms.
+        """
+        torch.manual_seed(seed_of(self.recipe.seed, "layers", epoch, step))  # for dropout and similar layers
+        x_adv = self.adversarial(self.network, x, y, index, epoch)
+        factor = SCHEDULES[self.recipe.optimiser.schedule](progress)
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.recipe.optimiser.lr * factor
+        self.network.train()
+        loss, terms = self._backward(x, x_adv, y, epoch)
+        if self.recipe.optimiser.clip is not None:
+            self.fabric.clip_gradients(self.module, self.optimiser, max_norm=self.recipe.optimiser.clip)
+        self.optimiser.step()
+        self.method.end_step(self.network)
+        return {**terms, "loss": loss}
+
+    def adversarial(self, network: nn.Module, x: Tensor, y: Tensor, index: Tensor, epoch: int) -> Tensor | None:
+        """Images of the inner attack, None if the method needs none; weights and BatchNorm statistics stay as they are.
+
+        Args:
+            network: the trained network, or the average of its weights.
+        """
+        if not self.method.adversarial:
+            return None
+        draw = Draw.of(seed_of(self.recipe.seed, "attack", epoch), index)
+        with attack_mode(network, self.recipe.attack.mode), self.fabric.autocast():
+            return perturb(network, x, y, self.attack, draw)
+
+    def _backward(self, x: Tensor, x_adv: Tensor | None, y: Tensor, epoch: int) -> tuple[Tensor, Terms]:
+        """Leave the gradients of the loss in the weights; with weight perturbation, those at the perturbed weights."""
+        self.optimiser.zero_grad(set_to_none=True)
+        gamma = self.recipe.awp
+        if gamma is None or not self.method.adversarial or epoch < self.recipe.awp_start:
+            loss, terms = self.module(x, x_adv, y)
+            self.fabric.backward(loss)
+            return loss, terms
+        with untracked_statistics(self.network):
+            loss, _ = self.module(x, x_adv, y)
+        self.fabric.backward(loss)
+        with perturbed_weights(self.network, gamma):
+            self.optimiser.zero_grad(set_to_none=True)
+            loss, terms = self.module(x, x_adv, y)
+            self.fabric.backward(loss)
+        return loss, terms
+
+
+@contextmanager
+def attack_mode(network: nn.Module, mode: str) -> Iterator[None]:
+    """Put the network into ``mode`` ("train" or "eval") for the inner attack; BatchNorm updates no statistics."""
+    network.train(mode == "train")
+    with untracked_statistics(network) if mode == "train" else nullcontext():
+        yield
+
+
+def _optimiser(network: Network, recipe: Recipe) -> torch.optim.SGD:
+    values = recipe.optimiser
+    prototypes = [p for name, p in network.named_parameters() if name == "head.prototypes"]
+    others = [p for name, p in network.named_parameters() if name != "head.prototypes"]
+    groups: list[dict[str, Any]] = [
+        {"params": others, "weight_decay": values.weight_decay, "momentum": values.momentum},
+    ]
+    if prototypes:
+        momentum = values.prototype_momentum
+        groups.append(
+            {
+                "params": prototypes,
+                "weight_decay": values.prototype_weight_decay,
+                "momentum": momentum,
+                "nesterov": values.nesterov and momentum > 0,
+            }
+        )
+    return torch.optim.SGD(
+        groups, lr=values.lr, nesterov=values.nesterov and values.momentum > 0, momentum=values.momentum
+    )

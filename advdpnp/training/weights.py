@@ -1,0 +1,103 @@
+"""Weights beside the trained ones (moving average, perturbed to raise the loss), and BatchNorm statistics."""
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Generic, TypeVar
+
+import torch
+from torch import nn
+
+N = TypeVar("N", bound=nn.Module)
+
+
+class WeightAverage(Generic[N]):
+    """A copy of a network that holds the moving average of its weights.
+
+    Papers: Polyak and Juditsky, "Acceleration of Stochastic Approximation by Averaging", 1992; Izmailov et al.,
+    "Averaging Weights Leads to Wider Optima and Better Generalization", UAI 2018, for BatchNorm.
+
+    Args:
+        network: the one that is trained.
+        decay: share of the old average that each step keeps, in [0, 1).
+    """
+
+    def __init__(self, network: N, decay: float) -> None:
+        self.network: N = copy.deepcopy(network).requires_grad_(False)
+        self.decay = decay
+
+    @torch.no_grad()
+    def follow(self, network: N) -> None:
+        """Move the average by 1 - decay towards the weights of ``network``, and copy its buffers."""
+        for average, weight in zip(self.network.parameters(), network.parameters(), strict=True):
+            average.lerp_(weight, 1 - self.decay)
+        for own, buffer in zip(self.network.buffers(), network.buffers(), strict=True):
+            own.copy_(buffer)
+
+    def recompute_batchnorm(self, passes: Iterator[Callable[[], object]]) -> None:
+        """Replace the BatchNorm statistics by their mean over ``passes``, calls that each run one batch.
+
+        The copied statistics belong to the weights of the last step; averaged weights give other activations.
+        """
+        self.network.train()
+        with fresh_statistics(self.network), torch.no_grad():
+            for forward in passes:
+                forward()
+        self.network.eval()
+
+
+@contextmanager
+def fresh_statistics(network: nn.Module) -> Iterator[None]:
+    """Inside, BatchNorm layers compute new statistics: the plain mean over all batches they see."""
+    layers = _tracking_layers(network)
+    momenta = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum = None  # torch then keeps a cumulative mean
+    try:
+        yield
+    finally:
+        for layer, momentum in zip(layers, momenta, strict=True):
+            layer.momentum = momentum
+
+
+@contextmanager
+def perturbed_weights(network: nn.Module, gamma: float) -> Iterator[None]:
+    """Inside, every weight matrix is moved up its gradient by gamma times its own norm; afterwards it is restored.
+
+    Uses the gradients in ``.grad`` on entry (one ascent step, section 4.2), layer by layer as in equation 10. Biases,
+    normalisation scales and prototypes are left alone: perturbed prototypes would attack the class centres instead of
+    the feature extractor.
+
+    Paper: Wu et al., "Adversarial Weight Perturbation Helps Robust Generalization", NeurIPS 2020.
+    """
+    kept = []
+    with torch.no_grad():
+        for name, weight in network.named_parameters():
+            if weight.grad is None or weight.dim() < 2 or name.endswith(("prototypes", "centres")):
+                continue
+            kept.append((weight, weight.detach().clone()))
+            weight.add_(weight.grad * (gamma * weight.norm() / weight.grad.norm().clamp_min(1e-12)))
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for weight, before in kept:
+                weight.copy_(before)
+
+
+@contextmanager
+def untracked_statistics(network: nn.Module) -> Iterator[None]:
+    """Inside, BatchNorm in training mode normalises by the batch and does not update its running statistics."""
+    layers = _tracking_layers(network)
+    for layer in layers:
+        layer.track_running_stats = False
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.track_running_stats = True
+
+
+def _tracking_layers(network: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
+    return [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
