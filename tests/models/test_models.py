@@ -9,7 +9,7 @@ from advdpnp.base.errors import AdvdpnpError
 from advdpnp.models import MODELS, ModelConfig, Network, build_model
 from advdpnp.models.prototypes import PrototypeHead
 
-SMALL = ("small-cnn", "tiny-resnet", "tiny-resnet", "resnet20", "timm:resnet10t")
+SMALL = ("small-cnn", "tiny-resnet", "resnet20", "timm:resnet10t")
 ALL = ("small-cnn", "tiny-resnet", "resnet20", "resnet18", "preactresnet18", "wrn-28-10", "wrn-34-10")
 
 
