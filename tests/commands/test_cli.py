@@ -12,7 +12,9 @@ import pytest
 from advdpnp import __version__
 from advdpnp.cli import run
 
-COMMANDS = ("train", "eval", "leaderboard", "compare", "geometry", "study", "demo", "list", "doctor")
+COMMANDS = (
+    "train", "eval", "leaderboard", "compare", "verify", "geometry", "study", "demo", "corrupt", "list", "doctor",
+)  # fmt: skip
 
 
 @pytest.fixture
