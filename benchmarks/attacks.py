@@ -30,7 +30,7 @@ from advdpnp.attacks.protocol import RunOptions
 from advdpnp.attacks.search_state import Batch
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.datasets import load_dataset, to_float
-from advdpnp.eval.run.model_run import DEFAULT_STATIC_BATCH_SIZE
+from advdpnp.eval.run.components import STATIC_BATCH_SIZES
 from advdpnp.models.loading import load_model
 from benchmarks import timing
 from benchmarks.parity import STAGES, theirs
@@ -99,7 +99,7 @@ def _attack(job: Job, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatMode
             y,
             torch.arange(len(x)),
             seed=0,
-            static_batch_size=DEFAULT_STATIC_BATCH_SIZE,
+            static_batch_size=STATIC_BATCH_SIZES["cpu"],
             device=job.device,
         )
         return int((~AttackResult.concatenate(list(found)).success).sum())
@@ -129,7 +129,7 @@ def _by_stage(job: Job, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatMo
             y[rows],
             rows,
             seed=0,
-            static_batch_size=DEFAULT_STATIC_BATCH_SIZE,
+            static_batch_size=STATIC_BATCH_SIZES["cpu"],
             device=job.device,
         )
         findings = AttackResult.concatenate(list(found))

@@ -29,7 +29,7 @@ from advdpnp.base.errors import AdvdpnpError
 from advdpnp.base.files import write_text
 from advdpnp.base.statistics import mcnemar
 from advdpnp.datasets import load_dataset, to_float
-from advdpnp.eval.run.model_run import DEFAULT_STATIC_BATCH_SIZE
+from advdpnp.eval.run.components import STATIC_BATCH_SIZES
 from advdpnp.models.loading import load_model
 from benchmarks import timing
 
@@ -50,7 +50,7 @@ class Stage:
 def ours(model: nn.Module, threat: ThreatModel, x: Tensor, y: Tensor, stage: str, seed: int, rows: Tensor) -> Stage:
     """One of our stages on the images numbered ``rows``."""
     attack, begin = STAGES[stage](threat, _classes(model, x)), time.process_time()
-    found = list(search(model, attack, x[rows], y[rows], rows, seed=seed, static_batch_size=DEFAULT_STATIC_BATCH_SIZE))
+    found = list(search(model, attack, x[rows], y[rows], rows, seed=seed, static_batch_size=STATIC_BATCH_SIZES["cpu"]))
     seconds = time.process_time() - begin
     findings = AttackResult.concatenate(found)
     robust = torch.zeros(len(x), dtype=torch.bool)

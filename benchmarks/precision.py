@@ -23,7 +23,7 @@ from advdpnp.attacks.engine.precision import FLOAT32, choose_precision
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.base.statistics import mcnemar
 from advdpnp.datasets import load_dataset, to_float
-from advdpnp.eval.run.model_run import DEFAULT_STATIC_BATCH_SIZE
+from advdpnp.eval.run.components import STATIC_BATCH_SIZES
 from advdpnp.models.loading import load_model
 from benchmarks import timing
 from benchmarks.attacks import NETS
@@ -42,7 +42,7 @@ def compare(net: str, attack: str, low: str, weights_folder: Path, samples: int,
     for precision in (FLOAT32, low):
         begin = time.perf_counter()
         method = ATTACKS.make(attack, threat=threat, classes=10)
-        settings = {"seed": 0, "static_batch_size": DEFAULT_STATIC_BATCH_SIZE, "device": device, "precision": precision}
+        settings = {"seed": 0, "static_batch_size": STATIC_BATCH_SIZES["cpu"], "device": device, "precision": precision}
         found = AttackResult.concatenate(list(search(model, method, x, y, torch.arange(len(x)), **settings)))
         seconds = time.perf_counter() - begin
         broken[precision] = found.success[found.sample.argsort()]

@@ -7,16 +7,16 @@ import numpy as np
 import pandas as pd
 import torch
 
-from advdpnp.attacks import resolve_attacks
 from advdpnp.attacks.engine.precision import FLOAT32, choose_precision
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.base.errors import AdvdpnpError, ModelError, one_speaks
 from advdpnp.base.randomness import isolated_rng
-from advdpnp.corruption import as_bytes, corruption_cells
+from advdpnp.corruption import as_bytes
 from advdpnp.datasets import Dataset
 from advdpnp.eval.analysis.rows import Row, make_rows
 from advdpnp.eval.report.leaderboard import tabulate_rows, writing_tables
 from advdpnp.eval.report.write import publish
+from advdpnp.eval.run.components import Components
 from advdpnp.eval.run.model_run import run_model
 from advdpnp.eval.run.plan import Plan, choose_device, command_line
 from advdpnp.eval.run.progress import Progress, Silent
@@ -47,6 +47,7 @@ def evaluate_models(
     save_adversarials: bool = False,
     progress: Progress | None = None,
     command: str | None = None,
+    components: Components | None = None,
 ) -> pd.DataFrame:
     """Evaluate models and write ``out/leaderboard.csv`` and ``.md``; what ``out`` holds already is not repeated.
 
@@ -79,6 +80,7 @@ def evaluate_models(
             Where verdicts are there already, only the images are made, by the same search again.
         progress: is told what happens; nothing is printed.
         command: the command line, for the record; None finds out.
+        components: what the runner calls; None takes the real ones.
 
     Returns:
         The rows that were asked for, as ``build_leaderboard`` makes them.
@@ -87,6 +89,7 @@ def evaluate_models(
         AdvdpnpError: nothing to evaluate, unknown attacks, unusable images or models, a folder that another
             process writes to; or, after all else is done, a search that was repeated for its images came out otherwise.
     """
+    components = components or Components()
     with one_speaks(shard.first):
         if not models:
             raise AdvdpnpError("there is no model to evaluate; give a checkpoint or --model")
@@ -100,7 +103,7 @@ def evaluate_models(
         if not threats:
             raise AdvdpnpError("there is no eps; give one, for example 8/255")
         for threat in threats:  # a misspelt attack shows before hours of work, not after
-            resolve_attacks(attacks, threat, max(2, dataset.classes), engine)
+            components.resolve_attacks(attacks, threat, max(2, dataset.classes), engine)
         chosen = choose_device(device, shard.local)
         plan = Plan(
             dataset=dataset,
@@ -111,12 +114,15 @@ def evaluate_models(
             batch_size=batch_size,
             device=chosen,
             progress=progress or Silent(),
-            corruptions=corruption_cells(corruptions, as_bytes(dataset), data_root, seed, types=corruption_types),
+            corruptions=components.corruption_cells(
+                corruptions, as_bytes(dataset), data_root, seed, types=corruption_types
+            ),
             engine=engine,
             precision=choose_precision(precision, chosen),
             shard=shard,
             transfer_from=tuple(transfer_from),
             save_adversarials=save_adversarials,
+            components=components,
             command=command_line() if command is None else command,
         )
         if save_adversarials and not (plan.attacked or transfer_from):

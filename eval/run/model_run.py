@@ -12,12 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from advdpnp.attacks import resolve_attacks
 from advdpnp.attacks.algorithms.transfer import Transfer
 from advdpnp.attacks.engine.executor import Executor, check_inputs, evaluation_mode, is_batch_dependent, is_randomised
 from advdpnp.attacks.engine.precision import FLOAT32
 from advdpnp.attacks.engine.replicas import ModelReplicas, replicate
-from advdpnp.attacks.engine.search import search
 from advdpnp.attacks.engine.verification import judge, repeats
 from advdpnp.attacks.ensemble import AttackEnsemble
 from advdpnp.attacks.info import AttackInfo, by_cost, declared_info, describe
@@ -53,14 +51,8 @@ ENGINE = 2
 """Raised whenever the engine searches otherwise for the same definition (steps, draws, order); part of every unit. Mere
 rounding, as another processor or torch brings it too, does not raise it: what is found is verified all the same."""
 
-DEFAULT_STATIC_BATCH_SIZE = 128
-STATIC_BATCH_SIZES = {"cuda": 256}
-"""Rows of every model call: enough to keep the device busy, few enough that little of them is padding."""
-
 KEPT = "; what was judged before is kept"
 """Ends what is said of a model that stops answering."""
-
-_TRANSFERRED = 1024  # samples between two changes of the model, and between two savings
 
 WHOLE_BATCH = 250
 """Batch size of attacks of other packages unless the user gives one. What they find depends on it."""
@@ -90,7 +82,7 @@ def run_model(loaded: LoadedModel, plan: Plan, out: Path) -> set[str]:
         dataset=plan.dataset.label,
     )
     with open_model(plan.shard.folder(out), identity) as folder, _on_device(loaded.model, plan.device):
-        static_batch_size = first_static_batch_size(plan.device)
+        static_batch_size = plan.components.first_batch_size(plan.device)
         while True:
             try:
                 return set(_Run(loaded, plan, folder, out, static_batch_size).everything())
@@ -110,11 +102,6 @@ def _recipe_hash(loaded: LoadedModel) -> str:
     """Nets that differ in nothing but the seed of their training share it."""
     recipe = loaded.recipe
     return short_hash([loaded.header.get("dataset"), recipe]) if recipe else ""
-
-
-def first_static_batch_size(device: torch.device) -> int:
-    """Rows of every model call, unless memory turns out to be short."""
-    return STATIC_BATCH_SIZES.get(device.type, DEFAULT_STATIC_BATCH_SIZE)
 
 
 @contextmanager
@@ -175,7 +162,9 @@ class _Run:
         yield self._judge(CLEAN, {}, self.plan.images)
         self._suspect()
         for threat in self.plan.threats:
-            attacks = dict(resolve_attacks(self.plan.attacks, threat, self.classes, self.plan.engine))
+            attacks = dict(
+                self.plan.components.resolve_attacks(self.plan.attacks, threat, self.classes, self.plan.engine)
+            )
             infos = {label: describe(attack) for label, attack in attacks.items()}
             for label in by_cost(infos):  # cheap results first
                 yield self._attack(label, attacks[label])
@@ -280,7 +269,7 @@ class _Run:
 
         def find(samples: np.ndarray, writer: VerdictWriter) -> Iterator[AttackResult]:
             for block in self.plan.blocks(samples):
-                yield from search(
+                yield from self.plan.components.search(
                     self.model, attack, self.plan.images(block), self.plan.labels(block), torch.from_numpy(block),
                     seed=self.plan.seed, static_batch_size=self.static_batch_size,
                     max_active=self.plan.batch_size, device=self.plan.device,
@@ -295,7 +284,8 @@ class _Run:
 
         def find(samples: np.ndarray, writer: VerdictWriter) -> Iterator[AttackResult]:
             device = self.plan.device
-            for block in np.array_split(samples, range(_TRANSFERRED, len(samples), _TRANSFERRED)):
+            size = self.plan.components.transfer_block
+            for block in np.array_split(samples, range(size, len(samples), size)):
                 asked = Batch(self.plan.images(block), self.plan.labels(block), torch.from_numpy(block)).to(device)
                 with (
                     _blaming(f"{attack.source_name} fails on the images of {self.plan.dataset.label}", remedy),
@@ -318,7 +308,7 @@ class _Run:
         samples, requested = self.plan.samples, self.plan.batch_size or WHOLE_BATCH
         keeping = self.plan.save_adversarials
         batch_size = max(
-            1, requested * self.static_batch_size // first_static_batch_size(self.plan.device)
+            1, requested * self.static_batch_size // self.plan.components.first_batch_size(self.plan.device)
         )  # shrinks where memory was short
         definition = {"attack": attack.definition(), "seed": self.plan.seed, "batch_size": batch_size}
         unit = self._unit(label, attack.threat, {**definition, "samples": sample_set_hash(samples.tolist())})

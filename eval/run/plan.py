@@ -19,6 +19,7 @@ from advdpnp.base.errors import AdvdpnpError
 from advdpnp.base.versions import software_versions
 from advdpnp.corruption import CorruptionSource
 from advdpnp.datasets import Dataset, to_float
+from advdpnp.eval.run.components import Components
 from advdpnp.eval.run.progress import Progress
 from advdpnp.eval.run.ranks import ALONE, Shard
 from advdpnp.models.loading import LoadedModel
@@ -50,6 +51,7 @@ class Plan:
         shard: which of several processes this is.
         transfer_from: models whose adversarial images are tried on every other one.
         save_adversarials: whether to store the image of every sample that an attack breaks.
+        components: what the runner calls; replaced by tests alone.
         notes: sentences about what went otherwise than asked, added while it is carried out.
         command: the command line, for the record.
         versions: of the software, for the record.
@@ -70,6 +72,7 @@ class Plan:
     shard: Shard = ALONE
     transfer_from: tuple[LoadedModel, ...] = ()
     save_adversarials: bool = False
+    components: Components = field(default_factory=Components)
     notes: list[str] = field(default_factory=list)
     command: str = ""
     versions: Mapping[str, str] = field(default_factory=software_versions)

@@ -4,6 +4,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,14 @@ import torch
 from torch import Tensor, nn
 
 import advdpnp
+from advdpnp.attacks.engine.search import search
 from advdpnp.attacks.search_state import AttackResult
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.cli import run as run_cli
 from advdpnp.datasets import Dataset
 from advdpnp.eval.audit.images import Auditor, UnitAudit
-from advdpnp.eval.run import model_run as run_module
+from advdpnp.eval.run.components import Components
 from advdpnp.eval.run.evaluate import evaluate_models
 from advdpnp.eval.store import model_folder as store
 from advdpnp.eval.store import writer as unit_writer
@@ -35,13 +37,13 @@ CPU = torch.device("cpu")
 Net = Callable[..., nn.Module]
 
 
-@pytest.fixture(autouse=True)
-def small_shape(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_module, "DEFAULT_STATIC_BATCH_SIZE", 16)
+SMALL = Components(static_batch_size=16)
+Searches = list[tuple[str, list[int]]]
 
 
 def evaluate(out: Path, data: Dataset, model: nn.Module, **arguments: Any) -> None:
-    settings: dict[str, Any] = {"attacks": "fgsm,pgd-4", "eps": ["8/255"], "device": "cpu", "save_adversarials": True}
+    settings: dict[str, Any] = {"attacks": "fgsm,pgd-4", "eps": ["8/255"], "device": "cpu", "save_adversarials": True,
+                                "components": SMALL}  # fmt: skip
     loaded = LoadedModel(model, "net", weights_hash(model), "Linear", "", 260, {})
     evaluate_models([loaded], data, out=out, **(settings | arguments))
 
@@ -66,10 +68,8 @@ def audit(out: Path, data: Dataset, model: nn.Module, label: str = "pgd-4") -> U
     return Auditor(model, data, CPU).audit(unit_of(out, label))
 
 
-def searched(monkeypatch: pytest.MonkeyPatch, stop_after: int | None = None) -> list[tuple[str, list[int]]]:
+def recording(searches: Searches, stop_after: int | None = None) -> Components:
     """Note every search and its samples; with ``stop_after``, Ctrl-C comes after so many samples of pgd-4."""
-    searches: list[tuple[str, list[int]]] = []
-    search = run_module.search
 
     def noted(
         model: nn.Module, attack: Any, x: Tensor, y: Tensor, sample: Tensor, **rest: Any
@@ -82,8 +82,7 @@ def searched(monkeypatch: pytest.MonkeyPatch, stop_after: int | None = None) -> 
             if stop_after is not None and attack.name == "pgd-4" and count >= stop_after:
                 raise KeyboardInterrupt
 
-    monkeypatch.setattr(run_module, "search", noted)
-    return searches
+    return replace(SMALL, search=noted)
 
 
 def tamper(out: Path, sample: int, change: Callable[[bytearray], Any], *, honest: bool = True) -> None:
@@ -145,32 +144,31 @@ def test_the_option_changes_no_verdict_and_no_name(tmp_path: Path, data: Dataset
 
 
 def test_images_of_verdicts_that_are_there_are_made_by_searching_the_broken_samples_again(
-    tmp_path: Path, data: Dataset, net: Net, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, data: Dataset, net: Net
 ) -> None:
     evaluate(tmp_path / "whole", data, net())
     evaluate(tmp_path / "later", data, net(), save_adversarials=False)
     before = unit_of(tmp_path / "later").verdicts.path.read_bytes()
-    searches = searched(monkeypatch)
-    evaluate(tmp_path / "later", data, net())
+    searches: Searches = []
+    evaluate(tmp_path / "later", data, net(), components=recording(searches))
     unit = unit_of(tmp_path / "later")
     assert searches == [(label, broken(unit_of(tmp_path / "later", label))) for label in ("fgsm", "pgd-4")]
     assert unit.verdicts.path.read_bytes() == before
     made, expected = images_of(unit, data), images_of(unit_of(tmp_path / "whole"), data)
     assert made.keys() == expected.keys()
     assert all(torch.equal(made[n], expected[n]) for n in made)
-    evaluate(tmp_path / "later", data, net())
+    evaluate(tmp_path / "later", data, net(), components=recording(searches))
     assert len(searches) == 2  # nothing is left to do
 
 
 @pytest.mark.parametrize("before", [True, False])
 def test_an_interrupted_search_continues_to_the_same_images(
-    tmp_path: Path, data: Dataset, net: Net, monkeypatch: pytest.MonkeyPatch, before: bool
+    tmp_path: Path, data: Dataset, net: Net, before: bool
 ) -> None:
     evaluate(tmp_path / "whole", data, net())
-    with monkeypatch.context() as patch:
-        searched(patch, stop_after=20)
-        with pytest.raises(KeyboardInterrupt):
-            evaluate(tmp_path / "torn", data, net(), save_adversarials=before)
+    stopping = recording([], stop_after=20)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(tmp_path / "torn", data, net(), save_adversarials=before, components=stopping)
     evaluate(tmp_path / "torn", data, net())
     made, expected = (images_of(unit_of(tmp_path / name), data) for name in ("torn", "whole"))
     assert made.keys() == expected.keys()
@@ -202,13 +200,13 @@ def test_no_verdict_is_without_its_image_wherever_a_writer_is_killed(
             patch.setattr(module, "write_table", dying(write_table, "verdicts"))
         with pytest.raises(KeyboardInterrupt):
             evaluate(tmp_path, data, net())
-    searches = searched(monkeypatch)
+    searches: Searches = []
     for path in tmp_path.rglob("pgd-4*.parts/*.parquet"):
         frame = pq.read_table(path).to_pandas()
         needed = frame[frame["success"] & (frame["clean_prediction"] == frame["label"])]["sample"]
         assert set(needed) <= set(read_samples(path.with_suffix(SUFFIX)))
     assert not list(tmp_path.rglob("pgd-4*.parquet"))
-    evaluate(tmp_path, data, net())
+    evaluate(tmp_path, data, net(), components=recording(searches))
     assert [len(samples) for _, samples in searches] == ([] if written == "complete images" else [50])
     assert sorted(images_of(unit_of(tmp_path), data)) == broken(unit_of(tmp_path))
     assert audit(tmp_path, data, net()).holds
@@ -253,22 +251,18 @@ def test_an_attack_of_a_package_that_was_interrupted_without_images_begins_again
     assert audit(tmp_path, data, net(), name).holds
 
 
-def test_a_search_that_comes_out_otherwise_is_told_and_changes_nothing(
-    tmp_path: Path, data: Dataset, net: Net, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_search_that_comes_out_otherwise_is_told_and_changes_nothing(tmp_path: Path, data: Dataset, net: Net) -> None:
     evaluate(tmp_path, data, net(), save_adversarials=False)
     before = unit_of(tmp_path).verdicts.path.read_bytes()
     lost = broken(unit_of(tmp_path))[0]
-    search = run_module.search
 
     def weaker(*arguments: Any, **rest: Any) -> Iterator[AttackResult]:
         for found in search(*arguments, **rest):
             found.success[found.sample == lost] = False
             yield found
 
-    monkeypatch.setattr(run_module, "search", weaker)
     with pytest.raises(AdvdpnpError, match=rf"left without an image \(sample {lost}\).*new folder"):
-        evaluate(tmp_path, data, net())
+        evaluate(tmp_path, data, net(), components=replace(SMALL, search=weaker))
     assert unit_of(tmp_path).verdicts.path.read_bytes() == before
     assert sorted(images_of(unit_of(tmp_path), data)) == broken(unit_of(tmp_path))[1:]
     result = audit(tmp_path, data, net())

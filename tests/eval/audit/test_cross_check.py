@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch import nn
 
+from advdpnp.attacks.engine.search import search
 from advdpnp.attacks.search_state import AttackResult
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.datasets import Dataset
 from advdpnp.eval.audit.cross_check import cross_check, in_words
-from advdpnp.eval.run import model_run as run_module
+from advdpnp.eval.run.components import Components
 from advdpnp.models.checkpoint import weights_hash
 from advdpnp.models.loading import LoadedModel
 
@@ -25,8 +26,8 @@ def compare(tmp_path: Path, net: Callable[..., nn.Module], data: Dataset) -> Com
     model = LoadedModel(net(), "net", weights_hash(net()), "Linear", "", 260, {})
     settings: dict[str, Any] = {"eps": ["0.05"], "seed": 0, "device": "cpu"}
 
-    def both(attacks: str = "fgsm,pgd-3,apgd-ce", limit: int = 30) -> pd.DataFrame:
-        return cross_check([model], data, attacks, tmp_path, limit=limit, **settings)
+    def both(attacks: str = "fgsm,pgd-3,apgd-ce", limit: int = 30, **options: Any) -> pd.DataFrame:
+        return cross_check([model], data, attacks, tmp_path, limit=limit, **settings, **options)
 
     return both
 
@@ -43,15 +44,12 @@ def test_equal_attacks_agree(tmp_path: Path, compare: Compare) -> None:
     assert compare(limit=20)["n"].tolist() == [20] * 3
 
 
-def test_a_disagreement_is_listed(compare: Compare, monkeypatch: pytest.MonkeyPatch) -> None:
-    search = run_module.search
-
+def test_a_disagreement_is_listed(compare: Compare) -> None:
     def blind(*positional: Any, **settings: Any) -> Any:
         for found in search(*positional, **settings):
             yield AttackResult(**{**found.__dict__, "success": torch.zeros_like(found.success)})
 
-    monkeypatch.setattr(run_module, "search", blind)
-    frame = compare("pgd-3")
+    frame = compare("pgd-3", components=Components(search=blind))
     row = frame.iloc[0]
     assert row["own_accuracy"] == 100
     assert row["only_own"] == ""

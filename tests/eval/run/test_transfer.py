@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.datasets import Dataset, Split
-from advdpnp.eval.run import model_run as run_module
+from advdpnp.eval.run.components import Components
 from advdpnp.eval.run.evaluate import evaluate_models
 from advdpnp.eval.store.reader import find_results
 from advdpnp.models.checkpoint import weights_hash
@@ -67,12 +67,11 @@ def test_a_model_is_not_tried_on_its_own_images(tmp_path: Path, data: Dataset, n
     assert "transfer:own" not in run(tmp_path, data, own, own).columns
 
 
-def test_samples_stand_for_themselves(tmp_path: Path, data: Dataset, net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_samples_stand_for_themselves(tmp_path: Path, data: Dataset, net: Net) -> None:
     target, source = loaded(net(0.3), "target"), loaded(net(), "source")
     run(tmp_path / "a", data, target, source)
     run(tmp_path / "b", data, target, source, limit=13)
-    monkeypatch.setattr(run_module, "_TRANSFERRED", 7)
-    run(tmp_path / "b", data, target, source)
+    run(tmp_path / "b", data, target, source, components=Components(transfer_block=7))
     first, second = ({u.label: u.frame for u in find_results([tmp_path / part])} for part in "ab")
     pd.testing.assert_frame_equal(first["transfer:source"], second["transfer:source"])
 
