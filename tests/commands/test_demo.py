@@ -7,7 +7,7 @@ import pytest
 
 from advdpnp.commands import demo
 from advdpnp.eval.analysis.columns import read_leaderboard
-from advdpnp.eval.run import model_run
+from advdpnp.eval.run.components import STATIC_BATCH_SIZES
 from advdpnp.training.recipe import resolve_recipe
 
 STAGES = {
@@ -38,7 +38,7 @@ def test_the_demo_leaves_leaderboard_and_figures_and_continues(tmp_path, monkeyp
         demo, "resolve_recipe", lambda name, dataset, values: resolve_recipe(name, dataset, {**values, **short})
     )
     monkeypatch.setattr(demo, "CURVE", ("0.05",))
-    monkeypatch.setattr(model_run, "DEFAULT_STATIC_BATCH_SIZE", 4)  # for four images
+    monkeypatch.setitem(STATIC_BATCH_SIZES, "cpu", 4)  # for four images
     for _ in range(2):  # the second finds everything done
         demo.run_demo(tmp_path, seed=0, limit=4, device="cpu")
         assert capsys.readouterr().out.strip().splitlines()[-1].startswith(str(tmp_path / "results"))
