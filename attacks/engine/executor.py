@@ -137,12 +137,12 @@ class Executor:
         self._calls = 0
 
     def logits(self, x: Tensor) -> Tensor:
-        """Logits (n, classes) of any number of images."""
+        """Logits (n, classes), float32, of any number of images."""
         with torch.no_grad():
             chunks = [
                 self._forward(self.model, self._pad(chunk))[: len(chunk)] for chunk in x.split(self.static_batch_size)
             ]
-        return torch.cat(chunks)
+        return torch.cat(chunks).float()
 
     def searched_logits(self, x: Tensor) -> Tensor:
         """Logits (n, classes) of what attacks ask, in one call; n is one of ``batch_sizes``."""

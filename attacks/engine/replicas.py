@@ -107,6 +107,7 @@ def replicate(
     seed: int | None = None,
     precision: str = FLOAT32,
     count: int | None = None,
+    copied: bool = True,
 ) -> Iterator[ModelReplicas]:
     """ModelReplicas for a model that is in evaluation mode and on ``device``.
 
@@ -114,7 +115,8 @@ def replicate(
         example: images (n, c, h, w) by which a faster copy of the model for attacks is tried; None: no attack is made.
         seed: as ``Executor`` takes it. A randomised model has one lane: its noise is that of the number of the call.
         precision: of what attacks ask.
-        count: of lanes; by default as many as torch has threads on a CPU, and one on any other device.
+        count: of replicas; by default as many as torch has threads on a CPU, and one on any other device.
+        copied: whether attacks may query a faster copy of the model (see ``make_search_copy``).
     """
     keep_freed_memory()
     on_cpu = torch.device(device).type == "cpu"
@@ -123,8 +125,10 @@ def replicate(
         models = [model, *_copies(model, wanted - 1)] if seed is None else [model]
         executors = []
         for each in models:
-            asked = each if seed is not None or example is None else make_search_copy(each, example[:_TRIED].to(device))
-            executors.append(Executor(each, static_batch_size, device, seed, asked, precision))
+            searched = each
+            if copied and seed is None and example is not None:
+                searched = make_search_copy(each, example[:_TRIED].to(device))
+            executors.append(Executor(each, static_batch_size, device, seed, searched, precision))
         smaller = seed is None and on_cpu and example is not None and len(example)
         trial = BatchSizeTrial(executors[0], example) if smaller and example is not None else None
         if len(executors) == 1:

@@ -12,6 +12,7 @@ from advdpnp.attacks.engine.executor import Executor
 from advdpnp.attacks.engine.replicas import ModelReplicas
 from advdpnp.attacks.engine.verification import judge, repeats
 from advdpnp.attacks.protocol import Attack, PeriodicGradient, any_row
+from advdpnp.attacks.search_copy.make import is_same_function
 from advdpnp.attacks.search_state import AttackResult, Batch, SearchState, count, non_empty, propose
 from advdpnp.base.randomness import Draw, seed_of
 
@@ -55,6 +56,15 @@ class Scheduler:
         if self.waiting and pieces and len(self.waiting[-1]) + len(pieces[0]) <= self.static_batch_size:
             pieces[0] = Batch.concatenate([self.waiting.pop(), pieces[0]])
         self.waiting.extend(pieces)
+
+    def copy_agrees(self, samples: Batch) -> bool:
+        """Whether the model's search copy, if any, is the same function on the attack's first queries for samples."""
+        executor = self.replicas.first
+        if executor.searched is executor.model or not len(samples):
+            return True
+        rows = self._initial_state(executor, samples.to(self.replicas.device))
+        queries, _ = self.attack.ask(rows.state)
+        return is_same_function(executor.searched, executor.model, queries.contiguous())
 
     @property
     def busy(self) -> bool:

@@ -6,7 +6,7 @@ found for a sample depends on nothing but the sample: not on its company, its pl
 many cores.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 
@@ -24,6 +24,7 @@ from advdpnp.attacks.search_state import AttackResult, Batch, non_empty
 from advdpnp.base.randomness import seed_of
 
 _LEAST_SHARE = 8  # samples for which a process is worth its while
+_COMPARED = 8  # samples on whose first queries the model's faster copy is compared with the model
 
 
 def search(
@@ -39,6 +40,7 @@ def search(
     device: torch.device | str = "cpu",
     randomised: bool = False,
     precision: str = FLOAT32,
+    on_copy_differs: Callable[[], None] | None = None,
 ) -> Iterator[AttackResult]:
     """Attack images and yield what was found as rows end; every sample exactly once, in any order.
 
@@ -53,6 +55,8 @@ def search(
         randomised: the model is; the majority of 20 forwards decides.
         precision: "32", or "tf32" or "bf16" for what attacks ask. A success counts only in float32; a row that fails
             there goes on in float32, and what survives an attack in stages gets its decisive one once more.
+        on_copy_differs: called if the faster copy of the model, at the attack's first queries, has other gradients than
+            the model; the search then uses the model itself.
 
     Raises:
         AdvdpnpError: the attack does not declare the norm of its threat model; unusable images, labels or logits.
@@ -66,21 +70,28 @@ def search(
     parts = [*((stage, precision) for stage in stages), *((stage, FLOAT32) for stage in again if precision != FLOAT32)]
     count = _processes(len(x), device) if noise is None else 1
     with evaluation_mode(model), ExitStack() as stack:
-        replicas: dict[str, ModelReplicas] = {}  # by precision
 
-        def start(stage: Attack, kind: str) -> Scheduler:
-            if kind not in replicas:
-                opened = replicate(
-                    model, static_batch_size, device, example=samples.x[:static_batch_size], seed=noise, precision=kind,
-                    count=1 if count > 1 else None,
-                )  # fmt: skip
-                replicas[kind] = stack.enter_context(opened)
-            exact = None if kind == FLOAT32 else start(stage, FLOAT32)
-            return Scheduler(
-                stage, replicas[kind], seed, None if max_active is None else -(-max_active // count), exact
-            )
+        def schedulers(copied: bool) -> list[Scheduler]:
+            replicas: dict[str, ModelReplicas] = {}  # by precision
 
-        searches = [start(*part) for part in parts]
+            def start(stage: Attack, kind: str) -> Scheduler:
+                if kind not in replicas:
+                    opened = replicate(
+                        model, static_batch_size, device, example=samples.x[:static_batch_size], seed=noise,
+                        precision=kind, count=1 if count > 1 else None, copied=copied,
+                    )  # fmt: skip
+                    replicas[kind] = stack.enter_context(opened)
+                exact = None if kind == FLOAT32 else start(stage, FLOAT32)
+                share = None if max_active is None else -(-max_active // count)
+                return Scheduler(stage, replicas[kind], seed, share, exact)
+
+            return [start(*part) for part in parts]
+
+        searches = schedulers(copied=True)
+        if not all(each.copy_agrees(samples[:_COMPARED]) for each in searches):
+            searches = schedulers(copied=False)
+            if on_copy_differs is not None:
+                on_copy_differs()
 
         def share(place: int) -> Iterator[AttackResult]:
             return _overlapped(searches, samples[place::count])

@@ -49,6 +49,7 @@ class ImageConvolution(nn.Module):
         padding = (
             -left, columns - 1 + right - (gradient.shape[3] - 1), -top, rows - 1 + bottom - (gradient.shape[2] - 1)
         )  # fmt: skip
+        gradient = gradient.to(self.kernel.dtype)  # of less precision where the model's own forward turns autocast on
         padded = functional.pad(gradient, padding).contiguous(memory_format=torch.channels_last)
         phases = functional.conv2d(padded, self.kernel)[:, : channels * stride**2]
         return functional.pixel_shuffle(phases.contiguous(), stride)[:, :, :height, :width]

@@ -206,6 +206,9 @@ def _facts(row: Row) -> Iterator[Flag]:
         yield Flag("randomised", "repeated predictions differ")
     if any(info.get("batch_dependent") for info in stored):
         yield Flag("batch-dependent", "the same images in other company got other logits")
+    for attack, unit in row.attacks.items():
+        if any(run.get("copy_differs") for run in unit.info.get("runs", [])):
+            yield Flag("copy-differs", f"{attack} ran on the model itself")
     for attack in (label for label, info in row.attack_infos.items() if info.few_classes_autoattack):
         yield Flag("few-classes", f"{attack} ran")
 

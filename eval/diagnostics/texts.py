@@ -56,6 +56,11 @@ FLAGS = {
         "an attack broke nothing, and the model answers its last images exactly as the clean ones: no image moved",
         "check the attack's step size, eps and gradients, and whether the model sees small changes of its input",
     ),
+    "copy-differs": Meaning(
+        "the faster copy of the model that attacks query had other gradients than the model at the first queries",
+        "the search used the model itself, so the numbers hold; check what the model's forward makes depend on its "
+        "input or its history",
+    ),
     "randomised": Meaning(
         "the model answers differently when asked again: each verdict is the majority of 20 seeded draws",
         "switch the noise off, or attack its expectation (autoattack-rand)",

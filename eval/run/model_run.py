@@ -274,6 +274,7 @@ class _Run:
                     seed=self.plan.seed, static_batch_size=self.static_batch_size,
                     max_active=self.plan.batch_size, device=self.plan.device,
                     randomised=self.randomised, precision=precision,
+                    on_copy_differs=partial(writer.note, copy_differs=True),
                 )  # fmt: skip
 
         return self._complete(unit, find, self.plan.seed, declared=declared_info(attack))

@@ -93,6 +93,10 @@ class VerdictWriter:
         if time.monotonic() - self._last_flush >= FLUSH_SECONDS:
             self.flush()
 
+    def note(self, **facts: Any) -> None:
+        """Add facts to the run that later parts are stored with."""
+        self._facts |= facts
+
     def flush(self) -> None:
         """Write what is pending. Images go first: a verdict on disk means that its images are there too."""
         if not self._pending:

@@ -6,6 +6,7 @@ import itertools
 import pytest
 import torch
 from torch import nn
+from torch.func import functional_call
 from torch.nn.utils import parametrizations
 
 from advdpnp.attacks.search_copy.make import make_search_copy
@@ -107,3 +108,114 @@ class Counting(nn.Module):
 )  # fmt: skip
 def test_what_cannot_be_copied_faithfully_is_attacked_itself(model, images):
     assert make_search_copy(model, images) is model
+
+
+class DerivedWeights(nn.Module):
+    """Its weights at every call are the stored ones plus a difference; the stored ones alone are another net's.
+
+    With ``everywhere=False`` the difference counts only for images that are no multiples of 1/255.
+    """
+
+    def __init__(self, net, everywhere=True):
+        super().__init__()
+        self.net, self.everywhere = net, everywhere
+        self.differences = nn.ParameterList([-2 * weight.detach() for weight in net.parameters()])
+
+    def forward(self, x):
+        moved = self.everywhere or bool((255 * x - (255 * x).round()).abs().max() > 1e-3)
+        weights = {
+            name: weight + difference * moved
+            for (name, weight), difference in zip(self.net.named_parameters(), self.differences, strict=True)
+        }
+        return functional_call(self.net, weights, (x,))
+
+
+def plain_fgsm(model, x, y, eps):
+    x = x.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(nn.functional.cross_entropy(model(x), y), x)
+    return (x + eps * gradient.sign()).clamp(0, 1).detach()
+
+
+def strided(seed=0):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Conv2d(3, 8, 4, 2, 1), nn.Softplus(), nn.Flatten(), nn.Linear(512, 10)).eval()
+
+
+def test_a_copy_with_other_gradients_is_dropped_and_the_attack_is_as_strong_as_on_the_model(images, attack, find):
+    model = DerivedWeights(strided())
+    with torch.no_grad():
+        labels = model(images).argmax(1)
+    x_adv = plain_fgsm(model, images, labels, 0.03)
+    broken = int((model(x_adv).argmax(1) != labels).sum())
+    assert broken > 30
+    reports = []
+    found = find(model, attack("fgsm", 0.03), images, labels, on_copy_differs=lambda: reports.append("differs"))
+    assert abs(int(found.success.sum()) - broken) <= 2
+    assert reports == []  # the model itself was attacked from the start
+    assert make_search_copy(model.eval().requires_grad_(False), images[:8]) is model
+
+
+def test_a_copy_that_differs_at_the_first_queries_is_told_and_the_model_itself_searched(images, attack, find):
+    grid = (images * 255).round() / 255
+    model = DerivedWeights(strided(), everywhere=False)
+    assert make_search_copy(model.eval().requires_grad_(False), grid[:8]) is not model
+    with torch.no_grad():
+        labels = model(grid).argmax(1)
+    reports = []
+    for name, parting in (("fgsm", 0), ("pgd-5", 1)):  # FGSM asks at the clean images, PGD at random ones
+        reports.clear()
+        find(model, attack(name, 0.03), grid, labels, on_copy_differs=lambda: reports.append("differs"))
+        assert len(reports) == parting
+
+
+class Residual(nn.Module):
+    """A block of a ResNet: two convolutions beside a shortcut."""
+
+    def __init__(self, inputs, outputs, stride):
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(),
+            nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False), nn.BatchNorm2d(outputs),
+        )  # fmt: skip
+        self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+
+    def forward(self, x):
+        return torch.relu(self.body(x) + self.shortcut(x))
+
+
+def residual():
+    """As torchvision's resnet18 begins and ends, with fewer channels and blocks."""
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 7, 2, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(3, 2, 1),
+        Residual(8, 8, 1), Residual(8, 16, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10, bias=False),
+    )  # fmt: skip
+    for _ in range(20):
+        net(torch.rand(32, 3, 16, 16))  # running statistics
+    return net.eval()
+
+
+class Autocast(nn.Module):
+    """Computes in bfloat16 whatever its caller has chosen; returns bfloat16 logits."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return self.net(x)
+
+
+@pytest.mark.parametrize("make", [strided, residual])
+@pytest.mark.parametrize("precision", ["32", "bf16"])
+def test_a_net_with_autocast_in_its_forward_is_attacked(make, precision, images, attack, find):
+    model = Autocast(make())
+    with torch.no_grad():
+        labels = model(images).argmax(1)
+    x_adv = plain_fgsm(model, images, labels, 0.1)
+    plain = int((model(x_adv).argmax(1) != labels).sum())
+    for name in ("fgsm", "apgd-t"):
+        found = find(model, attack(name, 0.1), images, labels, precision=precision)
+        assert found.margin.dtype == torch.float32
+        assert int(found.success.sum()) >= plain - 3 > 20
