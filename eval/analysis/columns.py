@@ -14,7 +14,7 @@ _TEXT = (
     "definitions", "versions", "device", "date", "command", "flag_details", "recipe_hash", "samples_hash",
     "attack_definitions",
 )  # fmt: skip
-_SOMETIMES = ("mce_baseline", "source", "venue", "paper", "url")
+_SOMETIMES = ("mce_baseline", "standard_autoattack", "source", "venue", "paper", "url")
 
 _MEANINGS = {
     "model": "name of the model",
@@ -57,6 +57,7 @@ _MEANINGS = {
     "seconds": "spent on all attacks of the row",
     "flag_details": "what was seen, for each flag",
     "sanity_n": "number of images behind the measurements that flags come from; 0 where they are missing",
+    "standard_autoattack": "yes where AutoAttack ran in all stages as published, whatever its column is called",
     "source": "empty for what was measured here, else who has published the row",
     "venue": "where a published row's paper appeared",
     "paper": "title of a published row's paper",

@@ -8,7 +8,6 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from advdpnp.attacks.algorithms.transfer import PREFIX
 from advdpnp.base.statistics import wilson
 from advdpnp.corruption import BENCHMARK, in_order
 from advdpnp.eval.analysis.rows import Row, order_attacks
@@ -40,14 +39,16 @@ def accuracy_under(row: Row, attacks: Iterable[str]) -> float:
     return 100 * float((~np.logical_or.reduce(wrong)).mean()) if wrong and row.n else np.nan
 
 
-def transfer_sources(attacks: Iterable[str]) -> list[str]:
-    """The attacks that take adversarial images made for another model."""
-    return [attack for attack in attacks if attack.startswith(PREFIX)]
+def transfer_sources(rows: Sequence[Row]) -> list[str]:
+    """The attacks of these rows that take adversarial images made for another model, from cheap to expensive."""
+    families = {label: info.family for row in rows for label, info in row.attack_infos.items()}
+    return [attack for attack in order_attacks(rows) if families[attack] == "transfer"]
 
 
-def direct_attacks(attacks: Iterable[str]) -> list[str]:
-    """The attacks that search on the judged model itself."""
-    return [attack for attack in attacks if not attack.startswith(PREFIX)]
+def direct_attacks(rows: Sequence[Row]) -> list[str]:
+    """The attacks of these rows that search on the judged model itself, from cheap to expensive."""
+    transferred = transfer_sources(rows)
+    return [attack for attack in order_attacks(rows) if attack not in transferred]
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import pandas as pd
 from advdpnp.attacks.info import AttackInfo, by_cost
 from advdpnp.corruption import BENCHMARK
 from advdpnp.eval.store.diagnostics_record import DiagnosticRecord, diagnostics_of
-from advdpnp.eval.store.key import CLEAN, CORRUPTION, sample_set_hash, short_hash
+from advdpnp.eval.store.key import CLEAN, sample_set_hash, short_hash
 from advdpnp.eval.store.model_record import ModelRecord
 from advdpnp.eval.store.reader import NO_THREAT, StoredEvaluation, Threat
 
@@ -203,7 +203,7 @@ def _rows_of_one_model(
     for unit in units:
         key = (unit.label, unit.threat and (unit.threat.norm, unit.threat.eps), unit.seed if unit.threat else None)
         chosen[key] = unit
-    cells = _of_one_source([unit for unit in units if unit.label.startswith(CORRUPTION)], preferred)
+    cells = _of_one_source([unit for unit in units if unit.cell is not None], preferred)
     searched = [unit for unit in chosen.values() if unit.threat is not None]
     # An attack's verdicts hold the clean prediction too, should the file for clean images be lost.
     clean = next((u for u in chosen.values() if u.label == CLEAN), None) or max(searched, key=_rank, default=None)
@@ -227,7 +227,7 @@ def _of_one_source(units: list[StoredEvaluation], preferred: Container[str]) -> 
     by_source: dict[tuple[object, ...], dict[tuple[str, int], StoredEvaluation]] = {}
     for unit in units:
         made = unit.info["identity"].get("corruption") or {}
-        by_source.setdefault((unit.source, made.get("seed"), made.get("version")), {})[_cell(unit.label)] = unit
+        by_source.setdefault((unit.source, made.get("seed"), made.get("version")), {})[unit.cell or ("", 0)] = unit
 
     def rank(cells: dict[tuple[str, int], StoredEvaluation]) -> tuple[bool, int, str]:
         return any(u.hash in preferred for u in cells.values()), len(cells), max(u.date for u in cells.values())
@@ -244,8 +244,3 @@ def _shared(units: Sequence[StoredEvaluation], samples: np.ndarray | None) -> np
 
 def _rank(unit: StoredEvaluation) -> tuple[int, str, str]:
     return len(unit.samples), unit.date, unit.hash
-
-
-def _cell(label: str) -> tuple[str, int]:
-    _, name, severity = label.split("/")
-    return name, int(severity)

@@ -102,12 +102,21 @@ def write_leaderboard(frame: pd.DataFrame, out: Path) -> None:
         (out / _SEEDS).unlink()  # an earlier one, of results that are no longer here
 
 
-def with_published(frame: pd.DataFrame) -> pd.DataFrame:
+def with_published(frame: pd.DataFrame, rows: Sequence[Row]) -> pd.DataFrame:
     """A leaderboard, and below it what RobustBench publishes of the same data sets and threat models.
+
+    Args:
+        frame: what ``tabulate_rows`` makes of ``rows``.
 
     Raises:
         AdvdpnpError: as ``published_rows``.
     """
+    standard = {row.key for row in rows if any(info.standard_autoattack for info in row.attack_infos.values())}
+    keys = zip(
+        frame["model"], frame["weights_hash"], frame["data_hash"], frame["norm"], map(repr, frame["eps"].tolist()),
+        map(str, frame["seed"]), strict=True,
+    )  # fmt: skip
+    frame = frame.assign(standard_autoattack=["yes" if key in standard else "" for key in keys])
     more = published_rows(frame)
     ours = frame.reindex(columns=more.columns)
     return with_types(pd.concat([ours, more], ignore_index=True) if len(more) else ours)

@@ -27,7 +27,6 @@ SHOWN = 10
 _DATASETS = {"CIFAR-10": "cifar10", "CIFAR-100": "cifar100", "ImageNet": "imagenet"}
 _IMAGES = {"cifar10": 10_000, "cifar100": 10_000, "imagenet": 5_000}
 _THREAT = re.compile(r"(Linf|L2), eps=(\S+)")
-_AUTOATTACK = re.compile(r"(py)?autoattack( \(.+ search\))?")
 _MARKUP = re.compile(r"</?su[bp]>|<br\s*/?>|\*")
 _LINK = re.compile(r"\[(.*?)\]\((.*?)\)")
 
@@ -90,8 +89,7 @@ def _side_by_side(ours: pd.DataFrame, theirs: pd.DataFrame, column: str, head: s
         f"Published: the best {len(best)} of {len(theirs)} in the model zoo of RobustBench {_version()}. Ours are on "
         "the first n images, so the two are never tested against each other."
     ]
-    standard = [name for name in ours if _AUTOATTACK.fullmatch(str(name))]
-    weak = [] if column == MEAN else list(ours.loc[ours[standard].isna().all(axis=1), "model"])
+    weak = [] if column == MEAN else list(ours.loc[ours["standard_autoattack"] != "yes", "model"])
     if weak:
         notes.append(f"Never attacked by the standard AutoAttack, so no match for theirs: {', '.join(weak)}.")
     caption = f"{words}: beside what RobustBench publishes; accuracy in percent"

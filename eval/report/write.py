@@ -39,7 +39,7 @@ def publish(
     """
     frame = tabulate_rows(rows, mce_baseline)
     if published:
-        frame = with_published(frame)
+        frame = with_published(frame, rows)
     write_leaderboard(frame, out)
     write_text(out / "per-class.csv", to_csv(per_class_table(rows)))
     write_text(out / "agreement.csv", to_csv(agreement_table(rows)))

@@ -92,6 +92,12 @@ class StoredEvaluation:
         """Of the corrupted images: "cifar10-c" or "cifar10-c (regenerated)"; "" for all else."""
         return str(self.info["identity"].get("source", ""))
 
+    @property
+    def cell(self) -> tuple[str, int] | None:
+        """The corruption and its severity; None for what is no corruption."""
+        made = self.info["identity"].get("corruption")
+        return (str(made["corruption"]), int(made["severity"])) if made else None
+
     @cached_property
     def attack_info(self) -> AttackInfo:
         """What the attack is, whatever it is called; says nothing for clean images and corruptions."""

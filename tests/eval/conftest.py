@@ -52,7 +52,7 @@ def definition_of(label: str, threat: ThreatModel, classes: int) -> dict[str, An
     try:
         definition = ATTACKS.make(name, threat=threat, classes=classes).definition()
     except AdvdpnpError:
-        definition = {"attack": name}
+        definition = {"attack": name.partition(":")[0]}  # "transfer:net" is a transfer
     precision = {} if name == label else {"precision": "bf16 search, float32 verdict"}
     return {"attack": definition, **precision}
 
@@ -118,7 +118,8 @@ def write_model(
                 writer.add(found, places, x, np.clip(x + noise, 0, 1).astype(np.float32))
         for (kind, severity), share in (cells or {}).items():
             wrong = samples >= round(share * n)
-            made = {"source": source, "corruption": {"seed": corruption_seed}}
+            cell = {"corruption": kind, "severity": severity, "seed": corruption_seed}
+            made = {"source": source, "corruption": cell}
             unit = EvaluationKey(f"corruption/{kind}/{severity}", "d" * 64, None, made)
             with folder.writer(unit, samples, {**facts, "seed": None}) as writer:
                 writer.add(columns(samples, wrong, wrong))

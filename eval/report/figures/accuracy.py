@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 
 from advdpnp.base.plotting import GRID, INK, QUIET, bare, drawing
 from advdpnp.eval.analysis.curves import direct_attacks, estimate
-from advdpnp.eval.analysis.rows import Row, order_attacks
+from advdpnp.eval.analysis.rows import Row
 from advdpnp.eval.store.key import file_name
 
 PANEL = 1.55  # inches
@@ -52,7 +52,7 @@ def _draw(rows: list[Row], colours: dict[str, str], path: Path) -> None:
         ),
     )
     # Images of other models have a figure of their own.
-    attacks = direct_attacks(order_attacks(rows))
+    attacks = direct_attacks(rows)
     panels = ["clean", *attacks, *(["worst case"] if len(attacks) > 1 else [])]
     with drawing(path, PANEL * len(panels), LINE * len(rows) + 0.8) as figure:
         axes = figure.subplots(1, len(panels), sharey=True, squeeze=False, gridspec_kw={"wspace": 0.16})[0]

@@ -18,7 +18,7 @@ def draw_transfer(rows: Sequence[Row], colours: dict[str, str], out: Path) -> li
     """One matrix per data set, threat model and seed where there is any: ``transfer-digits-linf-0.1.png``."""
     paths = []
     for group in grouped(rows):
-        if any(transfer_sources(row.attacks) for row in group):
+        if transfer_sources(group):
             path = out / f"transfer-{suffix(group[0], rows)}.png"
             _draw(group, path)
             paths.append(path)
@@ -27,9 +27,9 @@ def draw_transfer(rows: Sequence[Row], colours: dict[str, str], out: Path) -> li
 
 def _draw(rows: list[Row], path: Path) -> None:
     rows = sorted(rows, key=lambda row: row.model.name)
-    sources = sorted({label for row in rows for label in transfer_sources(row.attacks)})
+    sources = sorted(transfer_sources(rows))
     under = [[accuracy_under(row, [source]) for source in sources] for row in rows]
-    beside = [[clean_accuracy(row), accuracy_under(row, direct_attacks(row.attacks))] for row in rows]
+    beside = [[clean_accuracy(row), accuracy_under(row, direct_attacks([row]))] for row in rows]
     with drawing(path, _CELL * (len(sources) + 2) + 1.2, 0.32 * len(rows) + 1.2) as figure:
         widths = [len(sources), 2]
         axes = figure.subplots(1, 2, gridspec_kw={"width_ratios": widths, "wspace": 0.06}, squeeze=False)[0]

@@ -346,7 +346,7 @@ def test_seeds_and_published_rows_have_their_sections(tmp_path: Path, write_resu
         write_results(tmp_path, name, {"clean": 0.9, "fgsm": share}, dataset="cifar10", recipe="aa", training_seed=seed)
     rows = make_rows(find_results([tmp_path]))
     ours = tabulate_rows(rows)
-    alone, beside = (Page(to_html(frame, rows)) for frame in (ours, with_published(ours)))
+    alone, beside = (Page(to_html(frame, rows)) for frame in (ours, with_published(ours, rows)))
     assert [attributes["data-v"] for attributes, _ in alone.all("td", class_="key best")] == ["50.0"]
     assert any("45.00\u00a0±\u00a07.07" in text for _, text in alone.all("td"))
     assert not alone.all("section", id="published")

@@ -10,18 +10,26 @@ from advdpnp.base.errors import AdvdpnpError
 from advdpnp.cli import run
 from advdpnp.corruption import BENCHMARK, SEVERITIES
 from advdpnp.eval.analysis.columns import meaning_of, read_leaderboard
+from advdpnp.eval.analysis.rows import make_rows
 from advdpnp.eval.report import robustbench as published
-from advdpnp.eval.report.leaderboard import build_leaderboard, with_published, write_leaderboard
+from advdpnp.eval.report.leaderboard import build_leaderboard, tabulate_rows, with_published, write_leaderboard
 from advdpnp.eval.report.markdown import to_markdown
 from advdpnp.eval.report.robustbench import PUBLISHED
+from advdpnp.eval.store.reader import find_results
 
 Store = Callable[..., Path]
 ALL = {"clean": 0.9, "fgsm": 0.5, "autoattack": 0.35}
 CELLS = {(name, severity): 0.5 for name in BENCHMARK for severity in SEVERITIES}
 
 
+def beside(out: Path) -> pd.DataFrame:
+    """The leaderboard of a folder, with the published rows."""
+    rows = make_rows(find_results([out]))
+    return with_published(tabulate_rows(rows), rows)
+
+
 def test_published_rows_of_the_same_data_and_threat_model_stand_below_ours(store_model: Store, tmp_path: Path) -> None:
-    frame = with_published(build_leaderboard([store_model("net", ALL, dataset="cifar10")]))
+    frame = beside(store_model("net", ALL, dataset="cifar10"))
     theirs = frame[frame["source"] == PUBLISHED].set_index("model")
     assert len(theirs) > 50
     assert frame["source"].tolist()[0] == ""
@@ -41,10 +49,9 @@ def test_published_rows_of_the_same_data_and_threat_model_stand_below_ours(store
 
 def test_people_see_the_best_ten_and_no_mark_across_the_two(store_model: Store) -> None:
     store_model("weaker", {"clean": 0.8, "fgsm": 0.4, "autoattack": 0.3}, dataset="cifar10")
-    frame = build_leaderboard(
-        [store_model("net", {"clean": 0.99, "fgsm": 0.98, "autoattack": 0.95}, dataset="cifar10")]
-    )
-    before, after = to_markdown(frame), to_markdown(with_published(frame))
+    out = store_model("net", {"clean": 0.99, "fgsm": 0.98, "autoattack": 0.95}, dataset="cifar10")
+    frame = build_leaderboard([out])
+    before, after = to_markdown(frame), to_markdown(beside(out))
     assert after.startswith(before)
     ours, theirs = after[: len(before)], after[len(before) :]
     assert "**95.00**" in ours
@@ -57,9 +64,11 @@ def test_people_see_the_best_ten_and_no_mark_across_the_two(store_model: Store) 
 
 def test_ours_without_the_standard_autoattack_is_said_to_be_no_match(store_model: Store) -> None:
     store_model("half", {"clean": 0.9, "autoattack (bf16 search)": 0.4}, dataset="cifar10")
+    store_model("package", {"clean": 0.9, "pyautoattack": 0.4}, dataset="cifar10")
+    store_model("namesake", {"clean": 0.9, "torchattacks:AutoAttack": 0.4}, dataset="cifar10")
     out = store_model("net", {"clean": 0.9, "autoattack-few-classes": 0.4}, dataset="cifar10")
-    text = to_markdown(with_published(build_leaderboard([out])))
-    assert "Never attacked by the standard AutoAttack, so no match for theirs: net." in text
+    text = to_markdown(beside(out))
+    assert "Never attacked by the standard AutoAttack, so no match for theirs: namesake, net." in text
 
 
 @pytest.mark.parametrize(
@@ -74,18 +83,18 @@ def test_ours_without_the_standard_autoattack_is_said_to_be_no_match(store_model
 def test_only_the_threat_models_of_robustbench_have_rows(
     arguments: dict[str, str], count: int, store_model: Store
 ) -> None:
-    frame = with_published(build_leaderboard([store_model("net", ALL, **{"dataset": "cifar10"} | arguments)]))
+    frame = beside(store_model("net", ALL, **{"dataset": "cifar10"} | arguments))
     assert (frame["source"] == PUBLISHED).sum() == count
     assert ("RobustBench publishes nothing under this threat model" in to_markdown(frame)) == (count == 0)
 
 
 def test_published_corruptions_stand_beside_official_ones_alone(store_model: Store) -> None:
     clean = {"clean": 0.9}
-    frame = with_published(build_leaderboard([store_model("net", clean, dataset="cifar10", cells=CELLS)]))
+    frame = beside(store_model("net", clean, dataset="cifar10", cells=CELLS))
     assert not (frame["source"] == PUBLISHED).any()
     assert "publishes accuracies on the official files" in to_markdown(frame)
     out = store_model("other", clean, dataset="cifar10", cells=CELLS, source="cifar10-c")
-    frame = with_published(build_leaderboard([out]))
+    frame = beside(out)
     theirs = frame[frame["source"] == PUBLISHED].set_index("model")
     assert theirs.loc["Standard", ["clean", "corruptions"]].tolist() == [94.78, 73.46]
     text = to_markdown(frame)
@@ -113,7 +122,7 @@ def test_a_description_without_tables_is_told(store_model: Store, monkeypatch: p
 
     monkeypatch.setattr(published, "distribution", lambda name: Bare())
     with pytest.raises(AdvdpnpError, match=r"robustbench 9\.9, as it is installed, does not tell"):
-        with_published(build_leaderboard([store_model("net", ALL, dataset="cifar10")]))
+        beside(store_model("net", ALL, dataset="cifar10"))
 
 
 def test_who_publishes_nothing_is_refused(store_model: Store, capsys: pytest.CaptureFixture[str]) -> None:

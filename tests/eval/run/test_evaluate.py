@@ -374,7 +374,7 @@ class Dimmed:
         return self.dataset.test.images[sample] // 2**severity
 
     def definition(self, name: str, severity: int) -> dict[str, Any]:
-        return {"name": name, "severity": severity}
+        return {"corruption": name, "severity": severity}
 
 
 def test_corruption_cells_are_units_and_a_column(tmp_path: Path, dataset: Dataset) -> None:

@@ -17,7 +17,7 @@ def _gather(subject: PageContext) -> Mapping[str, Any] | None:
 
 def _block(subject: PageContext, rows: Sequence[Row]) -> dict[str, Any]:
     attacks = order_attacks(rows)
-    direct, sources = direct_attacks(attacks), transfer_sources(attacks)
+    direct, sources = direct_attacks(rows), transfer_sources(rows)
 
     def lines(columns: Sequence[str], together: Sequence[str]) -> list[tuple[Model, list[float]]]:
         groups = [*([name] for name in columns), together]
