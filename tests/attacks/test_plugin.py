@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-GUIDE = Path(__file__).resolve().parents[2] / "docs" / "own-attack.md"
+GUIDE = Path(__file__).resolve().parents[2] / "docs" / "tutorials" / "add-attack.md"
 
 SCRIPT = """
 import sys

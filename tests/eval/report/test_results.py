@@ -34,12 +34,13 @@ def table() -> pd.DataFrame:
 def test_the_readme_shows_the_numbers_of_the_leaderboard(table):
     columns = ["clean", "fgsm", "pgd-20", "cw", "autoattack", "worst_case", "corruptions"]
     rows = re.findall(
-        r"^\| ([a-z-]+) \| ((?:\d+\.\d\d \| ){6}\d+\.\d\d) \|$", (ROOT / "README.md").read_text(), re.MULTILINE
+        r"^\| ([a-z-]+) \| ((?:\d+\.\d\d \| ){6}\d+\.\d\d) \| (.*)\|$", (ROOT / "README.md").read_text(), re.MULTILINE
     )
     assert len(rows) == len(table)
-    for method, numbers in rows:
+    for method, numbers, flags in rows:
         expected = table.loc[f"cifar10-{method}-s0", columns].astype(float).tolist()
         assert [float(number) for number in numbers.split(" | ")] == expected, method
+        assert flags.strip() == table.loc[f"cifar10-{method}-s0", "flags"], method
 
 
 @pytest.mark.parametrize("folder", ["cifar10", "cifar10-public", "cifar10-tiny-resnet", "cifar10-transfer"])
