@@ -18,10 +18,9 @@ from advdpnp.eval.audit.cross_check import cross_check as run_cross_check
 from advdpnp.eval.audit.cross_check import in_words
 from advdpnp.eval.report.figures import draw_rows
 from advdpnp.eval.report.leaderboard import writing_tables
-from advdpnp.eval.report.markdown import number
 from advdpnp.eval.report.robustbench import is_published
-from advdpnp.eval.report.tables import unmeasured_note
-from advdpnp.eval.report.write import publish
+from advdpnp.eval.report.tables import number, unmeasured_note
+from advdpnp.eval.report.write import write_report
 from advdpnp.eval.run.evaluate import evaluate_models
 from advdpnp.eval.run.progress import Silent
 from advdpnp.eval.run.ranks import shard_of_environment
@@ -125,7 +124,7 @@ def leaderboard_command(
         find_models(folder)  # a folder named by mistake gets no lock
     with writing_tables(results):
         rows = make_rows(find_results(folders))
-        frame = publish(rows, results, folders=folders, mce_baseline=mce_baseline, published=bool(compare))
+        frame = write_report(rows, results, folders=folders, mce_baseline=mce_baseline, published=bool(compare))
     theirs = is_published(frame)
     _show(frame[~theirs], results, rows)
     if compare:

@@ -39,7 +39,7 @@ def per_class_accuracy(row: Row) -> pd.DataFrame:
         for name, values in right.items()
     }
     columns["n"] = [int((labels == label).sum()) for label in present]
-    index = pd.Index([_class_name(row, int(label)) for label in present], name="class", dtype=object)
+    index = pd.Index([row.class_name(int(label)) for label in present], name="class", dtype=object)
     return pd.DataFrame(columns, index=index)
 
 
@@ -55,8 +55,3 @@ def _lines(row: Row) -> Iterator[dict[str, Any]]:
             low, high = wilson(round(accuracy * n / 100), n)
             bounds = {"low": round(100 * low, 2), "high": round(100 * high, 2)}
             yield key_of(row) | {"class": name, "attack": attack, "accuracy": accuracy, **bounds, "n": n}
-
-
-def _class_name(row: Row, label: int) -> str:
-    names = row.model.class_names
-    return str(names[label]) if 0 <= label < len(names) else str(label)

@@ -74,6 +74,11 @@ class Row:
         """True classes of the samples, int64 (n,)."""
         return np.asarray(self.clean.frame.loc[self.samples]["label"].to_numpy())
 
+    def class_name(self, label: int) -> str:
+        """Name of a class, or its number where the names are not known."""
+        names = self.model.class_names
+        return str(names[label]) if 0 <= label < len(names) else str(label)
+
     @cached_property
     def samples_hash(self) -> str:
         """Identifies the set of samples."""

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 import pandas as pd
 
 from advdpnp.eval.report.robustbench import is_published, published_grids
-from advdpnp.eval.report.tables import Grid, Table, cut_into_tables, seed_grids
+from advdpnp.eval.report.tables import Grid, Table, cut_into_tables, number, seed_grids
 
 _SPECIAL = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
@@ -36,7 +36,7 @@ def _environment(table: Table) -> str:
     for place, row in table.part.iterrows():
         cells = [_escape(str(row["model"])) + (r"$^\dagger$" if place in table.marks.incomparable else "")]
         for name in table.accuracies:
-            text = "--" if pd.isna(row[name]) else f"{row[name]:.2f}"
+            text = _escape(number(row[name]))
             mark = r"$^\circ$" if table.not_significantly_worse(row, name) else ""
             cells.append(rf"\textbf{{{text}}}" if table.is_best(row, name) else f"{text}{mark}")
         rows.append(cells + ([_escape(str(row["flags"]))] if table.flags else []))

@@ -1,7 +1,7 @@
-"""The leaderboard: derived from verdicts alone, as a data frame, CSV and Markdown."""
+"""The leaderboard as a data frame, derived from verdicts alone, and its files."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from advdpnp.eval.analysis.corruptions import (
 from advdpnp.eval.analysis.rows import Row, make_rows, order_attacks
 from advdpnp.eval.analysis.seeds import summarise_seeds
 from advdpnp.eval.analysis.significance import against_the_best
-from advdpnp.eval.diagnostics.flags import raised_flags
+from advdpnp.eval.diagnostics.flags import Flag, raised_flags
 from advdpnp.eval.report.csv import leaderboard_to_csv
 from advdpnp.eval.report.latex import to_latex
 from advdpnp.eval.report.markdown import to_markdown
@@ -31,6 +31,9 @@ from advdpnp.eval.store.key import canonical_json, short_hash
 from advdpnp.eval.store.reader import find_results
 
 _SEEDS = "seeds.csv"
+Flags = Mapping[tuple[str, ...], Sequence[Flag]]
+"""What rows raised, by their key."""
+
 _PATIENCE = 300.0  # seconds that another process may take for its tables and figures
 
 
@@ -51,14 +54,20 @@ def build_leaderboard(folders: Sequence[Path], mce_baseline: str | None = None) 
     return tabulate_rows(make_rows(find_results(folders)), mce_baseline)
 
 
-def tabulate_rows(rows: Sequence[Row], mce_baseline: str | None = None) -> pd.DataFrame:
-    """The same for rows already in hand."""
+def flags_of(rows: Sequence[Row]) -> Flags:
+    """The flags of each row, by its key."""
+    return {row.key: raised_flags(row, rows) for row in sorted(rows, key=lambda row: row.key)}
+
+
+def tabulate_rows(rows: Sequence[Row], mce_baseline: str | None = None, flags: Flags | None = None) -> pd.DataFrame:
+    """The same for rows already in hand, and their flags if these are known."""
     rows = sorted(rows, key=lambda row: row.key)  # nothing may depend on which folder was named first
+    flags = flags_of(rows) if flags is None else flags
     attacks = order_attacks(rows)
     accuracies = ["clean", *attacks, "worst_case"]
     if any(row.cells for row in rows):
         accuracies.append(MEAN)
-    records = [_record(row, rows) for row in rows]
+    records = [_record(row, flags[row.key]) for row in rows]
     if mce_baseline:
         for record, (mce, why) in zip(records, mean_corruption_errors(rows, mce_baseline), strict=True):
             record |= {"mce": mce, "mce_baseline": mce_baseline, "mce_note": why}
@@ -143,7 +152,7 @@ def _measured(frame: pd.DataFrame) -> pd.DataFrame:
     return frame[~is_published(frame)]
 
 
-def _record(row: Row, rows: Sequence[Row]) -> dict[str, Any]:
+def _record(row: Row, flags: Sequence[Flag]) -> dict[str, Any]:
     record: dict[str, Any] = {"model": row.model.name}
     counts = {"clean": ~row.clean_wrong, **{attack: ~row.misclassified_under(attack) for attack in row.attacks}}
     if row.attacks:
@@ -154,7 +163,6 @@ def _record(row: Row, rows: Sequence[Row]) -> dict[str, Any]:
     if row.cells:
         record |= _corruption_record(row)
     newest = max(units, key=lambda unit: unit.date)
-    flags = raised_flags(row, rows)
     verdicts = [row.verdict_rows(attack) for attack in row.attacks]
     return record | {
         "n": row.n,

@@ -7,7 +7,7 @@ import pandas as pd
 from advdpnp.eval.analysis.corruptions import GROUP_COLUMNS, MEAN, TYPE, corruption_notes, is_detail
 from advdpnp.eval.diagnostics.texts import FLAGS
 from advdpnp.eval.report.robustbench import is_published, published_grids
-from advdpnp.eval.report.tables import Grid, Table, cut_into_tables, seed_grids, unmeasured_note
+from advdpnp.eval.report.tables import Grid, Table, cut_into_tables, number, seed_grids, unmeasured_note
 
 _MARK, _INCOMPARABLE = "°", "†"
 
@@ -15,11 +15,6 @@ _MARK, _INCOMPARABLE = "°", "†"
 def escape(text: str) -> str:
     """Text of a user's that stands in a cell."""
     return text.replace("|", "\\|").replace("*", "\\*").replace("_", "\\_").replace("<", "&lt;")
-
-
-def number(value: float) -> str:
-    """With 2 decimals; a dash for what is not known."""
-    return "–" if pd.isna(value) else f"{value:.2f}"
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]], words: Sequence[str] = ("flags",)) -> list[str]:

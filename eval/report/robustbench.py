@@ -17,7 +17,7 @@ import pandas as pd
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.eval.analysis.corruptions import MEAN
-from advdpnp.eval.report.tables import Grid, threat_words
+from advdpnp.eval.report.tables import Grid, number, threat_words
 
 PUBLISHED = "published (RobustBench)"
 """In the column ``source`` of a leaderboard; what was measured has an empty one."""
@@ -82,7 +82,7 @@ def _side_by_side(ours: pd.DataFrame, theirs: pd.DataFrame, column: str, head: s
     rows = []
     for _, row in both.iterrows():
         published = row["source"] == PUBLISHED
-        accuracies = ["–" if pd.isna(row[name]) else f"{row[name]:.2f}" for name in ("clean", column)]
+        accuracies = [number(row[name]) for name in ("clean", column)]
         source = f"{PUBLISHED}, {row['venue']}" if published else "ours"
         rows.append([row["model"], row["architecture"], *accuracies, str(row["n"]), source])
     notes = [

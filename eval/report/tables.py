@@ -12,6 +12,11 @@ from advdpnp.eval.analysis.comparability import Marks, mark
 from advdpnp.eval.analysis.seeds import DIFFERENCES, JUDGED, TRAINING, summarise_seeds
 
 
+def number(value: float | None, digits: int = 2) -> str:
+    """A number for people; a dash for what is not known."""
+    return "–" if value is None or pd.isna(value) else f"{value:.{digits}f}"
+
+
 @dataclass(frozen=True)
 class Table:
     """Models under one threat model on the same data.

@@ -1,4 +1,4 @@
-"""Everything that is written of a set of rows: tables, lines per class and per pair of attacks, and the page."""
+"""Write everything about a set of rows: the leaderboard, accuracy per class, agreement of attacks, and the page."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,10 +11,10 @@ from advdpnp.eval.analysis.per_class import per_class_table
 from advdpnp.eval.analysis.rows import Row
 from advdpnp.eval.report.csv import to_csv
 from advdpnp.eval.report.html import to_html
-from advdpnp.eval.report.leaderboard import tabulate_rows, with_published, write_leaderboard
+from advdpnp.eval.report.leaderboard import flags_of, tabulate_rows, with_published, write_leaderboard
 
 
-def publish(
+def write_report(
     rows: Sequence[Row],
     out: Path,
     *,
@@ -22,14 +22,14 @@ def publish(
     mce_baseline: str | None = None,
     published: bool = False,
 ) -> pd.DataFrame:
-    """Write ``leaderboard.*``, ``per-class.csv`` and ``agreement.csv`` to the folder ``out``.
+    """Write ``leaderboard.*``, ``seeds.csv``, ``per-class.csv`` and ``agreement.csv`` to the folder ``out``.
 
     Args:
         rows: what ``make_rows`` gives.
         out: where to write.
         folders: where the page looks for measurements of geometry; None looks in ``out``.
         mce_baseline: see ``build_leaderboard``.
-        published: put what RobustBench publishes beside the rows.
+        published: add what RobustBench publishes of the same data and threat models.
 
     Returns:
         The leaderboard as it was written.
@@ -37,11 +37,12 @@ def publish(
     Raises:
         AdvdpnpError: the baseline cannot be compared with, or the folder cannot be written.
     """
-    frame = tabulate_rows(rows, mce_baseline)
+    flags = flags_of(rows)
+    frame = tabulate_rows(rows, mce_baseline, flags)
     if published:
         frame = with_published(frame, rows)
     write_leaderboard(frame, out)
     write_text(out / "per-class.csv", to_csv(per_class_table(rows)))
     write_text(out / "agreement.csv", to_csv(agreement_table(rows)))
-    write_text(out / "leaderboard.html", to_html(frame, rows, [out] if folders is None else folders))
+    write_text(out / "leaderboard.html", to_html(frame, rows, [out] if folders is None else folders, flags))
     return frame

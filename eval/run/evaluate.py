@@ -15,7 +15,7 @@ from advdpnp.corruption import as_bytes
 from advdpnp.datasets import Dataset
 from advdpnp.eval.analysis.rows import Row, make_rows
 from advdpnp.eval.report.leaderboard import tabulate_rows, writing_tables
-from advdpnp.eval.report.write import publish
+from advdpnp.eval.report.write import write_report
 from advdpnp.eval.run.components import Components
 from advdpnp.eval.run.model_run import run_model
 from advdpnp.eval.run.plan import Plan, choose_device, command_line
@@ -145,7 +145,7 @@ def evaluate_models(
         rows = _rows_asked_for(models, plan, out, asked)
         keys = {row.key for row in rows}
         others = [row for row in make_rows(find_results([out])) if row.key not in keys]
-        publish([*rows, *others], out)
+        write_report([*rows, *others], out)
     if failures:
         raise failures[0]
     if plan.notes:

@@ -101,11 +101,12 @@ def write_model(
                 definition |= definition_of(attack, threat, classes)
             unit = EvaluationKey(attack, "d" * 64, threat, {} if threat is None else definition)
             wrong = clean_wrong | (samples >= round(share * n))
-            found = columns(samples, wrong, clean_wrong)
+            chosen = (others or {}).get(attack, {})
+            found = columns(samples, np.asarray(chosen.get("success", wrong)), clean_wrong)
             if threat is not None:
-                found["norm"] = np.where(wrong, found["norm"], np.inf)
+                found["norm"] = np.where(found["success"], found["norm"], np.inf)
                 found["margin"] = found["margin"] / 2  # an attack that moves images moves margins
-            found |= (others or {}).get(attack, {})
+            found |= chosen
             told = {"attack_info": declared[attack].to_json()} if declared and attack in declared else {}
             told |= facts if threat is not None else {**facts, "seed": None}
             with folder.writer(unit, samples, told) as writer:

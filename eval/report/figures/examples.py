@@ -42,7 +42,6 @@ def draw_examples(rows: Sequence[Row], colours: dict[str, str], out: Path) -> li
 
 
 def _draw(row: Row, attack: str, stored: dict[str, np.ndarray], path: Path) -> None:
-    names = row.model.class_names
     difference = stored["x_adv"] - stored["x"]
     largest = float(np.abs(difference).max())
     gain = amplification(largest)
@@ -56,8 +55,8 @@ def _draw(row: Row, attack: str, stored: dict[str, np.ndarray], path: Path) -> N
             _image(axes[0, column], stored["x"][column])
             _image(axes[1, column], stored["x_adv"][column])
             _image(axes[2, column], np.clip(0.5 + gain * difference[column], 0, 1))
-            _title(axes[0, column], label, before, names)
-            _title(axes[1, column], label, after, names)
+            _title(axes[0, column], row, label, before)
+            _title(axes[1, column], row, label, after)
             if not difference[column].any():
                 why = "wrong\nunchanged" if before != label else "not\nbroken"
                 axes[2, column].clear()
@@ -103,15 +102,15 @@ def _frame(axis: Axes) -> None:
         spine.set_visible(False)
 
 
-def _title(axis: Axes, label: int, prediction: int, names: tuple[str, ...]) -> None:
+def _title(axis: Axes, row: Row, label: int, prediction: int) -> None:
     right = label == prediction
-    text = _name(label, names) if right else f"{_name(label, names)} → {_name(prediction, names)}"
+    text = _short(row.class_name(label))
+    text = text if right else f"{text} → {_short(row.class_name(prediction))}"
     size = 7.5 if len(text) <= _FITS else max(4.5, 7.5 * _FITS / len(text))
     axis.set_title(text, fontsize=size, pad=3, color=INK if right else FOOLED, fontweight="normal" if right else "bold")
 
 
-def _name(index: int, names: tuple[str, ...]) -> str:
-    name = names[index] if 0 <= index < len(names) else str(index)
+def _short(name: str) -> str:
     return name if len(name) <= 14 else name[:13] + "…"
 
 

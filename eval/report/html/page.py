@@ -18,13 +18,14 @@ from advdpnp.eval.analysis.rows import Row
 from advdpnp.eval.report.html.section import Section
 from advdpnp.eval.report.html.sections import SECTIONS
 from advdpnp.eval.report.html.subject import COLOURS, Model, PageContext
-from advdpnp.eval.report.leaderboard import to_json
+from advdpnp.eval.report.leaderboard import Flags, to_json
+from advdpnp.eval.report.tables import number
 
 _EARLY = ("theme.js",)
 _LATE = ("charts.js", "table.js", "filter.js", "page.js")
 
 
-def to_html(frame: pd.DataFrame, rows: Sequence[Row], folders: Sequence[Path] = ()) -> str:
+def to_html(frame: pd.DataFrame, rows: Sequence[Row], folders: Sequence[Path] = (), flags: Flags | None = None) -> str:
     """The page of a leaderboard.
 
     Everything that comes from users is escaped: by the templates in markup, by ``as_json`` in data. Beyond that the
@@ -34,8 +35,9 @@ def to_html(frame: pd.DataFrame, rows: Sequence[Row], folders: Sequence[Path] = 
         frame: as ``tabulate_rows`` makes it, with published rows or without.
         rows: what it was made of.
         folders: where geometry is looked for.
+        flags: of the rows, where they are known already.
     """
-    subject = PageContext(frame, rows, folders)
+    subject = PageContext(frame, rows, folders, flags)
     early, late = (_script(names) for names in (_EARLY, _LATE))
     shown = [(section, found) for section in SECTIONS if (found := section.gather(subject)) is not None]
     return _environment().get_template("page.html.j2").render(
@@ -74,11 +76,6 @@ def as_json(value: Any) -> Markup:
     return Markup(text)
 
 
-def percent(value: float | None, digits: int = 2) -> str:
-    """A percentage without its sign; a dash for what is not known."""
-    return "–" if value is None or pd.isna(value) else f"{value:.{digits}f}"
-
-
 def short(count: int) -> str:
     """A large number in three digits: 94k, 1.25M, 36.5M."""
     for unit, letter in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
@@ -109,7 +106,7 @@ def _environment() -> Environment:
         loader=PackageLoader("advdpnp.eval.report.html"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters |= {"as_json": as_json, "percent": percent, "short": short, "breakable": breakable}
+    environment.filters |= {"as_json": as_json, "percent": number, "short": short, "breakable": breakable}
     return environment
 
 

@@ -9,7 +9,9 @@ from pathlib import Path
 import pandas as pd
 
 from advdpnp.eval.analysis.rows import Row
+from advdpnp.eval.diagnostics.flags import Flag
 from advdpnp.eval.report.figures import with_distinct_names
+from advdpnp.eval.report.leaderboard import Flags, flags_of
 from advdpnp.eval.report.robustbench import is_published
 from advdpnp.eval.report.tables import Table, cut_into_tables
 
@@ -50,11 +52,13 @@ class PageContext:
         everything: the leaderboard, as ``tabulate_rows`` makes it of ``rows``, and published rows if it has any.
         rows: the verdicts.
         folders: where they were found; geometry is looked for there.
+        flags: of the rows; None where nobody has raised them yet.
     """
 
     everything: pd.DataFrame
     rows: Sequence[Row]
     folders: Sequence[Path] = ()
+    flags: Flags | None = None
 
     @cached_property
     def frame(self) -> pd.DataFrame:
@@ -91,16 +95,15 @@ class PageContext:
 
     def row_of(self, line: pd.Series) -> Row:
         """The verdicts behind a line of the frame."""
-        seed = None if pd.isna(line["seed"]) else int(line["seed"])
-        key = (
-            line["model"],
-            line["weights_hash"],
-            line["data_hash"],
-            line["norm"],
-            repr(float(line["eps"])),
-            str(seed),
-        )
-        return self._rows_by_key[key]
+        return self._rows_by_key[_key_of(line)]
+
+    @cached_property
+    def _flags(self) -> Flags:
+        return flags_of(self.rows) if self.flags is None else self.flags
+
+    def flags_of(self, line: pd.Series) -> Sequence[Flag]:
+        """The flags that a line of the frame raised."""
+        return self._flags[_key_of(line)]
 
     @cached_property
     def tables(self) -> list[Table]:
@@ -126,6 +129,13 @@ class PageContext:
         for _, group in groupby((pair for pair in attacked if pair[1][0].attacks), key):
             found = list(group)
             yield found[0][0], [row for _, rows in found for row in rows]
+
+
+def _key_of(line: pd.Series) -> tuple[str, ...]:
+    """``Row.key`` of the row behind a line."""
+    seed = None if pd.isna(line["seed"]) else int(line["seed"])
+    names = ("model", "weights_hash", "data_hash", "norm")
+    return (*(line[name] for name in names), repr(float(line["eps"])), str(seed))
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from advdpnp.eval.diagnostics.texts import FLAGS
 from advdpnp.eval.report.html import to_html
 from advdpnp.eval.report.html.sections import SECTIONS
 from advdpnp.eval.report.leaderboard import tabulate_rows, to_json, with_published
-from advdpnp.eval.report.write import publish
+from advdpnp.eval.report.write import write_report
 from advdpnp.eval.store.reader import find_results
 
 Store = Callable[..., Path]
@@ -328,7 +328,7 @@ def test_many_classes_are_cut_to_the_hardest(store_model: Store, monkeypatch: py
 
 def test_evaluations_and_tables_leave_the_page_and_its_neighbours(store_model: Store, tmp_path: Path) -> None:
     rows = make_rows(find_results([store_model("net", ROBUST)]))
-    frame = publish(rows, tmp_path / "out")
+    frame = write_report(rows, tmp_path / "out")
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert {"leaderboard.html", "leaderboard.csv", "per-class.csv", "agreement.csv"} <= names
     assert (tmp_path / "out" / "leaderboard.html").read_text(encoding="utf-8") == to_html(frame, rows)

@@ -63,17 +63,12 @@ def _card(row: Row, stored: Mapping[str, np.ndarray], place: int, gain: float) -
     state = "wrong unchanged" if before != label else "broken" if after != label else "not broken"
     return {
         "sample": int(stored["sample"][place]),
-        "label": _name(row, label),
-        "before": _name(row, before),
-        "after": _name(row, after),
+        "label": row.class_name(label),
+        "before": row.class_name(before),
+        "after": row.class_name(after),
         "state": state,
         "pictures": pictures,
     }
-
-
-def _name(row: Row, label: int) -> str:
-    names = row.model.class_names
-    return str(names[label]) if 0 <= label < len(names) else str(label)
 
 
 SECTION = Section(

@@ -8,6 +8,7 @@ from typing import Any
 from advdpnp.eval.report.html.images import figure
 from advdpnp.eval.report.html.section import Section
 from advdpnp.eval.report.html.subject import PageContext
+from advdpnp.eval.report.tables import number
 
 BUDGET = 1_500_000
 """Characters of all pictures; models beyond it have numbers only."""
@@ -59,17 +60,13 @@ def _panel(path: Path) -> dict[str, Any] | None:
             "reachable": bool(vectors["bound_can_be_reached"]),
             "angles": angles if len(angles) <= _NAMED else [],
             "features": [
-                (str(each["kind"]), [_number(each.get(key), digits) for key, _, digits in _MEASURES])
+                (str(each["kind"]), [number(each.get(key), digits) for key, _, digits in _MEASURES])
                 for each in report["features"]
             ],
             "figures": [],
         }
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None  # a damaged measurement is no reason to withhold the page
-
-
-def _number(value: float | None, digits: int) -> str:
-    return "–" if value is None else f"{float(value):.{digits}f}"
 
 
 def _figures(folder: Path) -> list[tuple[str, str]]:

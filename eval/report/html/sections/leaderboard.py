@@ -7,7 +7,6 @@ import pandas as pd
 
 from advdpnp.base.statistics import SIGNIFICANT
 from advdpnp.eval.analysis.columns import meaning_of
-from advdpnp.eval.diagnostics.flags import raised_flags
 from advdpnp.eval.diagnostics.texts import FLAGS
 from advdpnp.eval.report.html.section import Section
 from advdpnp.eval.report.html.subject import PageContext, scope_of
@@ -40,15 +39,13 @@ def _block(subject: PageContext, table: Table) -> dict[str, Any]:
 
 
 def _line(subject: PageContext, table: Table, line: pd.Series) -> dict[str, Any]:
-    row = subject.row_of(line)
     return {
-        "model": subject.model_of(row),
+        "model": subject.model_of(subject.row_of(line)),
         "incomparable": line.name in table.marks.incomparable,
         "cells": [_cell(table, line, name) for name in table.accuracies],
         "n": int(line["n"]),
         "flags": [
-            {"code": flag.code, "seen": flag.seen, **FLAGS[flag.code]._asdict()}
-            for flag in raised_flags(row, subject.named_rows)
+            {"code": flag.code, "seen": flag.seen, **FLAGS[flag.code]._asdict()} for flag in subject.flags_of(line)
         ],
         "significance": _significance(table, line),
         "provenance": [(label, str(line[name])) for name, label in _PROVENANCE if not _unknown(line[name])],
