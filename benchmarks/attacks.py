@@ -38,10 +38,10 @@ from benchmarks.timing import Row
 
 OURS, THEIRS = "advdpnp", "package"
 NETS = {
-    "cifar_cnn_a": ("benchmarks.foreign_nets:cifar_cnn_a", "cifar_cnn_a_adv.model", "2/255"),
-    "resnet2b": ("benchmarks.foreign_nets:resnet2b", "resnet2b.pth", "2/255"),
+    "cifar_cnn_a": ("benchmarks.public_models:cifar_cnn_a", "cifar_cnn_a_adv.model", "2/255"),
+    "resnet2b": ("benchmarks.public_models:resnet2b", "resnet2b.pth", "2/255"),
     "tiny-resnet": ("results/checkpoints/cifar10-tiny-resnet-adv-dpnp-s0.safetensors", None, "8/255"),
-    "resnet20": ("benchmarks.foreign_nets:resnet20", "resnet20-12fca82f.th", "8/255"),
+    "resnet20": ("benchmarks.public_models:resnet20", "resnet20-12fca82f.th", "8/255"),
 }
 
 
@@ -232,7 +232,4 @@ def main(
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except AdvdpnpError as error:
-        sys.exit(str(error))
+    timing.run_script(main)

@@ -1,6 +1,6 @@
 r"""How regenerated corruptions compare with the official ones, as far as that can be seen without the files.
 
-    advdpnp eval --dataset cifar10 --model benchmarks.foreign_nets:resnet20 --weights resnet20-12fca82f.th \
+    advdpnp eval --dataset cifar10 --model benchmarks.public_models:resnet20 --weights resnet20-12fca82f.th \
         --attacks none --corruptions auto --corruption-types all --limit 2000 --out results/cifar10-public
     python -m benchmarks.corruption_profile --leaderboard results/cifar10-public/leaderboard.csv \
         --net resnet20-12fca82f --out results/benchmarks
@@ -9,7 +9,6 @@ A net trained on clean images, on every type: its accuracies beside the publishe
 official files. And how far each severity takes images from the clean ones, which must rise but for three types.
 """
 
-import sys
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated
@@ -91,7 +90,4 @@ def main(
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except AdvdpnpError as error:
-        sys.exit(str(error))
+    timing.run_script(main)

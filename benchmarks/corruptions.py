@@ -9,7 +9,6 @@ today's NumPy and scikit-image and are left out of the ratio. It gets fewer imag
 
 import importlib
 import statistics
-import sys
 import warnings
 from collections.abc import Iterator
 from functools import partial
@@ -24,7 +23,7 @@ import typer
 from torch import Tensor
 
 from advdpnp.base.compat import stand_ins
-from advdpnp.base.errors import AdvdpnpError, first_line
+from advdpnp.base.errors import first_line
 from advdpnp.corruption import BENCHMARK, EXTRA, SEVERITIES, corrupt
 from advdpnp.datasets import load_dataset
 from benchmarks import timing
@@ -116,7 +115,4 @@ def main(
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except AdvdpnpError as error:
-        sys.exit(str(error))
+    timing.run_script(main)

@@ -1,6 +1,6 @@
 r"""Our AutoAttack against the package's own, stage by stage: accuracy left, disagreements and processor time.
 
-    python -m benchmarks.parity --model benchmarks.foreign_nets:resnet2b --weights resnet2b.pth --eps 2/255 \
+    python -m benchmarks.parity --model benchmarks.public_models:resnet2b --weights resnet2b.pth --eps 2/255 \
         --limit 1000 --seeds 0,1,2 --out results/benchmarks
 
 Both attack the same images. Each stage gets what its own predecessors left, as in the published loop; so the accuracy
@@ -8,7 +8,6 @@ after the last stage is that of AutoAttack. What is finished is kept (in OUT/par
 and stage) and not done again.
 """
 
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,7 +24,6 @@ from advdpnp.attacks.algorithms.apgd import apgd_ce, apgd_t
 from advdpnp.attacks.algorithms.fab import fab_t
 from advdpnp.attacks.algorithms.square import square
 from advdpnp.base.compat import import_pyautoattack
-from advdpnp.base.errors import AdvdpnpError
 from advdpnp.base.files import write_text
 from advdpnp.base.statistics import mcnemar
 from advdpnp.datasets import load_dataset, to_float
@@ -167,7 +165,4 @@ def main(
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except AdvdpnpError as error:
-        sys.exit(str(error))
+    timing.run_script(main)

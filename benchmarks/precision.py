@@ -7,7 +7,6 @@ back (their rows went on); ``only 32 breaks`` and ``only low breaks`` are the im
 ``p`` is McNemar's exact test on them. The difference between two seeds of one search is of the same kind.
 """
 
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +19,6 @@ from torch import Tensor
 
 from advdpnp.attacks import ATTACKS, AttackResult, ThreatModel, search
 from advdpnp.attacks.engine.precision import FLOAT32, choose_precision
-from advdpnp.base.errors import AdvdpnpError
 from advdpnp.base.statistics import mcnemar
 from advdpnp.datasets import load_dataset, to_float
 from advdpnp.eval.run.components import STATIC_BATCH_SIZES
@@ -28,7 +26,7 @@ from advdpnp.models.loading import load_model
 from benchmarks import timing
 from benchmarks.attacks import NETS
 
-SHARED = NETS | {"cifar_wide": ("benchmarks.foreign_nets:cifar_wide", "cifar_wide.pth", "2/255")}
+SHARED = NETS | {"cifar_wide": ("benchmarks.public_models:cifar_wide", "cifar_wide.pth", "2/255")}
 
 
 def compare(net: str, attack: str, low: str, weights_folder: Path, samples: int, device: str) -> Iterator[timing.Row]:
@@ -85,7 +83,4 @@ def main(
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except AdvdpnpError as error:
-        sys.exit(str(error))
+    timing.run_script(main)

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
+import typer
 
 from advdpnp.attacks.engine.precision import computes_bf16
 from advdpnp.base.errors import AdvdpnpError
@@ -131,6 +132,14 @@ def images(count: int = 12_000) -> Dataset:
     except AdvdpnpError:
         made = Split(torch.randint(256, (count, 3, 32, 32), dtype=torch.uint8), torch.randint(10, (count,)))
         return Dataset("random", tuple("0123456789"), made, made.head(1000), made.head(1000), "crop-flip")
+
+
+def run_script(main: Callable[..., None]) -> None:
+    """Run the command line of a script; a mistake of the user ends it with one sentence and exit code 1."""
+    try:
+        typer.run(main)
+    except AdvdpnpError as error:
+        sys.exit(str(error))
 
 
 def command_of(module: str) -> str:

@@ -3,7 +3,7 @@
     python -m benchmarks.training --threads 2 --out results/benchmarks
     python -m benchmarks.training --parts step --quality     # is the speed bought with quality?
 
-What the columns mean is said in ``benchmarks/timing.py``, what the public way is in ``benchmarks/training_ways.py``.
+``benchmarks/timing.py`` explains the columns, ``benchmarks/training_baselines.py`` the code that is compared with.
 """
 
 import copy
@@ -28,9 +28,9 @@ from advdpnp.datasets.base import Dataset, Split
 from advdpnp.training.recipe import Recipe, resolve_recipe
 from advdpnp.training.trainer import Hardware
 from benchmarks import timing
-from benchmarks import training_ways as ways
+from benchmarks import training_baselines as ways
 from benchmarks.timing import Row, Turns, Work
-from benchmarks.training_ways import OurWay, PublicWay
+from benchmarks.training_baselines import OurWay, PublicWay
 
 METHODS = ("ce", "center", "dpp", "dpnp", "fgsm-rs", "pgd-at", "trades", "mart", "adv-dpnp")
 EPOCH_IMAGES = 49_000  # CIFAR-10 without the 1,000 images held out
@@ -308,7 +308,4 @@ def main(
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except AdvdpnpError as error:
-        sys.exit(str(error))
+    timing.run_script(main)

@@ -9,7 +9,7 @@ run --attacks all --corruption-types all --limit 1000 $small --out results/cifar
 run --attacks fgsm,pgd-20,cw,autoattack --corruptions auto --corruption-types all --limit 1000 $tiny --out results/cifar10-tiny-resnet
 run --attacks pgd-20 --corruptions none --limit 300 $small $(printf -- '--transfer-from %s ' $small) --out results/cifar10-transfer
 if [ $# = 1 ]; then
-  nets=$(while read -r net file; do echo "--model benchmarks.foreign_nets:$net --weights $1/$file"; done <<< "resnet20 resnet20-12fca82f.th
+  nets=$(while read -r net file; do echo "--model benchmarks.public_models:$net --weights $1/$file"; done <<< "resnet20 resnet20-12fca82f.th
 cifar_cnn_a cifar_cnn_a_adv.model
 resnet2b resnet2b.pth
 cifar_wide cifar_wide.pth")

@@ -350,7 +350,7 @@ def test_public_nets_reach_their_published_accuracy(
     if not weights.is_file():
         pytest.skip(f"ADVDPNP_DATA holds no checkpoints/{file}")
     monkeypatch.chdir(REPOSITORY)
-    model = load_model(f"benchmarks.foreign_nets:{factory}", weights=weights, dataset=cifar10).model
+    model = load_model(f"benchmarks.public_models:{factory}", weights=weights, dataset=cifar10).model
     test = cifar10.test.head(images)
     with torch.no_grad():
         right = sum(correct(model, part, labels) for part, labels in zip(*chunks(test), strict=True))

@@ -72,7 +72,7 @@ def trained() -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
 def zoo(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """The models that deceive; scripts are no part of the installed package."""
     monkeypatch.syspath_prepend(str(REPOSITORY))
-    found: dict[str, Any] = importlib.import_module("benchmarks.masked_models").ZOO
+    found: dict[str, Any] = importlib.import_module("benchmarks.gradient_masking_models").ZOO
     return found
 
 

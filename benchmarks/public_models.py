@@ -1,6 +1,6 @@
 """Architectures of four public CIFAR-10 nets, so that their weights can be attacked.
 
-    advdpnp eval --dataset cifar10 --model benchmarks.foreign_nets:cifar_cnn_a --weights cifar_cnn_a_adv.model
+    advdpnp eval --dataset cifar10 --model benchmarks.public_models:cifar_cnn_a --weights cifar_cnn_a_adv.model
 
 | factory      | weights                   | published by                                |
 |--------------|---------------------------|---------------------------------------------|

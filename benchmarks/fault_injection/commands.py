@@ -27,7 +27,7 @@ from advdpnp.eval.store.schema import read_verdicts
 
 _IMPORTED = [
     "advdpnp.cli", "advdpnp.commands.console", "advdpnp.training.trainer", "advdpnp.commands.evaluate",
-    "advdpnp.commands.corrupt", "torchattacks", "pyautoattack", "benchmarks.commands",
+    "advdpnp.commands.corrupt", "torchattacks", "pyautoattack", "benchmarks.fault_injection.commands",
 ]  # fmt: skip
 _TIMES = ("seconds", "date")  # columns and entries in which two runs of the same command differ
 _CLOCK = re.compile(

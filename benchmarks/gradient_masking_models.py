@@ -1,13 +1,12 @@
-r"""Models that deceive an evaluation, each in a way of its own, and the flag that each must raise.
+r"""Models that mislead an evaluation, mostly by gradient masking, and the flag that each must raise.
 
-    python -m benchmarks.masked_models --checkpoint results/checkpoints/cifar10-tiny-resnet-pgd-at-s0.safetensors \
-        --out results/sanity
+    python -m benchmarks.gradient_masking_models \
+        --checkpoint results/checkpoints/cifar10-tiny-resnet-pgd-at-s0.safetensors --out results/sanity
 
-A wrapper around an honest net makes each; nets that were trained to deceive are named by --trained. Honest nets must
-raise no flag.
+Each is a wrapper around an honest network; --trained names networks whose training masks their gradients. Honest
+networks must raise no flag.
 """
 
-import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,7 +20,6 @@ import typer
 from torch import Tensor, nn
 from torch.nn import functional
 
-from advdpnp.base.errors import AdvdpnpError
 from advdpnp.datasets import Dataset, load_dataset
 from advdpnp.eval.run.evaluate import evaluate_models
 from advdpnp.models.checkpoint import weights_hash
@@ -151,7 +149,9 @@ def judge(
         LoadedModel(model.eval(), name, weights_hash_of(name, model), type(model).__name__, "", 0, {})
         for name, model in models.items()
     ]
-    return evaluate_models(loaded, dataset, out=out, attacks=attacks, eps=eps, limit=limit, command="masked_models")
+    return evaluate_models(
+        loaded, dataset, out=out, attacks=attacks, eps=eps, limit=limit, command="gradient_masking_models"
+    )
 
 
 def weights_hash_of(name: str, model: nn.Module) -> str:
@@ -193,12 +193,9 @@ def main(
     table = pd.DataFrame(lines)
     wrong = table[table["as expected"] == "NO"]
     last = f"{len(table)} rows, not as expected: {', '.join(wrong['case']) or 'none'}"
-    timing.publish("masked_models", "Models that deceive, and honest ones", table, last,
+    timing.publish("gradient_masking_models", "Models that deceive, and honest ones", table, last,
                    threads=torch.get_num_threads(), device=torch.device("cpu"), out=out)  # fmt: skip
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except AdvdpnpError as error:
-        sys.exit(str(error))
+    timing.run_script(main)

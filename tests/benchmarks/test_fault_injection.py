@@ -1,4 +1,4 @@
-"""The matrix of faults sees what is lost; its quick part runs here, all of it as ``python -m benchmarks.faults``."""
+"""The fault injection sees what is lost; a quick part runs here, ``python -m benchmarks.fault_injection`` runs all."""
 
 import importlib
 import json
@@ -33,16 +33,16 @@ UNIT = EvaluationKey("pgd-20", "d" * 64, ThreatModel.parse("linf", "8/255"), {"s
 def script(monkeypatch):
     """Scripts are no part of the installed package."""
     monkeypatch.syspath_prepend(str(REPOSITORY))
-    return lambda name: importlib.import_module(f"benchmarks.{name}")
+    return lambda name: importlib.import_module(f"benchmarks.fault_injection.{name}")
 
 
 @pytest.fixture
 def disk(script, tmp_path):
     """A disk of its own, to fill and to protect."""
-    disks = script("disks")
-    if not disks.can_mount(tmp_path):
+    full_disk = script("full_disk")
+    if not full_disk.can_mount(tmp_path):
         pytest.skip("only root may mount")
-    with disks.small_disk(tmp_path / "disk", 16 * 1024) as made:
+    with full_disk.small_disk(tmp_path / "disk", 16 * 1024) as made:
         yield made
 
 
@@ -71,15 +71,15 @@ def write_results(
     ],
 )
 def test_what_is_lost_or_changed_is_seen_and_times_are_not(script, tmp_path, change, files):
-    commands, faults = script("commands"), script("faults")
+    commands, bench = script("commands"), script("bench")
     write_results(tmp_path / "one")
     write_results(tmp_path / "other", **change)
     one, other = (commands.what_is_left(tmp_path / name) for name in ("one", "other"))
     assert len(one) == 5
-    found = faults.differences(one, other)
+    found = bench.differences(one, other)
     assert len(found) == len(files)
     assert all(file in name for file, name in zip(files, found, strict=True))
-    assert faults.differences(one, {}) == sorted(one)
+    assert bench.differences(one, {}) == sorted(one)
 
 
 def test_unfinished_files_are_seen(script, tmp_path):
@@ -116,15 +116,15 @@ def test_a_read_only_folder_is_one_sentence_and_can_be_read(disk, capsys, tmp_pa
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="forks with threads")
 def test_killed_and_stopped_once_each_command_ends_as_if_undisturbed(script, save_npz, tmp_path, monkeypatch):
-    faults = script("faults")
+    faults, bench = script("faults"), script("bench")
     words = [f"npz:{save_npz(600, 1)}" if word == "digits" else word for word in faults.JOBS["train"].words]
     monkeypatch.setitem(faults.JOBS, "train", replace(faults.JOBS["train"], words=tuple(words)))  # images of 8x8
     monkeypatch.setattr(faults, "KILLS", 1)
-    monkeypatch.setattr(faults, "_STOPPING", faults._STOPPING[:1])
+    monkeypatch.setattr(faults, "STOPPING", faults.STOPPING[:1])
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
-    bench, draw = faults.Bench(tmp_path), random.Random(0)
-    rows = [row for name in ("train", "eval", "leaderboard") for row in faults.kills(bench, draw, name)]
-    rows += list(faults.signals(bench, draw))
+    undisturbed, draw = bench.Bench(tmp_path), random.Random(0)
+    rows = [row for name in ("train", "eval", "leaderboard") for row in faults.kills(undisturbed, draw, name)]
+    rows += list(faults.signals(undisturbed, draw))
     assert len(rows) == 7
     assert [row for row in rows if row["passes"] != "yes"] == []
     shutil.rmtree(tmp_path)

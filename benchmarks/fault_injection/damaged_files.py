@@ -1,0 +1,109 @@
+"""Files that were cut short or hold something else; then they are deleted or restored, as the message says."""
+
+import random
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.fault_injection.bench import Bench
+from benchmarks.fault_injection.commands import Command
+from benchmarks.timing import Row
+
+_DAMAGED = " is damaged; delete it and run the same evaluation again"
+
+
+def damaged_files(bench: Bench, draw: random.Random) -> Iterator[Row]:
+    """Verdicts and measurements of an evaluation, its checkpoint, its model record, and the state of a training."""
+    yield _eval_with(bench, "a complete verdict file is cut short", lambda folder: _unit(folder, "pgd-20"))
+    yield _eval_with(bench, "a part of the verdicts is cut short", lambda folder: _unfinished(folder, "square"))
+    yield _eval_with(bench, "the record of a search is cut short", lambda folder: _record(folder, 1.0))
+    _Bomb.mark = bench.root / "ran"
+    fault = "the record of a search would run code"
+    row = _eval_with(bench, fault, lambda folder: _record(folder, _Bomb()), cut=False)
+    yield row | ({"nothing lost": "no: the code ran", "passes": "NO"} if _Bomb.mark.exists() else {})
+    yield _eval_with(
+        bench, "a measurement is cut short", lambda folder: next((folder / "results").rglob("sanity-*.json"))
+    )
+    yield from _damaged_inputs(bench)
+
+
+def _damaged_inputs(bench: Bench) -> Iterator[Row]:
+    with bench.folder("leaderboard") as folder:
+        path = _unit(folder, "square")
+        kept = _cut(path)
+        ended = bench.start("leaderboard", folder).wait()
+        path.write_bytes(kept)
+        yield bench.row("leaderboard", "a complete verdict file is cut short", [ended], [2], _DAMAGED, folder)
+    with bench.folder("eval", done=True) as folder:
+        (path,) = (folder / "results").rglob("model.json")
+        path.write_text("{not json")
+        ended = Command(["leaderboard", "results", "--out", "elsewhere"], folder).wait()
+        sentence = "model.json is damaged .*run the evaluation again"
+        yield bench.row("eval", "model.json is garbage, seen by leaderboard", [ended], [2], sentence, folder)
+    with bench.folder("eval") as folder:
+        path = folder / "runs" / "net" / "best.safetensors"
+        kept = _cut(path)
+        ended = bench.start("eval", folder).wait()
+        path.write_bytes(kept)
+        yield bench.row("eval", "the checkpoint is cut short", [ended], [2], "is cut short or damaged", folder)
+    with bench.folder("train") as folder:
+        begun = bench.start("train", folder).until((folder / "runs" / "net" / "last.safetensors").exists)
+        begun.after(0.2).send(signal.SIGKILL).wait()
+        path = folder / "runs" / "net" / "training.pt"
+        kept = _cut(path)
+        ended = bench.again("train", folder).wait()
+        path.write_bytes(kept)
+        sentence = "is damaged and cannot be resumed"
+        yield bench.row("train", "the saved state is cut short", [ended], [2], sentence, folder)
+
+
+def _eval_with(bench: Bench, fault: str, make: Callable[[Path], Path], *, cut: bool = True) -> Row:
+    """An evaluation that finds the damaged file that ``make`` names; then the file is deleted."""
+    with bench.folder("eval", done=True) as folder:
+        path = make(folder)
+        if cut:
+            _cut(path)
+        ended = bench.start("eval", folder).wait()
+        path.unlink()
+        return bench.row("eval", fault, [ended], [2], _DAMAGED, folder)
+
+
+def _cut(path: Path) -> bytes:
+    """Leave half of a file, as an interrupted copy does; returns all of it."""
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    return content
+
+
+def _unit(folder: Path, label: str) -> Path:
+    (found,) = (folder / "results").rglob(f"{label}@*.parquet")
+    return found
+
+
+def _unfinished(folder: Path, label: str) -> Path:
+    """Make a complete file the first part of an unfinished one."""
+    complete = _unit(folder, label)
+    parts = complete.with_suffix(".parts")
+    parts.mkdir()
+    return complete.rename(parts / "000000.parquet")
+
+
+def _record(folder: Path, content: object) -> Path:
+    """Replace a complete file by the record that an interrupted search of another package keeps."""
+    complete = _unit(folder, "pyautoattack_apgd-ce")
+    complete.with_suffix(".parts").mkdir()
+    complete.unlink()
+    path = complete.with_suffix(".parts") / "record-000000.npz"
+    np.savez(path, x_adv=np.array([content], dtype=object if not isinstance(content, float) else float))
+    return path
+
+
+class _Bomb:
+    """An object whose unpickling leaves a file."""
+
+    mark: Path
+
+    def __reduce__(self) -> tuple[Callable[[str], object], tuple[str]]:
+        return Path.touch, (self.mark,)  # type: ignore[return-value]
