@@ -202,7 +202,8 @@ def test_square_breaks_what_random_search_can_without_a_gradient(net, images, la
 
 @pytest.mark.parametrize("name", ["apgd-ce", "apgd-dlr", "apgd-t", "fab-t", "square"])
 @pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_what_is_found_depends_on_nothing_but_the_sample(net, images, labels, attack, find, name, norm):
+def test_what_is_found_depends_on_nothing_but_the_sample(net, rounded, images, labels, attack, find, name, norm):
+    net = rounded(net)
     made = attack(name, 0.01 if norm == "linf" else 0.2, norm)
     made = replace(made, queries=25) if name == "square" else replace(made, iterations=6, runs=min(made.runs, 2))
     together = find(net, made, images, labels, max_active=len(images))

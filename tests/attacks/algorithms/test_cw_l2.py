@@ -66,7 +66,8 @@ def test_a_smaller_eps_changes_which_findings_are_successes_but_not_their_norms(
 
 
 @pytest.mark.parametrize("rows", [1, 7, 64])
-def test_bit_identical_for_any_number_of_rows(net, images, labels, find, rows):
+def test_bit_identical_for_any_number_of_rows(net, rounded, images, labels, find, rows):
+    net = rounded(net)  # float32 convolutions of smaller batches round otherwise on some processors
     attack = CWL2(ThreatModel.parse("l2", 0.2), searches=2, iterations=60)
     first = find(net, attack, images[:12], labels[:12], static_batch_size=8, max_active=8)
     other = find(net, attack, images[:12], labels[:12], static_batch_size=8, max_active=rows)
