@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -10,6 +10,15 @@ from torch import Tensor
 from advdpnp.attacks.protocol import Rows, State, where_rows
 
 R = TypeVar("R", bound=Rows)
+
+
+@dataclass(frozen=True)
+class Batch(Rows):
+    """Images x (n, c, h, w), labels y (n,) and the numbers of the samples (n,)."""
+
+    x: Tensor
+    y: Tensor
+    sample: Tensor
 
 
 @dataclass(frozen=True)
@@ -46,6 +55,29 @@ class AttackResult(Rows):
     refused: Tensor
     x_adv: Tensor
 
+    @classmethod
+    def of_clean(
+        cls, batch: Batch, *, prediction: Tensor, margin: Tensor, borderline: Tensor, forwards: Tensor | int
+    ) -> Self:
+        """The result of judging the images of ``batch`` alone: success means misclassified, at distance 0."""
+        wrong, zero = prediction != batch.y, torch.zeros_like(batch.y)
+        return cls(
+            sample=batch.sample,
+            label=batch.y,
+            clean_prediction=prediction,
+            adversarial_prediction=prediction,
+            success=wrong,
+            norm=torch.where(wrong, 0.0, torch.inf).double(),
+            margin=margin,
+            forwards=zero + forwards,
+            backwards=zero,
+            zero_gradient=torch.zeros_like(wrong),
+            borderline=borderline,
+            stage=zero,
+            refused=zero,
+            x_adv=batch.x,
+        )
+
 
 @dataclass(frozen=True)
 class SearchState(Rows):
@@ -73,15 +105,6 @@ class SearchState(Rows):
     margin: Tensor
     borderline: Tensor
     refused: Tensor
-
-
-@dataclass(frozen=True)
-class Batch(Rows):
-    """Samples that a stage has not begun."""
-
-    x: Tensor
-    y: Tensor
-    sample: Tensor
 
 
 def propose(rows: SearchState, which: Tensor, images: Tensor, distance: Tensor) -> SearchState:

@@ -4,7 +4,7 @@ They need no gradient of the model that is judged. So where they break it and it
 gradients are masked.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -65,25 +65,22 @@ class Transfer:
         """What images made for some samples do to the model of ``replicas``."""
         clean = _judged(replicas, samples)
         judged = _judged(replicas, Batch(x_adv, samples.y, samples.sample))
-        wrong = clean.prediction != samples.y
-        success = wrong | ((judged.prediction != samples.y) & self.threat.contains(samples.x, x_adv))
-        misclassified = success & ~wrong
-        distance = self.threat.distance(samples.x, x_adv)
-        zero = torch.zeros_like(samples.y)
-        return AttackResult(
-            sample=samples.sample,
-            label=samples.y,
-            clean_prediction=clean.prediction,
+        result = AttackResult.of_clean(
+            samples,
+            prediction=clean.prediction,
+            margin=clean.margin,
+            borderline=clean.borderline,
+            forwards=2 * repeats(replicas.first),
+        )
+        wrong = result.success
+        misclassified = ~wrong & (judged.prediction != samples.y) & self.threat.contains(samples.x, x_adv)
+        return replace(
+            result,
             adversarial_prediction=torch.where(misclassified, judged.prediction, clean.prediction),
-            success=success,
-            norm=torch.where(misclassified, distance, torch.where(wrong, 0.0, torch.inf)),
+            success=wrong | misclassified,
+            norm=torch.where(misclassified, self.threat.distance(samples.x, x_adv), result.norm),
             margin=torch.where(wrong, clean.margin, judged.margin),
-            forwards=zero + 2 * repeats(replicas.first),
-            backwards=zero,
-            zero_gradient=torch.zeros_like(wrong),
             borderline=torch.where(wrong, clean.borderline, judged.borderline),
-            stage=zero,
-            refused=zero,
             x_adv=torch.where(misclassified[:, None, None, None], x_adv, samples.x),
         ).to("cpu")
 

@@ -108,6 +108,7 @@ def replicate(
     precision: str = FLOAT32,
     count: int | None = None,
     copied: bool = True,
+    computed: int = 0,
 ) -> Iterator[ModelReplicas]:
     """ModelReplicas for a model that is in evaluation mode and on ``device``.
 
@@ -116,6 +117,7 @@ def replicate(
         seed: as ``Executor`` takes it. A randomised model has one lane: its noise is that of the number of the call.
         precision: of what attacks ask.
         count: of replicas; by default as many as torch has threads on a CPU, and one on any other device.
+        computed: rows that count as computed already: trials of smaller batches may cost a tenth of all that is.
         copied: whether attacks may query a faster copy of the model (see ``make_search_copy``).
     """
     keep_freed_memory()
@@ -130,7 +132,7 @@ def replicate(
                 searched = make_search_copy(each, example[:_TRIED].to(device))
             executors.append(Executor(each, static_batch_size, device, seed, searched, precision))
         smaller = seed is None and on_cpu and example is not None and len(example)
-        trial = BatchSizeTrial(executors[0], example) if smaller and example is not None else None
+        trial = BatchSizeTrial(executors[0], example, computed) if smaller and example is not None else None
         if len(executors) == 1:
             yield ModelReplicas(executors, None, trial)
             return
@@ -155,13 +157,13 @@ class BatchSizeTrial:
         computed: rows that models were asked for so far.
     """
 
-    def __init__(self, executor: Executor, example: Tensor) -> None:
+    def __init__(self, executor: Executor, example: Tensor, computed: int = 0) -> None:
         self._executor = executor
         self._images = example[torch.arange(executor.static_batch_size).clamp(max=len(example) - 1)].contiguous()
         self._step = max(_SMALLEST_BATCH, executor.static_batch_size // _STEPS)
         self._equal: dict[int, bool] = {}
         self._spent = 0
-        self.computed = 0
+        self.computed = computed
 
     def smallest(self, rows: int) -> int:
         """The smallest shape for so many rows."""

@@ -276,19 +276,20 @@ class Scheduler:
 
     def _result(self, rows: SearchState) -> AttackResult:
         success = rows.inside
-        return AttackResult(
-            sample=rows.sample,
-            label=rows.state.y,
-            clean_prediction=rows.clean_prediction,
+        clean = AttackResult.of_clean(
+            Batch(rows.state.x, rows.state.y, rows.sample),
+            prediction=rows.clean_prediction,
+            margin=rows.margin,
+            borderline=rows.borderline,
+            forwards=rows.forwards,
+        )
+        return replace(
+            clean,
             adversarial_prediction=torch.where(success, rows.prediction, rows.clean_prediction),
             success=success,
             norm=rows.best_norm,
-            margin=rows.margin,
-            forwards=rows.forwards,
             backwards=rows.backwards,
             zero_gradient=rows.zero_gradient,
-            borderline=rows.borderline,
-            stage=torch.zeros_like(rows.sample),
             refused=rows.refused,
             x_adv=torch.where(success[:, None, None, None], rows.best, rows.state.x),
         ).to("cpu")

@@ -1,5 +1,7 @@
 """What a whole-batch run knows of its samples: clean predictions, costs, and the verdicts of our own verifier."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
@@ -72,39 +74,35 @@ class VerifiedRun:
         counted.reset()
 
     def clean(self, index: Tensor) -> AttackResult:
-        """AttackResult for samples of which there is no image but the clean one; success means misclassified."""
-        wrong = ~self.right[index]
-        norm = torch.full(wrong.shape, torch.inf, dtype=torch.float64).masked_fill(wrong, 0.0)
-        margin, borderline = self.clean_margin[index], self.clean_borderline[index]
-        return self._findings(index, self.x[index], self.clean_prediction[index], wrong, norm, margin, borderline)
+        """Results for samples of which there is no image but the clean one; success means misclassified."""
+        batch = Batch(self.x[index], self.y[index], self.sample[index])
+        result = AttackResult.of_clean(
+            batch,
+            prediction=self.clean_prediction[index],
+            margin=self.clean_margin[index],
+            borderline=self.clean_borderline[index],
+            forwards=self.forwards[index],
+        )
+        return replace(
+            result,
+            backwards=self.backwards[index],
+            zero_gradient=self.zero_gradient[index],
+            stage=torch.full_like(index, -1),
+        )
 
     def verify(self, index: Tensor, x_adv: Tensor) -> AttackResult:
         """Judge images (m, c, h, w) that a package says fool the model: float32, eval mode, box and eps per sample."""
         x_adv = x_adv.detach().float().cpu().contiguous()
         self.forwards[index] += repeats(self.executor)
         prediction, margin, borderline = self._judge(index, x_adv.nan_to_num())
-        misclassified = prediction != self.y[index]
-        success = misclassified & self.threat.contains(self.x[index], x_adv)
-        norm = self.threat.distance(self.x[index], x_adv).masked_fill(~misclassified, torch.inf)
-        return self._findings(index, x_adv, prediction, success, norm, margin, borderline)
-
-    def _findings(
-        self, index: Tensor, x_adv: Tensor, prediction: Tensor, success: Tensor, norm: Tensor, margin: Tensor,
-        borderline: Tensor,
-    ) -> AttackResult:  # fmt: skip
-        return AttackResult(
-            sample=self.sample[index],
-            label=self.y[index],
-            clean_prediction=self.clean_prediction[index],
-            adversarial_prediction=torch.where(success, prediction, self.clean_prediction[index]),
+        clean, misclassified = self.clean(index), prediction != self.y[index]
+        success = misclassified & self.threat.contains(clean.x_adv, x_adv)
+        return replace(
+            clean,
+            adversarial_prediction=torch.where(success, prediction, clean.clean_prediction),
             success=success,
-            norm=norm,
+            norm=self.threat.distance(clean.x_adv, x_adv).masked_fill(~misclassified, torch.inf),
             margin=margin,
-            forwards=self.forwards[index],
-            backwards=self.backwards[index],
-            zero_gradient=self.zero_gradient[index],
             borderline=borderline,
-            stage=torch.full_like(index, -1),
-            refused=torch.zeros_like(index),
-            x_adv=torch.where(success[:, None, None, None], x_adv, self.x[index]),
+            x_adv=torch.where(success[:, None, None, None], x_adv, clean.x_adv),
         )

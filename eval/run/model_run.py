@@ -353,26 +353,17 @@ class _Run:
         return self._complete(unit, find, None)
 
     def _judged(self, replicas: ModelReplicas, samples: np.ndarray, x: Tensor) -> AttackResult:
-        y = self.plan.labels(samples)
-        asked = Batch(x, y, torch.from_numpy(samples)).to(replicas.device)
+        batch = Batch(x, self.plan.labels(samples), torch.from_numpy(samples))
+        asked = batch.to(replicas.device)
         judged = replicas.map(lambda executor, rows: judge(executor, rows.x, rows.y), asked).to("cpu")
-        zeros, never = torch.zeros_like(y), torch.zeros_like(y, dtype=torch.bool)
-        return AttackResult(
-            sample=torch.from_numpy(samples),
-            label=y,
-            clean_prediction=judged.prediction,
-            adversarial_prediction=judged.prediction,
-            success=judged.prediction != y,
-            norm=torch.zeros(len(y), dtype=torch.float64),
+        result = AttackResult.of_clean(
+            batch,
+            prediction=judged.prediction,
             margin=judged.margin,
-            forwards=zeros + repeats(replicas.first),
-            backwards=zeros,
-            zero_gradient=never,
             borderline=judged.borderline,
-            stage=zeros,
-            refused=zeros,
-            x_adv=x,
+            forwards=repeats(replicas.first),
         )
+        return replace(result, norm=torch.zeros_like(result.norm))
 
     def _complete(
         self,

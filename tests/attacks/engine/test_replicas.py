@@ -1,4 +1,4 @@
-"""Chunks side by side, and looks that are seldom: neither shows in what is found."""
+"""Chunks side by side, and rows that leave seldom: neither shows in the results."""
 
 import pytest
 import torch
@@ -8,11 +8,12 @@ from advdpnp.attacks import search
 from advdpnp.attacks.algorithms.apgd import APGD
 from advdpnp.attacks.algorithms.cw_l2 import CWL2
 from advdpnp.attacks.algorithms.square import Square
-from advdpnp.attacks.engine import scheduler as stage_search
+from advdpnp.attacks.engine import scheduler
 from advdpnp.attacks.engine import search as engine
 from advdpnp.attacks.engine.replicas import replicate
 from advdpnp.attacks.ensemble import AttackEnsemble
 from advdpnp.attacks.protocol import where_rows
+from advdpnp.attacks.search_state import Batch
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.base.errors import AdvdpnpError
 
@@ -45,7 +46,7 @@ def test_the_number_of_cores_changes_nothing(net, images, labels, find):
 def test_looking_seldom_changes_nothing(net, images, labels, find, monkeypatch):
     minimum = CWL2(ThreatModel.parse("l2", 0.5), searches=2, iterations=30)
     often = [find(net, attack, images, labels) for attack in (STAGES, minimum)]
-    monkeypatch.setitem(stage_search.SYNC_EVERY, "cpu", 7)
+    monkeypatch.setitem(scheduler.SYNC_EVERY, "cpu", 7)
     for attack, expected in zip((STAGES, minimum), often, strict=True):
         assert_same(find(net, attack, images, labels, max_active=20), expected)
 
@@ -65,14 +66,17 @@ class Notes(nn.Module):
         return h + 0 * self.x.flatten(1)[:, :1]
 
 
-def test_each_lane_has_a_model_of_its_own(net, images, labels, find):
+def test_each_replica_has_a_model_of_its_own(net, images, labels, find):
     torch.set_num_threads(2)
     noted = Notes(net)
     assert_same(find(noted, STAGES, images, labels), find(net, STAGES, images, labels))
-    with replicate(noted, 4, "cpu") as replicas:
-        models = [executor.model for executor in replicas._executors]
-    assert len(set(map(id, models))) == 2
-    assert models[0] is noted
+    models = []
+    with replicate(noted.eval(), 4, "cpu") as replicas:
+        replicas.map(
+            lambda executor, rows: models.append(executor.model) or rows, Batch(images[:8], labels[:8], labels[:8])
+        )
+    assert len(models) == len(set(map(id, models))) == 2
+    assert any(model is noted for model in models)
 
 
 class Uncopied(nn.Sequential):
@@ -80,12 +84,12 @@ class Uncopied(nn.Sequential):
         raise RuntimeError("no")
 
 
-def test_a_model_that_cannot_be_copied_has_one_lane(net, images, labels, find):
+def test_a_model_that_cannot_be_copied_has_one_replica(net, images, labels, find):
     torch.set_num_threads(2)
     assert_same(find(Uncopied(*net), STAGES, images, labels), find(net, STAGES, images, labels))
 
 
-def test_errors_of_a_lane_reach_the_caller(net, images, labels, find):
+def test_errors_of_a_replica_reach_the_caller(net, images, labels, find):
     class Broken(APGD):
         def tell(self, state, logits, gradient, misclassified):
             raise AdvdpnpError("it is late")
@@ -121,7 +125,7 @@ def test_what_may_not_be_in_the_ball_is_not():
         assert not bool(maybe.all())
 
 
-class ShapeDependent(nn.Module):
+class BatchDependent(nn.Module):
     """Rounds otherwise in small batches, as some libraries do."""
 
     def __init__(self, net, least):
@@ -132,27 +136,50 @@ class ShapeDependent(nn.Module):
         return self.net(x) * (1 if len(x) >= self.least else 1 + 1e-6)
 
 
-def test_smaller_shapes_are_used_only_if_they_give_the_same_bits(net, images, labels, find):
+class Exact(nn.Module):
+    """Small integers, for images of zeros and ones: its logits and gradients are exact in any order of sums.
+
+    The logits lie so far apart that a softmax over them is exact too.
+    """
+
+    def __init__(self):
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.net = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(512, 10))
+        for weight in self.net.parameters():
+            weight.data = torch.randint(-2, 3, weight.shape, generator=generator).float()
+
+    def forward(self, x):
+        return self.net(x) - 100_000 * torch.arange(10)
+
+
+@pytest.fixture
+def exact_images(images):
+    return images.round()
+
+
+def test_smaller_batches_are_used_only_if_they_give_the_same_bits(net, images, exact_images, labels, find):
     for model, sizes in (
-        (net, [4, 4, 8, 12, 16, 16]),
-        (ShapeDependent(net, 8), [8, 8, 8, 12, 16, 16]),
-        (ShapeDependent(net, 16), [16] * 6),
+        (Exact(), [4, 4, 8, 12, 16, 16]),
+        (BatchDependent(Exact(), 8), [8, 8, 8, 12, 16, 16]),
+        (BatchDependent(Exact(), 16), [16] * 6),
     ):
-        with replicate(model.eval().requires_grad_(False), 16, "cpu", example=images[:9]) as replicas:
+        model.eval().requires_grad_(False)
+        with replicate(model, 16, "cpu", example=exact_images[:9]) as replicas:
             assert replicas.chunk_size(1) == 16  # nothing has been computed yet, and a trial costs something
-            replicas._trial.computed = 10_000
+        with replicate(model, 16, "cpu", example=exact_images[:9], computed=10_000) as replicas:
             assert [replicas.chunk_size(rows) for rows in (1, 4, 5, 12, 13, 90)] == sizes
             assert replicas.padded_size(17) == 32
             assert replicas.first.batch_sizes == {16, *sizes}
     asked = []
     net.register_forward_pre_hook(lambda module, inputs: asked.append(len(inputs[0])))
-    found = find(ShapeDependent(net, 16), STAGES, images, labels)
+    found = find(BatchDependent(net, 16), STAGES, images, labels)
     assert set(asked[-50:]) == {16}
     assert bool(found.success.any())
 
 
-def test_work_is_cut_so_that_all_lanes_get_some(net, images):
-    with replicate(net.requires_grad_(False), 16, "cpu", example=images[:16], count=2) as replicas:
-        replicas._trial.computed = 10_000
+def test_work_is_cut_so_that_all_replicas_get_some(exact_images):
+    model = Exact().requires_grad_(False)
+    with replicate(model, 16, "cpu", example=exact_images[:16], count=2, computed=10_000) as replicas:
         assert [replicas.chunk_size(rows) for rows in (1, 8, 9, 16, 17, 32, 90)] == [4, 4, 8, 8, 12, 16, 16]
         assert replicas.width == 32
