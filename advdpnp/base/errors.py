@@ -50,3 +50,14 @@ def first_line(error: BaseException) -> str:
     """What an error of somebody else's code says, without the pages that may follow; its type if it says nothing."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+def describe(error: BaseException) -> str:
+    """Type and first line of an error that other code raised; an ``AdvdpnpError`` is a sentence already."""
+    if isinstance(error, AdvdpnpError):
+        return str(error)
+    if not str(error).strip():
+        return type(error).__name__
+    first = first_line(error)
+    first = first if len(first) <= 160 else f"{first[:157]}..."  # network errors hold whole object dumps
+    return f"{type(error).__name__}: {first}"

@@ -5,21 +5,20 @@ import importlib
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field
-from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from advdpnp.base.errors import AdvdpnpError, first_line
+from advdpnp.base.errors import AdvdpnpError, describe
 from advdpnp.base.randomness import isolated_rng
 from advdpnp.models import MODELS, ModelConfig, Network, build_model
 from advdpnp.models.checkpoint import checkpoint_file, has_header, load_checkpoint, weights_hash
+from advdpnp.models.factories import find_factory, importable, is_source
 from advdpnp.models.weights import load_into, read_state_dict
 
 if TYPE_CHECKING:
@@ -264,7 +263,7 @@ def _load_robustbench(
             model = utils.load_model(name, model_dir=folder, dataset=shelf, threat_model=threat)
     except Exception as error:  # network, Google Drive and file errors of every kind
         raise AdvdpnpError(
-            f"the RobustBench model '{name}' cannot be loaded ({_describe(error)}); check the network connection, or "
+            f"the RobustBench model '{name}' cannot be loaded ({describe(error)}); check the network connection, or "
             f"put its weights into {folder / shelf / threat}"
         ) from error
     return _Found(model, name, type(model).__name__)
@@ -292,12 +291,8 @@ def _shelf(name: str, threat: str, models: Any, dataset: str | None) -> tuple[st
 
 def _is_factory(spec: str) -> bool:
     module, _, attribute = spec.rpartition(":")
-    named = attribute if _is_source(module) else f"{module}.{attribute}"
+    named = attribute if is_source(module) else f"{module}.{attribute}"
     return all(part.isidentifier() for part in named.split("."))
-
-
-def _is_source(module: str) -> bool:
-    return Path(module).suffix == ".py"
 
 
 def _load_factory(
@@ -306,70 +301,17 @@ def _load_factory(
     _refuse(normalisation, spec)
     module, _, attribute = spec.rpartition(":")
     # As ``python -m module`` and ``python file.py`` do it; console scripts see neither folder by themselves.
-    with _importable(Path(module).parent if _is_source(module) else Path()):
-        factory = _find_factory(module, attribute)
+    with importable(Path(module).parent if is_source(module) else Path()):
+        factory = find_factory(module, attribute)
         try:
             model = factory()
         except (Exception, SystemExit) as error:
-            raise AdvdpnpError(f"{spec} fails when called without arguments: {_describe(error)}; mend it") from error
+            raise AdvdpnpError(f"{spec} fails when called without arguments: {describe(error)}; fix it") from error
     if not isinstance(model, nn.Module):
         raise AdvdpnpError(f"{spec} returns a {type(model).__name__}, not a torch.nn.Module; let it return the model")
     if weights is not None:
         load_into(model, read_state_dict(weights), weights)
     return _Found(model, attribute if weights is None else weights.stem, attribute)
-
-
-def _find_factory(module: str, attribute: str) -> Callable[[], Any]:
-    try:
-        place: Any = _import_file(Path(module)) if _is_source(module) else importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name and f"{module}.".startswith(f"{error.name}."):
-            raise AdvdpnpError(
-                f"there is no Python module '{module}'; run the command in the folder that holds it, or install it"
-            ) from error
-        raise AdvdpnpError(f"the module '{module}' needs '{error.name}', which is not installed; install it") from error
-    except AdvdpnpError:
-        raise
-    except Exception as error:
-        raise AdvdpnpError(f"the module '{module}' fails when imported: {_describe(error)}; mend it") from error
-    for part in attribute.split("."):
-        if not hasattr(place, part):
-            close = difflib.get_close_matches(part, dir(place), n=3)
-            hint = f"did you mean {' or '.join(close)}?" if close else "check the spelling"
-            raise AdvdpnpError(f"the module '{module}' has no '{attribute}'; {hint}")
-        place = getattr(place, part)
-    if not callable(place):
-        raise AdvdpnpError(f"{module}:{attribute} is {type(place).__name__} data, not a function that builds a model")
-    factory: Callable[[], Any] = place
-    return factory
-
-
-def _import_file(path: Path) -> ModuleType:
-    """The module in a file, under a name that no other module has."""
-    path = path.resolve()
-    if not path.is_file():
-        raise AdvdpnpError(f"there is no file {path}; check the path before the colon")
-    loader = SourceFileLoader(str(path), str(path))
-    module = ModuleType(loader.name)
-    module.__file__ = loader.path
-    sys.modules[loader.name] = module  # dataclasses look for themselves there
-    try:
-        loader.exec_module(module)
-    except BaseException:
-        del sys.modules[loader.name]
-        raise
-    return module
-
-
-@contextmanager
-def _importable(folder: Path) -> Iterator[None]:
-    """Let imports see a folder before all others."""
-    place = str(folder.resolve())
-    sys.path.insert(0, place)
-    try:
-        yield
-    finally:
-        sys.path.remove(place)
 
 
 def _try(model: nn.Module, name: str, dataset: "Dataset") -> None:
@@ -380,7 +322,7 @@ def _try(model: nn.Module, name: str, dataset: "Dataset") -> None:
     except Exception as error:
         size = "x".join(map(str, shape))
         raise AdvdpnpError(
-            f"the model '{name}' does not take the images of {dataset.name} ({size}): {_describe(error)}; "
+            f"the model '{name}' does not take the images of {dataset.name} ({size}): {describe(error)}; "
             "choose the data set it was made for"
         ) from error
     if not isinstance(logits, Tensor):
@@ -393,17 +335,6 @@ def _try(model: nn.Module, name: str, dataset: "Dataset") -> None:
             f"the model '{name}' gives {gives} per image, but {dataset.name} has {dataset.classes} classes; "
             "choose the data set it was made for"
         )
-
-
-def _describe(error: BaseException) -> str:
-    """Type and first line of an error that somebody else's code raised; our own errors are sentences already."""
-    if isinstance(error, AdvdpnpError):
-        return str(error)
-    if not str(error).strip():
-        return type(error).__name__
-    first = first_line(error)
-    first = first if len(first) <= 160 else f"{first[:157]}..."  # network errors hold whole object dumps
-    return f"{type(error).__name__}: {first}"
 
 
 _Loader = Callable[[str, Path | None, "Dataset | None", Normalisation | None], _Found]

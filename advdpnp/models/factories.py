@@ -1,0 +1,76 @@
+"""Functions of the user that build a model, found in a module or in a Python file."""
+
+import difflib
+import importlib
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.machinery import SourceFileLoader
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from advdpnp.base.errors import AdvdpnpError, describe
+
+
+def is_source(module: str) -> bool:
+    """Whether a spec names a Python file, not a module."""
+    return Path(module).suffix == ".py"
+
+
+def find_factory(module: str, attribute: str) -> Callable[[], Any]:
+    """The function ``attribute`` of a module or of a Python file.
+
+    Raises:
+        AdvdpnpError: there is no such module or function, the import fails, or it cannot be called.
+    """
+    try:
+        place: Any = _import_file(Path(module)) if is_source(module) else importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name and f"{module}.".startswith(f"{error.name}."):
+            raise AdvdpnpError(
+                f"there is no Python module '{module}'; run the command in the folder that holds it, or install it"
+            ) from error
+        raise AdvdpnpError(f"the module '{module}' needs '{error.name}', which is not installed; install it") from error
+    except AdvdpnpError:
+        raise
+    except Exception as error:
+        raise AdvdpnpError(f"the module '{module}' fails when imported: {describe(error)}; fix it") from error
+    for part in attribute.split("."):
+        if not hasattr(place, part):
+            close = difflib.get_close_matches(part, dir(place), n=3)
+            hint = f"did you mean {' or '.join(close)}?" if close else "check the spelling"
+            raise AdvdpnpError(f"the module '{module}' has no '{attribute}'; {hint}")
+        place = getattr(place, part)
+    if not callable(place):
+        raise AdvdpnpError(f"{module}:{attribute} is {type(place).__name__} data, not a function that builds a model")
+    factory: Callable[[], Any] = place
+    return factory
+
+
+def _import_file(path: Path) -> ModuleType:
+    """The module in a file, under a name that no other module has."""
+    path = path.resolve()
+    if not path.is_file():
+        raise AdvdpnpError(f"there is no file {path}; check the path before the colon")
+    loader = SourceFileLoader(str(path), str(path))
+    module = ModuleType(loader.name)
+    module.__file__ = loader.path
+    sys.modules[loader.name] = module  # dataclasses look for themselves there
+    try:
+        loader.exec_module(module)
+    except BaseException:
+        del sys.modules[loader.name]
+        raise
+    return module
+
+
+@contextmanager
+def importable(folder: Path) -> Iterator[None]:
+    """Inside, imports look into this folder first."""
+    place = str(folder.resolve())
+    sys.path.insert(0, place)
+    try:
+        yield
+    finally:
+        sys.path.remove(place)
