@@ -161,7 +161,7 @@ def _in_stages(infos: Iterable[AttackInfo]) -> AttackInfo:
     gradients = {stage.uses_gradients for stage in stages}
     return AttackInfo(
         uses_gradients=True if True in gradients else False if gradients == {False} else None,
-        cost_rank=sum(stage.cost_rank for stage in stages),
+        cost_rank=sum(stage.cost_rank for stage in stages) or UNKNOWN_COST,
         minimum_norm=False,
         judges_last_image=bool(stages) and stages[-1].judges_last_image,
         stages=stages,

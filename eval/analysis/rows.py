@@ -16,7 +16,7 @@ import pandas as pd
 from advdpnp.attacks.info import AttackInfo, by_cost
 from advdpnp.corruption import BENCHMARK
 from advdpnp.eval.store.diagnostics_record import DiagnosticRecord, diagnostics_of
-from advdpnp.eval.store.key import CLEAN, sample_set_hash, short_hash
+from advdpnp.eval.store.key import sample_set_hash, short_hash
 from advdpnp.eval.store.model_record import ModelRecord
 from advdpnp.eval.store.reader import NO_THREAT, StoredEvaluation, Threat
 
@@ -211,7 +211,7 @@ def _rows_of_one_model(
     cells = _of_one_source([unit for unit in units if unit.cell is not None], preferred)
     searched = [unit for unit in chosen.values() if unit.threat is not None]
     # An attack's verdicts hold the clean prediction too, should the file for clean images be lost.
-    clean = next((u for u in chosen.values() if u.label == CLEAN), None) or max(searched, key=_rank, default=None)
+    clean = next((u for u in chosen.values() if u.is_clean), None) or max(searched, key=_rank, default=None)
     if clean is None:
         return []
     rows = []
@@ -222,7 +222,7 @@ def _rows_of_one_model(
         shared = _shared([clean, *same], samples)
         rows.append(Row(clean.model, clean.dataset, clean.data, threat, seed, shared, clean, attacks, cells))
     alone = _shared([clean], samples)
-    if clean.label == CLEAN and len(alone) > max((len(_shared([unit], samples)) for unit in searched), default=-1):
+    if clean.is_clean and len(alone) > max((len(_shared([unit], samples)) for unit in searched), default=-1):
         rows.append(Row(clean.model, clean.dataset, clean.data, NO_THREAT, None, alone, clean, {}, cells))
     return rows
 

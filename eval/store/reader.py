@@ -93,6 +93,11 @@ class StoredEvaluation:
         return str(self.info["identity"].get("source", ""))
 
     @property
+    def is_clean(self) -> bool:
+        """Whether it holds the answers to the clean images: no attack, no corruption."""
+        return self.threat is None and self.cell is None
+
+    @property
     def cell(self) -> tuple[str, int] | None:
         """The corruption and its severity; None for what is no corruption."""
         made = self.info["identity"].get("corruption")
