@@ -24,7 +24,7 @@ results: $(INSTALLED)
 
 # The documentation in site/, from docs/ and the registries; opens without network.
 docs: $(INSTALLED)
-	$(BIN)/python -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 	@echo site/index.html
 
 lint: $(INSTALLED)

@@ -43,14 +43,18 @@ def attacks() -> str:
     costs = _costs(made)
     rows = []
     for entry in ATTACKS:
-        head = [f"`{entry.name}`", entry.description, entry.reference, entry.status]
+        head = [f"`{entry.name}`", _described(entry), entry.status]
         if entry.name in _SKIPPED:
             rows.append([*head, "", "as its stage", "as its stage"])
             continue
         attack = made[entry.name]
         note = "" if attack.name == entry.name else f" (`{attack.name}`)"
         rows.append([*head, ", ".join(attack.norms), *(f"{count:,}{note}" for count in costs[attack.name])])
-    return table(["name", "what it is", "paper", "status", "norms", "forwards", "backwards"], rows)
+    return table(["name", "what it is, paper", "status", "norms", "forwards", "backwards"], rows)
+
+
+def _described(entry: Entry) -> str:
+    return f"{entry.description}<br>*{entry.reference}*" if entry.reference else entry.description
 
 
 def _made(name: str) -> Any:
@@ -106,8 +110,8 @@ def methods() -> str:
         values.pop("name", None)
         shown = ", ".join(f"`{name}={value}`" for name, value in values.items())
         images = "clean and adversarial" if entry.build.adversarial else "clean"
-        rows.append([f"`{entry.name}`", entry.description, entry.reference, entry.status, images, shown])
-    return table(["name", "what it is", "paper", "status", "images", "values in its recipe"], rows)
+        rows.append([f"`{entry.name}`", _described(entry), entry.status, images, shown])
+    return table(["name", "what it is, paper", "status", "images", "values in its recipe"], rows)
 
 
 def datasets() -> str:

@@ -49,7 +49,7 @@ def test_files_that_are_named_exist(page: Path) -> None:
 
 def commands_of(page: Path) -> list[list[str]]:
     """Every line of the page that calls the program, in blocks that are not run."""
-    text = page.read_text(encoding="utf-8")
+    text = page.read_text(encoding="utf-8").replace("\\\n", "")
     blocks = [
         *re.findall(r"^```sh\n(.*?)^```$", text, re.DOTALL | re.MULTILINE),
         *re.findall(r"^    advdpnp .+$", text, re.MULTILINE),
