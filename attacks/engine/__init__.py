@@ -1,4 +1,4 @@
-"""The engine: runs a model in batches of one shape, schedules rows, verifies every success.
+"""The engine: runs a model in batches of one size, schedules rows, verifies every success.
 
 Knows the protocol of attacks and no attack by name.
 """

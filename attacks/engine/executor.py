@@ -1,6 +1,6 @@
-"""How models are run: in eval mode, in full float32, deterministically, and always in batches of one shape.
+"""How models are run: in eval mode, in full float32, deterministically, and always in batches of one size.
 
-Convolutions differ in the last bits between batch shapes, so every call is padded to one shape; then what a row gets
+Convolutions differ in the last bits between batch sizes, so every call is padded to one size. Then the result of a row
 does not depend on the rows around it.
 """
 
@@ -62,7 +62,7 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def single_threaded(wanted: bool = True) -> Iterator[None]:
-    """torch computes on one core in this thread, if that is wanted; sums over cores would be rounded otherwise."""
+    """torch computes on one core in this thread, if ``wanted``; sums over several cores round differently."""
     before = torch.get_num_threads()
     if wanted:
         torch.set_num_threads(1)
@@ -74,7 +74,7 @@ def single_threaded(wanted: bool = True) -> Iterator[None]:
 
 
 def check_inputs(x: Tensor, y: Tensor) -> None:
-    """Refuse what is no batch of images in [0, 1] with its labels.
+    """Refuse anything but a batch of images in [0, 1] with its labels.
 
     Raises:
         AdvdpnpError: wrong type or shape, values that are not finite or outside [0, 1], labels that are no class.
@@ -109,8 +109,9 @@ class Executor:
         static_batch_size: rows of every model call; smaller batches are padded with copies of their last row.
         device: where the model is.
         seed: for randomised models: their noise is drawn from this and the number of the call. None: not randomised.
-        searched: what attacks ask: the same function, faster (see ``prepare``). ``model`` has the last word.
-        precision: of what attacks ask.
+        searched: the model that attacks query: the same function, faster (see ``make_search_copy``). ``model``
+            verifies successes.
+        precision: of the model that attacks query.
     """
 
     def __init__(
@@ -123,7 +124,7 @@ class Executor:
         precision: str = FLOAT32,
     ) -> None:
         if static_batch_size < 1:
-            raise AdvdpnpError(f"the execution shape must be at least 1 row, got {static_batch_size}")
+            raise AdvdpnpError(f"the static batch size must be at least 1, got {static_batch_size}")
         self.model, self.static_batch_size, self.device, self.seed = (
             model,
             static_batch_size,
@@ -145,7 +146,7 @@ class Executor:
         return torch.cat(chunks).float()
 
     def searched_logits(self, x: Tensor) -> Tensor:
-        """Logits (n, classes) of what attacks ask, in one call; n is one of ``batch_sizes``."""
+        """Logits (n, classes), float32, of the model that attacks query, in one call; n is one of ``batch_sizes``."""
         with torch.no_grad(), arithmetic(self.precision, self.device):
             return self._forward(self.searched, x.contiguous(), judged=False).float()
 
@@ -210,7 +211,7 @@ class Executor:
             )
         if judged:
             self.classes = logits.shape[1]
-        # The sum is the quick look: it can overflow without need, but no NaN or infinity hides in it.
+        # The sum is a quick check: it may overflow for finite logits, but a NaN or infinity always shows in it.
         if not math.isfinite(float(logits.detach().sum())) and not bool(torch.isfinite(logits).all()):
             raise ModelError(
                 "the model's logits hold NaN or infinite values for some images; check its weights and input range"
@@ -229,7 +230,7 @@ def _blaming_model(what: str) -> Iterator[None]:
 
 
 def finite(gradient: Tensor) -> Tensor:
-    """Zero where a gradient is not finite: such a value tells no direction."""
+    """The gradient with zeros where it is not finite: such a value gives no direction."""
     return torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0)
 
 
@@ -241,10 +242,10 @@ def is_randomised(model: nn.Module, x: Tensor) -> bool:
 
 
 def is_batch_dependent(executor: Executor, x: Tensor) -> bool:
-    """Whether what the model says of an image depends on the images beside it, beyond rounding.
+    """Whether the logits of an image depend on the other images of its batch, beyond rounding.
 
-    Seen by asking for the same images in company of copies of one of them, as padding makes it; so a BatchNorm layer
-    without running statistics is found even where a batch is full.
+    The same images are evaluated together, and padded with copies of one of them; this finds a BatchNorm layer without
+    running statistics even where a batch is full.
     """
     together = executor.logits(x)
     alone = torch.cat([executor.logits(x[:1]), executor.logits(x[1:])]) if len(x) > 1 else together

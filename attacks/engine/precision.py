@@ -1,4 +1,4 @@
-"""In which numbers a search computes. What counts as a success is always decided in float32 (see ``verification``)."""
+"""The precision of a search. Successes are always verified in float32 (see ``verification``)."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ PRECISIONS = ("auto", FLOAT32, "tf32", "bf16")
 
 
 def computes_bf16(device: torch.device) -> bool:
-    """Whether the processor multiplies bf16 numbers itself; without it torch converts them to and fro."""
+    """Whether the processor has bf16 instructions; without them torch converts from and to float32."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())

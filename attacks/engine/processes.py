@@ -1,7 +1,7 @@
-"""One iterator in several processes, each with a share of the work and a core of its own.
+"""One iterator over the results of several processes, each with a share of the work and one core.
 
-Threads would wait for each other: what an attack does between two calls of a model are hundreds of small steps of
-Python. The processes are forks, so models need not be picklable and images are not copied.
+Threads would wait for each other, because an attack runs hundreds of small Python steps between two model calls. The
+processes are forks, so models need not be picklable and images are not copied.
 """
 
 import multiprocessing
@@ -27,13 +27,13 @@ def can_fork() -> bool:
 
 
 def run_in_processes(work: Callable[[int], Iterator[T]], count: int) -> Iterator[T]:
-    """Whatever ``work(0)`` to ``work(count - 1)`` yield, in the order in which it comes; all must be picklable.
+    """Yield the picklable values of ``work(0)`` to ``work(count - 1)`` as they come.
 
     The processes end with the iterator, and with this process, however that ends.
 
     Raises:
-        AdvdpnpError: one of them raised it, raised something else, or died.
-        KeyboardInterrupt: somebody has asked one of them to end.
+        AdvdpnpError: a process raised it, or exited.
+        KeyboardInterrupt: a process was terminated by SIGTERM.
     """
     context = multiprocessing.get_context("fork")
     parent, running = os.getpid(), {}
@@ -68,7 +68,7 @@ def _receive(connection: Connection, process: Any) -> tuple[str, Any]:
         if process.exitcode == -signal.SIGTERM:  # as SLURM does it: all processes get it, and the first one later
             raise KeyboardInterrupt from None
         raise AdvdpnpError(
-            f"a process of the search has died (exit code {process.exitcode}; -9 is mostly a lack of memory); run the "
+            f"a worker process exited (exit code {process.exitcode}; -9 mostly means too little memory); run the "
             "same command again, with fewer cores (OMP_NUM_THREADS=1) if memory is short"
         ) from None
 
@@ -92,7 +92,7 @@ def _serve(work: Callable[[int], Iterator[Any]], place: int, connection: Connect
 
 
 def _as_sent(error: BaseException) -> BaseException:
-    """The error itself where it survives the way, else its words."""
+    """The error itself if it can be pickled, else its message."""
     try:
         return pickle.loads(pickle.dumps(error))  # type: ignore[no-any-return]
     except Exception:

@@ -1,11 +1,11 @@
-"""Chunks of a batch side by side: each lane has a thread, a copy of the model and one core of its own.
+"""Replicas of a model that compute chunks of a batch in parallel: a thread, a copy and one core each.
 
-One core per chunk beats all cores on one chunk, for the tensors of an attack are small. And since no chunk is ever
-spread over cores, what a row gets does not depend on how many there are. A search takes processes instead of threads
-where it can (see ``workers``); judging, which is all convolutions, is as fast with threads.
+One core per chunk is faster than all cores on one chunk, because the tensors of an attack are small. No chunk is spread
+over cores, so results do not depend on their number. A search uses processes instead of threads where it can (see
+``processes``); verification, which is all convolutions, is as fast with threads.
 
-Every chunk has the same shape, as results may differ in the last bits between shapes. Smaller shapes serve where there
-are fewer rows, but only those that were seen to give the same bits.
+Every chunk has the same size, as results may differ in the last bits between batch sizes. Smaller sizes serve where
+there are fewer rows, but only those that were measured to give the same bits.
 """
 
 import copy
@@ -24,9 +24,9 @@ from advdpnp.attacks.protocol import Rows
 from advdpnp.attacks.search_copy.make import make_search_copy
 from advdpnp.base.allocator import keep_freed_memory
 
-_SMALLEST_BATCH, _STEPS = 4, 16  # shapes are multiples of the larger of a smallest one and a 16th of the full one
-_TRIED = 8  # images by which a faster copy is tried
-_CALLS, _SHARE = 3, 0.1  # model calls that the trial of a shape takes, and what trials may take of all that is computed
+_SMALLEST_BATCH, _STEPS = 4, 16  # sizes are multiples of the larger of 4 and a 16th of the full size
+_TRIED = 8  # images on which a faster copy is tested
+_CALLS, _SHARE = 3, 0.1  # model calls that one trial takes, and the share of all computed rows that trials may take
 
 R = TypeVar("R", bound=Rows)
 S = TypeVar("S", bound=Rows)
@@ -37,7 +37,7 @@ class ModelReplicas:
 
     Attributes:
         static_batch_size: rows of a full chunk.
-        width: rows that keep all lanes busy.
+        width: rows that keep all replicas busy.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class ModelReplicas:
         self.width = self.static_batch_size * len(executors)
 
     def chunk_size(self, rows: int) -> int:
-        """Rows of the chunks into which so many are best cut: the smallest shape by which all lanes get work."""
+        """Rows per chunk for so many rows: the smallest size by which all replicas get work."""
         each = -(-rows // len(self._executors))
         size = self.static_batch_size if self._trial is None else self._trial.smallest(each)
         for executor in self._executors:
@@ -66,7 +66,7 @@ class ModelReplicas:
         return -(-rows // size) * size
 
     def chunks(self, rows: R) -> tuple[list[R], int]:
-        """Rows cut into chunks, the last one not filled up; and the size to fill it up to."""
+        """Rows cut into chunks, the last one not padded; and the size to pad it to."""
         size = self.chunk_size(len(rows))
         return [rows[i : i + size] for i in range(0, len(rows), size)], size
 
@@ -94,7 +94,7 @@ class ModelReplicas:
             return [work[0](), *(each.result() for each in running)]
         finally:
             for each in running:
-                each.exception()  # never leave a thread at work on what the caller has given up
+                each.exception()  # no thread may go on with work that the caller has given up
 
 
 @contextmanager
@@ -113,9 +113,9 @@ def replicate(
     """ModelReplicas for a model that is in evaluation mode and on ``device``.
 
     Args:
-        example: images (n, c, h, w) by which a faster copy of the model for attacks is tried; None: no attack is made.
-        seed: as ``Executor`` takes it. A randomised model has one lane: its noise is that of the number of the call.
-        precision: of what attacks ask.
+        example: images (n, c, h, w) on which a faster copy of the model for attacks is tested; None: no attack runs.
+        seed: as ``Executor`` takes it. A randomised model has one replica: its noise depends on the number of the call.
+        precision: of the model that attacks query.
         count: of replicas; by default as many as torch has threads on a CPU, and one on any other device.
         computed: rows that count as computed already: trials of smaller batches may cost a tenth of all that is.
         copied: whether attacks may query a faster copy of the model (see ``make_search_copy``).
@@ -136,12 +136,12 @@ def replicate(
         if len(executors) == 1:
             yield ModelReplicas(executors, None, trial)
             return
-        with ThreadPoolExecutor(len(executors) - 1, "lane", lambda: torch.set_num_threads(1)) as pool:
+        with ThreadPoolExecutor(len(executors) - 1, "replica", lambda: torch.set_num_threads(1)) as pool:
             yield ModelReplicas(executors, pool, trial)
 
 
 def _copies(model: nn.Module, count: int) -> list[nn.Module]:
-    """For threads of their own, as some models keep notes in forward; none where the model's code refuses."""
+    """One for each further thread, as some models store values in forward; none where a copy fails."""
     try:
         return [copy.deepcopy(model) for _ in range(count)]
     except Exception:
@@ -149,12 +149,12 @@ def _copies(model: nn.Module, count: int) -> list[nn.Module]:
 
 
 class BatchSizeTrial:
-    """Finds out which smaller shapes give examples the same bits as the full one does.
+    """Finds out which smaller batch sizes give examples the same bits as the full size.
 
-    Trials cost time too: they may take a tenth of what has been computed so far, and shapes not yet tried are not used.
+    Trials cost time: they may take a tenth of what has been computed so far. Sizes not yet tried are not used.
 
     Attributes:
-        computed: rows that models were asked for so far.
+        computed: rows that models have computed so far.
     """
 
     def __init__(self, executor: Executor, example: Tensor, computed: int = 0) -> None:
@@ -166,7 +166,7 @@ class BatchSizeTrial:
         self.computed = computed
 
     def smallest(self, rows: int) -> int:
-        """The smallest shape for so many rows."""
+        """The smallest size for so many rows."""
         full, least = self._executor.static_batch_size, -(-max(rows, 1) // self._step) * self._step
         return next((size for size in range(least, full, self._step) if self._same(size)), full)
 
@@ -192,7 +192,7 @@ class BatchSizeTrial:
 
 
 def _answers(executor: Executor, images: Tensor) -> list[Tensor]:
-    """Whatever the model says of images: searched, gradients, judged."""
+    """All results of the model on images: logits and gradients of a search, logits of verification."""
     with torch.no_grad():
         judged = executor.model(images.clone())
     return [executor.searched_logits(images), *executor.logits_and_gradient(images, _any_objective), judged]

@@ -20,12 +20,12 @@ VERIFY_EVERY = 100
 """Minimum-norm rows have the nearest image so far verified after this many iterations each time, and at their end."""
 
 SYNC_EVERY = {"cpu": 1}
-"""Iterations between looks at which rows have ended. On other devices than these the host would wait at each."""
+"""Iterations between checks for ended rows. On other devices the host would wait at each check."""
 _SYNC_EVERY_ELSEWHERE = 8
 
 
 class Scheduler:
-    """All calls of the attack and of the model have a shape of the replicas: the same arithmetic always."""
+    """Runs one attack; every call of the attack and of the model has a batch size of the replicas."""
 
     def __init__(
         self,
@@ -48,7 +48,9 @@ class Scheduler:
         self.n_active = 0  # how many
         self.iteration = 0
         self.pending: list[SearchState] = []  # wait to be verified, out of the batch meanwhile
-        self.exact = exact  # takes over the rows that this one, of less precision, took for successes
+        self.exact = (
+            exact  # continues in float32 with rows whose claimed success, at low precision, failed verification
+        )
 
     def feed(self, samples: Batch) -> None:
         """More samples to attack."""
@@ -146,7 +148,7 @@ class Scheduler:
         return rows.last | torch.isfinite(rows.candidate_norm) & self._is_time(rows)
 
     def _is_time(self, rows: SearchState) -> Tensor:
-        """Whether a candidate is to be verified now: by the row's own clock, lest its company show in the costs."""
+        """Whether to verify a candidate now. It depends on the row's own age, so costs do not depend on other rows."""
         often = rows.age % VERIFY_EVERY == 0 if self.attack.minimum_norm else torch.ones_like(rows.last)
         return often | rows.state.done
 
@@ -182,7 +184,7 @@ class Scheduler:
         )
 
     def _step_chunk(self, executor: Executor, rows: SearchState) -> SearchState:
-        """One iteration of a chunk. Rows that wait for the next look stay as they are."""
+        """One iteration of a chunk. Rows that have ended stay as they are until the next sync."""
         asked = self._iterate(executor, rows)
         if self.sync_every == 1:
             return asked

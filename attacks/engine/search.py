@@ -1,8 +1,8 @@
-"""The loop around asked attacks: keeps the batch full, verifies, and counts what each row costs.
+"""The loop around attacks: keeps the batch full, verifies, and counts the cost of each row.
 
 A row is one sample under one attack. Active rows are asked together, in chunks of the static batch size (or of a
 smaller one that gives the same bits); rows that end leave between iterations and waiting ones take their place. What is
-found for a sample depends on nothing but the sample: not on its company, its place, how many rows are active or on how
+found for a sample depends on the sample alone: not on other rows, its position, how many rows are active or on how
 many cores.
 """
 
@@ -23,7 +23,7 @@ from advdpnp.attacks.protocol import Attack, check_norm
 from advdpnp.attacks.search_state import AttackResult, Batch, non_empty
 from advdpnp.base.randomness import seed_of
 
-_LEAST_SHARE = 8  # samples for which a process is worth its while
+_LEAST_SHARE = 8  # fewest samples per process
 _COMPARED = 8  # samples on whose first queries the model's faster copy is compared with the model
 
 
@@ -53,8 +53,8 @@ def search(
         max_active: most rows in work at once; changes speed and memory, never the result. Default: what keeps all
             cores busy.
         randomised: the model is; the majority of 20 forwards decides.
-        precision: "32", or "tf32" or "bf16" for what attacks ask. A success counts only in float32; a row that fails
-            there goes on in float32, and what survives an attack in stages gets its decisive one once more.
+        precision: "32", or "tf32" or "bf16" for the model that attacks query. A success counts only in float32; a row
+            that fails there goes on in float32, and what survives an attack in stages gets its decisive one once more.
         on_copy_differs: called if the faster copy of the model, at the attack's first queries, has other gradients than
             the model; the search then uses the model itself.
 

@@ -15,7 +15,7 @@ REPEATS = 20
 
 @dataclass(frozen=True)
 class Judgement(Rows):
-    """What the model says of images.
+    """The model's answers to images.
 
     Attributes:
         prediction: int64 (n,); differs from the label exactly where the image fools the model.

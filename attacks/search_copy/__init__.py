@@ -1,4 +1,4 @@
-"""A faster copy of a model for attacks to ask: what is found is verified by the model itself.
+"""A faster copy of a model for attacks to query; successes are verified by the model itself.
 
-Only ways to make, prove and drop such copies; no attack and no loop.
+Makes, proves and drops such copies. No attack and no loop belongs here.
 """

@@ -1,8 +1,8 @@
 """Batch normalisation folded into the layer before it.
 
 In evaluation mode a normalisation is one number to multiply by and one to add for each channel; the convolution or
-linear layer before it can do both with other weights. That leaves out a pass over every feature map, forwards and
-backwards, which small nets spend a good part of their time on.
+linear layer before it can do both with other weights. This saves a pass over every feature map, forward and
+backward, which takes a good part of the time of small nets.
 """
 
 from collections import Counter
@@ -12,18 +12,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-_DIMENSIONS = {nn.Conv2d: 4, nn.Linear: 2}  # of what a layer gives; with others, a normalisation means other channels
+_DIMENSIONS = {
+    nn.Conv2d: 4,
+    nn.Linear: 2,
+}  # of a layer's output; with another number, the normalised channels are others
 _NORMALISATIONS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
 
 def fold_normalisation(model: nn.Module, example: Tensor) -> bool:
-    """Fold, in place, wherever one forward shows that a normalisation takes what one layer gives; say whether any did.
+    """Fold in place wherever a normalisation's input is one layer's output; returns whether any was folded.
 
-    What only shows in the results, such as a layer whose output goes elsewhere too, is the caller's to check.
+    The caller must compare results: a layer's output may be used elsewhere too.
 
     Args:
         model: in evaluation mode.
-        example: images (n, c, h, w) to watch the model with.
+        example: images (n, c, h, w) for the forward pass that finds the pairs.
     """
     pairs = _pairs(model, example)
     for layer, normalisation in pairs:
@@ -65,7 +68,7 @@ def _is_fixed(normalisation: nn.Module) -> bool:
 
 
 def _fold(layer: Any, normalisation: Any) -> None:
-    """Give ``layer`` the weights by which it does the work of both; computed in float64."""
+    """Give ``layer`` the weights that compute both; in float64."""
     scale = 1 / (normalisation.running_var.double() + normalisation.eps).sqrt()
     if normalisation.weight is not None:
         scale = scale * normalisation.weight.double()

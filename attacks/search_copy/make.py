@@ -21,8 +21,8 @@ _OUTLIERS = 4  # one image in so many may exceed it: a ReLU whose input is withi
 def make_search_copy(model: nn.Module, example: Tensor) -> nn.Module:
     """A copy of ``model`` for attacks on a CPU, or ``model`` itself where none can be made.
 
-    Batch normalisation is folded into the layers before it, gradients with respect to images take a shorter way (see
-    ``ImageConvolution``), and nets that had batch normalisation keep channels last, which they are faster with.
+    Batch normalisation is folded into the layers before it, image gradients are computed faster (see
+    ``ImageConvolution``), and nets that had batch normalisation use channels last, which is faster for them.
 
     Args:
         model: in evaluation mode, its weights asking for no gradient.

@@ -1,7 +1,7 @@
-"""The gradient of a strided convolution with respect to an image, as convolutions that processors are good at.
+"""The image gradient of a strided convolution, computed by convolutions that processors run fast.
 
-Every attack step ends in the first layer's gradient with respect to an image of one to four channels. The usual way,
-a transposed convolution with so few output channels, uses a tenth of a CPU. But the pixels of one phase (their place
+Every attack step ends in the first layer's gradient with respect to an image of one to four channels. A transposed
+convolution with so few output channels uses a tenth of a CPU. But the pixels of one phase (their place
 modulo the stride) are reached by the same taps of the kernel, so all phases together are one convolution of stride 1
 with stride^2 times as many output channels, whose results are then put in their places.
 """
@@ -17,7 +17,7 @@ _VECTOR = 8  # output channels are filled up to a multiple of it
 
 
 def is_image_convolution(module: nn.Module) -> bool:
-    """Whether ``ImageConvolution`` can take the place of a module and gains by it."""
+    """Whether ``ImageConvolution`` can replace a module and is faster."""
     return (
         type(module) is nn.Conv2d
         and module.in_channels <= _FEW_CHANNELS
@@ -30,7 +30,10 @@ def is_image_convolution(module: nn.Module) -> bool:
 
 
 class ImageConvolution(nn.Module):
-    """The same function as ``convolution``, with another way to the gradient of its input; its weights get none."""
+    """The same function as ``convolution`` with a faster input gradient; its weights get no gradient.
+
+    The gradient is that of the weights stored when this was made.
+    """
 
     def __init__(self, convolution: nn.Conv2d) -> None:
         super().__init__()

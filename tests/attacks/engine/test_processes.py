@@ -82,7 +82,7 @@ def test_a_process_that_dies_is_told_in_one_sentence():
             os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(60)
 
-    with pytest.raises(AdvdpnpError, match=r"a process of the search has died \(exit code -9"):
+    with pytest.raises(AdvdpnpError, match=r"a worker process exited \(exit code -9"):
         list(run_in_processes(work, 2))
 
 
