@@ -1,7 +1,7 @@
-"""Is this installation fit for work? Every finding comes with the command that mends it.
+"""``advdpnp doctor``: checks the installation; every finding comes with the command that fixes it.
 
-Nothing here may raise: what is looked for is exactly what makes other code raise. Probes import what they look at only
-when they run, so a broken package spoils its own line of the report and no other.
+Nothing here may raise: a check looks for what makes other code raise. Probes import what they check only when they run,
+so a broken package fails its own line of the report and no other.
 """
 
 import json
@@ -15,6 +15,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from advdpnp.commands.support import console
+
+EPILOG = "Example: `advdpnp doctor`"
+
+Mend = Annotated[bool, typer.Option("--mend", help="Run the commands that fix what is wrong.")]
 
 OLDEST_PYTHON = (3, 11)
 OLDEST_TORCH = (2, 6)
@@ -33,8 +42,8 @@ class Check:
         value: what was found: a version, a device, a folder.
         ok: whether it is as it should be.
         finding: what is wrong, one sentence; empty if nothing is.
-        remedy: the command that mends it; empty if nothing is wrong.
-        automatic: ``mend`` may run the remedy: it touches nothing but this installation.
+        remedy: the command that fixes it; empty if nothing is wrong.
+        automatic: ``--mend`` may run the remedy: it touches nothing but this installation.
     """
 
     name: str
@@ -43,6 +52,18 @@ class Check:
     finding: str = ""
     remedy: str = ""
     automatic: bool = False
+
+
+def doctor(mend: Mend = False) -> None:
+    """Check versions, devices and the reference packages, and print the command that fixes each finding."""
+    checks = fix() if mend else diagnose()
+    for check in checks:
+        mark = "[green]ok[/]" if check.ok else "[red]!![/]"
+        console.out.print(f"{mark}  {check.name:<24} {check.value}")
+        if not check.ok:
+            console.out.print(f"      {check.finding}\n      fix with: {check.remedy}", markup=False)
+    if not all(check.ok for check in checks):
+        raise typer.Exit(2)
 
 
 def diagnose() -> list[Check]:
@@ -57,7 +78,7 @@ def diagnose() -> list[Check]:
     return checks
 
 
-def mend() -> list[Check]:
+def fix() -> list[Check]:
     """Run the remedies that only touch this installation, then look again, in a new interpreter.
 
     What the commands print goes to standard error.

@@ -1,10 +1,17 @@
-"""What there is to choose from: the registries, as rows for ``advdpnp list``."""
+"""``advdpnp list``: the registries as tables."""
 
 import difflib
 import importlib
+from typing import Annotated
+
+import typer
 
 from advdpnp.base.errors import AdvdpnpError
-from advdpnp.training.recipe import read_yaml, recipe_files
+from advdpnp.commands.support import console
+
+EPILOG = "Example: `advdpnp list attacks`"
+
+Kind = Annotated[str, typer.Argument(help="attacks, corruptions, datasets, methods, models, recipes or studies.")]
 
 #: Kind to (module, registry). Modules are imported only when asked for.
 _REGISTRIES = {
@@ -16,6 +23,11 @@ _REGISTRIES = {
 }
 
 
+def list_(kind: Kind) -> None:
+    """Print everything there is of one kind: names, descriptions and sources."""
+    console.print_records(kind, *catalogue(kind))
+
+
 def catalogue(kind: str) -> tuple[list[list[str]], list[str]]:
     """Rows and column names of everything of one kind.
 
@@ -23,10 +35,12 @@ def catalogue(kind: str) -> tuple[list[list[str]], list[str]]:
         AdvdpnpError: there is no such kind.
     """
     if kind == "recipes":
+        from advdpnp.training.recipe import read_yaml, recipe_files
+
         rows = [[name, str(read_yaml(path).get("description", ""))] for name, path in recipe_files().items()]
         return rows, ["name", "what it is"]
     if kind == "studies":
-        from advdpnp.training.study import read_study, study_files  # it imports torch
+        from advdpnp.training.study import read_study, study_files
 
         return [[name, read_study(name).description] for name in study_files()], ["name", "what it asks"]
     if kind not in _REGISTRIES:

@@ -1,191 +1,29 @@
-"""What ``advdpnp study`` does: train, judge, tabulate, draw; whatever is there is kept, whatever is missing is made."""
+"""``advdpnp study``: one recipe trained with values changed, over several seeds."""
 
-import json
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
-import pandas as pd
-from tabulate import tabulate
+import typer
 
-from advdpnp.base.errors import AdvdpnpError
-from advdpnp.base.files import write_text
-from advdpnp.commands.console import out as console
-from advdpnp.commands.console import training_bar
-from advdpnp.datasets.base import Dataset
-from advdpnp.eval.api import evaluate
-from advdpnp.eval.report.figures.study import draw_study
-from advdpnp.eval.run.plan import command_line
-from advdpnp.eval.store.key import file_name, short_hash
-from advdpnp.models.loading import load_model
-from advdpnp.models.network import Network
-from advdpnp.training.study import (
-    DEFAULT,
-    Study,
-    Variant,
-    factor_names,
-    parse_shard,
-    read_study,
-    runs,
-    study_data,
-    variants,
-)
-from advdpnp.training.trainer import Hardware, train
+from advdpnp.commands.support.options import DataRoot, Device
 
-_JUDGED = "judged.json"
-_LAST_METRICS = ("min_separation", "zero_gradient", "seconds")
+EPILOG = "Example: `advdpnp study dimensions`, or two halves at once with `--shard 0/2` and `--shard 1/2`"
+
+Name = Annotated[str, typer.Argument(help="A study of `advdpnp list studies`, or the path of a YAML file.")]
+Out = Annotated[Path, typer.Option(help="Folder of the table and the figure.")]
+Runs = Annotated[Path, typer.Option(help="Folder that holds the training runs.")]
+Shard = Annotated[str, typer.Option(help="Do only this share of the training runs, such as 0/2.")]
 
 
-def study_command(name: str, *, results: Path, folder: Path, shard: str, data_root: Path | None, device: str) -> None:
-    """Finish this shard of a study, then write the table of all that is finished."""
-    study, label = read_study(name), Path(name).stem
-    training, judging = study_data(study, data_root)
-    share = parse_shard(shard)
-    data = f"{training.train.content_hash} {training.validation.content_hash} {judging.test.content_hash}"
-    for variant, seed in runs(study, share):
-        run, definition = _folder(folder / label, variant, seed), _definition(study, variant, seed, data)
-        if _judged(run, definition) is None:
-            measured = _train_and_judge(study, variant, seed, run, training, judging, device, command_line())
-            write_text(run / _JUDGED, json.dumps({"definition": definition, "measured": measured}))
-    frame = collect(study, folder / label, data)
-    if frame.empty:
-        console.print(f"nothing of {label} is finished, and this share of the work holds nothing", markup=False)
-        return
-    write_text(results / f"{label}.csv", frame.to_csv(index=False, float_format="%.6g"))
-    write_text(results / f"{label}.md", to_markdown(study, frame, len(judging.test)))
-    figures = draw_study(study, summary(frame), results / f"{label}.png")
-    done, every = len(frame), len(list(runs(study)))
-    console.print(f"{results / label}.csv, .md and {len(figures)} figure: {done} of {every} trainings", markup=False)
+def study(
+    name: Name,
+    out: Out = Path("results/studies"),
+    runs: Runs = Path("runs/studies"),
+    shard: Shard = "0/1",
+    data_root: DataRoot = None,
+    device: Device = "auto",
+) -> None:
+    """Train variants of a recipe over several seeds and tabulate them, evaluated on held-out training images."""
+    from advdpnp.commands.support.studies import study_command
 
-
-def _folder(folder: Path, variant: Variant, seed: int) -> Path:
-    words = variant.label.replace(", ", "--").replace(" ", "-")
-    return folder / f"{file_name(words)}-s{seed}"
-
-
-def _definition(study: Study, variant: Variant, seed: int, data: str) -> str:
-    """Hash of everything that what is measured depends on."""
-    recipe = variant.resolve(study, seed).to_yaml()
-    return short_hash([recipe, study.attacks, study.rare.model_dump() if study.rare else None, data])
-
-
-def _judged(run: Path, definition: str) -> dict[str, float] | None:
-    """What was measured of a training, if it is finished.
-
-    Raises:
-        AdvdpnpError: it is that of another study, or cannot be read.
-    """
-    path = run / _JUDGED
-    if not path.exists():
-        return None
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        same, measured = content["definition"] == definition, dict(content["measured"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise AdvdpnpError(f"{path} is damaged; delete it, and the same command judges the net again") from error
-    if not same:
-        raise AdvdpnpError(
-            f"{run} was trained or judged otherwise than the study now says; delete it or choose another --runs"
-        )
-    return measured
-
-
-def _train_and_judge(
-    study: Study, variant: Variant, seed: int, run: Path, training: Dataset, judging: Dataset, device: str, command: str
-) -> dict[str, float]:
-    recipe = variant.resolve(study, seed)
-    recipe = recipe.model_copy(update={"validation": len(training.validation)})
-    with training_bar(run.name) as report:
-        metrics = train(
-            recipe, training, run, resume=True, hardware=Hardware(device), report=report, resume_command=command
-        )
-    # The last epoch, not the best: choosing by images as few as these would add noise of its own.
-    network = load_model(str(run / "last.safetensors")).model
-    assert isinstance(network, Network)
-    found = evaluate(
-        network,
-        judging.test.images,
-        judging.test.labels,
-        eps=recipe.attack.eps,
-        norm=recipe.attack.norm,
-        attacks=study.attacks,
-        name=run.name,
-        device=None if device == "auto" else device,
-    )
-    row = found.row.iloc[0]
-    record: dict[str, Any] = {"clean": float(row["clean"])}
-    names = [column for column in found.row.columns if f"{column}_low" in found.row.columns]
-    record |= {column: float(row[column]) for column in names}
-    if study.rare is not None:
-        record |= _rare(found.verdicts, study.rare.classes)
-    last = metrics.iloc[-1]
-    return record | {column: float(last[column]) for column in _LAST_METRICS}
-
-
-def _rare(verdicts: pd.DataFrame, classes: list[int]) -> dict[str, float]:
-    """Clean and worst-case accuracy on the rare classes, in percent."""
-    mine = verdicts[verdicts["label"].isin(classes)]
-    wrong = mine["clean_prediction"] != mine["label"]
-    clean = ~wrong.groupby(mine["sample"]).any()
-    robust = ~(wrong | mine["success"]).groupby(mine["sample"]).any()
-    return {"rare_clean": 100 * float(clean.mean()), "rare_worst_case": 100 * float(robust.mean())}
-
-
-def collect(study: Study, folder: Path, data: str) -> pd.DataFrame:
-    """One line per finished training: the variant, its factors, its seed, and what was measured.
-
-    Args:
-        data: hashes of the images, as ``study_command`` names them.
-
-    Raises:
-        AdvdpnpError: a training is that of another study, or cannot be read.
-    """
-    found = variants(study)
-    factors = factor_names(found)
-    records = []
-    for variant, seed in runs(study):
-        measured = _judged(_folder(folder, variant, seed), _definition(study, variant, seed, data))
-        if measured is not None:
-            values = {key: variant.factors.get(key, "") for key in factors}
-            records.append({"variant": variant.label, **values, "seed": seed, **measured})
-    frame = pd.DataFrame(records, columns=None if records else ["variant", *factors, "seed"])
-    order = {variant.label: place for place, variant in enumerate(found)}
-    frame = frame.dropna(axis="columns", how="all")
-    return frame.sort_values(
-        ["variant", "seed"], key=lambda column: column.map(order) if column.name == "variant" else column
-    ).reset_index(drop=True)
-
-
-def summary(frame: pd.DataFrame) -> pd.DataFrame:
-    """Mean and standard deviation over the seeds, one line per variant, columns (measure, mean or std)."""
-    measures = list(frame.columns[list(frame.columns).index("seed") + 1 :])
-    factors = list(frame.columns[1 : list(frame.columns).index("seed")])
-    grouped = frame.groupby("variant", sort=False)
-    table = grouped[measures].agg(["mean", "std"])
-    for factor in factors:
-        table[factor, "value"] = grouped[factor].first()
-    table["seeds", "count"] = grouped.size()
-    return table
-
-
-def to_markdown(study: Study, frame: pd.DataFrame, n: int) -> str:
-    """Mean and spread over seeds; with factors varied one at a time, what each changes against the default."""
-    table = summary(frame)
-    measures = [column[0] for column in table.columns if column[1] == "mean" and column[0] != "seconds"]
-    base = table.loc[DEFAULT] if DEFAULT in table.index and study.vary else None
-    lines = []
-    for variant, row in table.iterrows():
-        cells = [str(variant)]
-        for name in measures:
-            spread = row[name, "std"]
-            cells.append(f"{row[name, 'mean']:.2f}" + (f" ± {spread:.2f}" if pd.notna(spread) else ""))
-        if base is not None:
-            moved = [row[name, "mean"] - base[name, "mean"] for name in ("clean", "worst_case") if name in measures]
-            cells += ["" if variant == DEFAULT else f"{value:+.2f}" for value in moved]
-        lines.append([*cells, str(int(row["seeds", "count"]))])
-    changes = [f"{name}, change" for name in ("clean", "worst_case") if name in measures] if base is not None else []
-    text = tabulate(lines, ["variant", *measures, *changes, "seeds"], tablefmt="pipe", disable_numparse=True)
-    caption = (
-        f"{study.description}. {study.dataset}, {n} images held out of the training images, mean ± standard deviation "
-        "over seeds; accuracies in percent, min_separation in degrees, zero_gradient a share."
-    )
-    return f"{caption}\n\n{text}\n"
+    study_command(name, results=out, folder=runs, shard=shard, data_root=data_root, device=device)

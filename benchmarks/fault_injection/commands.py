@@ -26,8 +26,9 @@ from advdpnp.eval.store.example_images import read_arrays
 from advdpnp.eval.store.schema import read_verdicts
 
 _IMPORTED = [
-    "advdpnp.cli", "advdpnp.commands.console", "advdpnp.training.trainer", "advdpnp.commands.evaluate",
-    "advdpnp.commands.corrupt", "torchattacks", "pyautoattack", "benchmarks.fault_injection.commands",
+    "advdpnp.cli", "advdpnp.commands.support.console", "advdpnp.training.trainer", "advdpnp.eval.report.write",
+    "advdpnp.eval.run.evaluate", "advdpnp.corruption.sheet", "torchattacks", "pyautoattack",
+    "benchmarks.fault_injection.commands",
 ]  # fmt: skip
 _TIMES = ("seconds", "date")  # columns and entries in which two runs of the same command differ
 _CLOCK = re.compile(

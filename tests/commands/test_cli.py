@@ -10,11 +10,9 @@ import numpy as np
 import pytest
 
 from advdpnp import __version__
-from advdpnp.cli import run
+from advdpnp.cli import app, run
 
-COMMANDS = (
-    "train", "eval", "leaderboard", "compare", "verify", "geometry", "study", "demo", "corrupt", "list", "doctor",
-)  # fmt: skip
+COMMANDS = [str(command.name) for command in app.registered_commands]
 
 
 @pytest.fixture
@@ -51,6 +49,13 @@ def test_help_is_quick_and_imports_no_torch():
 def test_every_command_has_help_with_an_example(command, capsys):
     assert run([command, "--help"]) == 0
     assert "Example" in capsys.readouterr().out
+
+
+def test_the_bare_name_prints_help(capsys):
+    assert run([]) == 0
+    shown = capsys.readouterr()
+    assert "Usage" in shown.out
+    assert shown.err == ""
 
 
 def test_version(capsys):

@@ -35,12 +35,13 @@ def short_autoattack(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_demo_leaves_leaderboard_and_figures_and_continues(tmp_path, monkeypatch, capsys, short_autoattack):
     short = {"epochs": 1, "attack.steps": 2, "validation_steps": 2}
     monkeypatch.setattr(
-        demo, "resolve_recipe", lambda name, dataset, values: resolve_recipe(name, dataset, {**values, **short})
+        "advdpnp.training.recipe.resolve_recipe",
+        lambda name, dataset, values: resolve_recipe(name, dataset, {**values, **short}),
     )
     monkeypatch.setattr(demo, "CURVE", ("0.05",))
     monkeypatch.setitem(STATIC_BATCH_SIZES, "cpu", 4)  # for four images
     for _ in range(2):  # the second finds everything done
-        demo.run_demo(tmp_path, seed=0, limit=4, device="cpu")
+        demo.demo(tmp_path, seed=0, limit=4, device="cpu")
         assert capsys.readouterr().out.strip().splitlines()[-1].startswith(str(tmp_path / "results"))
     table = read_leaderboard(tmp_path / "results" / "leaderboard.csv")
     assert sorted(table["model"]) == sorted(demo.RECIPES)

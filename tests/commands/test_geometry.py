@@ -103,7 +103,7 @@ def test_the_command_measures_on_the_device_that_was_chosen(tmp_path, capsys, mo
         devices.append(next(network.parameters()).device.type)
         return measure_geometry(network, *others)
 
-    monkeypatch.setattr("advdpnp.commands.geometry.measure_geometry", measure)
+    monkeypatch.setattr("advdpnp.eval.diagnostics.geometry.measure_geometry", measure)
     for device in ("cpu", *(["cuda"] if torch.cuda.is_available() else [])):
         assert run(["geometry", "runs/run", "--limit", "40", "--device", device]) == 0
         assert devices.pop() == device

@@ -30,7 +30,7 @@ from pathlib import Path
 
 import torch
 
-import advdpnp.commands.console
+import advdpnp.commands.support.console
 import advdpnp.datasets
 import advdpnp.training.trainer
 import advdpnp.training.training_run

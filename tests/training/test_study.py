@@ -8,7 +8,7 @@ import torch
 
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.cli import run
-from advdpnp.commands.study import to_markdown
+from advdpnp.commands.support.studies import to_markdown
 from advdpnp.datasets import load_dataset
 from advdpnp.training.study import Rare, Study, parse_shard, read_study, runs, study_data, study_files, variants
 
@@ -130,7 +130,7 @@ def test_a_study_is_finished_in_shards_and_then_only_read(tmp_path, monkeypatch,
     assert (tmp_path / "out" / "tiny.png").stat().st_size > 1000
     first = json.loads((tmp_path / "runs" / "tiny" / "default-s0" / "judged.json").read_text())
     assert table["clean"][0] == pytest.approx(first["measured"]["clean"])
-    monkeypatch.setattr("advdpnp.commands.study.train", None)  # would fail if anything were trained again
+    monkeypatch.setattr("advdpnp.commands.support.studies.train", None)  # would fail if anything were trained again
     assert run(words) == 0
     path.write_text(TINY.replace("attack.steps=1", "attack.steps=2"))
     assert run(words) == 2

@@ -1,4 +1,4 @@
-"""What the command line shows while it works: progress bars and tables. No part of the library prints."""
+"""What the command line shows while it works: progress bars and tables."""
 
 import os
 import sys

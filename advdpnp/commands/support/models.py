@@ -1,0 +1,85 @@
+"""Which models and which data set the options of ``eval`` and ``verify`` mean."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from advdpnp.base.errors import AdvdpnpError
+from advdpnp.datasets import Dataset, load_dataset
+from advdpnp.models.loading import LoadedModel, Normalisation, load_model
+
+
+def choose_dataset(name: str | None, own: Sequence[LoadedModel], data_root: Path | None, download: bool) -> Dataset:
+    """The named data set; without a name, the one that all checkpoints were trained on."""
+    named = {str(model.header["dataset"]) for model in own if model.header.get("dataset")}
+    if name is None and len(named) != 1:
+        found = (
+            f"the checkpoints were trained on {' and '.join(sorted(named))}"
+            if named
+            else "nothing says what it was trained on"
+        )
+        raise AdvdpnpError(f"{found}; choose the test images with --dataset")
+    return load_dataset(name or named.pop(), data_root=data_root, download=download, train=False)
+
+
+def normalisation_of(mean: str | None, std: str | None, data: Dataset) -> Normalisation | None:
+    """``--mean`` and ``--std`` as one number per channel; a single number applies to all channels."""
+    if mean is None and std is None:
+        return None
+    if mean is None or std is None:
+        raise AdvdpnpError("--mean and --std belong together; give both")
+    values = []
+    for option, text in (("--mean", mean), ("--std", std)):
+        try:
+            numbers = tuple(float(part) for part in text.split(","))
+        except ValueError:
+            raise AdvdpnpError(
+                f"{option} '{text}' is not a list of numbers; write 0.49,0.48,0.45 or one number"
+            ) from None
+        values.append(numbers * data.channels if len(numbers) == 1 else numbers)
+    return values[0], values[1]
+
+
+def foreign_models(
+    models: Sequence[str], weights: Sequence[str], data: Dataset, normalisation: Normalisation | None
+) -> list[LoadedModel]:
+    """The models of ``--model`` and ``--weights``."""
+    if weights and len(weights) != len(models):
+        raise AdvdpnpError(
+            f"there are {len(models)} --model and {len(weights)} --weights; give one per --model, in the same order, "
+            "`-` for none"
+        )
+    if normalisation is not None and not models:
+        raise AdvdpnpError("--mean and --std are for bare weights; checkpoints normalise their images by themselves")
+    paths = [None if text == "-" else Path(text) for text in weights] or [None] * len(models)
+    return [
+        load_model(spec, weights=path, dataset=data, normalisation=normalisation)
+        for spec, path in zip(models, paths, strict=True)
+    ]
+
+
+def name_models(loaded: Sequence[LoadedModel], names: Sequence[str]) -> list[LoadedModel]:
+    """The models under the names of ``--name``; two different models of one name are refused."""
+    if any(not name.strip() for name in names):
+        raise AdvdpnpError("--name is empty; give the name that tables show")
+    if odd := next((name for name in names if not name.isprintable()), None):
+        raise AdvdpnpError(f"--name {odd!r} has line breaks or other signs that no table can show; leave them out")
+    if names and len(names) != len(loaded):
+        raise AdvdpnpError(
+            f"there are {len(loaded)} models and {len(names)} --name; give one per model, in the same order"
+        )
+    named = [replace(model, name=name) for model, name in zip(loaded, names, strict=True)] if names else list(loaded)
+    seen: dict[str, str] = {}
+    for model in named:
+        if seen.setdefault(model.name, model.weights_hash) != model.weights_hash:
+            raise AdvdpnpError(
+                f"two different models are called '{model.name}'; tell them apart with --name, one per model"
+            )
+    return named
+
+
+def common_attack_value(own: Sequence[LoadedModel], key: str) -> Any:
+    """A value of the training attack ("norm", "eps"), if all checkpoints agree on it."""
+    values = {str(model.header.get("recipe", {}).get("attack", {}).get(key)) for model in own}
+    return values.pop() if len(values) == 1 and values != {"None"} else None

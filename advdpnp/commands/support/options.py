@@ -1,0 +1,26 @@
+"""Option types that several commands share. A command adds its own beside its function."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+LARGEST_SEED = 2**63 - 1
+
+DataRoot = Annotated[
+    Path | None,
+    typer.Option(help="Folder that holds the data sets.", envvar="ADVDPNP_DATA", show_default="./data"),
+]
+Download = Annotated[bool, typer.Option("--download", help="Download the data set if it is missing.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Seed = Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of all random numbers.")]
+
+# Models that are not checkpoints of this program.
+Weights = Annotated[
+    list[str] | None,
+    typer.Option(help="Weights of the --model at the same position; `-` for none; repeatable."),
+]
+Mean = Annotated[
+    str | None, typer.Option(help="Mean per channel by which bare weights expect images normalised, comma-separated.")
+]
+Std = Annotated[str | None, typer.Option(help="Standard deviation per channel, as --mean.")]
