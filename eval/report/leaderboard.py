@@ -40,7 +40,7 @@ _PATIENCE = 300.0  # seconds that another process may take for its tables and fi
 def build_leaderboard(folders: Sequence[Path], mce_baseline: str | None = None) -> pd.DataFrame:
     """The table of everything complete in or below these folders, one row per model, threat model and seed.
 
-    Columns: model, clean, the attacks that ran (fgsm, pgd-20, cw, others, autoattack), worst_case, corruptions (if
+    Columns: model, clean, the attacks that ran (from cheap to expensive), worst_case, corruptions (if
     run), n, flags; then everything else. Accuracies are percent, rounded to 2 decimals, on the same n samples within
     a row. Rows are sorted by data set and threat model, then best first.
 
