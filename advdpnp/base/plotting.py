@@ -1,4 +1,4 @@
-"""What all figures share: colours, type, axes, files. Figures are objects; pyplot and its global state are not used."""
+"""Shared parts of all figures: colours, fonts, axes and files. pyplot and its global state are not used."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

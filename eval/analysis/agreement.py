@@ -1,4 +1,4 @@
-"""Do attacks break the same images? What one alone breaks is what the others would have missed."""
+"""Agreement between attacks: whether they break the same images."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -21,12 +21,12 @@ MEANINGS = {
 
 
 def agreement(row: Row) -> pd.DataFrame:
-    """How far the attacks of a row break the same images. Clean mistakes, which every attack "breaks", do not count.
+    """How far the attacks of a row break the same images. Images that are misclassified unchanged do not count.
 
     Returns:
-        Index ``attack`` and a column per attack, both from cheap to dear: of the images that the attack of the line
-        breaks, the percentage that the attack of the column breaks as well, rounded to 2 decimals; NaN where it breaks
-        none. Then ``broken``, how many it breaks, and ``alone``, how many of these nothing else breaks.
+        Index ``attack`` and a column per attack, both from cheap to expensive: of the images that the attack of the
+        line breaks, the percentage that the attack of the column breaks as well, rounded to 2 decimals; NaN where it
+        breaks none. Then ``broken``, how many it breaks, and ``alone``, how many of these nothing else breaks.
     """
     names = order_attacks([row])
     broken = np.array([row.misclassified_under(name) & ~row.clean_wrong for name in names], dtype=np.int64).reshape(

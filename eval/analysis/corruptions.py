@@ -1,4 +1,4 @@
-"""The columns of the leaderboard that say how models do on corrupted images."""
+"""Accuracy on corrupted images: means over the benchmark, its groups and its types, and the mCE."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""Accuracy per class: which classes pay for the accuracy of the others."""
+"""Accuracy per class."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -27,7 +27,7 @@ def per_class_accuracy(row: Row) -> pd.DataFrame:
 
     Returns:
         Index ``class``: names in the order of the logits; classes without an image are left out. Columns: clean, the
-        attacks from cheap to dear, worst_case (where there are attacks), n.
+        attacks from cheap to expensive, worst_case (where there are attacks), n.
     """
     labels = row.labels
     present = np.unique(labels)

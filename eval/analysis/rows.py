@@ -86,7 +86,7 @@ class Row:
 
     @cached_property
     def comparison_keys(self) -> dict[str, str]:
-        """By attack, and by "corruptions" for the cells: hash of what was asked. Only equal questions are compared."""
+        """Hash of the question by attack, and by "corruptions" for the cells. Only equal questions are compared."""
         asked = {label: unit.comparison_key for label, unit in self.attacks.items()}
         if self.cells:
             cells = {unit.label: unit.comparison_key for (name, _), unit in self.cells.items() if name in BENCHMARK}
@@ -120,7 +120,7 @@ class Row:
 
     @cached_property
     def measured(self) -> dict[str, dict[str, Any]]:
-        """What was measured beside the verdicts: numbers by "answers" and "search", as far as they are there."""
+        """Stored diagnostics: numbers by "answers" and "search", as far as they were measured."""
         return {"search" if each.norm else "answers": each.numbers for each in self._measurements}
 
     @cached_property
@@ -228,7 +228,7 @@ def _rows_of_one_model(
 
 
 def _of_one_source(units: list[StoredEvaluation], preferred: Container[str]) -> dict[tuple[str, int], StoredEvaluation]:
-    """Cells of one source, seed and version: those asked for, else the most, else the newest."""
+    """Cells of one source, seed and version: the preferred ones, else the largest set, else the newest."""
     by_source: dict[tuple[object, ...], dict[tuple[str, int], StoredEvaluation]] = {}
     for unit in units:
         made = unit.info["identity"].get("corruption") or {}

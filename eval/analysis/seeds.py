@@ -103,7 +103,7 @@ def _by_name(name: str) -> tuple[str, int | None]:
 
 
 def _labels(groups: list[pd.DataFrame]) -> list[str]:
-    """What groups are called: the name that their nets share, else the method; told apart by the recipe."""
+    """Names of groups: the name that their nets share, else the method; with the recipe where two would be equal."""
     labels = []
     for rows in groups:
         stems = {_by_name(name)[0] for name in rows["model"]}

@@ -90,7 +90,7 @@ def compare_models(rows: Sequence[Row], a: str, b: str, columns: Sequence[str] |
 
 
 def left_out(rows: Sequence[Row], a: str, b: str) -> list[str]:
-    """What one of the two models has under a threat model that both have, and the other has not; for people."""
+    """Sentences about attacks that only one of the two models has, under threat models that both have."""
     sentences = []
     for x in _rows_of(rows, a):
         for y in _rows_of(rows, b):

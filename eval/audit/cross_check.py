@@ -1,4 +1,4 @@
-"""Our attacks and the packages' on the same samples: every disagreement, and whether chance explains them."""
+"""Run our attacks and their counterparts in the reference packages on the same samples, and list disagreements."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,13 +9,11 @@ import pandas as pd
 from advdpnp.attacks.names import attack_names, reference_of
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.base.files import write_text
-from advdpnp.base.statistics import mcnemar
+from advdpnp.base.statistics import SIGNIFICANT, mcnemar
 from advdpnp.datasets import Dataset
 from advdpnp.eval.run.evaluate import evaluate_models
 from advdpnp.eval.store.reader import StoredEvaluation, find_results
 from advdpnp.models.loading import LoadedModel
-
-_SIGNIFICANT = 0.05
 
 
 def cross_check(
@@ -79,7 +77,7 @@ def in_words(frame: pd.DataFrame) -> list[str]:
     """One line per comparison, and the samples on which the two disagree."""
     lines = []
     for row in frame.to_dict("records"):
-        verdict = "differ more than chance does" if row["p"] < _SIGNIFICANT else "agree"
+        verdict = "differ more than chance does" if row["p"] < SIGNIFICANT else "agree"
         lines.append(
             f"{row['model']}, {row['threat']}: {row['attack']} leaves {row['own_accuracy']:.1f} %, {row['reference']} "
             f"{row['reference_accuracy']:.1f} % of {row['n']}: they {verdict} (p = {row['p']:.2g})"

@@ -1,4 +1,4 @@
-"""Rows of a leaderboard held against audited verdicts: the same numbers, and a record of where each comes from."""
+"""Check the rows of a leaderboard against audited verdicts: equal numbers, complete provenance."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence

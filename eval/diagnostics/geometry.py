@@ -1,4 +1,4 @@
-"""The geometry of a classifier's features: how far apart its classes are, and how tight each one is.
+"""Geometry of a classifier's features: distances between classes and spread within each.
 
 MinSep, the angle matrix and the simplex bound are those of DPNP (arXiv 2501.02477); the rest is common in the
 literature on centre losses. Everything is computed in float64.
@@ -87,7 +87,7 @@ def describe_vectors(vectors: Tensor) -> dict[str, Any]:
 
 
 def describe_features(features: Features, vectors: Tensor) -> dict[str, Any]:
-    """How tight and how separate the classes are.
+    """Spread within classes and separation between them.
 
     Returns:
         mean_angle_to_own, mean_angle_to_nearest_rival: of features to class vectors, in degrees.
@@ -123,7 +123,7 @@ def describe_features(features: Features, vectors: Tensor) -> dict[str, Any]:
 
 
 def _finite(value: Tensor) -> float | None:
-    """JSON knows no infinity: None where one class only, or one image of each, leaves nothing to compare."""
+    """None instead of infinity, which JSON cannot hold: of one class, or one image per class, nothing is compared."""
     return float(value) if bool(value.isfinite()) else None
 
 
@@ -151,12 +151,12 @@ def measure_geometry(
     if len(split) < 2:
         raise AdvdpnpError("geometry needs at least 2 images; raise --limit")
     vectors = class_vectors(network.head).detach().cpu()
-    found = [features_of(network, split)]
+    features = [features_of(network, split)]
     if threat is not None:
         attack = PGD(threat, steps=steps, objective="margin", name=f"pgd-{steps}")
-        found.append(features_of(network, split, f"{attack.name}, {threat.label}", attack))
-    report = {"vectors": describe_vectors(vectors), "features": [describe_features(f, vectors) for f in found]}
-    return report, found
+        features.append(features_of(network, split, f"{attack.name}, {threat.label}", attack))
+    report = {"vectors": describe_vectors(vectors), "features": [describe_features(f, vectors) for f in features]}
+    return report, features
 
 
 def project(features: list[Features], vectors: Tensor, how: str, seed: int = 0) -> list[np.ndarray]:

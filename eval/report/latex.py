@@ -60,6 +60,7 @@ def _wrapped(caption: str, columns: str, heads: Sequence[str], rows: Iterable[Se
 
 
 def _sentence(text: str) -> str:
+    """With a capital letter and without a full stop."""
     return text[:1].upper() + text[1:].rstrip(".")
 
 

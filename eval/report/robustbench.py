@@ -1,4 +1,4 @@
-"""What RobustBench publishes, beside what was measured here.
+"""Published results of RobustBench, for comparison with what was measured here.
 
 The rows come with the installed package: its description holds the tables of its model zoo (clean and robust accuracy,
 architecture, venue; the leaderboard on the web has more). They hold no verdicts, so nothing is tested against them,

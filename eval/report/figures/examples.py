@@ -19,7 +19,7 @@ _FITS = 13  # characters of bold type at the normal size that a cell is wide eno
 
 
 def draw_examples(rows: Sequence[Row], colours: dict[str, str], out: Path) -> list[Path]:
-    """One sheet per row, of the dearest attack that has images: ``examples-<model>-digits-linf-0.1-autoattack.png``."""
+    """A sheet per row, of its most expensive attack with images: ``examples-<model>-digits-linf-0.1-cw.png``."""
     paths = []
     several = len({row.seed for row in rows if row.attacks}) > 1
     for row in rows:

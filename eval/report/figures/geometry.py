@@ -62,8 +62,8 @@ def _embedding(
         panels = figure.subplots(1, len(features), squeeze=False, sharex=True, sharey=True)[0]
         for axes, part, points in zip(panels, features, marks, strict=True):
             for label in range(len(prototypes)):
-                mine, hue = part.labels.numpy() == label, _HUES[label % len(_HUES)]
-                axes.scatter(*points[mine].T, s=7, color=hue, alpha=0.55, linewidths=0)
+                members, hue = part.labels.numpy() == label, _HUES[label % len(_HUES)]
+                axes.scatter(*points[members].T, s=7, color=hue, alpha=0.55, linewidths=0)
                 axes.scatter(
                     *prototypes[label], s=70, marker="*", color=hue, edgecolors="white", linewidths=0.7, zorder=4
                 )

@@ -29,12 +29,12 @@ def _draw(rows: list[Row], path: Path) -> None:
     rows = sorted(rows, key=lambda row: row.model.name)
     sources = sorted(transfer_sources(rows))
     under = [[accuracy_under(row, [source]) for source in sources] for row in rows]
-    beside = [[clean_accuracy(row), accuracy_under(row, direct_attacks([row]))] for row in rows]
+    reference = [[clean_accuracy(row), accuracy_under(row, direct_attacks([row]))] for row in rows]
     with drawing(path, _CELL * (len(sources) + 2) + 1.2, 0.32 * len(rows) + 1.2) as figure:
         widths = [len(sources), 2]
         axes = figure.subplots(1, 2, gridspec_kw={"width_ratios": widths, "wspace": 0.06}, squeeze=False)[0]
         heat_cells(axes[0], np.array(under), [label.removeprefix(PREFIX) for label in sources])
-        heat_cells(axes[1], np.array(beside), ["clean", "own attacks"])
+        heat_cells(axes[1], np.array(reference), ["clean", "own attacks"])
         for axis in axes:
             axis.tick_params(axis="x", labelrotation=35)
             for label in axis.get_xticklabels():

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from advdpnp.eval.analysis.curves import Estimate
-from advdpnp.eval.report.html.subject import Model
+from advdpnp.eval.report.html.context import Model
 
 
 def rounded(accuracy: Estimate) -> list[float]:

@@ -15,9 +15,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from advdpnp.eval.analysis.rows import Row
+from advdpnp.eval.report.html.context import COLOURS, Model, PageContext
 from advdpnp.eval.report.html.section import Section
 from advdpnp.eval.report.html.sections import SECTIONS
-from advdpnp.eval.report.html.subject import COLOURS, Model, PageContext
 from advdpnp.eval.report.leaderboard import Flags, to_json
 from advdpnp.eval.report.tables import number
 
@@ -37,22 +37,22 @@ def to_html(frame: pd.DataFrame, rows: Sequence[Row], folders: Sequence[Path] = 
         folders: where geometry is looked for.
         flags: of the rows, where they are known already.
     """
-    subject = PageContext(frame, rows, folders, flags)
+    context = PageContext(frame, rows, folders, flags)
     early, late = (_script(names) for names in (_EARLY, _LATE))
-    shown = [(section, found) for section in SECTIONS if (found := section.gather(subject)) is not None]
+    shown = [(section, found) for section in SECTIONS if (found := section.gather(context)) is not None]
     return _environment().get_template("page.html.j2").render(
-        subject=subject,
-        title=_title(subject),
+        context=context,
+        title=_title(context),
         sections=shown,
         paired=_paired(shown),
         datasets=sorted({row.dataset for row in rows}),
-        methods=sorted({model.method for model in subject.models if model.method}),
-        newest=max(subject.frame["date"], default="")[:10],
+        methods=sorted({model.method for model in context.models if model.method}),
+        newest=max(context.frame["date"], default="")[:10],
         style=Markup(_asset("page.css")),
         early=Markup(early),
         late=Markup(late),
         hashes=[_source_hash(text) for text in (early, late)],
-        model_data=as_json([_searchable(model) for model in subject.models]),
+        model_data=as_json([_searchable(model) for model in context.models]),
         data=as_json(json.loads(to_json(frame))),
     )  # fmt: skip
 
@@ -110,8 +110,8 @@ def _environment() -> Environment:
     return environment
 
 
-def _title(subject: PageContext) -> str:
-    names = sorted({row.dataset for row in subject.rows})
+def _title(context: PageContext) -> str:
+    names = sorted({row.dataset for row in context.rows})
     return f"Robustness on {', '.join(names)}" if names else "Robustness leaderboard"
 
 

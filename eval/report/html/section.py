@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from advdpnp.eval.report.html.subject import PageContext
+from advdpnp.eval.report.html.context import PageContext
 from advdpnp.eval.report.tables import Grid
 
 
@@ -18,7 +18,7 @@ class Section:
         title: heading.
         lead: one or two sentences that say how to read it.
         gather: what the template shows, as its variables; None where the results have nothing of it.
-        narrow: of one block alone, it may stand beside another narrow one.
+        narrow: whether it may share a line with another narrow section, if it has one block only.
         template: its name, without ending; the key if it has one of its own.
     """
 
@@ -36,8 +36,8 @@ def section_of_grids(
 ) -> Section:
     """A section of plain tables, left out where there are none."""
 
-    def gather(subject: PageContext) -> Mapping[str, Any] | None:
-        found = list(grids(subject))
+    def gather(context: PageContext) -> Mapping[str, Any] | None:
+        found = list(grids(context))
         return {"blocks": found} if found else None
 
     return Section(key, menu, title, lead, gather, template="grids")

@@ -5,16 +5,16 @@ from typing import Any
 
 from advdpnp.eval.analysis.agreement import agreement
 from advdpnp.eval.analysis.rows import Row
+from advdpnp.eval.report.html.context import Model, PageContext, choices, scope_of
 from advdpnp.eval.report.html.section import Section
-from advdpnp.eval.report.html.subject import Model, PageContext, choices, scope_of
 
 
-def _gather(subject: PageContext) -> Mapping[str, Any] | None:
+def _gather(context: PageContext) -> Mapping[str, Any] | None:
     blocks = []
-    for _, rows in subject.groups():
+    for _, rows in context.groups():
         several = [row for row in rows if len(row.attacks) > 1]
         if several:
-            panels = [_panel(subject.model_of(row), row) for row in several]
+            panels = [_panel(context.model_of(row), row) for row in several]
             blocks.append(
                 {"scope": scope_of(rows), "panels": panels, "choices": choices([panel["model"] for panel in panels])}
             )

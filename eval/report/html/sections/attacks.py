@@ -6,23 +6,23 @@ from typing import Any
 from advdpnp.attacks.algorithms.transfer import PREFIX
 from advdpnp.eval.analysis.curves import accuracy_under, clean_accuracy, direct_attacks, transfer_sources
 from advdpnp.eval.analysis.rows import Row, order_attacks
+from advdpnp.eval.report.html.context import Model, PageContext, scope_of
 from advdpnp.eval.report.html.section import Section
-from advdpnp.eval.report.html.subject import Model, PageContext, scope_of
 
 
-def _gather(subject: PageContext) -> Mapping[str, Any] | None:
-    blocks = [_block(subject, rows) for _, rows in subject.groups()]
+def _gather(context: PageContext) -> Mapping[str, Any] | None:
+    blocks = [_block(context, rows) for _, rows in context.groups()]
     return {"blocks": blocks} if blocks else None
 
 
-def _block(subject: PageContext, rows: Sequence[Row]) -> dict[str, Any]:
+def _block(context: PageContext, rows: Sequence[Row]) -> dict[str, Any]:
     attacks = order_attacks(rows)
     direct, sources = direct_attacks(rows), transfer_sources(rows)
 
     def lines(columns: Sequence[str], together: Sequence[str]) -> list[tuple[Model, list[float]]]:
         groups = [*([name] for name in columns), together]
         return [
-            (subject.model_of(row), [clean_accuracy(row), *(accuracy_under(row, group) for group in groups)])
+            (context.model_of(row), [clean_accuracy(row), *(accuracy_under(row, group) for group in groups)])
             for row in rows
         ]
 

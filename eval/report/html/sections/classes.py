@@ -7,20 +7,20 @@ import pandas as pd
 
 from advdpnp.eval.analysis.per_class import per_class_accuracy
 from advdpnp.eval.analysis.rows import Row, order_attacks
+from advdpnp.eval.report.html.context import PageContext, scope_of
 from advdpnp.eval.report.html.section import Section
-from advdpnp.eval.report.html.subject import PageContext, scope_of
 
 SHOWN = 40
 """Classes of a block; of more, the hardest are shown. All are in ``per-class.csv``."""
 
 
-def _gather(subject: PageContext) -> Mapping[str, Any] | None:
-    blocks = [_block(subject, rows) for _, rows in subject.groups() if rows[0].n]
+def _gather(context: PageContext) -> Mapping[str, Any] | None:
+    blocks = [_block(context, rows) for _, rows in context.groups() if rows[0].n]
     return {"blocks": blocks} if blocks else None
 
 
-def _block(subject: PageContext, rows: Sequence[Row]) -> dict[str, Any]:
-    tables = [(subject.model_of(row), per_class_accuracy(row)) for row in rows]
+def _block(context: PageContext, rows: Sequence[Row]) -> dict[str, Any]:
+    tables = [(context.model_of(row), per_class_accuracy(row)) for row in rows]
     measures = ["worst_case", "clean", *order_attacks(rows)]
     classes = list(dict.fromkeys(str(name) for _, table in tables for name in table.index))
     views = {measure: {model.number: _column(table, measure) for model, table in tables} for measure in measures}

@@ -8,20 +8,20 @@ from advdpnp.corruption.types import in_order
 from advdpnp.eval.analysis.curves import CorruptionGrid, clean_accuracy, corruption_grids, shared_types
 from advdpnp.eval.analysis.rows import Row
 from advdpnp.eval.report.html.chart import lines, series
+from advdpnp.eval.report.html.context import Model, PageContext, choices, scope_of
 from advdpnp.eval.report.html.section import Section
-from advdpnp.eval.report.html.subject import Model, PageContext, choices, scope_of
 
 _GROUP_OF = {kind: group for group, kinds in GROUPS.items() for kind in kinds}
 
 
-def _gather(subject: PageContext) -> Mapping[str, Any] | None:
-    blocks = [_block(subject, grids) for _, grids in sorted(corruption_grids(subject.named_rows).items())]
+def _gather(context: PageContext) -> Mapping[str, Any] | None:
+    blocks = [_block(context, grids) for _, grids in sorted(corruption_grids(context.named_rows).items())]
     return {"blocks": blocks} if blocks else None
 
 
-def _block(subject: PageContext, grids: Sequence[CorruptionGrid]) -> dict[str, Any]:
+def _block(context: PageContext, grids: Sequence[CorruptionGrid]) -> dict[str, Any]:
     rows, shared = [grid.row for grid in grids], shared_types(grids)
-    named = sorted(((subject.model_of(grid.row), grid) for grid in grids), key=lambda pair: pair[0].name)
+    named = sorted(((context.model_of(grid.row), grid) for grid in grids), key=lambda pair: pair[0].name)
     types = in_order(kind for grid in grids for kind in grid.types)
     severities = sorted({severity for grid in grids for severity in grid.severities})
     sizes = sorted({grid.n for grid in grids})
@@ -34,11 +34,11 @@ def _block(subject: PageContext, grids: Sequence[CorruptionGrid]) -> dict[str, A
         "types": [(kind, _GROUP_OF.get(kind, "extra")) for kind in types],
         "severities": severities,
         "by_type": [
-            (model, _benchmark_mean(grid), grid.by_type.reindex(types).tolist(), _mce(subject, grid.row))
+            (model, _benchmark_mean(grid), grid.by_type.reindex(types).tolist(), _mce(context, grid.row))
             for model, grid in named
         ],
         "choices": choices([model for model, _ in named]),
-        "mce_baseline": _baseline(subject),
+        "mce_baseline": _baseline(context),
         "grids": [(model, round(clean_accuracy(grid.row), 2), _by_severity(grid, types)) for model, grid in named],
     }
 
@@ -68,15 +68,15 @@ def _by_severity(grid: CorruptionGrid, types: Sequence[str]) -> list[tuple[int, 
     ]
 
 
-def _baseline(subject: PageContext) -> str:
-    return str(subject.frame["mce_baseline"].iloc[0]) if "mce_baseline" in subject.frame else ""
+def _baseline(context: PageContext) -> str:
+    return str(context.frame["mce_baseline"].iloc[0]) if "mce_baseline" in context.frame else ""
 
 
-def _mce(subject: PageContext, row: Row) -> float | None:
-    if "mce" not in subject.frame:
+def _mce(context: PageContext, row: Row) -> float | None:
+    if "mce" not in context.frame:
         return None
-    mine = subject.frame["weights_hash"].eq(row.model.weights_hash) & subject.frame["data_hash"].eq(row.data)
-    known = subject.frame.loc[mine, "mce"].dropna()
+    mine = context.frame["weights_hash"].eq(row.model.weights_hash) & context.frame["data_hash"].eq(row.data)
+    known = context.frame.loc[mine, "mce"].dropna()
     return float(known.iloc[0]) if len(known) else None
 
 

@@ -8,25 +8,25 @@ from typing import Any
 from advdpnp.eval.analysis.curves import CommonWorstCase, eps_labels, epsilon_curves
 from advdpnp.eval.analysis.rows import Row
 from advdpnp.eval.report.html.chart import lines, rounded, series
+from advdpnp.eval.report.html.context import PageContext, scope_of
 from advdpnp.eval.report.html.section import Section
-from advdpnp.eval.report.html.subject import PageContext, scope_of
 
 
-def _gather(subject: PageContext) -> Mapping[str, Any] | None:
+def _gather(context: PageContext) -> Mapping[str, Any] | None:
     groups: dict[tuple[str, str, str, int, bytes], list[Row]] = defaultdict(list)
-    for row in subject.named_rows:
+    for row in context.named_rows:
         if row.attacks and row.n:
             # Curves over other images do not stand side by side.
             groups[row.dataset, row.data, row.threat.norm, row.seed or 0, row.samples.tobytes()].append(row)
-    blocks = [_block(subject, groups[key]) for key in sorted(groups)]
+    blocks = [_block(context, groups[key]) for key in sorted(groups)]
     return {"blocks": blocks} if blocks else None
 
 
-def _block(subject: PageContext, rows: Sequence[Row]) -> dict[str, Any]:
+def _block(context: PageContext, rows: Sequence[Row]) -> dict[str, Any]:
     worst_case, norm = CommonWorstCase.of(rows), rows[0].threat.norm.capitalize()
     ticks = [(0.0, "clean"), *eps_labels(rows).items()]
     drawn = [
-        series(subject.model_of(curve.row), [(eps, rounded(value)) for eps, value in curve.points])
+        series(context.model_of(curve.row), [(eps, rounded(value)) for eps, value in curve.points])
         for curve in epsilon_curves(rows, worst_case)
     ]
     return {

@@ -1,4 +1,4 @@
-"""Adversarial examples: what broke the models, to look at."""
+"""Adversarial examples as pictures."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,24 +8,24 @@ import numpy as np
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.eval.analysis.rows import Row, order_attacks
 from advdpnp.eval.report.figures.examples import amplification
+from advdpnp.eval.report.html.context import PageContext, choices, scope_of
 from advdpnp.eval.report.html.images import picture
 from advdpnp.eval.report.html.section import Section
-from advdpnp.eval.report.html.subject import PageContext, choices, scope_of
 from advdpnp.eval.store.example_images import read_arrays
 
 BUDGET = 1_500_000
 """Characters of all pictures; models beyond it have none, and the page says so."""
 
 
-def _gather(subject: PageContext) -> Mapping[str, Any] | None:
+def _gather(context: PageContext) -> Mapping[str, Any] | None:
     blocks, spent, left_out = [], 0, 0
-    for _, rows in subject.groups():
+    for _, rows in context.groups():
         panels = []
         for row in rows:
             if spent > BUDGET:
                 left_out += 1
             elif panel := _panel(row):
-                panels.append({"model": subject.model_of(row), **panel})
+                panels.append({"model": context.model_of(row), **panel})
                 spent += sum(len(shown) for card in panel["cards"] for _, shown in card["pictures"])
         if panels:
             blocks.append(
@@ -35,7 +35,7 @@ def _gather(subject: PageContext) -> Mapping[str, Any] | None:
 
 
 def _panel(row: Row) -> dict[str, Any] | None:
-    """The images of the dearest attack that has any."""
+    """The images of the most expensive attack that has any."""
     for attack in reversed(order_attacks([row])):
         path = row.attacks[attack].verdicts.path.with_suffix(".examples.npz")
         if not path.exists():

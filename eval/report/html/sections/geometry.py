@@ -5,9 +5,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from advdpnp.eval.report.html.context import PageContext
 from advdpnp.eval.report.html.images import figure
 from advdpnp.eval.report.html.section import Section
-from advdpnp.eval.report.html.subject import PageContext
 from advdpnp.eval.report.tables import number
 
 BUDGET = 1_500_000
@@ -22,17 +22,17 @@ _FIGURES = {"pca": "Features, PCA", "t-sne": "Features, t-SNE", "histogram": "An
 _NAMED = 20  # classes: a matrix of more is not legible
 
 
-def _gather(subject: PageContext) -> Mapping[str, Any] | None:
+def _gather(context: PageContext) -> Mapping[str, Any] | None:
     panels, spent = [], 0
-    for path in _reports(subject.folders):
+    for path in _reports(context.folders):
         if (panel := _panel(path)) is None:
             continue
         if spent <= BUDGET:
             panel["figures"] = _figures(path.parent)
             spent += sum(len(shown) for _, shown in panel["figures"])
         panels.append(panel)
-    numbers = {model.name: model.number for model in subject.models}
-    names = {row.model.name: row.model.class_names for row in subject.named_rows}
+    numbers = {model.name: model.number for model in context.models}
+    names = {row.model.name: row.model.class_names for row in context.named_rows}
     for panel in panels:
         panel["number"] = numbers.get(panel["name"])
         known, count = names.get(panel["name"], ()), len(panel["angles"])

@@ -8,8 +8,8 @@ import pandas as pd
 from advdpnp.base.statistics import SIGNIFICANT
 from advdpnp.eval.analysis.columns import meaning_of
 from advdpnp.eval.diagnostics.texts import FLAGS
+from advdpnp.eval.report.html.context import PageContext, scope_of
 from advdpnp.eval.report.html.section import Section
-from advdpnp.eval.report.html.subject import PageContext, scope_of
 from advdpnp.eval.report.tables import Table, unmeasured_note
 
 _PROVENANCE = (
@@ -21,31 +21,31 @@ _PROVENANCE = (
 _COUNTS = (("forwards", "forward passes"), ("backwards", "backward passes"))
 
 
-def _gather(subject: PageContext) -> Mapping[str, Any]:
-    return {"blocks": [_block(subject, table) for table in subject.tables]}
+def _gather(context: PageContext) -> Mapping[str, Any]:
+    return {"blocks": [_block(context, table) for table in context.tables]}
 
 
-def _block(subject: PageContext, table: Table) -> dict[str, Any]:
+def _block(context: PageContext, table: Table) -> dict[str, Any]:
     part = table.part
     notes = ("°", table.chance_note), ("†", table.incomparable_note), ("!", unmeasured_note(part))
     sources = [source for source in dict.fromkeys(part["corruption_source"]) if source]
     return {
-        "scope": scope_of(subject.rows_of(table), extra=" and ".join(sources)),
+        "scope": scope_of(context.rows_of(table), extra=" and ".join(sources)),
         "caption": table.caption,
         "columns": [{"name": name, "meaning": meaning_of(name)} for name in table.accuracies],
-        "lines": [_line(subject, table, line) for _, line in part.iterrows()],
+        "lines": [_line(context, table, line) for _, line in part.iterrows()],
         "notes": [(mark, text) for mark, text in notes if text],
     }
 
 
-def _line(subject: PageContext, table: Table, line: pd.Series) -> dict[str, Any]:
+def _line(context: PageContext, table: Table, line: pd.Series) -> dict[str, Any]:
     return {
-        "model": subject.model_of(subject.row_of(line)),
+        "model": context.model_of(context.row_of(line)),
         "incomparable": line.name in table.marks.incomparable,
         "cells": [_cell(table, line, name) for name in table.accuracies],
         "n": int(line["n"]),
         "flags": [
-            {"code": flag.code, "seen": flag.seen, **FLAGS[flag.code]._asdict()} for flag in subject.flags_of(line)
+            {"code": flag.code, "seen": flag.seen, **FLAGS[flag.code]._asdict()} for flag in context.flags_of(line)
         ],
         "significance": _significance(table, line),
         "provenance": [(label, str(line[name])) for name, label in _PROVENANCE if not _unknown(line[name])],

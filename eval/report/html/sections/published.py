@@ -8,5 +8,5 @@ SECTION = section_of_grids(
     "Published",
     "Beside published models",
     "Other people's numbers, over other numbers of images: nothing here is tested or marked as best.",
-    lambda subject: published_grids(subject.everything),
+    lambda context: published_grids(context.everything),
 )

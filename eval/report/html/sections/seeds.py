@@ -8,5 +8,5 @@ SECTION = section_of_grids(
     "Seeds",
     "Several seeds",
     "The spread between trainings of one recipe says what a difference between two nets is worth.",
-    lambda subject: seed_grids(subject.frame),
+    lambda context: seed_grids(context.frame),
 )

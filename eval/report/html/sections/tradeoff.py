@@ -5,16 +5,16 @@ from typing import Any
 
 from advdpnp.eval.analysis.curves import CommonWorstCase, estimate
 from advdpnp.eval.report.html.chart import rounded, scatter
+from advdpnp.eval.report.html.context import PageContext, scope_of
 from advdpnp.eval.report.html.section import Section
-from advdpnp.eval.report.html.subject import PageContext, scope_of
 
 
-def _gather(subject: PageContext) -> Mapping[str, Any] | None:
+def _gather(context: PageContext) -> Mapping[str, Any] | None:
     blocks = []
-    for _, rows in subject.groups():
+    for _, rows in context.groups():
         worst_case = CommonWorstCase.of(rows)
         points = [
-            (subject.model_of(row), rounded(estimate(row.clean_wrong)), rounded(worst_case.estimate(row)))
+            (context.model_of(row), rounded(estimate(row.clean_wrong)), rounded(worst_case.estimate(row)))
             for row in rows
         ]
         chart = scatter("clean accuracy, %", "worst case, %", points)
