@@ -9,12 +9,12 @@ from advdpnp.attacks.threat import ThreatModel
 
 @dataclass(frozen=True)
 class AttackEnsemble:
-    """Asked attacks, one after the other; the engine overlaps them, so that its batch stays full.
+    """Attacks that run one after the other; the engine overlaps them, so that its batch stays full.
 
     Attributes:
         name: what it is called in tables.
         stages: of one threat model, none of them a minimum-norm attack, each of another name.
-        decisive: name of the stage that what survives a search of less than float32 gets once more, in float32.
+        decisive: name of the stage that is repeated in float32 on samples that survive a search in lower precision.
     """
 
     name: str

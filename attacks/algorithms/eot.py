@@ -13,19 +13,19 @@ from advdpnp.base.randomness import Draw
 
 @dataclass(frozen=True)
 class AveragedState(State):
-    """The attack's own state, and what has been heard since it was last told.
+    """The attack's own state, and the sums of the model's answers since its last step.
 
     Attributes:
         inner: the attack's state.
         gradient: sum of the gradients, (n, c, h, w).
         logits: sum of the logits, (n, classes).
-        heard: how many there were, int64 (n,).
+        answers: number of these answers, int64 (n,).
     """
 
     inner: Any
     gradient: Tensor
     logits: Tensor
-    heard: Tensor
+    answers: Tensor
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class ExpectationOverTransformation:
             inner=inner,
             gradient=torch.zeros_like(x),
             logits=torch.zeros_like(logits),
-            heard=torch.zeros_like(y),
+            answers=torch.zeros_like(y),
         )
 
     def ask(self, state: AveragedState) -> tuple[Tensor, Loss | None]:
@@ -85,8 +85,10 @@ class ExpectationOverTransformation:
         self, state: AveragedState, logits: Tensor, gradient: Tensor | None, misclassified: Tensor
     ) -> AveragedState:
         assert gradient is not None
-        state = replace(state, gradient=state.gradient + gradient, logits=state.logits + logits, heard=state.heard + 1)
-        enough = state.heard >= self.repeats
+        state = replace(
+            state, gradient=state.gradient + gradient, logits=state.logits + logits, answers=state.answers + 1
+        )
+        enough = state.answers >= self.repeats
         if not bool(enough.any()):
             return state
         told = self.attack.tell(state.inner, state.logits / self.repeats, state.gradient / self.repeats, misclassified)
@@ -95,6 +97,6 @@ class ExpectationOverTransformation:
             inner=told.where(enough, state.inner),
             gradient=state.gradient.masked_fill(enough[:, None, None, None], 0),
             logits=state.logits.masked_fill(enough[:, None], 0),
-            heard=state.heard.masked_fill(enough, 0),
+            answers=state.answers.masked_fill(enough, 0),
             done=torch.where(enough, told.done, state.done),
         )

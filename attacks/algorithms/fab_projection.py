@@ -40,7 +40,7 @@ def project_to_hyperplane(
         held = torch.mul(mask.neg_().add_(1), reach, out=product).sum(1, keepdim=True)
         solved = torch.where(slope > 0, (wanted - held) / slope, torch.inf)
         solved = torch.maximum(solved, scale)  # rounding must not send it back and forth
-        arrived = solved == scale  # such a row stays, so its company changes nothing
+        arrived = solved == scale  # such a row stays as it is, so the rest of the batch does not affect it
         scale = solved
         if _time_to_look(done, scale.device) and bool(arrived.all()):
             break

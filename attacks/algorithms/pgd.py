@@ -20,7 +20,7 @@ class PGDState(State):
     Attributes:
         x_adv: current iterates (n, c, h, w).
         step, restart: how far each row is, int64 (n,).
-        clean_logits: of the clean images, (n, classes); (n, 0) where nobody looks at them.
+        clean_logits: of the clean images, (n, classes); (n, 0) if the objective does not use them.
     """
 
     x_adv: Tensor

@@ -77,7 +77,7 @@ class TorchattacksAttack:
         check_norm(self)
 
     def arguments(self, seed: int) -> dict[str, Any]:
-        """What its constructor gets beside the model."""
+        """Arguments of its constructor, apart from the model."""
         parameters = inspect.signature(_find(self.attack)).parameters
         radius = next((name for name in RADII if name in parameters), None)
         given: dict[str, Any] = {"norm": NORMS[self.threat.norm], "n_classes": self.classes, "seed": seed}

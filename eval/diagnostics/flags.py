@@ -1,4 +1,4 @@
-"""Signs that a robustness number cannot be trusted: in the verdicts, and in what was measured beside them.
+"""Signs that a robustness number cannot be trusted: in the verdicts, and in the measurements stored with them.
 
 The catalogue follows Carlini et al., "On Evaluating Adversarial Robustness" (arXiv 1902.06705), the checks of
 AutoAttack (Croce and Hein 2020), and Pintor et al., "Indicators of Attack Failure" (NeurIPS 2022). No check looks at
@@ -148,7 +148,7 @@ def _ce_margin_gap(row: Row) -> Iterator[Flag]:
 
 
 def _black_box(row: Row) -> Iterator[Flag]:
-    """What Square breaks after, or beside, all searches with gradients. Honest nets lose a few images to it."""
+    """Samples that only Square breaks. Honest nets lose a few to it."""
     infos = row.attack_infos
     for attack, place in ((label, place) for label, info in infos.items() for place in range(len(info.stages))):
         if infos[attack].stages[place].uses_gradients is not False:
