@@ -26,7 +26,7 @@ _PUBLISHED = (".md", ".html", ".png", ".svg", ".csv")
 def on_files(files: Files, config: Any) -> Files:
     """Tables, figures and reports under results/ join the site."""
     for path in sorted((ROOT / "results").rglob("*")):
-        if path.suffix in _PUBLISHED and path.is_file():
+        if path.suffix in _PUBLISHED and path.is_file() and "all" not in path.parts:  # all/ repeats the others
             name = path.relative_to(ROOT).as_posix().replace("README.md", "index.md")
             files.append(File.generated(config, name, abs_src_path=str(path)))
     return files
@@ -34,7 +34,7 @@ def on_files(files: Files, config: Any) -> Files:
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
     """Fill in the lists and turn the links."""
-    source = Path(page.file.src_uri.replace("results/index.md", "results/README.md"))
+    source = Path(page.file.src_uri)
     place = source if source.parts[0] == "results" else Path("docs") / source
     text = re.sub(r"<!-- list: (\w+) -->", lambda match: lists.LISTS[match[1]](), markdown)
     parts = _CODE.split(text)
@@ -51,7 +51,7 @@ def _turned(match: re.Match[str], place: Path) -> str:
         there = Path(*there.parts[1:])
     elif there.parts[0] == "results" and there.name == "README.md":
         there = there.with_name("index.md")
-    elif there.parts[0] != "results":
+    elif there.parts[0] != "results" or there.suffix not in _PUBLISHED:
         return text if there.name in text else f"{text} (`{there.as_posix()}`)"
     here = Path(*place.parts[1:]) if place.parts[0] == "docs" else place
     return f"{picture}[{text}]({os.path.relpath(there, here.parent)}{anchor})"
