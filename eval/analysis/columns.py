@@ -143,3 +143,10 @@ def key_of(row: Row) -> dict[str, Any]:
         row.threat.eps_text, row.seed,
     )  # fmt: skip
     return dict(zip(_KEY, values, strict=True))
+
+
+def row_key(line: pd.Series) -> tuple[str, ...]:
+    """``Row.key`` of the row that a line of a leaderboard was made of."""
+    seed = None if pd.isna(line["seed"]) else int(line["seed"])
+    names = ("model", "weights_hash", "data_hash", "norm")
+    return (*(line[name] for name in names), repr(float(line["eps"])), str(seed))

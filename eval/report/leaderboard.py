@@ -11,7 +11,7 @@ import pandas as pd
 
 from advdpnp.base.files import folder_lock, write_text
 from advdpnp.base.statistics import wilson
-from advdpnp.eval.analysis.columns import meaning_of, with_types
+from advdpnp.eval.analysis.columns import meaning_of, row_key, with_types
 from advdpnp.eval.analysis.corruptions import (
     COUNT,
     MEAN,
@@ -121,11 +121,9 @@ def with_published(frame: pd.DataFrame, rows: Sequence[Row]) -> pd.DataFrame:
         AdvdpnpError: as ``published_rows``.
     """
     standard = {row.key for row in rows if any(info.standard_autoattack for info in row.attack_infos.values())}
-    keys = zip(
-        frame["model"], frame["weights_hash"], frame["data_hash"], frame["norm"], map(repr, frame["eps"].tolist()),
-        map(str, frame["seed"]), strict=True,
-    )  # fmt: skip
-    frame = frame.assign(standard_autoattack=["yes" if key in standard else "" for key in keys])
+    frame = frame.assign(
+        standard_autoattack=["yes" if row_key(line) in standard else "" for _, line in frame.iterrows()]
+    )
     more = published_rows(frame)
     ours = frame.reindex(columns=more.columns)
     return with_types(pd.concat([ours, more], ignore_index=True) if len(more) else ours)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from advdpnp.eval.analysis.columns import row_key
 from advdpnp.eval.analysis.rows import Row
 from advdpnp.eval.diagnostics.flags import Flag
 from advdpnp.eval.report.figures import with_distinct_names
@@ -95,7 +96,7 @@ class PageContext:
 
     def row_of(self, line: pd.Series) -> Row:
         """The verdicts behind a line of the frame."""
-        return self._rows_by_key[_key_of(line)]
+        return self._rows_by_key[row_key(line)]
 
     @cached_property
     def _flags(self) -> Flags:
@@ -103,7 +104,7 @@ class PageContext:
 
     def flags_of(self, line: pd.Series) -> Sequence[Flag]:
         """The flags that a line of the frame raised."""
-        return self._flags[_key_of(line)]
+        return self._flags[row_key(line)]
 
     @cached_property
     def tables(self) -> list[Table]:
@@ -129,13 +130,6 @@ class PageContext:
         for _, group in groupby((pair for pair in attacked if pair[1][0].attacks), key):
             found = list(group)
             yield found[0][0], [row for _, rows in found for row in rows]
-
-
-def _key_of(line: pd.Series) -> tuple[str, ...]:
-    """``Row.key`` of the row behind a line."""
-    seed = None if pd.isna(line["seed"]) else int(line["seed"])
-    names = ("model", "weights_hash", "data_hash", "norm")
-    return (*(line[name] for name in names), repr(float(line["eps"])), str(seed))
 
 
 @dataclass(frozen=True)
