@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from advdpnp.datasets import Dataset, load_dataset
-from advdpnp.eval.run.evaluate import evaluate_models
+from advdpnp.eval.api import evaluate_models
 from advdpnp.models.checkpoint import weights_hash
 from advdpnp.models.loading import LoadedModel, load_model
 from benchmarks import timing

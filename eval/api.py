@@ -1,4 +1,4 @@
-"""Evaluation of one model on arrays in memory: what notebooks call."""
+"""The Python interface: models evaluated into a results folder, or one model on arrays in memory."""
 
 import tempfile
 from collections.abc import Sequence
@@ -13,15 +13,71 @@ import torch
 from torch import Tensor, nn
 
 from advdpnp.attacks.engine.executor import check_inputs
-from advdpnp.base.errors import AdvdpnpError, ModelError
+from advdpnp.base.errors import AdvdpnpError, ModelError, one_speaks
 from advdpnp.datasets import Dataset, Split
-from advdpnp.eval.run.evaluate import evaluate_models
-from advdpnp.eval.run.model_run import KEPT
+from advdpnp.eval.analysis.rows import make_rows
+from advdpnp.eval.config import EvaluationConfig
+from advdpnp.eval.report.leaderboard import tabulate_rows, writing_tables
+from advdpnp.eval.report.write import write_report
+from advdpnp.eval.run.components import Components
+from advdpnp.eval.run.evaluate import requested_rows, run_models
+from advdpnp.eval.run.model_run import ModelStopped
 from advdpnp.eval.run.progress import Progress
+from advdpnp.eval.run.ranks import ALONE, Shard
 from advdpnp.eval.store.adversarial_images import SUFFIX, StoredImages, read_adversarials
 from advdpnp.eval.store.reader import StoredEvaluation, find_results
 from advdpnp.models.checkpoint import weights_hash
 from advdpnp.models.loading import LoadedModel
+
+
+def evaluate_models(
+    models: Sequence[LoadedModel],
+    dataset: Dataset,
+    *,
+    out: Path,
+    shard: Shard = ALONE,
+    transfer_from: Sequence[LoadedModel] = (),
+    progress: Progress | None = None,
+    command: str | None = None,
+    components: Components | None = None,
+    **options: Any,
+) -> pd.DataFrame:
+    """Evaluate models and write ``out/leaderboard.csv``, ``.md`` and the page; stored verdicts are not repeated.
+
+    Verdicts are written as they are found: after an interruption the same call continues. The rows have exactly the
+    samples asked for; attacks that an earlier evaluation has stored for all of these are shown too. The written table
+    adds the rows of all other complete evaluations in ``out``. A model that stops answering (its logits become NaN
+    under attack, say) stops the others only where several processes share the work; its error is raised last.
+
+    Args:
+        models, dataset, out, shard, transfer_from, progress, command, components: see ``run_models``.
+        options: the fields of ``EvaluationConfig``.
+
+    Returns:
+        The rows that were asked for, as ``build_leaderboard`` makes them; none but in the first process.
+
+    Raises:
+        AdvdpnpError: as ``EvaluationConfig`` and ``run_models``; or, after all else is done, a search that was repeated
+            for its images came out otherwise.
+    """
+    with one_speaks(shard.first):
+        config = EvaluationConfig.of(**options)
+    try:
+        result = run_models(
+            models, dataset, config, out=out, shard=shard, transfer_from=transfer_from, progress=progress,
+            command=command, components=components,
+        )  # fmt: skip
+        if not shard.first:
+            return tabulate_rows([])
+        with writing_tables(out):
+            rows = requested_rows(models, result, out)
+            keys = {row.key for row in rows}
+            others = [row for row in make_rows(find_results([out])) if row.key not in keys]
+            write_report([*rows, *others], out)
+        result.raise_problems()
+    except ModelStopped as error:
+        raise ModelError(f"{error}; what was judged before is kept") from error
+    return tabulate_rows(rows)
 
 
 @dataclass(frozen=True)
@@ -105,7 +161,7 @@ def _evaluate(
     *,
     name: str,
     device: str | torch.device | None,
-    save_adversarials: bool,
+    progress: Progress | None,
     **options: Any,
 ) -> Evaluation:
     if any(tensor.is_inference() for tensor in (*model.parameters(), *model.buffers())):
@@ -119,19 +175,18 @@ def _evaluate(
     dataset = Dataset("arrays", tuple(map(str, range(classes))), empty, empty, Split(images, labels), "none")
     if device is None:
         device = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), images.device)
+    config = EvaluationConfig.of(device=device, **options)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     loaded = LoadedModel(model, name, weights_hash(model), type(model).__name__, "", parameters, {})
     with tempfile.TemporaryDirectory(prefix="advdpnp-") as folder:
-        try:
-            row = evaluate_models(
-                [loaded], dataset, out=Path(folder), device=device, save_adversarials=save_adversarials,
-                command="advdpnp.evaluate", **options,
-            )  # fmt: skip
-        except ModelError as error:
-            raise ModelError(str(error).removesuffix(KEPT)) from error  # this folder ends with the call
+        result = run_models([loaded], dataset, config, out=Path(folder), progress=progress, command="advdpnp.evaluate")
+        row = tabulate_rows(requested_rows([loaded], result, Path(folder)))
+        result.raise_problems()
         units = find_results([Path(folder)])
         verdicts = pd.concat([_plain(unit.verdicts.frame) for unit in units], ignore_index=True)
-        found = {unit.label: _stored_images(unit, dataset.test) for unit in units if save_adversarials and unit.threat}
+        found = {
+            unit.label: _stored_images(unit, dataset.test) for unit in units if config.save_adversarials and unit.threat
+        }
     return Evaluation(row, verdicts, found)
 
 

@@ -53,7 +53,7 @@ def _train(name: str, dataset: "Dataset", folder: Path, seed: int, device: str) 
 
 def _evaluate_curve(out: Path, runs: list[Path], dataset: "Dataset", seed: int, limit: int, device: str) -> None:
     """Fast attacks at other radii, in a folder of their own so that the leaderboard shows one threat model."""
-    from advdpnp.eval.run.evaluate import evaluate_models
+    from advdpnp.eval.api import evaluate_models
     from advdpnp.models.loading import load_model
 
     with console.evaluation_bar() as progress:

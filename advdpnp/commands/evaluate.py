@@ -167,9 +167,9 @@ def _run(
     options: dict[str, Any],
     cross_check: int | None,
 ) -> None:
+    from advdpnp.eval.api import evaluate_models
     from advdpnp.eval.audit.cross_check import cross_check as run_cross_check
     from advdpnp.eval.audit.cross_check import in_words
-    from advdpnp.eval.run.evaluate import evaluate_models
     from advdpnp.eval.run.progress import Silent
 
     first = common["shard"].first

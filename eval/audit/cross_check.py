@@ -11,13 +11,27 @@ from advdpnp.base.errors import AdvdpnpError
 from advdpnp.base.files import write_text
 from advdpnp.base.statistics import SIGNIFICANT, mcnemar
 from advdpnp.datasets import Dataset
-from advdpnp.eval.run.evaluate import evaluate_models
+from advdpnp.eval.config import EvaluationConfig
+from advdpnp.eval.run.components import Components
+from advdpnp.eval.run.evaluate import run_models
+from advdpnp.eval.run.progress import Progress
+from advdpnp.eval.run.ranks import ALONE, Shard
 from advdpnp.eval.store.reader import StoredEvaluation, find_results
 from advdpnp.models.loading import LoadedModel
 
 
 def cross_check(
-    models: Sequence[LoadedModel], dataset: Dataset, attacks: str, out: Path, *, limit: int, seed: int, **options: Any
+    models: Sequence[LoadedModel],
+    dataset: Dataset,
+    attacks: str,
+    out: Path,
+    *,
+    limit: int,
+    seed: int,
+    shard: Shard = ALONE,
+    progress: Progress | None = None,
+    components: Components | None = None,
+    **options: Any,
 ) -> pd.DataFrame:
     """Run attacks in our engine and in the packages', and compare sample by sample.
 
@@ -25,7 +39,8 @@ def cross_check(
 
     Args:
         limit: how many samples.
-        seed, options: as ``evaluate_models`` takes them.
+        shard, progress, components: see ``run_models``.
+        seed, options: fields of ``EvaluationConfig``.
 
     Returns:
         One row per model, threat model and attack: model, threat, attack, reference, n, own_accuracy and
@@ -40,7 +55,8 @@ def cross_check(
     if not pairs:
         raise AdvdpnpError(f"the reference packages have no counterpart of {attacks}; add for example autoattack")
     both = ",".join([*pairs, *pairs.values()])
-    evaluate_models(models, dataset, out=out, attacks=both, limit=limit, seed=seed, **options)
+    config = EvaluationConfig.of(attacks=both, limit=limit, seed=seed, **options)
+    run_models(models, dataset, config, out=out, shard=shard, progress=progress, components=components).raise_problems()
     names = {model.weights_hash: model.name for model in models}
     units = [unit for unit in find_results([out]) if unit.model.weights_hash in names and unit.seed == seed]
     by_key = {

@@ -51,14 +51,15 @@ ENGINE = 2
 """Raised whenever the engine searches otherwise for the same definition (steps, draws, order); part of every unit. Mere
 rounding, as another processor or torch brings it too, does not raise it: what is found is verified all the same."""
 
-KEPT = "; what was judged before is kept"
-"""Ends what is said of a model that stops answering."""
-
 WHOLE_BATCH = 250
 """Batch size of attacks of other packages unless the user gives one. What they find depends on it."""
 
 
-def run_model(loaded: LoadedModel, plan: Plan, out: Path) -> set[str]:
+class ModelStopped(ModelError):
+    """A model stopped answering during an evaluation; verdicts found before are stored."""
+
+
+def run_model(loaded: LoadedModel, plan: Plan, out: Path, warnings: list[str]) -> set[str]:
     """Do what the plan asks of one model and store it below ``out``; what is stored already is not repeated.
 
     Returns:
@@ -85,9 +86,10 @@ def run_model(loaded: LoadedModel, plan: Plan, out: Path) -> set[str]:
         static_batch_size = plan.components.first_batch_size(plan.device)
         while True:
             try:
-                return set(_Run(loaded, plan, folder, out, static_batch_size).everything())
+                return set(_Run(loaded, plan, folder, out, static_batch_size, warnings).everything())
             except ModelError as error:
-                raise ModelError(f"{loaded.name}: {error}") from error
+                kind = ModelStopped if isinstance(error, ModelStopped) else ModelError
+                raise kind(f"{loaded.name}: {error}") from error
             except torch.OutOfMemoryError:
                 # Another shape makes other units: nothing found under this one is mixed with what follows.
                 if static_batch_size == 1:
@@ -135,17 +137,26 @@ def _blaming(what: str, remedy: str) -> Iterator[None]:
 
 @contextmanager
 def _kept(what: str) -> Iterator[None]:
-    """A model that stops answering is told of with what it was asked, and that nothing found so far is lost."""
+    """Put the name of the evaluation before the error of a model that stops answering."""
     try:
         yield
     except ModelError as error:
-        raise ModelError(f"{what}: {error}{KEPT}") from error
+        raise ModelStopped(f"{what}: {error}") from error
 
 
 class _Run:
     """One model, one plan, one execution shape."""
 
-    def __init__(self, loaded: LoadedModel, plan: Plan, folder: ModelFolder, out: Path, static_batch_size: int) -> None:
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        plan: Plan,
+        folder: ModelFolder,
+        out: Path,
+        static_batch_size: int,
+        warnings: list[str],
+    ) -> None:
+        self.warnings = warnings
         self.name, self.model, self.plan, self.folder, self.static_batch_size = (
             loaded.name,
             loaded.model,
@@ -428,7 +439,7 @@ class _Run:
             return
         threat = "" if unit.threat is None else f", {unit.threat.label}"
         shown = ", ".join(map(str, (lacking if len(lacking) else differing)[:5]))
-        self.plan.notes.append(
+        self.warnings.append(
             f"{self.name}: {unit.label}{threat} was searched again for its adversarial images, and {len(differing)} "
             f"samples come out otherwise than they are stored, of which {len(lacking)} are left without an image "
             f"(sample {shown}); the stored verdicts were kept"

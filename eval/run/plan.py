@@ -52,7 +52,6 @@ class Plan:
         transfer_from: models whose adversarial images are tried on every other one.
         save_adversarials: whether to store the image of every sample that an attack breaks.
         components: what the runner calls; replaced by tests alone.
-        notes: sentences about what went otherwise than asked, added while it is carried out.
         command: the command line, for the record.
         versions: of the software, for the record.
         date: when it began, ISO 8601.
@@ -73,7 +72,6 @@ class Plan:
     transfer_from: tuple[LoadedModel, ...] = ()
     save_adversarials: bool = False
     components: Components = field(default_factory=Components)
-    notes: list[str] = field(default_factory=list)
     command: str = ""
     versions: Mapping[str, str] = field(default_factory=software_versions)
     date: str = field(default_factory=_now)

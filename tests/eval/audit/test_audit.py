@@ -23,9 +23,9 @@ from advdpnp.attacks.threat import ThreatModel
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.cli import run as run_cli
 from advdpnp.datasets import Dataset
+from advdpnp.eval.api import evaluate_models
 from advdpnp.eval.audit.images import Auditor, UnitAudit
 from advdpnp.eval.run.components import Components
-from advdpnp.eval.run.evaluate import evaluate_models
 from advdpnp.eval.store import model_folder as store
 from advdpnp.eval.store import writer as unit_writer
 from advdpnp.eval.store.adversarial_images import SUFFIX, read_adversarials, read_samples, to_table, write_adversarials

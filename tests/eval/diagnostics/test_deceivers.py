@@ -17,12 +17,11 @@ from advdpnp.attacks.threat import ThreatModel
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.datasets import Dataset, Split
 from advdpnp.eval.analysis.columns import read_leaderboard
-from advdpnp.eval.api import evaluate
+from advdpnp.eval.api import evaluate, evaluate_models
 from advdpnp.eval.diagnostics import DiagnosticRecord, ModelProbe, measure_gradients, measure_outputs, training_modules
 from advdpnp.eval.diagnostics import gradients as search_module
 from advdpnp.eval.diagnostics.texts import FLAGS
 from advdpnp.eval.report.leaderboard import build_leaderboard
-from advdpnp.eval.run.evaluate import evaluate_models
 from advdpnp.eval.store.diagnostics_record import diagnostics_of, read_diagnostics, sanity_path, write_diagnostics
 from advdpnp.models.loading import LoadedModel
 

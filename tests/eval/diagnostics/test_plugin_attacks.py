@@ -13,7 +13,7 @@ import advdpnp
 from advdpnp.attacks import ATTACKS, AttackInfo, State, ThreatModel
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.datasets import Dataset
-from advdpnp.eval.run.evaluate import evaluate_models
+from advdpnp.eval.api import evaluate_models
 from advdpnp.eval.store.reader import find_results
 from advdpnp.models.loading import LoadedModel
 

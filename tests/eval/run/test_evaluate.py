@@ -18,9 +18,8 @@ from advdpnp.base.errors import AdvdpnpError
 from advdpnp.corruption import BENCHMARK
 from advdpnp.datasets import Dataset, Split
 from advdpnp.eval.analysis.columns import read_leaderboard
-from advdpnp.eval.api import evaluate
+from advdpnp.eval.api import evaluate, evaluate_models
 from advdpnp.eval.run.components import Components
-from advdpnp.eval.run.evaluate import evaluate_models
 from advdpnp.eval.run.plan import choose_device, without_folder
 from advdpnp.eval.store.reader import find_results
 from advdpnp.models.checkpoint import weights_hash

@@ -33,7 +33,7 @@ from advdpnp.datasets import Dataset, Split
 from advdpnp.models.checkpoint import weights_hash
 from advdpnp.eval.run import ranks as shards
 from advdpnp.eval.run.components import Components
-from advdpnp.eval.run.evaluate import evaluate_models
+from advdpnp.eval.api import evaluate_models
 from advdpnp.eval.run.ranks import shard_of_environment
 from advdpnp.eval.store import writer
 from advdpnp.models.loading import LoadedModel

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.datasets import Dataset, Split
+from advdpnp.eval.api import evaluate_models
 from advdpnp.eval.run.components import Components
-from advdpnp.eval.run.evaluate import evaluate_models
 from advdpnp.eval.store.reader import find_results
 from advdpnp.models.checkpoint import weights_hash
 from advdpnp.models.loading import LoadedModel

@@ -1,0 +1,96 @@
+"""The options of an evaluation, declared and checked once, for the command line and Python callers."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
+
+from advdpnp.attacks.engine.precision import FLOAT32
+from advdpnp.attacks.threat import ThreatModel
+from advdpnp.base.errors import AdvdpnpError
+
+
+class EvaluationConfig(BaseModel):
+    """The options of an evaluation.
+
+    Attributes:
+        attacks: "all" (fgsm, pgd-20, cw, autoattack), "none", or comma-separated names.
+        norm: "linf" or "l2"; "l1" with attacks of other packages.
+        eps: one or several radii, numbers or texts such as "8/255".
+        limit: use only the first so many test images; None uses all.
+        seed: seed of all random numbers of the attacks.
+        batch_size: largest number of images processed at once; for attacks of other packages their batch size.
+        device: "cpu" or "cuda"; None or "auto" takes a GPU if there is one.
+        corruptions: "none", "auto", "regenerated", "cifar10-c" or "cifar100-c".
+        corruption_types: "benchmark" (15, whose mean is reported), "all" (19), or names.
+        data_root: folder in which official corrupted images are looked for.
+        engine: "own", or "reference" for the same attacks of torchattacks and pyautoattack.
+        precision: of the searches: "32", "tf32", "bf16" or "auto". Verdicts are always float32; columns of a search
+            of lower precision say so: "autoattack (bf16 search)".
+        save_adversarials: store the adversarial image of every misclassified sample, which ``verify`` checks. Where
+            verdicts exist already, the same search is repeated for its images.
+    """
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+    attacks: str = "all"
+    norm: str = "linf"
+    eps: tuple[str | int | float, ...] = ("8/255",)
+    limit: int | None = None
+    seed: int = 0
+    batch_size: int | None = None
+    device: str | None = None
+    corruptions: str = "none"
+    corruption_types: str | tuple[str, ...] = "benchmark"
+    data_root: Path | None = None
+    engine: str = "own"
+    precision: str = FLOAT32
+    save_adversarials: bool = False
+
+    @classmethod
+    def of(cls, **options: Any) -> Self:
+        """Build a configuration.
+
+        Raises:
+            AdvdpnpError: an option is unknown, has a wrong type or is out of range; one sentence.
+        """
+        try:
+            return cls(**options)
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = str(first["loc"][0]) if first["loc"] else "an option"
+            raise AdvdpnpError(
+                f"{name} cannot be {first['input']!r}: {first['msg'][:1].lower()}{first['msg'][1:]}"
+            ) from None
+
+    @field_validator("eps", "corruption_types", mode="before")
+    @classmethod
+    def _to_tuple(cls, value: object) -> object:
+        return tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
+
+    @field_validator("device", mode="before")
+    @classmethod
+    def _to_text(cls, value: object) -> object:
+        return str(value) if isinstance(value, torch.device) else value
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not 0 <= self.seed < 2**63:
+            raise AdvdpnpError(f"the seed {self.seed} is out of range; choose one from 0 to {2**63 - 1}")
+        if self.corruptions == "none" and self.corruption_types != "benchmark":
+            raise AdvdpnpError("corruption types are chosen, but no corruptions; add --corruptions auto")
+        if self.batch_size is not None and self.batch_size < 1:
+            raise AdvdpnpError(f"a batch size of {self.batch_size} leaves no image; give 1 or more")
+        if self.limit is not None and self.limit < 1:
+            raise AdvdpnpError(f"a limit of {self.limit} leaves no image; give 1 or more")
+        if not self.threats:
+            raise AdvdpnpError("there is no eps; give one, for example 8/255")
+        return self
+
+    @property
+    def threats(self) -> tuple[ThreatModel, ...]:
+        """The threat models, each radius once."""
+        parsed = [ThreatModel.parse(self.norm, radius) for radius in self.eps]
+        return tuple({threat.eps: threat for threat in parsed}.values())
