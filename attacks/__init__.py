@@ -1,4 +1,7 @@
-"""Attacks: threat models, searches that are asked and told, the engine that runs and verifies them."""
+"""Attacks: threat models, the ask/tell protocol, algorithms, the engine that runs and verifies them.
+
+The trainer and the evaluation use this package. Nothing here knows of training, data sets, storage or tables.
+"""
 
 from advdpnp.attacks import ensemble as stages
 from advdpnp.attacks.algorithms import apgd, autoattack, cw_l2, fab, pgd, square

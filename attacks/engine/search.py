@@ -6,9 +6,10 @@ found for a sample depends on the sample alone: not on other rows, its position,
 many cores.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -72,20 +73,14 @@ def search(
     with evaluation_mode(model), ExitStack() as stack:
 
         def schedulers(copied: bool) -> list[Scheduler]:
-            replicas: dict[str, ModelReplicas] = {}  # by precision
+            def open_replicas(kind: str) -> ModelReplicas:
+                opened = replicate(
+                    model, static_batch_size, device, example=samples.x[:static_batch_size], seed=noise,
+                    precision=kind, count=1 if count > 1 else None, copied=copied,
+                )  # fmt: skip
+                return stack.enter_context(opened)
 
-            def start(stage: Attack, kind: str) -> Scheduler:
-                if kind not in replicas:
-                    opened = replicate(
-                        model, static_batch_size, device, example=samples.x[:static_batch_size], seed=noise,
-                        precision=kind, count=1 if count > 1 else None, copied=copied,
-                    )  # fmt: skip
-                    replicas[kind] = stack.enter_context(opened)
-                exact = None if kind == FLOAT32 else start(stage, FLOAT32)
-                share = None if max_active is None else -(-max_active // count)
-                return Scheduler(stage, replicas[kind], seed, share, exact)
-
-            return [start(*part) for part in parts]
+            return _schedulers(parts, open_replicas, seed, None if max_active is None else -(-max_active // count))
 
         searches = schedulers(copied=True)
         if not all(each.copy_agrees(samples[:_COMPARED]) for each in searches):
@@ -97,6 +92,22 @@ def search(
             return _overlapped(searches, samples[place::count])
 
         yield from share(0) if count == 1 else run_in_processes(share, count)
+
+
+def _schedulers(
+    parts: Sequence[tuple[Attack, str]],
+    open_replicas: Callable[[str], ModelReplicas],
+    seed: int,
+    max_active: int | None,
+) -> list[Scheduler]:
+    """One for each stage and its precision; stages of one precision share the replicas."""
+    replicas = cache(open_replicas)
+
+    def start(stage: Attack, kind: str) -> Scheduler:
+        exact = None if kind == FLOAT32 else start(stage, FLOAT32)
+        return Scheduler(stage, replicas(kind), seed, max_active, exact)
+
+    return [start(*part) for part in parts]
 
 
 def _processes(rows: int, device: torch.device | str) -> int:

@@ -7,7 +7,7 @@ from torch import Tensor
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.training.augment import AUGMENTATIONS, PADDING, augment
 
-STATIC_BATCH_SIZES = [(7, 3, 32, 32), (5, 1, 28, 28), (4, 3, 9, 14), (1, 2, 5, 3), (0, 3, 8, 8)]
+SHAPES = [(7, 3, 32, 32), (5, 1, 28, 28), (4, 3, 9, 14), (1, 2, 5, 3), (0, 3, 8, 8)]
 MOVING = ["crop", "crop-flip"]
 
 
@@ -34,7 +34,7 @@ def moved(image: Tensor, down: int, right: int, mirror: bool) -> Tensor:
 
 @pytest.mark.parametrize("how", AUGMENTATIONS)
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.float64, torch.bfloat16])
-@pytest.mark.parametrize("shape", STATIC_BATCH_SIZES)
+@pytest.mark.parametrize("shape", SHAPES)
 def test_shape_and_type_stay(how: str, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
     x = images(shape, dtype)
     before = x.clone()
@@ -45,7 +45,7 @@ def test_shape_and_type_stay(how: str, dtype: torch.dtype, shape: tuple[int, ...
 
 @pytest.mark.parametrize("how", MOVING)
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
-@pytest.mark.parametrize("shape", STATIC_BATCH_SIZES[:4])
+@pytest.mark.parametrize("shape", SHAPES[:4])
 def test_it_equals_a_plain_loop(how: str, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
     x, n = images(shape, dtype), shape[0]
     y = augment(x, how, generator(3))

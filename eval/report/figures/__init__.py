@@ -1,4 +1,7 @@
-"""The pictures of a set of results, all drawn from verdicts and stored example images."""
+"""The figures of a set of results, drawn from rows and stored example images.
+
+A figure draws numbers that ``eval.analysis`` has computed. Nothing here computes or prints.
+"""
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence

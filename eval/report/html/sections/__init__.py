@@ -1,4 +1,7 @@
-"""The parts of the page, in its order. A new one is a module here, a template of its key, and a line below."""
+"""The sections of the page, in order. To add one: a module here, a template named after it, and a line below.
+
+A section formats numbers that ``eval.analysis`` has computed. Nothing here computes or reads files.
+"""
 
 from advdpnp.eval.report.html.section import Section
 from advdpnp.eval.report.html.sections import (
