@@ -1,4 +1,4 @@
-"""What every other package may use: errors, files, randomness, registries, statistics.
+"""Shared foundations: errors, files, randomness, registries, statistics, plotting.
 
-Nothing here knows of models, attacks, training or evaluation, and nothing here imports them.
+Code here must not import or refer to data sets, models, attacks, training or evaluation.
 """

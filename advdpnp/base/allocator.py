@@ -1,7 +1,7 @@
-"""Have the C library keep freed memory instead of handing it back and fetching it again, page by page.
+"""Make the C library keep freed memory for reuse instead of returning it to the operating system.
 
-An attack makes and drops tensors of the same few sizes millions of times. By default glibc returns each to the system,
-and the page faults of the next cost several times what the arithmetic does.
+An attack allocates and frees tensors of the same few sizes millions of times. By default, glibc returns each one to the
+system, and the page faults of the next allocation cost several times as much as the arithmetic.
 """
 
 import ctypes
@@ -13,7 +13,7 @@ _SETTINGS = ((_M_MMAP_THRESHOLD, 32 << 20), (_M_TRIM_THRESHOLD, 1 << 30), (_M_TO
 
 @cache
 def keep_freed_memory() -> bool:
-    """Tell the C library of this process, once; whether it could be told. The results of no computation change."""
+    """Configure the allocator of this process, once. Returns whether it succeeded. No computed result changes."""
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):  # not glibc

@@ -1,7 +1,7 @@
-"""The three reference packages, made importable although each is broken or clashes as it installs.
+"""Import the three reference packages, each of which is broken or conflicts with another one when installed.
 
-Nothing else in the project imports them. Nothing here lasts beyond an import: stand-ins for modules that robustbench
-names but that do not exist live in ``sys.modules`` only while it is imported.
+No other module of the project imports them directly. Nothing here outlasts an import: the stand-ins for modules that
+robustbench imports but that do not exist are in ``sys.modules`` only while robustbench is being imported.
 """
 
 import base64
@@ -25,13 +25,14 @@ REINSTALL = "pip install --force-reinstall --no-deps {package}"
 
 @dataclass(frozen=True)
 class PackageState:
-    """How one reference package is: for ``advdpnp doctor``.
+    """The state of one reference package, as ``advdpnp doctor`` reports it.
 
     Attributes:
-        version: as installed, or "" if it is not.
-        ok: it imports and is what its name says.
-        finding: what is wrong, or "".
-        remedy: the command that mends it, or "".
+        package: its name.
+        version: the installed version, or "" if it is not installed.
+        ok: whether it imports and its files are its own.
+        finding: the problem, or "".
+        remedy: the command that fixes the problem, or "".
     """
 
     package: str
@@ -42,42 +43,42 @@ class PackageState:
 
 
 def import_torchattacks() -> ModuleType:
-    """torchattacks.
+    """Import torchattacks.
 
     Raises:
-        AdvdpnpError: it does not import; the message has the command that mends it.
+        AdvdpnpError: it does not import; the message gives the command that fixes it.
     """
     return _import("torchattacks")
 
 
 def import_pyautoattack() -> ModuleType:
-    """pyautoattack, which is AutoAttack under another name.
+    """Import pyautoattack, which is AutoAttack under another name.
 
     Raises:
-        AdvdpnpError: it does not import; the message has the command that mends it.
+        AdvdpnpError: it does not import; the message gives the command that fixes it.
     """
     return _import("pyautoattack")
 
 
 def import_robustbench() -> ModuleType:
-    """robustbench, past its imports of ``autoattack`` (it installs as pyautoattack) and ``pkg_resources`` (gone).
+    """Import robustbench, which needs ``autoattack`` (installed as pyautoattack) and ``pkg_resources`` (removed).
 
     Raises:
-        AdvdpnpError: it does not import, or torchattacks' stray copy lies in its place.
+        AdvdpnpError: it does not import, or the old copy that torchattacks ships has overwritten it.
     """
     if "robustbench" not in sys.modules and robustbench_overwritten():
         raise AdvdpnpError(
-            "the installed robustbench was overwritten by an old copy that torchattacks carries; "
-            f"mend it with: {REINSTALL.format(package='robustbench')}"
+            "the installed robustbench was overwritten by an old copy that torchattacks ships; "
+            f"fix it with: {REINSTALL.format(package='robustbench')}"
         )
     with stand_ins():
         return _import("robustbench")
 
 
 def robustbench_overwritten() -> bool:
-    """Whether files of robustbench differ from what its own RECORD says, as after installing torchattacks later.
+    """Whether files of robustbench differ from its RECORD, as they do if torchattacks was installed after it.
 
-    False if robustbench is not installed.
+    Returns False if robustbench is not installed.
     """
     try:
         installed = distribution("robustbench")
@@ -87,7 +88,7 @@ def robustbench_overwritten() -> bool:
 
 
 def package_report() -> list[PackageState]:
-    """The state of torchattacks, pyautoattack and robustbench, each imported once to see."""
+    """The state of torchattacks, pyautoattack and robustbench. Imports each of them."""
     attempts = {
         "torchattacks": import_torchattacks,
         "pyautoattack": import_pyautoattack,
@@ -103,7 +104,7 @@ def _state(package: str, attempt: Callable[[], ModuleType]) -> PackageState:
         return PackageState(package, "", False, "is not installed", f"pip install {package}")
     remedy = REINSTALL.format(package=package)
     if package == "robustbench" and robustbench_overwritten():
-        finding = "was overwritten by the old copy that torchattacks carries"
+        finding = "was overwritten by the old copy that torchattacks ships"
         return PackageState(package, version, False, finding, remedy)
     try:
         attempt()
@@ -120,17 +121,17 @@ def _import(package: str) -> ModuleType:
         with isolated_rng():
             return importlib.import_module(package)
     except Exception as error:
-        for name in set(sys.modules) - before:  # half an import would hide the reason the next time
+        for name in set(sys.modules) - before:  # a partial import would hide the reason next time
             if name.partition(".")[0] == package:
                 del sys.modules[name]
         missing = isinstance(error, ModuleNotFoundError) and error.name == package
         remedy = f"pip install {package}" if missing else REINSTALL.format(package=package)
-        raise AdvdpnpError(f"{package} does not import ({error}); mend it with: {remedy}") from error
+        raise AdvdpnpError(f"{package} does not import ({error}); fix it with: {remedy}") from error
 
 
 @contextmanager
 def stand_ins() -> Iterator[None]:
-    """Modules that packages import by names nobody installs; existing ones are left as they are."""
+    """Provide modules that the packages import but that no distribution installs; existing modules are kept."""
     added: list[str] = []
 
     def add(name: str, module: ModuleType) -> None:
@@ -154,7 +155,7 @@ def stand_ins() -> Iterator[None]:
 
 
 def _resource_filename(module: str, path: str) -> str:
-    """What ``pkg_resources.resource_filename`` is used for: a file beside a module."""
+    """The path of a file next to a module, as ``pkg_resources.resource_filename`` returns it."""
     origin = sys.modules[module].__file__
     assert origin is not None
     return str(Path(origin).parent / path)
@@ -168,7 +169,7 @@ def _find(name: str) -> object | None:
 
 
 def _recorded(installed: Distribution, prefix: str) -> Iterator[tuple[Path, str]]:
-    """Files under ``prefix`` in the distribution's RECORD, with the sha256 it gives (urlsafe base64, no padding)."""
+    """Files under ``prefix`` in the distribution's RECORD, each with its SHA-256 (URL-safe base64, no padding)."""
     for row in csv.reader((installed.read_text("RECORD") or "").splitlines()):
         if len(row) >= 2 and row[0].startswith(prefix) and row[1].startswith("sha256="):
             yield Path(str(installed.locate_file(row[0]))), row[1].removeprefix("sha256=")

@@ -1,12 +1,13 @@
-"""The one kind of error a user is meant to see."""
+"""The errors that users see, and how errors of other code are described."""
 
+import difflib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 
 class AdvdpnpError(Exception):
-    """Something the user did or met stops the work.
+    """An error that the user can fix.
 
     The message is one sentence that says what is wrong and what to do about it. The command line prints it
     without a traceback and exits with code 2.
@@ -14,14 +15,15 @@ class AdvdpnpError(Exception):
 
 
 class AlreadyTold(AdvdpnpError):
-    """The same mistake, in another process of the same command, which has told it."""
+    """An error that another process of the same command has already reported."""
 
 
 @contextmanager
 def one_speaks(first: bool) -> Iterator[None]:
-    """Around what several processes do alike, mistakes of the user above all: the ``first`` of them says what is wrong.
+    """Report an error that all processes of a command raise only in the ``first`` of them.
 
-    What goes wrong in one process only can be seen with ADVDPNP_DEBUG; a bug is told by every process.
+    The other processes raise ``AlreadyTold``. With ADVDPNP_DEBUG set, every process reports its errors. Errors that are
+    not an ``AdvdpnpError`` are bugs, which every process always reports.
     """
     try:
         yield
@@ -32,32 +34,43 @@ def one_speaks(first: bool) -> Iterator[None]:
 
 
 class ModelError(AdvdpnpError):
-    """What is wrong lies with the model; whoever knows its name puts it before the sentence."""
+    """The model is at fault. A caller that knows its name puts the name before the sentence."""
 
 
 class ModelFailure(ModelError):
-    """The model's own code has raised something: ``what`` it did then, and what was raised."""
+    """The model's own code raised an error.
+
+    Args:
+        what: the operation that failed.
+        raised: a description of the error.
+    """
 
     def __init__(self, what: str, raised: str) -> None:
         super().__init__(what, raised)
         self.what, self.raised = what, raised
 
     def __str__(self) -> str:
-        return f"{self.what} fails: {self.raised}; mend the model's code"
+        return f"{self.what} fails: {self.raised}; fix the model's code"
+
+
+def did_you_mean(word: str, choices: Iterable[str], otherwise: str) -> str:
+    """A hint for a misspelt name: "did you mean A or B?" with up to 3 similar choices, or ``otherwise`` without any."""
+    close = difflib.get_close_matches(word, list(choices), n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(close)}?" if close else otherwise
 
 
 def first_line(error: BaseException) -> str:
-    """What an error of somebody else's code says, without the pages that may follow; its type if it says nothing."""
+    """The first line of an error's message, or its type if the message is empty."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
 
 
 def describe(error: BaseException) -> str:
-    """Type and first line of an error that other code raised; an ``AdvdpnpError`` is a sentence already."""
+    """Type and first line of an error that other code raised; the message alone of an ``AdvdpnpError``."""
     if isinstance(error, AdvdpnpError):
         return str(error)
     if not str(error).strip():
         return type(error).__name__
     first = first_line(error)
-    first = first if len(first) <= 160 else f"{first[:157]}..."  # network errors hold whole object dumps
+    first = first if len(first) <= 160 else f"{first[:157]}..."  # network errors contain whole object dumps
     return f"{type(error).__name__}: {first}"

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: atomic writes, and one lock per folder."""
+"""Atomic writes of files, and one lock per folder."""
 
 import errno
 import os
@@ -13,14 +13,14 @@ from filelock import FileLock, Timeout
 
 from advdpnp.base.errors import AdvdpnpError
 
-_NEARLY_NOTHING = 64 * 1024  # bytes: a disk with less free has run full under the writer
+_NEARLY_NOTHING = 64 * 1024  # bytes; with less free space than this, the disk filled up during the write
 
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; on leaving without an error it takes ``path``'s place in one step.
+    """Yield a temporary path in the folder of ``path``; a block that ends without an error renames it to ``path``.
 
-    A reader sees the old file or the new one, never half of one; a killed writer leaves the old one.
+    A reader sees either the old file or the new one, never a partial one. A killed writer leaves the old file.
 
     Raises:
         AdvdpnpError: the folder cannot be written or the disk is full.
@@ -38,7 +38,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
             os.fsync(stream.fileno())
         umask = os.umask(0)
         os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp makes private files; results are meant to be read by others
+        temporary.chmod(0o666 & ~umask)  # mkstemp creates private files, but other users may read results
         os.replace(temporary, path)
     except OSError as error:
         raise _explain(error, path) from error
@@ -60,16 +60,16 @@ def write_text(path: Path, text: str) -> None:
 
 @contextmanager
 def folder_lock(folder: Path, timeout: float = 0.0, *, below: bool = True) -> Iterator[None]:
-    """Hold the only writer's place in ``folder``; the operating system frees it when the process dies.
+    """Lock ``folder`` for writing; the operating system releases the lock when the process dies.
 
-    What killed writers left half-written is cleared away on entry.
+    On entry, temporary files that killed writers left behind are deleted.
 
     Args:
-        timeout: seconds to wait for another process to leave it.
-        below: clear away in the folders below too; not where they have locks of their own.
+        timeout: seconds to wait for another process to release the lock.
+        below: also delete temporary files in subfolders; False if the subfolders have locks of their own.
 
     Raises:
-        AdvdpnpError: another process holds it, or the folder cannot be written.
+        AdvdpnpError: another process holds the lock, or the folder cannot be written.
     """
     lock = FileLock(folder / ".lock")
     try:
@@ -82,8 +82,8 @@ def folder_lock(folder: Path, timeout: float = 0.0, *, below: bool = True) -> It
     except OSError as error:
         raise _explain(error, folder) from error
     try:
-        for left_over in (folder.rglob if below else folder.glob)(".*.tmp"):  # nobody else can be writing now
-            with suppress(OSError):  # in the way of nothing
+        for left_over in (folder.rglob if below else folder.glob)(".*.tmp"):  # no other process is writing now
+            with suppress(OSError):  # a file that stays does no harm
                 left_over.unlink()
         yield
     finally:
@@ -91,8 +91,8 @@ def folder_lock(folder: Path, timeout: float = 0.0, *, below: bool = True) -> It
 
 
 def _behind(error: BaseException, folder: Path) -> OSError | None:
-    """What has kept a library from writing, which may report it in words of its own."""
-    code = re.search(r"os error (\d+)", str(error))  # as libraries written in Rust say it
+    """The OSError that made a library fail to write, even if the library reports it as an error of another type."""
+    code = re.search(r"os error (\d+)", str(error))  # the wording of libraries written in Rust
     if code:
         return OSError(int(code[1]), os.strerror(int(code[1])))
     if "No space left" in str(error) or shutil.disk_usage(folder).free < _NEARLY_NOTHING:

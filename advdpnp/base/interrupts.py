@@ -1,4 +1,4 @@
-"""Signals that ask a command to end: Ctrl-C, SIGTERM (SLURM, kill) and SIGHUP (the terminal has gone)."""
+"""Signals that ask a command to end: SIGINT (Ctrl-C), SIGTERM (SLURM, kill) and SIGHUP (the terminal was closed)."""
 
 import signal
 import threading
@@ -12,10 +12,10 @@ _ASKING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if 
 
 @contextmanager
 def _handled(handler: Callable[[int, FrameType | None], None]) -> Iterator[Callable[[], None]]:
-    """Inside, ``handler`` gets these signals; the yielded function ends that early.
+    """Handle these signals with ``handler`` inside the block; the yielded function restores the old handlers early.
 
-    What the caller ignores (nohup, background jobs) stays ignored. Outside the main thread, where Python allows no
-    signal handlers, nothing is changed.
+    Signals that the process already ignores (nohup, background jobs) stay ignored. Outside the main thread, where
+    Python allows no signal handlers, nothing changes.
     """
     previous: dict[int, Any] = {}
 
@@ -35,9 +35,10 @@ def _handled(handler: Callable[[int, FrameType | None], None]) -> Iterator[Calla
 
 @contextmanager
 def interruptible() -> Iterator[Callable[[], bool]]:
-    """Inside, each of these signals raises KeyboardInterrupt, so that everything cleans up behind itself.
+    """Raise KeyboardInterrupt on each of these signals inside the block, so that all cleanup code runs.
 
-    The yielded function tells whether one has come: code of others may make another error of it.
+    The yielded function tells whether a signal has arrived, because other code may turn KeyboardInterrupt into
+    another error.
     """
     asked = False
 
@@ -52,7 +53,10 @@ def interruptible() -> Iterator[Callable[[], bool]]:
 
 @contextmanager
 def deferred_interrupts() -> Iterator[Callable[[], bool]]:
-    """Inside, the first of these signals only sets a flag, which the yielded function reads; a second acts at once."""
+    """Let the first of these signals inside the block only set a flag; a second one takes effect at once.
+
+    The yielded function reads the flag.
+    """
     asked = False
 
     def ask(number: int, frame: FrameType | None) -> None:

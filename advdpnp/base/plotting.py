@@ -18,8 +18,8 @@ INK = "#222222"
 QUIET = "#767676"
 GRID = "#e4e4e4"
 
-# Okabe and Ito's palette, which stays distinct under all common colour blindness, without its yellow (too pale for
-# thin lines on white); then darker relatives of the same hues.
+# The palette of Okabe and Ito, which is safe for all common forms of colour blindness, without its yellow (too pale for
+# thin lines on white), followed by darker shades of the same hues.
 _PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#555555",
             "#004466", "#803800", "#005C44", "#7A4864")  # fmt: skip
 _SETTINGS: dict[Any, Any] = {
@@ -38,52 +38,52 @@ _SETTINGS: dict[Any, Any] = {
 
 
 def model_colours(names: Sequence[str]) -> dict[str, str]:
-    """A colour per model name, in the order given; after 11 models they repeat."""
-    return {name: _PALETTE[place % len(_PALETTE)] for place, name in enumerate(names)}
+    """A colour for each model name, in the given order; colours repeat after 11 models."""
+    return {name: _PALETTE[index % len(_PALETTE)] for index, name in enumerate(names)}
 
 
 @contextmanager
 def drawing(path: Path, width: float, height: float) -> Iterator[Figure]:
-    """A figure of that size in inches; written to ``path`` as PNG, cropped to its ink, when the block is left."""
+    """A figure of this size in inches, saved to ``path`` as a tightly cropped PNG at the end of the block."""
     with matplotlib.rc_context(_SETTINGS):
         figure = Figure(figsize=(width, height), facecolor="white")
         canvas = FigureCanvasAgg(figure)
         yield figure
         with atomic_path(path) as temporary:
-            # Without the software's name and version in it, the same verdicts give the same file.
+            # Without matplotlib's name and version in the file, the same verdicts give the same bytes.
             canvas.print_figure(
                 temporary, format="png", dpi=DPI, bbox_inches="tight", pad_inches=0.12, metadata={"Software": None}
             )
 
 
 def bare(axes: Axes, *, keep: str = "") -> None:
-    """Take away frame and tick marks, except the sides named in ``keep`` ("left bottom")."""
+    """Remove tick marks and all sides of the frame except those named in ``keep`` ("left bottom")."""
     for side, spine in axes.spines.items():
         spine.set_visible(side in keep.split())
     axes.tick_params(length=0)
 
 
 def heat_cells(axes: Axes, values: np.ndarray, names: Sequence[str]) -> None:
-    """Percentages (lines, columns) as a heat map with the numbers in it; NaN is blank."""
+    """Draw percentages (rows, columns) as an annotated heat map; NaN cells stay blank."""
     # The colour scale is the same for every model: 0 to 100.
     axes.imshow(values, cmap="Blues", vmin=0, vmax=110, aspect="auto")
-    for line, column in np.ndindex(*values.shape):
-        value = values[line, column]
+    for row, column in np.ndindex(*values.shape):
+        value = values[row, column]
         if not np.isnan(value):
             ink = "white" if value > 60 else INK
-            axes.text(column, line, f"{value:.0f}", ha="center", va="center_baseline", fontsize=8, color=ink)
+            axes.text(column, row, f"{value:.0f}", ha="center", va="center_baseline", fontsize=8, color=ink)
     axes.set_xticks(range(len(names)), names)
-    for place in range(1, values.shape[1]):
-        axes.axvline(place - 0.5, color="white", linewidth=1.5)
-    for place in range(1, values.shape[0]):
-        axes.axhline(place - 0.5, color="white", linewidth=1.5)
+    for column in range(1, values.shape[1]):
+        axes.axvline(column - 0.5, color="white", linewidth=1.5)
+    for row in range(1, values.shape[0]):
+        axes.axhline(row - 0.5, color="white", linewidth=1.5)
     bare(axes)
 
 
 def spread_labels(values: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Positions near ``values``, at least ``gap`` apart and within [low, high] where there is room, in their order.
+    """Positions near ``values``, in the same order, at least ``gap`` apart and within [low, high] if they fit.
 
-    Neighbours that are too close form a block around their common mean; blocks that then touch are joined.
+    Values that are too close form a block around their mean; blocks that then overlap are merged.
     """
     order = np.argsort(np.asarray(values), kind="stable")
     blocks: list[list[int]] = []
@@ -97,8 +97,8 @@ def spread_labels(values: Sequence[float], gap: float, low: float, high: float) 
             centre = float(np.mean([values[i] for i in joined]))
             centres[-2:] = [min(max(centre, low + half), max(high - half, low + half))]
             blocks.append(joined)
-    places = [0.0] * len(values)
+    positions = [0.0] * len(values)
     for block, centre in zip(blocks, centres, strict=True):
         for rank, index in enumerate(block):
-            places[index] = centre + gap * (rank - (len(block) - 1) / 2)
-    return places
+            positions[index] = centre + gap * (rank - (len(block) - 1) / 2)
+    return positions

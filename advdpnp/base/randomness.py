@@ -1,8 +1,9 @@
-"""Stateless randomness: numbers are a function of a key and counters, never of what was drawn before.
+"""Counter-based random numbers: each is a function of a key and counters, never of earlier draws.
 
-Every number is a hash of (seed, purpose, sample, counters), made with 64-bit integer arithmetic on tensors that wraps
-around alike on CPU and GPU. So what one sample draws never depends on its batch, its place in it, or on interruptions.
-The mixer is the finaliser of SplitMix64 (Steele, Lea, Flood, "Fast splittable pseudorandom number generators", 2014).
+Every number is a hash of (seed, purpose, sample, counters), computed with 64-bit integer arithmetic, which wraps in
+the same way on CPU and GPU. The draws of a sample therefore do not depend on its batch, its position in the batch, or
+interruptions. The hash is the finaliser of SplitMix64 (Steele, Lea, Flood, "Fast splittable pseudorandom number
+generators", 2014).
 """
 
 import hashlib
@@ -21,12 +22,12 @@ _MIX_2 = -7723592293110705685  # 0x94D049BB133111EB
 
 
 def _shift(x: Tensor, bits: int) -> Tensor:
-    """Logical right shift of int64; torch's own keeps the sign."""
+    """Logical right shift of int64; torch's own shift is arithmetic."""
     return (x >> bits).bitwise_and_((1 << (64 - bits)) - 1)
 
 
 def _mix(x: Tensor) -> Tensor:
-    """Mix in place: ``x`` is the caller's to give away. Fresh memory at every step would cost more than the numbers."""
+    """Hash in place, overwriting ``x``: allocating memory at every step would cost more than the arithmetic."""
     x ^= _shift(x, 30)
     x *= _MIX_1
     x ^= _shift(x, 27)
@@ -35,12 +36,12 @@ def _mix(x: Tensor) -> Tensor:
     return x
 
 
-_SMALL = 4096  # numbers up to which a call costs more than they do, and NumPy's calls cost less than torch's
+_SMALL = 4096  # up to this many numbers the overhead of calls dominates, and NumPy's is lower than torch's
 _GOLDEN_U, _MIX_1_U, _MIX_2_U = (np.uint64(number % 2**64) for number in (_GOLDEN, _MIX_1, _MIX_2))
 
 
 def _mix_array(x: np.ndarray) -> np.ndarray:
-    """The same for uint64, where shifts are logical."""
+    """``_mix`` for uint64, whose shifts are logical."""
     x ^= x >> np.uint64(30)
     x *= _MIX_1_U
     x ^= x >> np.uint64(27)
@@ -50,17 +51,17 @@ def _mix_array(x: np.ndarray) -> np.ndarray:
 
 
 def _few_bits(key: Tensor, count: int, counters: tuple[int | Tensor, ...]) -> Tensor:
-    """What ``Draw.bits`` gives, (n, count), for keys on the CPU."""
+    """``Draw.bits`` of shape (n, count), for keys on the CPU."""
     numbers = key.numpy().view(np.uint64)
     for counter in counters:
-        place = counter.numpy() if isinstance(counter, Tensor) else np.full(1, counter)
-        numbers = _mix_array(numbers + _GOLDEN_U * (place.astype(np.int64) + 1).view(np.uint64))
-    places = np.arange(1, count + 1, dtype=np.uint64)
-    return torch.from_numpy((_mix_array(numbers[:, None] + _GOLDEN_U * places) >> np.uint64(1)).view(np.int64))
+        number = counter.numpy() if isinstance(counter, Tensor) else np.full(1, counter)
+        numbers = _mix_array(numbers + _GOLDEN_U * (number.astype(np.int64) + 1).view(np.uint64))
+    positions = np.arange(1, count + 1, dtype=np.uint64)
+    return torch.from_numpy((_mix_array(numbers[:, None] + _GOLDEN_U * positions) >> np.uint64(1)).view(np.int64))
 
 
 def seed_of(*parts: object) -> int:
-    """A signed 64-bit integer from anything printable: the root key of one purpose of one run."""
+    """A signed 64-bit root key, hashed from the text of ``parts``: one key for each purpose of a run."""
     digest = hashlib.sha256("\x1f".join(map(str, parts)).encode()).digest()
     return int.from_bytes(digest[:8], "little", signed=True)
 
@@ -88,19 +89,19 @@ class Draw:
 
         Args:
             shape: shape of one sample's numbers.
-            counters: what tells this draw from the others (restart, iteration...), each one number or one per sample.
+            counters: identify this draw (restart, iteration...); each is one number, or one number per sample.
         """
         key, count = self.key, math.prod(shape)
         if key.device.type == "cpu" and len(key) * count <= _SMALL:
             return _few_bits(key, count, counters).reshape(len(key), *shape)
         for counter in counters:
             key = _mix(key + _GOLDEN * (torch.as_tensor(counter, device=key.device) + 1))
-        place = torch.arange(count, device=key.device, dtype=torch.int64)
-        bits = _mix(key[:, None] + _GOLDEN * (place + 1))
+        position = torch.arange(count, device=key.device, dtype=torch.int64)
+        bits = _mix(key[:, None] + _GOLDEN * (position + 1))
         return (bits.bitwise_right_shift_(1).bitwise_and_((1 << 63) - 1)).reshape(len(key), *shape)
 
     def uniform(self, shape: tuple[int, ...], *counters: int | Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Uniform in [0, 1), shape (n, *shape): multiples of 2**-24, so exact in float32 and alike everywhere."""
+        """Uniform in [0, 1), shape (n, *shape): multiples of 2**-24, so exact in float32 on every device."""
         return self.bits(shape, *counters).bitwise_right_shift_(39).to(dtype).mul_(2.0**-24)
 
     def normal(self, shape: tuple[int, ...], *counters: int | Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -115,7 +116,7 @@ class Draw:
 
 @contextmanager
 def isolated_rng() -> Iterator[None]:
-    """Leave the caller's global generators (Python, NumPy, torch on every device) as they were found."""
+    """Restore the global generators (Python, NumPy, torch on every device) at the end of the block."""
     import random
 
     python, numpy = random.getstate(), np.random.get_state()

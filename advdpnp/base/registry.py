@@ -1,26 +1,27 @@
-"""Registries: everything with a name (attack, data set, model, method, corruption) is declared where it is defined.
+"""Registries of everything that has a name: attacks, data sets, models, methods and corruptions.
 
-An entry's name is either fixed (``fgsm``) or holds one parameter in braces (``pgd-{steps}``, ``npz:{path}``), which
-reaches the builder as a keyword argument. Other distributions add entries through the entry point group of the
-registry: the entry point names a module (or any object of it), and importing it runs its ``register`` decorators.
+An entry is registered where it is defined. Its name is either fixed (``fgsm``) or contains one parameter in braces
+(``pgd-{steps}``, ``npz:{path}``), which the builder receives as a keyword argument. Other distributions add entries
+through the registry's entry point group: the entry point names a module (or any object in it), and importing the module
+runs its ``register`` decorators.
 """
 
-import difflib
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from typing import Any, Literal
 
-from advdpnp.base.errors import AdvdpnpError, first_line
+from advdpnp.base.errors import AdvdpnpError, did_you_mean, first_line
 
 Status = Literal["exact", "reconstruction", "ours"]
-"""The published algorithm (or the package's own code); rebuilt from a partial description; this project's own."""
+"""exact: the published algorithm, or the code of a package; reconstruction: rebuilt from a partial description; ours:
+designed in this project."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One declared thing: what it is called, what it does, where it comes from and how it is made."""
+    """One registered item: its name, description, source, builder and default arguments."""
 
     name: str
     description: str
@@ -40,8 +41,8 @@ class Registry:
     """Entries of one kind, looked up by name.
 
     Args:
-        kind: what the entries are, in the singular, as messages call them ("attack").
-        group: entry point group under which other distributions offer theirs ("advdpnp.attacks").
+        kind: what an entry is, in the singular, as messages call it ("attack").
+        group: entry point group through which other distributions add entries ("advdpnp.attacks").
     """
 
     def __init__(self, kind: str, group: str) -> None:
@@ -59,7 +60,7 @@ class Registry:
         defaults: Mapping[str, Any] | None = None,
         status: Status = "exact",
     ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-        """Decorate the function or class that builds the entry."""
+        """A decorator for the function or class that builds the entry."""
 
         def declare(build: Callable[..., Any]) -> Callable[..., Any]:
             if name in self._entries:
@@ -79,7 +80,7 @@ class Registry:
             except Exception as error:
                 raise AdvdpnpError(
                     f"the {self.kind} plug-in '{point.name}' ({point.value}) fails to import: {error}; "
-                    "mend or uninstall it"
+                    "fix or uninstall it"
                 ) from error
 
     def __iter__(self) -> Iterator[Entry]:
@@ -88,14 +89,14 @@ class Registry:
         return iter(sorted(self._entries.values(), key=lambda entry: entry.name))
 
     def names(self) -> list[str]:
-        """All names, sorted; a parameter stands in braces."""
+        """All names, sorted; parameters are in braces."""
         return [entry.name for entry in self]
 
     def find(self, spec: str) -> tuple[Entry, dict[str, str]]:
         """The entry that ``spec`` names, and the value of its parameter.
 
         Raises:
-            AdvdpnpError: nothing is called that; the message offers what is nearest.
+            AdvdpnpError: there is no such entry; the message suggests similar names.
         """
         self._load_plugins()
         if spec in self._entries and "{" not in spec:
@@ -103,14 +104,20 @@ class Registry:
         for entry in self:
             if "{" in entry.name and (match := entry.pattern.fullmatch(spec)):
                 return entry, match.groupdict()
-        close = difflib.get_close_matches(spec, self.names(), n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(self.names())}"
+        hint = did_you_mean(spec, self.names(), otherwise=f"known: {', '.join(self.names())}")
         raise AdvdpnpError(f"there is no {self.kind} called '{spec}'; {hint}")
 
     def make(self, spec: str, **arguments: Any) -> Any:
-        """Build what ``spec`` names: its defaults, overridden by its parameter, overridden by ``arguments``."""
+        """Build what ``spec`` names.
+
+        The arguments of the builder are the entry's defaults, overridden by the parameter in ``spec``, overridden by
+        ``arguments``.
+
+        Raises:
+            AdvdpnpError: there is no such entry, or its builder rejects the arguments.
+        """
         entry, parameters = self.find(spec)
         try:
             return entry.build(**{**entry.defaults, **parameters, **arguments})
         except (ValueError, TypeError) as error:
-            raise AdvdpnpError(f"'{spec}' cannot be made: {first_line(error)}") from error
+            raise AdvdpnpError(f"'{spec}' cannot be built: {first_line(error)}") from error

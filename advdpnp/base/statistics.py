@@ -1,11 +1,11 @@
-"""What a robustness table needs: an interval for one accuracy, tests and intervals for two, a correction for many."""
+"""Statistics of robustness tables: confidence intervals, tests of differences, correction for multiple comparisons."""
 
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 SIGNIFICANT = 0.05
-"""A p-value below this is not taken for chance."""
+"""A difference is significant if its p-value is below this."""
 Z_95 = 1.959963984540054  # the 97.5 % quantile of the standard normal distribution
 
 
@@ -19,12 +19,12 @@ class Interval(NamedTuple):
 def wilson(successes: float, n: int, z: float = Z_95) -> Interval:
     """Score interval of a proportion (Wilson, "Probable inference", JASA 1927); 95 % unless ``z`` says otherwise.
 
-    Unlike the textbook interval it stays inside [0, 1] and keeps a width at 0 and 100 %, where accuracies under
-    attack often are.
+    Unlike the normal approximation, it stays inside [0, 1] and has a positive width at 0 and 100 %, where accuracies
+    under attack often are.
 
     Args:
-        successes: how many of the ``n`` samples; a fraction is allowed where each sample counts for a mean.
-        n: number of samples; 0 gives (0, 1), for nothing is known.
+        successes: number of successes; fractional if each sample contributes a mean.
+        n: number of samples; 0 gives (0, 1).
 
     Raises:
         ValueError: ``successes`` is not in [0, n].
@@ -36,14 +36,14 @@ def wilson(successes: float, n: int, z: float = Z_95) -> Interval:
     share = successes / n
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    # Rounding must not push the bound of a certain result past it.
+    # At 0 and n the bound is exact, and rounding must not move it.
     low = 0.0 if successes == 0 else max(0.0, centre - half)
     high = 1.0 if successes == n else min(1.0, centre + half)
     return Interval(low, high)
 
 
 def mcnemar(b: int, c: int) -> float:
-    """Two-sided p-value of the exact McNemar test (McNemar, Psychometrika 1947): paired results on one sample set.
+    """Two-sided p-value of the exact McNemar test for paired binary results (McNemar, Psychometrika 1947).
 
     Args:
         b: samples on which only the first is "yes".
@@ -51,29 +51,28 @@ def mcnemar(b: int, c: int) -> float:
 
     Returns:
         Probability of a split at least as uneven as b : c if both are equally good.
+
+    Raises:
+        ValueError: a count is negative.
     """
     if b < 0 or c < 0:
         raise ValueError(f"counts must not be negative, but are {b} and {c}")
-    n = b + c
-    if n == 0:
-        return 1.0
-    term = total = 1  # whole numbers: binomial coefficients and their sum, so that only the last division rounds
-    for k in range(1, min(b, c) + 1):
-        term = term * (n - k + 1) // k
-        total += term
-    return min(1.0, float(2 * total / 2 ** int(n)))
+    from scipy.special import bdtr  # imported here to keep the import of this module fast
+
+    return min(1.0, 2 * float(bdtr(min(b, c), b + c, 0.5)))
 
 
 def paired_difference(both: int, first: int, second: int, neither: int) -> Interval:
     """95 % interval of the difference of two proportions on the same samples (Newcombe, Stat. Med. 1998, method 10).
 
-    Puts two Wilson intervals together, with their correlation. It keeps a width where no sample tells the two apart.
+    It combines two Wilson intervals and the correlation of the results. Its width is positive even if the two results
+    agree on every sample.
 
     Args:
         both: samples on which both are "yes".
-        first: on which only the first is.
-        second: on which only the second is.
-        neither: on which none is.
+        first: samples on which only the first is "yes".
+        second: samples on which only the second is "yes".
+        neither: samples on which neither is "yes".
 
     Returns:
         Bounds of first minus second, in [-1, 1].
@@ -94,7 +93,7 @@ def paired_difference(both: int, first: int, second: int, neither: int) -> Inter
 
 
 def _correlation(both: int, first: int, second: int, neither: int) -> float:
-    """Phi of a 2 x 2 table, with Newcombe's continuity correction where it is positive; 0 where it is not defined."""
+    """Phi of a 2 x 2 table, with Newcombe's continuity correction if it is positive; 0 if it is undefined."""
     product = (both + first) * (second + neither) * (both + second) * (first + neither)
     if product == 0:
         return 0.0
@@ -103,19 +102,20 @@ def _correlation(both: int, first: int, second: int, neither: int) -> float:
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """P-values corrected for their number (Holm, Scand. J. Stat. 1979): of all that are then below 5 %, the chance that
-    any is wrong is below 5 %. NaN stays NaN and does not count.
+    """P-values corrected for multiple comparisons by the step-down method of Holm (Scand. J. Stat. 1979).
+
+    Calling those below 5 % significant keeps the family-wise error rate below 5 %. NaN stays NaN and is not counted.
     """
-    known = sorted((value, place) for place, value in enumerate(p) if not math.isnan(value))
+    known = sorted((value, index) for index, value in enumerate(p) if not math.isnan(value))
     corrected, largest = [math.nan] * len(p), 0.0
-    for rank, (value, place) in enumerate(known):
+    for rank, (value, index) in enumerate(known):
         largest = max(largest, min(1.0, (len(known) - rank) * value))
-        corrected[place] = largest
+        corrected[index] = largest
     return corrected
 
 
 class Difference(NamedTuple):
-    """Of two means: the difference, its 95 % interval, and the p-value of no difference."""
+    """The difference of two means, its 95 % confidence interval, and the two-sided p-value of no difference."""
 
     value: float
     low: float

@@ -1,4 +1,4 @@
-"""What software made a result."""
+"""The versions of the software that a result depends on."""
 
 import platform
 from importlib.metadata import PackageNotFoundError, version
@@ -7,7 +7,7 @@ PACKAGES = ("advdpnp", "torch", "torchvision", "numpy", "torchattacks", "pyautoa
 
 
 def software_versions() -> dict[str, str]:
-    """Versions of Python and of the packages a result depends on, by name; what is not installed is left out."""
+    """Versions of Python and of the packages that a result depends on, by name, without packages not installed."""
     versions = {"python": platform.python_version()}
     for package in PACKAGES:
         try:

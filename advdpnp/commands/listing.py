@@ -1,12 +1,11 @@
 """``advdpnp list``: the registries as tables."""
 
-import difflib
 import importlib
 from typing import Annotated
 
 import typer
 
-from advdpnp.base.errors import AdvdpnpError
+from advdpnp.base.errors import AdvdpnpError, did_you_mean
 from advdpnp.commands.support import console
 
 EPILOG = "Example: `advdpnp list attacks`"
@@ -45,8 +44,7 @@ def catalogue(kind: str) -> tuple[list[list[str]], list[str]]:
         return [[name, read_study(name).description] for name in study_files()], ["name", "what it asks"]
     if kind not in _REGISTRIES:
         known = sorted([*_REGISTRIES, "recipes", "studies"])
-        close = difflib.get_close_matches(kind, known, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"choose one of {', '.join(known)}"
+        hint = did_you_mean(kind, known, otherwise=f"choose one of {', '.join(known)}")
         raise AdvdpnpError(f"there is no list of '{kind}'; {hint}")
     module, registry = _REGISTRIES[kind]
     entries = getattr(importlib.import_module(module), registry)

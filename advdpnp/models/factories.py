@@ -1,6 +1,5 @@
 """Functions of the user that build a model, found in a module or in a Python file."""
 
-import difflib
 import importlib
 import sys
 from collections.abc import Callable, Iterator
@@ -10,7 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from advdpnp.base.errors import AdvdpnpError, describe
+from advdpnp.base.errors import AdvdpnpError, describe, did_you_mean
 
 
 def is_source(module: str) -> bool:
@@ -38,8 +37,7 @@ def find_factory(module: str, attribute: str) -> Callable[[], Any]:
         raise AdvdpnpError(f"the module '{module}' fails when imported: {describe(error)}; fix it") from error
     for part in attribute.split("."):
         if not hasattr(place, part):
-            close = difflib.get_close_matches(part, dir(place), n=3)
-            hint = f"did you mean {' or '.join(close)}?" if close else "check the spelling"
+            hint = did_you_mean(part, dir(place), otherwise="check the spelling")
             raise AdvdpnpError(f"the module '{module}' has no '{attribute}'; {hint}")
         place = getattr(place, part)
     if not callable(place):

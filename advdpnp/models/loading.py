@@ -1,6 +1,5 @@
 """Every model that can be named, loaded alike: checkpoints, architectures with weights, public zoos, factories."""
 
-import difflib
 import importlib
 import math
 import os
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from advdpnp.base.errors import AdvdpnpError, describe
+from advdpnp.base.errors import AdvdpnpError, describe, did_you_mean
 from advdpnp.base.randomness import isolated_rng
 from advdpnp.models import MODELS, ModelConfig, Network, build_model
 from advdpnp.models.checkpoint import checkpoint_file, has_header, load_checkpoint, weights_hash
@@ -279,8 +278,7 @@ def _shelf(name: str, threat: str, models: Any, dataset: str | None) -> tuple[st
     ]
     if not places:
         known = {known for kinds in models.values() for names in kinds.values() for known in names}
-        close = difflib.get_close_matches(name, sorted(known), n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(close)}?" if close else "robustbench.github.io lists them"
+        hint = did_you_mean(name, sorted(known), otherwise="robustbench.github.io lists them")
         raise AdvdpnpError(f"RobustBench has no model called '{name}'{f' for {threat}' * bool(threat)}; {hint}")
     order = ("Linf", "L2", "corruptions", "corruptions_3d")
     return min(places, key=lambda place: (place[0] != dataset, order.index(place[1])))

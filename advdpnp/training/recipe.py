@@ -5,7 +5,6 @@ A recipe is resolved from four layers, later ones winning: the defaults here, th
 (``recipes/*.yaml``), and what the user sets.
 """
 
-import difflib
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from advdpnp.base.errors import AdvdpnpError
+from advdpnp.base.errors import AdvdpnpError, did_you_mean
 
 
 class _Section(BaseModel):
@@ -124,12 +123,8 @@ def named_file(kind: str, spec: str, files: Mapping[str, Path]) -> Path:
     if Path(spec).suffix in (".yaml", ".yml"):
         return Path(spec)
     if spec not in files:
-        close = difflib.get_close_matches(spec, files, n=2)
-        hint = (
-            f"did you mean {' or '.join(close)}?"
-            if close
-            else f"known: {', '.join(files)}, or the path of a .yaml file"
-        )
+        known = f"known: {', '.join(files)}, or the path of a .yaml file"
+        hint = did_you_mean(spec, files, otherwise=known)
         raise AdvdpnpError(f"there is no {kind} called '{spec}'; {hint}")
     return files[spec]
 

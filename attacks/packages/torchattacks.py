@@ -1,6 +1,5 @@
 """Any attack class of torchattacks by its own name, run as it is and verified like our own."""
 
-import difflib
 import inspect
 import random
 import re
@@ -20,7 +19,7 @@ from advdpnp.attacks.protocol import ATTACKS, RunOptions, StageRecord, check_nor
 from advdpnp.attacks.search_state import AttackResult, Batch
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.base.compat import import_torchattacks
-from advdpnp.base.errors import AdvdpnpError
+from advdpnp.base.errors import AdvdpnpError, did_you_mean
 from advdpnp.base.randomness import isolated_rng, seed_of
 
 NORMS = {"linf": "Linf", "l2": "L2", "l1": "L1"}
@@ -151,8 +150,7 @@ def _find(name: str) -> Any:
     if name in names:
         return getattr(package, name)
     lower = {each.lower(): each for each in names}
-    close = [lower[each] for each in difflib.get_close_matches(name.lower(), lower, n=3, cutoff=0.5)]
-    hint = f"did you mean {' or '.join(close)}?" if close else f"it has {', '.join(names)}"
+    hint = did_you_mean(lower.get(name.lower(), name), names, otherwise=f"it has {', '.join(names)}")
     raise AdvdpnpError(f"torchattacks has no attack called '{name}'; {hint}")
 
 

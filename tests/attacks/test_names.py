@@ -103,5 +103,5 @@ def test_what_a_builder_refuses_is_one_sentence():
         return int(count)
 
     assert registry.make("tries-3") == 3
-    with pytest.raises(AdvdpnpError, match="'tries-x' cannot be made: invalid literal"):
+    with pytest.raises(AdvdpnpError, match="'tries-x' cannot be built: invalid literal"):
         registry.make("tries-x")

@@ -1,12 +1,11 @@
 """Backbones of the timm package: ``timm:resnet50``, ``timm:vit_tiny_patch16_224``..."""
 
-import difflib
 from typing import Any
 
 import torch
 from torch import nn
 
-from advdpnp.base.errors import AdvdpnpError, first_line
+from advdpnp.base.errors import AdvdpnpError, did_you_mean, first_line
 from advdpnp.models.base import MODELS
 
 
@@ -31,8 +30,7 @@ def timm_backbone(name: str, channels: int, image_size: tuple[int, int], pretrai
     import timm
 
     if not timm.is_model(name):
-        close = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(close)}?" if close else "timm.list_models() lists them"
+        hint = did_you_mean(name, timm.list_models(), otherwise="timm.list_models() lists them")
         raise AdvdpnpError(f"timm has no model called '{name}'; {hint}")
     try:
         backbone = _create(name, image_size, pretrained=pretrained, num_classes=0, in_chans=channels)
