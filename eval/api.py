@@ -24,7 +24,7 @@ from advdpnp.eval.run.evaluate import requested_rows, run_models
 from advdpnp.eval.run.model_run import ModelStopped
 from advdpnp.eval.run.progress import Progress
 from advdpnp.eval.run.ranks import ALONE, Shard
-from advdpnp.eval.store.adversarial_images import SUFFIX, StoredImages, read_adversarials
+from advdpnp.eval.store.adversarial_images import StoredImages
 from advdpnp.eval.store.reader import StoredEvaluation, find_results
 from advdpnp.models.checkpoint import weights_hash
 from advdpnp.models.loading import LoadedModel
@@ -183,7 +183,7 @@ def _evaluate(
         row = tabulate_rows(requested_rows([loaded], result, Path(folder)))
         result.raise_problems()
         units = find_results([Path(folder)])
-        verdicts = pd.concat([_plain(unit.verdicts.frame) for unit in units], ignore_index=True)
+        verdicts = pd.concat([unit.keyed_frame() for unit in units], ignore_index=True)
         found = {
             unit.label: _stored_images(unit, dataset.test) for unit in units if config.save_adversarials and unit.threat
         }
@@ -207,9 +207,7 @@ def _check_kinds(**values: tuple[object, type | tuple[type, ...]]) -> None:
 
 def _stored_images(unit: StoredEvaluation, split: Split) -> StoredImages:
     """All adversarial images of a unit, sorted by sample."""
-
-    path = unit.verdicts.path.with_suffix(SUFFIX)
-    parts = list(read_adversarials(path, split.some_images, len(split))) if path.exists() else []
+    parts = list(unit.adversarials(split.some_images, len(split)))
     if not parts:
         return StoredImages(np.zeros(0, np.int64), split.images[:0].cpu().float(), np.zeros(0, bool))
     sample = np.concatenate([part.sample for part in parts])
@@ -246,9 +244,3 @@ def _labels(y: Tensor | np.ndarray | Sequence[int]) -> Tensor:
             f"labels must be integers, one per image; these are {labels.dtype} of shape {tuple(labels.shape)}"
         )
     return labels.long()
-
-
-def _plain(frame: pd.DataFrame) -> pd.DataFrame:
-    """Categories as text, so that frames of different units can be joined."""
-    words = frame.select_dtypes("category").columns
-    return frame.assign(**{name: frame[name].astype(object) for name in words})

@@ -14,16 +14,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 from safetensors import safe_open
 
-from advdpnp.eval.store.example_images import read_arrays
-from advdpnp.eval.store.schema import read_verdicts
+from advdpnp.eval.store.index import INDEX, read_index
 
 _IMPORTED = [
     "advdpnp.cli", "advdpnp.commands.support.console", "advdpnp.training.trainer", "advdpnp.eval.report.write",
@@ -169,7 +168,7 @@ def what_is_left(folder: Path) -> dict[str, str]:
 
 def left_over(folder: Path) -> list[str]:
     """Files that only a process at work may have: half-written ones, parts, and what several processes exchange."""
-    wanted = re.compile(r"\.tmp$|\.parts/|\.shards/.*\.(parquet|npz)$")
+    wanted = re.compile(r"\.tmp$|\.new$|\.parts/|\.shards/.*\.(parquet|npz)$")
     names = (str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
     return sorted(name for name in names if wanted.search(name))
 
@@ -185,17 +184,20 @@ def _table(path: Path) -> bytes:
     return str(frame.drop(columns=[name for name in _TIMES if name in frame]).to_csv()).encode()
 
 
-def _verdicts(path: Path) -> bytes:
-    verdicts = read_verdicts(path)
-    info = {key: value for key, value in verdicts.info.items() if key != "runs"}
+def _rows(path: Path) -> bytes:
+    """Rows of a data file; images come in the order in which they were found."""
+    frame = pq.ParquetFile(path).read().to_pandas()
     text = io.StringIO()
-    verdicts.frame.to_csv(text, float_format="%.17g")
-    return (text.getvalue() + json.dumps(info, sort_keys=True)).encode()
+    frame.sort_values(["unit", "sample"]).to_csv(text, float_format="%.17g")
+    return text.getvalue().encode()
 
 
-def _arrays(path: Path) -> bytes:
-    return b"".join(f"{name}{each.dtype}{each.shape}".encode() + np.ascontiguousarray(each).tobytes()
-                    for name, each in sorted(read_arrays(path).items()))  # fmt: skip
+def _units(path: Path) -> bytes:
+    """What is complete, but for the runs that found it and the files of images, whose rows have no order."""
+    index = read_index(path.parent)
+    assert index is not None
+    records = [asdict(replace(record, runs=[])) for record in index.evaluations]
+    return json.dumps([records, [asdict(each) for each in index.diagnostics]], sort_keys=True).encode()
 
 
 def _weights(path: Path) -> bytes:
@@ -208,6 +210,8 @@ def _weights(path: Path) -> bytes:
 
 
 def _json(path: Path) -> bytes:
+    if path.name == INDEX:
+        return _units(path)
     return json.dumps(_without_times(json.loads(path.read_text(encoding="utf-8")))).encode()
 
 
@@ -216,5 +220,5 @@ def _page(path: Path) -> bytes:
 
 
 _READERS: dict[str, Callable[[Path], bytes]] = {
-    ".html": _page, ".csv": _table, ".parquet": _verdicts, ".npz": _arrays, ".safetensors": _weights, ".json": _json,
+    ".html": _page, ".csv": _table, ".parquet": _rows, ".safetensors": _weights, ".json": _json,
 }  # fmt: skip

@@ -3,10 +3,16 @@
 import random
 import signal
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from advdpnp.eval.store.adversarial_images import SUFFIX, write_adversarials
+from advdpnp.eval.store.commit import Complete, commit
+from advdpnp.eval.store.data_files import Contents, read_contents, read_images
+from advdpnp.eval.store.model_folder import PARTS
+from advdpnp.eval.store.schema import write_table
 from benchmarks.fault_injection.bench import Bench
 from benchmarks.fault_injection.commands import Command
 from benchmarks.timing import Row
@@ -16,22 +22,20 @@ _DAMAGED = " is damaged; delete it and run the same evaluation again"
 
 def damaged_files(bench: Bench, draw: random.Random) -> Iterator[Row]:
     """Verdicts and measurements of an evaluation, its checkpoint, its model record, and the state of a training."""
-    yield _eval_with(bench, "a complete verdict file is cut short", lambda folder: _unit(folder, "pgd-20"))
-    yield _eval_with(bench, "a part of the verdicts is cut short", lambda folder: _unfinished(folder, "square"))
+    yield _eval_with(bench, "a complete verdict file is cut short", _attacks)
+    yield _eval_with(bench, "a part of the verdicts is cut short", lambda folder: _incomplete(_attacks(folder).parent, "square"))
     yield _eval_with(bench, "the record of a search is cut short", lambda folder: _record(folder, 1.0))
     _Bomb.mark = bench.root / "ran"
     fault = "the record of a search would run code"
     row = _eval_with(bench, fault, lambda folder: _record(folder, _Bomb()), cut=False)
     yield row | ({"nothing lost": "no: the code ran", "passes": "NO"} if _Bomb.mark.exists() else {})
-    yield _eval_with(
-        bench, "a measurement is cut short", lambda folder: next((folder / "results").rglob("sanity-*.json"))
-    )
+    yield _eval_with(bench, "the index is cut short", lambda folder: _attacks(folder).with_name("units.json"))
     yield from _damaged_inputs(bench)
 
 
 def _damaged_inputs(bench: Bench) -> Iterator[Row]:
     with bench.folder("leaderboard") as folder:
-        path = _unit(folder, "square")
+        path = _attacks(folder)
         kept = _cut(path)
         ended = bench.start("leaderboard", folder).wait()
         path.write_bytes(kept)
@@ -77,25 +81,37 @@ def _cut(path: Path) -> bytes:
     return content
 
 
-def _unit(folder: Path, label: str) -> Path:
-    (found,) = (folder / "results").rglob(f"{label}@*.parquet")
+def _attacks(folder: Path) -> Path:
+    (found,) = (folder / "results").rglob("attacks.parquet")
     return found
 
 
-def _unfinished(folder: Path, label: str) -> Path:
-    """Make a complete file the first part of an unfinished one."""
-    complete = _unit(folder, label)
-    parts = complete.with_suffix(".parts")
-    parts.mkdir()
-    return complete.rename(parts / "000000.parquet")
+def _incomplete(folder: Path, label: str) -> Path:
+    """Have a complete evaluation unfinished, all its verdicts in one part; returns that."""
+    contents = read_contents(folder)
+    assert contents is not None
+    (record,) = [each for each in contents.index.evaluations if each.identity["label"] == label]
+    others = [each for each in contents.index.evaluations if each is not record]
+    images = {each.hash: list(read_images(folder, each.hash)) for each in contents.index.evaluations if each.images}
+    part = folder / PARTS / record.stem / "000000.parquet"
+    if record.hash in images:
+        write_adversarials(part.with_suffix(SUFFIX), images[record.hash])
+    said = {"identity": record.identity, "runs": record.runs, "eps_text": record.eps_text, "saved": record.saved}
+    said |= {"metadata": record.metadata, "image_shape": record.image_shape}
+    write_table(part, contents.verdicts(record), said)
+    empty = Contents(folder, replace(contents.index, files={}, evaluations=()), {})
+    commit(
+        empty,
+        [Complete(e, contents.verdicts(e), iter(images[e.hash]) if e.hash in images else None) for e in others],
+    )
+    return part
 
 
 def _record(folder: Path, content: object) -> Path:
-    """Replace a complete file by the record that an interrupted search of another package keeps."""
-    complete = _unit(folder, "pyautoattack_apgd-ce")
-    complete.with_suffix(".parts").mkdir()
-    complete.unlink()
-    path = complete.with_suffix(".parts") / "record-000000.npz"
+    """Replace a complete evaluation by the record that an interrupted search of another package keeps."""
+    part = _incomplete(_attacks(folder).parent, "pyautoattack:apgd-ce")
+    part.unlink()
+    path = part.with_name("record-000000.npz")
     np.savez(path, x_adv=np.array([content], dtype=object if not isinstance(content, float) else float))
     return path
 

@@ -141,7 +141,7 @@ def swaps(bench: Bench, draw: random.Random) -> Iterator[Row]:
             path = folder / "runs" / "net" / "best.safetensors"
             shutil.copy(bench.straight / "runs" / "net" / "best.safetensors", path)
             running = bench.start("eval", folder)
-            running.until(lambda: any((folder / "results").rglob("fgsm*.parquet")))
+            running.until(lambda: any((folder / "results").rglob("attacks.parquet")))
             if how == "replaced":
                 (folder / "new").write_bytes(other)
                 (folder / "new").replace(path)

@@ -20,7 +20,7 @@ from advdpnp.attacks.threat import NORMS, ThreatModel
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.base.randomness import Draw, seed_of
 from advdpnp.datasets import Dataset, to_float
-from advdpnp.eval.store.adversarial_images import SUFFIX, StoredImages, read_adversarials
+from advdpnp.eval.store.adversarial_images import StoredImages
 from advdpnp.eval.store.key import short_hash
 from advdpnp.eval.store.reader import StoredEvaluation
 
@@ -115,16 +115,13 @@ class Auditor:
         wrong = self._clean_mistakes(unit, static_batch_size, faults, unsettled)
         if unit.threat is None:
             return UnitAudit(unit, 0, 0, unit.samples[wrong], faults, unsettled)
-        frame = unit.verdicts.frame
-        clean_wrong = (frame["clean_prediction"] != frame["label"]).to_numpy()
-        needed = unit.samples[frame["success"].to_numpy() & ~clean_wrong]
-        path = unit.verdicts.path.with_suffix(SUFFIX)
-        if len(needed) and not path.exists():
+        needed = unit.needs_image
+        if len(needed) and not unit.record.saved:
             return UnitAudit(unit, None, 0, unit.samples[wrong], faults, unsettled)
         seen: set[int] = set()
         shown = []
         try:
-            for stored in read_adversarials(path, self.split.some_images, len(self.split)) if path.exists() else ():
+            for stored in unit.adversarials(self.split.some_images, len(self.split)):
                 shown += self._judge(stored, unit, static_batch_size, faults, unsettled)
                 for sample in stored.sample.tolist():
                     faults += [Discrepancy(sample, "it has two images")] if sample in seen else []
@@ -154,13 +151,8 @@ class Auditor:
         if not isinstance(identity, dict) or short_hash(identity) != unit.hash or identity.get("data") != unit.data:
             yield Discrepancy(None, "the definition in the file is not the one that its hash is of: it was changed")
             return
-        if any(frame[name].nunique(dropna=False) != 1 for name in ("data", "threat_norm", "eps", "definition")):
-            yield Discrepancy(None, "its rows are of several searches")
-        stated = None
-        if unit.threat is not None:
-            stated = {"norm": unit.threat.norm, "eps": unit.threat.eps, "low": 0.0, "high": 1.0}
-        if identity.get("threat") != stated or (unit.threat is not None and unit.threat.norm not in NORMS):
-            yield Discrepancy(None, "the threat model of its rows is not that of its definition")
+        if not _is_threat(identity["threat"], unit.record.eps_text):
+            yield Discrepancy(None, "the radius as it is written is not that of its definition")
         if len(np.unique(samples)) != len(samples) or samples.min() < 0 or samples.max() >= len(self.split):
             yield Discrepancy(None, "it names samples twice, or such as the data set has not")
             return
@@ -263,6 +255,17 @@ class Auditor:
     def _images(self, samples: np.ndarray) -> Tensor:
         images = self.split.some_images(samples)
         return to_float(images) if images.dtype == torch.uint8 else images.float()
+
+
+def _is_threat(stated: Any, eps_text: str) -> bool:
+    """Whether a threat model is one of ours, with its radius written so."""
+    if stated is None:
+        return True
+    try:
+        eps = ThreatModel.parse(stated["norm"], eps_text).eps if stated["norm"] in NORMS else None
+    except AdvdpnpError:
+        return False
+    return bool(stated == {"norm": stated["norm"], "eps": eps, "low": 0.0, "high": 1.0})
 
 
 def _static_batch_size(unit: StoredEvaluation) -> int:

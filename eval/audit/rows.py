@@ -19,12 +19,12 @@ _NEEDED = ("weights_hash", "data_hash", "norm", "eps", "seed", "n", "definitions
 _HASH = re.compile("[0-9a-f]{64}")
 
 
-def audit_rows(units: Sequence[StoredEvaluation], audits: Mapping[Path, UnitAudit], leaderboard: Path) -> Iterator[str]:
+def audit_rows(units: Sequence[StoredEvaluation], audits: Mapping[str, UnitAudit], leaderboard: Path) -> Iterator[str]:
     """What does not hold of the rows that a model's verdicts make, in words.
 
     Args:
-        units: all verdict files of one model.
-        audits: what was found of them, by path; rows of which nothing was audited are passed over.
+        units: all evaluations of one model.
+        audits: what was found of them, by hash; rows of which nothing was audited are passed over.
         leaderboard: a ``leaderboard.csv`` to compare with; where there is none, the record of each row is checked.
     """
     try:
@@ -33,7 +33,7 @@ def audit_rows(units: Sequence[StoredEvaluation], audits: Mapping[Path, UnitAudi
         yield str(error)
         return
     for row in make_rows(units):
-        found = {label: audits.get(unit.verdicts.path) for label, unit in _units(row).items()}
+        found = {label: audits.get(unit.hash) for label, unit in _units(row).items()}
         mine = {label: each for label, each in found.items() if each is not None and each.judged}
         if not mine:
             continue

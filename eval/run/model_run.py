@@ -219,7 +219,7 @@ class _Run:
     def _compare_with_stored(self, samples: np.ndarray, margins: np.ndarray) -> None:
         """Refuse to mix verdicts of models of equal weights that compute different things: their code changed."""
         unit = self._unit(CLEAN, None, {})
-        if not self.results.complete_path(unit).exists():
+        if not self.results.has(unit):
             return
         stored = self.results.read(unit).frame.set_index("sample")["margin"].reindex(samples).to_numpy()
         before, now = stored[~np.isnan(stored)], margins[~np.isnan(stored)]

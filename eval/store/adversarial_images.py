@@ -1,13 +1,14 @@
-"""Adversarial images on disk: beside the verdicts of a unit, one Parquet file of all images that broke a sample.
+"""Adversarial images on disk, one row per image.
 
     sample      int64
     difference  the image of bytes minus the clean image, modulo 256: c*h*w bytes, or null
     image       the image itself as little-endian float32: 4*c*h*w bytes, or null
     digest      the first 8 bytes of the SHA-256 of whichever is there
+    clean       the clean image as little-endian float32, of the first samples of an evaluation alone; else null
 
-An image is rounded to bytes where that stays within the threat model and fools the model still, in float32 as always;
-differences of few values are what Zstandard packs best. Else it is kept as the attack made it. Columns of fixed width
-tell a reader how much memory a file wants before it reads any of it.
+The first ``EXAMPLES`` samples of every evaluation have their image stored, misclassified or not, for figures; all
+misclassified samples have one where that was asked for (``--save-adversarials``). Those are rounded to bytes where the
+result stays within the threat model and is still misclassified in float32: differences of few values compress best.
 """
 
 import contextlib
@@ -27,6 +28,21 @@ from advdpnp.base.files import atomic_path
 from advdpnp.datasets import to_float
 
 SUFFIX = ".adversarials"
+"""Of the file of images beside a part."""
+
+EXAMPLES = 8
+"""So many samples, the first ones of an evaluation, always have their image stored."""
+
+IMAGES = pa.schema(
+    [
+        ("sample", pa.int64()),
+        ("difference", pa.binary()),
+        ("image", pa.binary()),
+        ("digest", pa.binary()),
+        ("clean", pa.binary()),
+    ]
+)
+
 _ROW_GROUP = 2**25  # bytes
 _DIGEST = 8
 
@@ -34,47 +50,55 @@ Clean = Callable[[np.ndarray], Tensor]
 """Sample indices (n,) to their clean images (n, c, h, w): uint8, or float32 in [0, 1]."""
 
 
-def to_table(sample: np.ndarray, differences: Sequence[bytes | None], x_adv: Tensor) -> pa.Table:
+def to_table(
+    sample: np.ndarray, differences: Sequence[bytes | None], x_adv: Tensor, x: Tensor | None = None
+) -> pa.Table:
     """Rows of the file.
 
     Args:
         sample: int64 (n,).
         differences: of images of bytes (uint8, modulo 256); None where the image is to be kept as it is.
         x_adv: float32 (n, c, h, w), n > 0.
+        x: the clean images, of the same shape, where they are to be stored too.
     """
-    exact = np.ascontiguousarray(x_adv.flatten(1).numpy(), dtype="<f4")
-    images = [exact[i].tobytes() if each is None else None for i, each in enumerate(differences)]
+    exact, clean = _bytes_of(x_adv), [None] * len(sample) if x is None else _bytes_of(x)
+    images = [each if difference is None else None for each, difference in zip(exact, differences, strict=True)]
     digests = [_digest(d or e or b"") for d, e in zip(differences, images, strict=True)]
-    schema = _schema(exact.shape[1])
-    columns = (sample, differences, images, digests)
-    return pa.Table.from_arrays([pa.array(c, f.type) for c, f in zip(columns, schema, strict=True)], schema=schema)
+    columns = (sample, differences, images, digests, clean)
+    return pa.Table.from_arrays([pa.array(c, f.type) for c, f in zip(columns, IMAGES, strict=True)], schema=IMAGES)
 
 
 def write_adversarials(path: Path, tables: Iterable[pa.Table]) -> None:
-    """Write tables of ``to_table`` or ``read_tables`` to one file, atomically; at least one, all of one width."""
-    with atomic_path(path) as temporary, contextlib.ExitStack() as stack:
+    """Write tables of ``to_table`` or ``read_tables`` to one file, atomically; at least one."""
+    with atomic_path(path) as temporary:
+        write_images(temporary, tables)
+
+
+def write_images(path: Path, tables: Iterable[pa.Table]) -> None:
+    """The same to a path that is nobody's yet."""
+    with contextlib.ExitStack() as stack:
         writer: pq.ParquetWriter | None = None
         waiting: list[pa.Table] = []
         for table in tables:
             if writer is None:
-                stream = stack.enter_context(open(temporary, "wb"))
-                # Statistics would hold whole images.
+                stream = stack.enter_context(open(path, "wb"))
+                dictionaries = [name for name in ("unit", "clean") if name in table.column_names]
                 writer = stack.enter_context(
                     pq.ParquetWriter(
-                        stream, table.schema, compression="zstd", compression_level=9, use_dictionary=False,
-                        write_statistics=False,
+                        stream, table.schema, compression="zstd", compression_level=9, use_dictionary=dictionaries,
+                        write_statistics=False, write_page_checksum=True,
                     )
                 )  # fmt: skip
             waiting.append(table)
             if sum(each.nbytes for each in waiting) >= _ROW_GROUP:
-                writer.write_table(pa.concat_tables(waiting))
+                writer.write_table(pa.concat_tables(waiting).unify_dictionaries())
                 waiting = []
         if writer is not None and waiting:
-            writer.write_table(pa.concat_tables(waiting))
+            writer.write_table(pa.concat_tables(waiting).unify_dictionaries())
 
 
 def read_samples(path: Path) -> np.ndarray:
-    """Indices (int64) of the samples that a file has images of; empty where there is no file.
+    """Indices (int64) of the samples whose image was saved in the file beside a part, beyond those for figures.
 
     Raises:
         AdvdpnpError: the file is damaged.
@@ -82,14 +106,34 @@ def read_samples(path: Path) -> np.ndarray:
     if not path.exists():
         return np.zeros(0, np.int64)
     with _open(path) as file:
-        return np.asarray(file.read(columns=["sample"]).column("sample").to_numpy(), dtype=np.int64)
+        names = [name for name in ("sample", "clean") if name in file.schema_arrow.names]
+        table = file.read(columns=names)
+    if "clean" in names:
+        table = table.filter(table.column("clean").is_null())
+    return np.asarray(table.column("sample").to_numpy(), dtype=np.int64)
 
 
-def read_tables(path: Path, rows: int = 512) -> Iterator[pa.Table]:
-    """The file in pieces of at most ``rows`` rows. Raises as ``read_samples``."""
+def read_tables(
+    path: Path, start: int = 0, count: int | None = None, rows: int = 512, unit: str | None = None
+) -> Iterator[pa.Table]:
+    """Some rows of a file, ``count`` from ``start``, in pieces of at most ``rows``; with ``unit``, of that one alone.
+
+    Raises:
+        AdvdpnpError: the file is damaged.
+    """
     with _open(path) as file:
-        for batch in file.iter_batches(rows):
-            yield pa.Table.from_batches([batch])
+        end = file.metadata.num_rows if count is None else start + count
+        first = 0
+        for group in range(file.metadata.num_row_groups):
+            place, first = first, first + file.metadata.row_group(group).num_rows
+            if first <= start or place >= end:
+                continue
+            for batch in file.iter_batches(rows, [group]):
+                table = pa.Table.from_batches([batch])
+                low, high = max(0, start - place), min(len(table), end - place)
+                if low < high:
+                    yield _as_images(table.slice(low, high - low), unit)
+                place += len(table)
 
 
 @dataclass(frozen=True)
@@ -107,8 +151,8 @@ class StoredImages:
     intact: np.ndarray
 
 
-def read_adversarials(path: Path, clean: Clean, samples: int) -> Iterator[StoredImages]:
-    """All images of a file in pieces.
+def decode_images(tables: Iterable[pa.Table], clean: Clean, samples: int, path: Path) -> Iterator[StoredImages]:
+    """Images of rows that were read from ``path``.
 
     Args:
         clean: of the data set that they were made from.
@@ -118,68 +162,151 @@ def read_adversarials(path: Path, clean: Clean, samples: int) -> Iterator[Stored
         AdvdpnpError: the file is damaged, or its images are of another size or of samples that do not exist.
     """
     shape = clean(np.zeros(1, np.int64)).shape[1:]
-    with _open(path) as file:
-        expected, rows = _schema(shape.numel()), file.metadata.num_rows
-        if not file.schema_arrow.equals(expected):
-            raise AdvdpnpError(f"the images in {path} are not of the size of the data set's; choose another --dataset")
-        if rows > samples:
-            raise AdvdpnpError(f"{path} has {rows} images, the data set {samples}; it was tampered with")
-    for table in read_tables(path):
+    read = 0
+    for table in tables:
         sample = table.column("sample").to_numpy()
         if table.column("sample").null_count or ((sample < 0) | (sample >= samples)).any():
             raise AdvdpnpError(f"{path} has images of samples that the data set has not; choose another --dataset")
-        yield _decode(table, np.asarray(sample, dtype=np.int64), clean)
+        read += len(table)
+        if read > samples:
+            raise AdvdpnpError(f"{path} has {read} images or more, the data set {samples}; it was tampered with")
+        yield _decode(table, np.asarray(sample, dtype=np.int64), clean, shape.numel(), path)
 
 
-def _decode(table: pa.Table, sample: np.ndarray, clean: Clean) -> StoredImages:
+def _decode(table: pa.Table, sample: np.ndarray, clean: Clean, pixels: int, path: Path) -> StoredImages:
     original = clean(sample)
     x_adv = torch.full(original.shape, torch.nan)  # of a row that has neither
     intact = np.zeros(len(sample), dtype=bool)
     rows = zip(*(table.column(name).to_pylist() for name in ("difference", "image", "digest")), strict=True)
     for place, (difference, image, digest) in enumerate(rows):
+        if len(difference or bytes(pixels)) != pixels or len(image or bytes(4 * pixels)) != 4 * pixels:
+            raise AdvdpnpError(f"the images in {path} are not of the size of the data set's; choose another --dataset")
         stored = image if difference is None else difference
         intact[place] = stored is not None and _digest(stored) == digest and None in (difference, image)
         if difference is not None and original.dtype == torch.uint8:
-            change = torch.frombuffer(bytearray(difference), dtype=torch.uint8).reshape(original[place].shape)
-            x_adv[place] = to_float(original[place] + change)  # uint8: modulo 256
+            x_adv[place] = _moved(original[place], difference)
         elif image is not None:
-            values = np.frombuffer(image, dtype="<f4").astype(np.float32)
-            x_adv[place] = torch.from_numpy(values).reshape(original[place].shape)
+            x_adv[place] = torch.from_numpy(_floats(image)).reshape(original[place].shape)
     return StoredImages(sample, x_adv, intact)
 
 
-def _schema(pixels: int) -> pa.Schema:
-    return pa.schema(
-        [
-            ("sample", pa.int64()),
-            ("difference", pa.binary(pixels)),
-            ("image", pa.binary(4 * pixels)),
-            ("digest", pa.binary(_DIGEST)),
-        ]
-    )
+def decode_examples(tables: Iterable[pa.Table], shape: Sequence[int], path: Path) -> dict[str, np.ndarray]:
+    """The images that are stored together with their clean one, sorted by sample.
+
+    Args:
+        shape: (c, h, w).
+
+    Returns:
+        sample int64 (n,), x and x_adv float32 (n, c, h, w); without any, n is 0.
+
+    Raises:
+        AdvdpnpError: they are of another shape.
+    """
+    found: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+    try:
+        for table in tables:
+            for row in table.filter(table.column("clean").is_valid()).to_pylist():
+                x = _floats(row["clean"]).reshape(tuple(shape))
+                if row["difference"] is None:
+                    x_adv = _floats(row["image"]).reshape(x.shape)
+                else:
+                    x_adv = _moved(torch.from_numpy(x).mul(255).round().to(torch.uint8), row["difference"]).numpy()
+                found[row["sample"]] = x, x_adv
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise images_damaged(path) from error
+    samples = sorted(found)
+    empty = np.zeros((0, *shape), np.float32)
+    x, x_adv = (np.stack([found[each][i] for each in samples]) if samples else empty for i in (0, 1))
+    return {"sample": np.array(samples, np.int64), "x": x, "x_adv": x_adv}
+
+
+Source = Callable[[], Iterator[pa.Table]]
+"""Gives the tables of a file of images, as often as it is called."""
+
+
+def choose_images(sources: Sequence[Source], samples: np.ndarray, all_of: np.ndarray) -> Iterator[pa.Table]:
+    """Of several files of one evaluation's images, those to keep, each sample's once.
+
+    Args:
+        sources: the files, the oldest first.
+        samples: sorted samples of the evaluation, int64; the first ``EXAMPLES`` keep whatever image they have.
+        all_of: samples, int64, that are to keep their image too, if it was saved and not only for figures.
+    """
+    shown, needed = set(samples[:EXAMPLES].tolist()), set(all_of.tolist())
+    best: dict[int, tuple[bool, int, int]] = {}  # where the image of a sample is: source and row
+    clean: dict[int, bytes] = {}
+    for number, sample, row, original in _rows_of(sources):
+        if sample not in shown and (original is not None or sample not in needed):
+            continue
+        # An image that was rounded for storage comes before the same one as the attack made it.
+        best[sample] = min(best.get(sample, (True, len(sources), 0)), (original is not None, number, row))
+        if original is not None:
+            clean.setdefault(sample, original)
+    chosen = {(number, row) for _, number, row in best.values()}
+    for number, source in enumerate(sources):
+        begin = 0
+        for table in source():
+            rows = table.filter(pa.array([(number, begin + i) in chosen for i in range(len(table))]))
+            begin += len(table)
+            if len(rows):
+                kept = rows.column("sample").to_pylist()
+                originals = pa.array([clean.get(each) if each in shown else None for each in kept], pa.binary())
+                yield rows.set_column(rows.column_names.index("clean"), "clean", originals)
+
+
+def _rows_of(sources: Sequence[Source]) -> Iterator[tuple[int, int, int, bytes | None]]:
+    """Of every row: number of the source, sample, number of the row, clean image."""
+    for number, source in enumerate(sources):
+        begin = 0
+        for table in source():
+            samples, originals = (table.column(name).to_pylist() for name in ("sample", "clean"))
+            for i, (sample, original) in enumerate(zip(samples, originals, strict=True)):
+                yield number, sample, begin + i, original
+            begin += len(table)
+
+
+def _bytes_of(images: Tensor) -> list[bytes]:
+    exact = np.ascontiguousarray(images.flatten(1).numpy(), dtype="<f4")
+    return [row.tobytes() for row in exact]
+
+
+def _floats(stored: bytes) -> np.ndarray:
+    return np.frombuffer(stored, dtype="<f4").astype(np.float32)
+
+
+def _moved(original: Tensor, difference: bytes) -> Tensor:
+    """An image of bytes moved by a difference modulo 256, as float32."""
+    change = torch.frombuffer(bytearray(difference), dtype=torch.uint8).reshape(original.shape)
+    return to_float(original + change)
 
 
 def _digest(stored: bytes) -> bytes:
     return hashlib.sha256(stored).digest()[:_DIGEST]
 
 
+def _as_images(table: pa.Table, unit: str | None) -> pa.Table:
+    if unit is not None and table.column("unit").unique().to_pylist() != [unit]:
+        raise ValueError("images of another evaluation")
+    if "clean" not in table.column_names:  # files of before
+        table = table.append_column("clean", pa.nulls(len(table), pa.binary()))
+    return table.select(IMAGES.names).cast(IMAGES)
+
+
+def images_damaged(path: Path) -> AdvdpnpError:
+    """What to say of a file of images that cannot be read or is not what was written."""
+    return AdvdpnpError(
+        f"the images in {path} are damaged; delete the file and run the same evaluation again with "
+        "--save-adversarials, which makes them again"
+    )
+
+
 @contextlib.contextmanager
 def _open(path: Path) -> Iterator[pq.ParquetFile]:
     """The file, its columns checked; whatever goes wrong with it inside becomes one sentence."""
     try:
-        with pq.ParquetFile(path) as file:
-            names = _schema(1).names
-            if file.schema_arrow.names != names or not _plausible(file.schema_arrow):
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            if not set(IMAGES.names) - {"clean"} <= set(file.schema_arrow.names):
                 raise AdvdpnpError(f"{path} holds no adversarial images; delete it and run the same evaluation again")
             yield file
     except (pa.ArrowException, ValueError, OSError, MemoryError) as error:
-        raise AdvdpnpError(
-            f"the images in {path} are damaged; delete the file and run the same evaluation again with "
-            "--save-adversarials, which makes them again"
-        ) from error
-
-
-def _plausible(schema: pa.Schema) -> bool:
-    """Whether the columns have the types of some size of image."""
-    width = schema.field("difference").type
-    return bool(pa.types.is_fixed_size_binary(width) and schema.equals(_schema(width.byte_width)))
+        raise images_damaged(path) from error

@@ -1,4 +1,4 @@
-"""The unit of evaluation: one attack, under one threat model, on one data set. Each has its own verdict file."""
+"""What identifies one evaluation: an attack or a corruption, a threat model, a data set, and their hash."""
 
 from __future__ import annotations
 
@@ -36,6 +36,12 @@ def file_name(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9.+-]+", "_", text).strip("._")[:100] or "_"
 
 
+def stem_of(label: str, norm: str | None, eps_text: str, key_hash: str) -> str:
+    """Name of an evaluation's files, and what evaluations are sorted by: ``pgd-20@linf-8_255-1a2b3c4d``."""
+    threat = "" if norm is None else f"@{norm}-{file_name(eps_text)}"
+    return f"{file_name(label)}{threat}-{key_hash}"
+
+
 @dataclass(frozen=True)
 class EvaluationKey:
     """What decides a verdict, apart from the model and the sample.
@@ -69,6 +75,7 @@ class EvaluationKey:
 
     @property
     def stem(self) -> str:
-        """Name of its files, without ending: ``pgd-20@linf-8_255-1a2b3c4d``."""
-        threat = "" if self.threat is None else f"@{self.threat.norm}-{file_name(self.threat.text)}"
-        return f"{file_name(self.label)}{threat}-{self.hash}"
+        """Name of its folder of parts: ``pgd-20@linf-8_255-1a2b3c4d``."""
+        if self.threat is None:
+            return stem_of(self.label, None, "", self.hash)
+        return stem_of(self.label, self.threat.norm, self.threat.text, self.hash)

@@ -1,19 +1,22 @@
-"""The verdict store: one Parquet file per model and unit, one row per sample, written as found and never twice.
+"""The verdict store: one folder per model, verdicts written as they are found and never twice.
 
-    DIR/<model>-<hash8>/model.json               what the model is
-    DIR/<model>-<hash8>/<unit>.parts/*.parquet   verdicts found so far, while the unit is running
-    DIR/<model>-<hash8>/<unit>.parquet           all of them, sorted by sample: the unit is complete
-    DIR/<model>-<hash8>/<unit>.examples.npz      clean and adversarial images of the first samples
-    DIR/<model>-<hash8>/<unit>.adversarials      the images of all samples that were broken, if they were asked for
+    DIR/<model>-<hash8>/model.json              what the model is
+    DIR/<model>-<hash8>/units.json              every complete evaluation; written last, in one step
+    DIR/<model>-<hash8>/attacks.parquet         verdicts on clean images and under attacks
+    DIR/<model>-<hash8>/corruptions.parquet     verdicts on corrupted images
+    DIR/<model>-<hash8>/adversarials.parquet    adversarial images
+    DIR/<model>-<hash8>/.parts/<evaluation>/    what has been found so far, while an evaluation is running
 
-Every file appears whole or not at all. One process writes to a model's folder at a time; readers need no lock.
+Every file appears whole or not at all. An evaluation is complete when ``units.json`` names it. One process writes to a
+model's folder at a time; readers need no lock.
 """
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +25,17 @@ import pyarrow as pa
 
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.base.files import folder_lock, write_text
-from advdpnp.eval.store.adversarial_images import SUFFIX, read_samples, read_tables, write_adversarials
+from advdpnp.eval.store.adversarial_images import SUFFIX, Source, choose_images, read_samples, read_tables
+from advdpnp.eval.store.commit import Complete, commit, finish_commit
+from advdpnp.eval.store.data_files import Contents, data_path, read_contents, read_images
+from advdpnp.eval.store.index import EvaluationRecord, Index, read_index
 from advdpnp.eval.store.key import EvaluationKey, file_name
 from advdpnp.eval.store.model_record import ModelRecord
-from advdpnp.eval.store.schema import (
-    SCHEMA,
-    Verdicts,
-    needs_image,
-    read_table,
-    read_verdicts,
-    table_info,
-    write_table,
-)
+from advdpnp.eval.store.old_layout import convert, is_old
+from advdpnp.eval.store.schema import FOUND, Verdicts, needs_image, read_table, table_info, to_verdicts
 from advdpnp.eval.store.writer import Pack, VerdictWriter
+
+PARTS = ".parts"
 
 _WHAT_COUNTS = ("clean_prediction", "adversarial_prediction", "success")
 
@@ -49,6 +50,9 @@ def open_model(out: Path, identity: ModelRecord) -> Iterator["ModelFolder"]:
     path = out / f"{file_name(identity.name)}-{identity.weights_hash[:8]}"
     with folder_lock(path):
         write_text(path / "model.json", json.dumps(identity.__dict__, indent=2) + "\n")
+        finish_commit(path)
+        if is_old(path):
+            convert(path, identity)
         yield ModelFolder(path, identity)
 
 
@@ -59,58 +63,71 @@ class ModelFolder:
     path: Path
     identity: ModelRecord
 
-    def complete_path(self, unit: EvaluationKey) -> Path:
-        """The unit's verdict file; found by hash, for the same eps may have been written otherwise ("0.1", "1/10")."""
-        # .parquet or .parts; readers without the lock must not take a file for it that is still being written.
-        known = next(self.path.glob(f"[!.]*-{unit.hash}.pa*"), None)
-        return self.path / f"{unit.stem if known is None else known.stem}.parquet"
+    def contents(self) -> Contents:
+        """What is complete."""
+        return read_contents(self.path) or Contents(self.path, Index(self.identity.weights_hash), {})
+
+    def has(self, unit: EvaluationKey) -> bool:
+        """Whether the evaluation is complete for some samples."""
+        index = read_index(self.path)
+        return index is not None and index.find(unit.hash) is not None
 
     def parts_folder(self, unit: EvaluationKey) -> Path:
-        """Where the verdicts are while the unit is running."""
-        return self.complete_path(unit).with_suffix(".parts")
+        """Where the verdicts are while the evaluation is running; found by hash, for eps may have two spellings."""
+        known = next((self.path / PARTS).glob(f"*-{unit.hash}"), None)
+        return known or self.path / PARTS / unit.stem
 
     def stored(self, unit: EvaluationKey, *, images: bool = False) -> np.ndarray:
         """Sorted indices (int64) of the samples that have a verdict, complete or not; with ``images`` of those alone
-        whose verdict needs no image or has one.
+        whose verdict needs no image or has one that was saved for it.
         """
-        table = self._everything(unit)[0]
+        found = self._everything(unit)
+        table = found.table()
         sample = table.column("sample").to_numpy()
         if images:
-            sample = sample[~needs_image(table) | np.isin(sample, self._pictured(unit))]
+            sample = sample[~needs_image(table) | np.isin(sample, found.pictured())]
         return np.unique(sample)
 
     def is_complete(self, unit: EvaluationKey, samples: np.ndarray, *, images: bool = False) -> bool:
-        """Whether all ``samples`` are in the unit's complete file, with ``images`` those that they need too."""
-        path = self.complete_path(unit)
-        if not path.exists():
+        """Whether all ``samples`` are complete, with ``images`` those that they need too."""
+        contents = self.contents()
+        record = contents.index.find(unit.hash)
+        if record is None:
             return False
-        table = read_table(path)
+        table = contents.verdicts(record)
         sample = table.column("sample").to_numpy()
         if images:
-            sample = sample[~needs_image(table) | np.isin(sample, read_samples(path.with_suffix(SUFFIX)))]
+            none = np.zeros(0, np.int64)
+            pictured = _samples_of(partial(read_images, self.path, record.hash)) if record.saved else none
+            sample = sample[~needs_image(table) | np.isin(sample, pictured)]
         return bool(np.isin(samples, sample).all())
 
     def read(self, unit: EvaluationKey) -> Verdicts:
-        """The complete file of a unit."""
-        return read_verdicts(self.complete_path(unit))
+        """The verdicts of a complete evaluation."""
+        contents = self.contents()
+        record = contents.index.find(unit.hash)
+        if record is None:
+            raise AdvdpnpError(f"{unit.label} is not complete in {self.path}; run its evaluation first")
+        return to_verdicts(data_path(self.path, record.kind), contents.verdicts(record), record.info)
 
     def below(self, folder: Path) -> "ModelFolder":
         """The same model's folder below another one than the results'."""
         return ModelFolder(folder / self.path.name, self.identity)
 
     def discard(self, unit: EvaluationKey) -> None:
-        """Forget what an interrupted search of the unit has left."""
+        """Forget what an interrupted search of the evaluation has left."""
         shutil.rmtree(self.parts_folder(unit), ignore_errors=True)
+        with suppress(OSError):
+            (self.path / PARTS).rmdir()  # unless another evaluation has parts
 
     def forget_records(self, unit: EvaluationKey) -> None:
-        """Have an interrupted search that can't be asked begin again; verdicts stay."""
+        """Have an interrupted search that cannot be continued step by step begin again; verdicts stay."""
         for path in self.parts_folder(unit).glob("record-*.npz"):
             path.unlink()
 
     def clear(self, unit: EvaluationKey) -> None:
-        """Forget all of a unit that is not complete here, the images too: another folder has it."""
+        """Forget all of an evaluation that is not complete here: another folder has it."""
         self.discard(unit)
-        self.parts_folder(unit).with_suffix(".examples.npz").unlink(missing_ok=True)
 
     @contextmanager
     def writer(
@@ -122,13 +139,13 @@ class ModelFolder:
         complete: bool = True,
         pack: Pack | None = None,
     ) -> Iterator["VerdictWriter"]:
-        """Add verdicts to a unit. However the block is left, what was added is on disk; left without an error, the
-        unit is complete, unless ``complete`` says that another process will see to that.
+        """Add verdicts to an evaluation. However the block is left, what was added is on disk; left without an error,
+        the evaluation is complete, unless ``complete`` says that another process will see to that.
 
         Args:
             unit: what is searched.
             samples: int64 indices that must all be judged when the block is left without an error.
-            facts: what belongs to this run: versions, device, command, date; dataset, seed, randomised.
+            facts: what belongs to this run: versions, device, command, date; all else belongs to the evaluation.
             pack: makes the images compact that ``VerdictWriter.keep`` is given; None: none will be.
 
         Raises:
@@ -140,43 +157,34 @@ class ModelFolder:
         finally:
             writer.flush()
         if complete:
-            writer.differing = self._compact(unit, samples)
+            writer.differing = self._compact(unit, samples, saved=pack is not None)
 
-    def _everything(self, unit: EvaluationKey) -> tuple[pa.Table, list[dict[str, Any]], dict[str, Any]]:
-        """All rows stored for a unit, the oldest first; the runs that made them; the latest metadata.
+    def _everything(self, unit: EvaluationKey) -> "_Found":
+        """All that is stored for an evaluation, complete or in parts, the oldest first.
 
-        A sample comes again where a writer was killed after compaction, whose parts are in the complete file already,
-        and where a search was repeated for its images. The first verdict counts, and only the runs that gave one.
+        A sample comes again where a writer was killed after compaction, whose parts are complete already, and where a
+        search was repeated for its images. The first verdict counts, and only the runs that gave one.
         """
-        complete, parts = self.complete_path(unit), self.parts_folder(unit)
-        paths = [complete] if complete.exists() else []
-        paths += sorted(parts.glob("*.parquet")) if parts.exists() else []
-        tables, runs, known = [], [], np.zeros(0, np.int64)
-        info: dict[str, Any] = {}
-        for path in paths:
-            table = read_table(path)
-            sample = table.column("sample").to_numpy()
-            if not info or not np.isin(sample, known).all():
-                info = table_info(table, path)
-                runs += info["runs"]
-            known = np.union1d(known, sample)
-            tables.append(table.replace_schema_metadata(None))
-        if not tables:
-            return SCHEMA.empty_table(), [], {}
-        return pa.concat_tables(tables).unify_dictionaries(), runs, info
+        contents = self.contents()
+        record = contents.index.find(unit.hash)
+        found = _Found(contents, parts=0)
+        if record is not None:
+            said = {**record.info, "saved": record.saved, "image_shape": record.image_shape}
+            said |= {"metadata": record.metadata, "eps_text": record.eps_text}
+            source: Source = partial(read_images, self.path, record.hash)
+            found.take(contents.verdicts(record), said, source if record.images else None, partial(_samples_of, source))
+        for path in sorted(self.parts_folder(unit).glob("*.parquet")):
+            table, images_path = read_table(path), path.with_suffix(SUFFIX)
+            images = partial(read_tables, images_path) if images_path.exists() else None
+            info = table_info(table, path)
+            found.take(table.replace_schema_metadata(None), info, images, partial(read_samples, images_path))
+            found.parts += 1
+        return found
 
-    def _pictured(self, unit: EvaluationKey) -> np.ndarray:
-        """Samples (int64) that have an image, in the complete file or in a part."""
-        return np.concatenate([np.zeros(0, np.int64), *map(read_samples, self._image_files(unit))])
-
-    def _image_files(self, unit: EvaluationKey) -> list[Path]:
-        complete = self.complete_path(unit).with_suffix(SUFFIX)
-        parts = sorted(self.parts_folder(unit).glob(f"*{SUFFIX}"))
-        return [complete, *parts] if complete.exists() else parts
-
-    def _compact(self, unit: EvaluationKey, samples: np.ndarray) -> np.ndarray:
-        """Make one file of all parts; returns the samples (int64) that a repeated search judged otherwise."""
-        everything, runs, info = self._everything(unit)
+    def _compact(self, unit: EvaluationKey, samples: np.ndarray, *, saved: bool) -> np.ndarray:
+        """Make an evaluation complete; returns the samples (int64) that a repeated search judged otherwise."""
+        found = self._everything(unit)
+        everything = found.table()
         sample = everything.column("sample").to_numpy()
         _, first = np.unique(sample, return_index=True)
         table = everything.take(pa.array(first))
@@ -186,28 +194,76 @@ class ModelFolder:
                 f"the attack {unit.label} gave no verdict for {len(missing)} of {len(samples)} samples "
                 f"(first: {missing[0]}); this is a fault of the attack, report it to its author"
             )
-        self._compact_images(unit, table)  # first: a verdict that is complete has its image
-        path = self.complete_path(unit)
-        if not path.exists() or len(read_table(path)) < len(table):
-            write_table(path, table, {**info, "runs": _merge_runs(runs)})
+        if len(table) and found.parts:
+            saved = saved or found.said["saved"]
+            record = EvaluationRecord(
+                hash=unit.hash,
+                identity=unit.identity,
+                eps_text=found.said["eps_text"],
+                rows=len(table),
+                runs=_merge_runs(found.runs),
+                metadata=found.said["metadata"],
+                image_shape=tuple(found.said["image_shape"]),
+                saved=saved,
+            )
+            needed = table.column("sample").to_numpy()[needs_image(table)] if saved else np.zeros(0, np.int64)
+            images = choose_images(found.images, np.unique(sample), needed) if found.images else None
+            commit(found.contents, [Complete(record, table, images)])
         self.discard(unit)
         return _judged_otherwise(everything, first)
 
-    def _compact_images(self, unit: EvaluationKey, verdicts: pa.Table) -> None:
-        """One file of all images of broken samples, each once."""
-        files, path = self._image_files(unit), self.complete_path(unit).with_suffix(SUFFIX)
-        if not files or files == [path]:
-            return
-        wanted = verdicts.column("sample").to_numpy()[needs_image(verdicts)]
 
-        def pieces() -> Iterator[pa.Table]:
-            seen = np.zeros(0, np.int64)
-            for table in (piece for file in files for piece in read_tables(file)):
-                sample = table.column("sample").to_numpy()
-                yield table.filter(pa.array(np.isin(sample, np.setdiff1d(wanted, seen))))
-                seen = np.union1d(seen, sample)
+@dataclass
+class _Found:
+    """What is stored for one evaluation.
 
-        write_adversarials(path, pieces())
+    Attributes:
+        contents: what is complete in the folder.
+        parts: how many there are.
+        tables: verdicts, the oldest first.
+        runs: that gave a verdict which counts.
+        images: what reads the images of each table.
+        saved: what reads the samples (int64) whose image was saved, beyond those for figures.
+        said: the latest metadata.
+    """
+
+    contents: Contents
+    parts: int
+    tables: list[pa.Table] = field(default_factory=list)
+    runs: list[dict[str, Any]] = field(default_factory=list)
+    images: list[Source] = field(default_factory=list)
+    saved: list[Callable[[], np.ndarray]] = field(default_factory=list)
+    said: dict[str, Any] = field(default_factory=lambda: {"saved": False, "image_shape": ()})
+    known: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+
+    def take(
+        self, table: pa.Table, info: Mapping[str, Any], images: Source | None, saved: Callable[[], np.ndarray]
+    ) -> None:
+        """Add what one file holds."""
+        sample = table.column("sample").to_numpy()
+        before = self.said
+        if not self.tables or not np.isin(sample, self.known).all():
+            self.runs += info["runs"]
+            self.said = before | {"metadata": info["metadata"]}
+            self.said.setdefault("eps_text", info["eps_text"])
+        self.said["saved"] = before["saved"] or info["saved"]
+        self.said["image_shape"] = info["image_shape"] or before["image_shape"]
+        self.known = np.union1d(self.known, sample)
+        self.tables.append(table)
+        self.images += [] if images is None else [images]
+        self.saved += [saved] if info["saved"] else []
+
+    def table(self) -> pa.Table:
+        """All verdicts."""
+        return pa.concat_tables(self.tables) if self.tables else FOUND.empty_table()
+
+    def pictured(self) -> np.ndarray:
+        """Samples (int64) whose image was saved."""
+        return np.concatenate([np.zeros(0, np.int64), *(read() for read in self.saved)])
+
+
+def _samples_of(images: Source) -> np.ndarray:
+    return np.concatenate([np.zeros(0, np.int64), *(table.column("sample").to_numpy() for table in images())])
 
 
 def _judged_otherwise(everything: pa.Table, first: np.ndarray) -> np.ndarray:

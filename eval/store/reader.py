@@ -1,20 +1,26 @@
-"""Verdict files read back: every complete evaluation below a folder, with the model it is about."""
+"""Complete evaluations read back, of today's layout and of the old one, with the model that each is about."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from advdpnp.attacks.info import AttackInfo, info_of
 from advdpnp.base.errors import AdvdpnpError
+from advdpnp.eval.store import old_layout
+from advdpnp.eval.store.adversarial_images import Clean, StoredImages, decode_examples, decode_images
+from advdpnp.eval.store.data_files import Contents, data_path, read_contents, read_images
+from advdpnp.eval.store.diagnostics_record import VERSION, DiagnosticRecord
+from advdpnp.eval.store.index import ADVERSARIALS, INDEX, EvaluationRecord, read_index
 from advdpnp.eval.store.key import short_hash
 from advdpnp.eval.store.model_record import ModelRecord, read_model_record
-from advdpnp.eval.store.schema import Verdicts, read_verdicts
+from advdpnp.eval.store.schema import Verdicts, needs_image_columns, to_verdicts
 
 
 class Threat(NamedTuple):
@@ -35,9 +41,16 @@ NO_THREAT = Threat("", float("nan"), "")
 
 @dataclass(frozen=True)
 class StoredEvaluation:
-    """One complete verdict file and the model it is about."""
+    """One complete evaluation and the model it is about.
+
+    Attributes:
+        model: the model.
+        record: what the index says of the evaluation.
+        verdicts: its rows.
+    """
 
     model: ModelRecord
+    record: EvaluationRecord
     verdicts: Verdicts
 
     @cached_property
@@ -50,47 +63,46 @@ class StoredEvaluation:
         """Sorted sample indices, int64."""
         return self.verdicts.frame["sample"].to_numpy()
 
-    def _constant(self, column: str) -> Any:
-        value = self.verdicts.frame[column].iloc[0]
-        return None if pd.isna(value) else value
-
-    @cached_property
+    @property
     def label(self) -> str:
         """ "clean", the attack, or "corruption/fog/3"."""
-        return str(self.verdicts.info["identity"]["label"])
+        return str(self.record.identity["label"])
 
-    @cached_property
+    @property
     def data(self) -> str:
         """Hash of the data."""
-        return str(self._constant("data"))
+        return str(self.record.identity["data"])
 
-    @cached_property
+    @property
     def hash(self) -> str:
-        """Hash of the unit's definition."""
-        return str(self._constant("definition"))
+        """Hash of the evaluation's identity."""
+        return self.record.hash
 
     @cached_property
     def threat(self) -> Threat | None:
         """None for clean images and corruptions."""
-        norm = self._constant("threat_norm")
-        return (
-            None if norm is None else Threat(str(norm), float(self._constant("eps")), str(self._constant("eps_text")))
-        )
+        threat = self.record.identity["threat"]
+        return None if threat is None else Threat(threat["norm"], float(threat["eps"]), self.record.eps_text)
+
+    @property
+    def corrupted(self) -> bool:
+        """Whether its images are corrupted, not attacked."""
+        return self.threat is None and "corruption" in self.record.identity
 
     @cached_property
     def comparison_key(self) -> str:
-        """Hash of what the unit asks of any model: its definition, less what only says how the model was run.
+        """Hash of what is asked of any model: the identity, less what only says how the model was run.
 
         The data, the threat model and the seed are compared by themselves. The shape of model calls moves last bits.
         Without an attack nothing is searched, so the engine does not matter.
         """
         beside = {"data", "threat", "seed", "shape", "randomised"} | (set() if self.threat else {"engine"})
-        return short_hash({key: value for key, value in self.info["identity"].items() if key not in beside})
+        return short_hash({key: value for key, value in self.record.identity.items() if key not in beside})
 
     @property
     def source(self) -> str:
         """Of the corrupted images: "cifar10-c" or "cifar10-c (regenerated)"; "" for all else."""
-        return str(self.info["identity"].get("source", ""))
+        return str(self.record.identity.get("source", ""))
 
     @property
     def is_clean(self) -> bool:
@@ -110,7 +122,7 @@ class StoredEvaluation:
 
     @property
     def info(self) -> dict[str, Any]:
-        """The JSON metadata of the file."""
+        """The JSON metadata: identity, dataset, seed, randomised, batch_dependent, runs."""
         return self.verdicts.info
 
     @property
@@ -139,32 +151,139 @@ class StoredEvaluation:
         """Time spent in all runs."""
         return float(sum(run["seconds"] for run in self.info["runs"]))
 
+    @property
+    def needs_image(self) -> np.ndarray:
+        """Samples (int64) whose verdict rests on an adversarial image."""
+        frame = self.verdicts.frame
+        wanted = needs_image_columns(
+            {name: frame[name].to_numpy() for name in ("success", "clean_prediction", "label")}
+        )
+        return np.asarray(self.samples[wanted])
+
+    @property
+    def folder(self) -> Path:
+        """The model's folder."""
+        return self.verdicts.path.parent
+
+    @property
+    def images_path(self) -> Path:
+        """The file that holds its images, if it has any."""
+        old = not (self.folder / INDEX).exists()
+        return old_layout.images_path(self.verdicts.path) if old else data_path(self.folder, ADVERSARIALS)
+
+    def adversarials(self, clean: Clean, samples: int) -> Iterator[StoredImages]:
+        """Adversarial images that verdicts rest on; those of other samples only where they should not be there.
+
+        Args:
+            clean: clean images of the data set.
+            samples: how many it has.
+
+        Raises:
+            AdvdpnpError: they are damaged, or not of this data set.
+        """
+        needed = self.needs_image
+
+        def wanted() -> Iterator[pa.Table]:
+            for table in self._images():
+                shown = table.column("clean").is_valid().to_numpy()
+                sample = table.column("sample").to_numpy()
+                yield table.filter(pa.array(~shown | np.isin(sample, needed)))
+
+        return decode_images(wanted(), clean, samples, self.images_path)
+
+    def examples(self) -> dict[str, np.ndarray]:
+        """Clean and adversarial images of the first samples, and what the model says of them.
+
+        Returns:
+            sample, label, clean_prediction, adversarial_prediction (int64) and success (bool), each (n,); x and x_adv,
+            float32 (n, c, h, w). n is 0 where no images are stored.
+
+        Raises:
+            AdvdpnpError: they are damaged.
+        """
+        images = decode_examples(self._images(), self.record.image_shape, self.images_path)
+        known = np.isin(images["sample"], self.samples)
+        images = {name: values[known] for name, values in images.items()}
+        frame = self.frame.loc[images["sample"]]
+        said = ("label", "clean_prediction", "adversarial_prediction", "success")
+        return images | {name: frame[name].to_numpy() for name in said}
+
+    def _images(self) -> Iterator[pa.Table]:
+        if not self.record.images:
+            return iter(())
+        if (self.folder / INDEX).exists():
+            return read_images(self.folder, self.hash)
+        return old_layout.read_images(self.verdicts.path)
+
+    def keyed_frame(self) -> pd.DataFrame:
+        """Verdicts after what they are about: weights, data, threat_norm, eps, eps_text, attack, definition."""
+        threat = self.threat
+        key = {
+            "weights": self.model.weights_hash,
+            "data": self.data,
+            "threat_norm": None if threat is None else threat.norm,
+            "eps": np.nan if threat is None else threat.eps,
+            "eps_text": None if threat is None else threat.eps_text,
+            "attack": self.label,
+            "definition": self.hash,
+        }
+        frame = self.verdicts.frame
+        columns = {name: pd.Series([value] * len(frame), frame.index) for name, value in key.items()}
+        return pd.concat([pd.DataFrame(columns), frame], axis=1)
+
 
 def find_results(folders: Iterable[Path]) -> list[StoredEvaluation]:
-    """All complete verdict files in or below these folders.
+    """All complete evaluations in or below these folders.
 
     Raises:
         AdvdpnpError: a folder does not exist or holds no results, or a file is damaged.
     """
-    units: dict[Path, StoredEvaluation] = {}
+    found: dict[tuple[Path, str], StoredEvaluation] = {}
     for folder in folders:
-        found = {}
-        for path in find_models(folder):
-            identity = read_model_record(path)
-            for file in sorted(path.parent.glob("*.parquet")):
-                verdicts = read_verdicts(file)
-                strangers = set(verdicts.frame["weights"].unique()) - {identity.weights_hash}
-                if strangers:
-                    raise AdvdpnpError(
-                        f"{file} holds verdicts of another model than {path.name} beside it tells; move it back or "
-                        "delete it"
-                    )
-                found[file.resolve()] = StoredEvaluation(identity, verdicts)
-        found = {path: unit for path, unit in found.items() if len(unit.samples)}
-        if not found:
+        here = {
+            (path.parent.resolve(), unit.hash): unit for path in find_models(folder) for unit in read_model(path.parent)
+        }
+        if not here:
             raise _nothing_in(folder, "only unfinished evaluations")
-        units.update(found)
-    return list(units.values())
+        found.update(here)
+    return list(found.values())
+
+
+def read_model(folder: Path) -> list[StoredEvaluation]:
+    """All complete evaluations of one model, sorted by attack.
+
+    Raises:
+        AdvdpnpError: a file is damaged, or about another model.
+    """
+    found = [read() for _, read in evaluations_of(folder)]
+    return [unit for unit in found if len(unit.samples)]
+
+
+def evaluations_of(folder: Path) -> list[tuple[str, Callable[[], StoredEvaluation]]]:
+    """The name of every complete evaluation of a model, and what reads it, so that one that is damaged hides no other.
+
+    Raises:
+        AdvdpnpError: what all of them need is damaged, or about another model; readers raise it for one evaluation.
+    """
+    model = read_model_record(folder / "model.json")
+    contents = read_contents(folder)
+    if contents is None:
+        return [(path.name, partial(_read_old, path, model)) for path in old_layout.verdict_files(folder)]
+    if contents.index.weights != model.weights_hash:
+        raise AdvdpnpError(
+            f"{folder / INDEX} names verdicts of another model than model.json beside it; move it back or delete it"
+        )
+    return [(record.stem, partial(_read, contents, record, model)) for record in contents.index.evaluations]
+
+
+def _read(contents: Contents, record: EvaluationRecord, model: ModelRecord) -> StoredEvaluation:
+    path = data_path(contents.folder, record.kind)
+    return StoredEvaluation(model, record, to_verdicts(path, contents.verdicts(record), record.info))
+
+
+def _read_old(path: Path, model: ModelRecord) -> StoredEvaluation:
+    old = old_layout.read_old(path, model)
+    return StoredEvaluation(model, old.record, to_verdicts(path, old.table, old.record.info))
 
 
 def find_models(folder: Path) -> list[Path]:
@@ -184,3 +303,42 @@ def find_models(folder: Path) -> list[Path]:
 
 def _nothing_in(folder: Path, what: str) -> AdvdpnpError:
     return AdvdpnpError(f"there are {what} in {folder}; run 'advdpnp eval ... --out {folder}' first")
+
+
+def read_diagnostics(folder: Path) -> tuple[DiagnosticRecord, ...]:
+    """All measurements that are stored in a model's folder.
+
+    Raises:
+        AdvdpnpError: they are damaged.
+    """
+    index = read_index(folder)
+    return old_layout.read_diagnostics(folder) if index is None else index.diagnostics
+
+
+def has_diagnostics(folder: Path, about: DiagnosticRecord) -> bool:
+    """Whether this is stored in a model's folder, by this version.
+
+    Raises:
+        AdvdpnpError: what is stored is damaged.
+    """
+    return any(each.key == about.key for each in read_diagnostics(folder))
+
+
+def diagnostics_of(folder: Path, weights: str, data: str, norm: str, eps: float) -> list[DiagnosticRecord]:
+    """What is stored of a model on these data: its answers, and its search under this threat model ("" for none).
+
+    Raises:
+        AdvdpnpError: it is damaged, or there is only what a newer version has measured.
+    """
+    mine = [each for each in read_diagnostics(folder) if (each.weights, each.data) == (weights, data)]
+    chosen = []
+    for wanted in ("", norm) if norm else ("",):
+        same = [each for each in mine if each.norm == wanted and (not wanted or each.eps == eps)]
+        known = [each for each in same if each.version == VERSION]
+        if not known and any(each.version > VERSION for each in same):
+            raise AdvdpnpError(
+                f"the measurements in {folder} were made by a newer advdpnp, and without them flags would be missing; "
+                "update advdpnp, or run the same evaluation again, which measures once more"
+            )
+        chosen += sorted(known, key=lambda each: each.samples)[-1:]
+    return chosen

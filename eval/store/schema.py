@@ -1,4 +1,4 @@
-"""One verdict file: a Parquet table with a row per sample, and how it is written, read and doubted."""
+"""The rows of verdicts: their columns, the parts of an evaluation that is running, and which rows are refused."""
 
 import contextlib
 import json
@@ -17,7 +17,6 @@ from advdpnp.base.files import atomic_path
 
 METADATA_KEY = b"advdpnp"
 
-# What the search finds for each sample...
 FOUND = pa.schema(
     [
         ("sample", pa.int64()),
@@ -35,33 +34,21 @@ FOUND = pa.schema(
         ("refused", pa.int64()),
     ]
 )
+"""What an evaluation finds for each sample."""
+
 _LATER = ("stage", "refused")  # columns that older files lack; -1 stands for what they do not tell
-# ... and the key it belongs to, which makes every row readable by itself, wherever it is copied.
-_WORD = pa.dictionary(pa.int32(), pa.string())
-KEY = pa.schema(
-    [
-        ("weights", _WORD),
-        ("data", _WORD),
-        ("threat_norm", _WORD),
-        ("eps", pa.float64()),
-        ("eps_text", _WORD),
-        ("attack", _WORD),
-        ("definition", _WORD),
-    ]
-)
-SCHEMA = pa.schema([*KEY, *FOUND])
 
 Columns = Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True)
 class Verdicts:
-    """One verdict file.
+    """The verdicts of one complete evaluation.
 
     Attributes:
-        path: where it is.
-        frame: the columns of ``SCHEMA``, sorted by sample.
-        info: the JSON metadata: identity, definition, dataset, seed, randomised, runs.
+        path: the file that holds them.
+        frame: the columns of ``FOUND``, sorted by sample.
+        info: the JSON metadata: identity, dataset, seed, randomised, batch_dependent, runs.
     """
 
     path: Path
@@ -69,55 +56,77 @@ class Verdicts:
     info: dict[str, Any]
 
 
-def read_verdicts(path: Path) -> Verdicts:
-    """Read one complete verdict file.
+def to_verdicts(path: Path, table: pa.Table, info: dict[str, Any]) -> Verdicts:
+    """Verdicts of rows that were read from ``path``.
 
     Raises:
-        AdvdpnpError: the file is damaged or is no verdict file.
+        AdvdpnpError: no search can have written these rows.
     """
-    table = read_table(path)
     frame = table.replace_schema_metadata(None).to_pandas()
-    wrong = _contradiction(frame)
+    wrong = _contradiction(frame, attacked=info["identity"].get("threat") is not None)
     if wrong:
         raise AdvdpnpError(f"the verdict file {path} was changed: {wrong}; delete it and run the same evaluation again")
-    return Verdicts(path, frame, table_info(table, path))
+    return Verdicts(path, frame, info)
 
 
-def _contradiction(frame: pd.DataFrame) -> str:
+def _contradiction(frame: pd.DataFrame, *, attacked: bool) -> str:
     """What no search can have written, in words; "" if there is nothing of the kind."""
     if frame["sample"].duplicated().any():
         return "it judges samples twice"
-    attacked = frame["threat_norm"].notna() & frame["success"] & (frame["clean_prediction"] == frame["label"])
-    if not np.isfinite(frame.loc[attacked, "norm"]).all():
+    broken = frame["success"] & (frame["clean_prediction"] == frame["label"])
+    if attacked and not np.isfinite(frame.loc[broken, "norm"]).all():
         return "samples count as broken by an image at no finite distance"
     return ""
 
 
 def read_table(path: Path) -> pa.Table:
-    """The rows of a complete verdict file or of a part, as ``SCHEMA`` has them, with their metadata.
+    """The rows of a part, as ``FOUND`` has them, with their metadata.
 
     Raises:
-        AdvdpnpError: the file is damaged or is no verdict file.
+        AdvdpnpError: the file is damaged or holds no verdicts.
+    """
+    return as_found(read_parquet(path), path)
+
+
+def read_parquet(path: Path) -> pa.Table:
+    """All columns of a Parquet file, its page checksums verified.
+
+    Raises:
+        AdvdpnpError: the file is damaged.
     """
     try:
         # A file of its own, not a data set: folder names with "=" in them must not become columns.
         table = pq.ParquetFile(path, page_checksum_verification=True).read()
         table.validate(full=True)  # text that is no text would fail much later
     except (pa.ArrowException, ValueError, OSError) as error:
-        raise AdvdpnpError(
-            f"the verdict file {path} is damaged; delete it and run the same evaluation again, "
-            "which searches only what it held"
-        ) from error
+        raise damaged(path) from error
+    return table
+
+
+def as_found(table: pa.Table, path: Path) -> pa.Table:
+    """The columns of ``FOUND``, with the metadata of the table.
+
+    Raises:
+        AdvdpnpError: some are missing.
+    """
     for name in _LATER:
         if name not in table.column_names:
             table = table.append_column(name, pa.array([-1] * len(table), pa.int64()))
-    if not set(SCHEMA.names) <= set(table.column_names) or METADATA_KEY not in (table.schema.metadata or {}):
+    if not set(FOUND.names) <= set(table.column_names) or METADATA_KEY not in (table.schema.metadata or {}):
         raise AdvdpnpError(f"{path} is not a verdict file of advdpnp; move it out of this folder")
-    return table.select(SCHEMA.names).cast(SCHEMA.with_metadata(table.schema.metadata))
+    return table.select(FOUND.names).cast(FOUND.with_metadata(table.schema.metadata))
+
+
+def damaged(path: Path) -> AdvdpnpError:
+    """What to say of a file of verdicts that cannot be read or is not what was written."""
+    return AdvdpnpError(
+        f"the verdict file {path} is damaged; delete it and run the same evaluation again, "
+        "which searches only what it held"
+    )
 
 
 def write_table(path: Path, table: pa.Table, info: Mapping[str, Any]) -> None:
-    """Write rows, with what ``table_info`` is to read again, and checksums by which a flipped bit is seen."""
+    """Write a part, with what ``table_info`` is to read again, and checksums that reveal a flipped bit."""
     metadata = {METADATA_KEY: json.dumps(info, sort_keys=True).encode()}
     with atomic_path(path) as temporary, contextlib.closing(open(temporary, "wb")) as stream:
         pq.write_table(table.replace_schema_metadata(metadata), stream, compression="zstd", write_page_checksum=True)
@@ -151,3 +160,22 @@ def needs_image(verdicts: pa.Table) -> np.ndarray:
 def needs_image_columns(columns: Columns) -> np.ndarray:
     """The same for rows that are no table yet."""
     return np.asarray(columns["success"] & (columns["clean_prediction"] == columns["label"]))
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of an ``.npz`` file by name.
+
+    Raises:
+        AdvdpnpError: the file is damaged.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            return {name: stored[name] for name in stored.files}
+    except Exception as error:
+        raise AdvdpnpError(f"the file {path} is damaged; delete it and run the same evaluation again") from error
+
+
+def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
+    """Write what ``read_arrays`` reads, whole or not at all."""
+    with atomic_path(path) as temporary, open(temporary, "wb") as stream:
+        np.savez_compressed(stream, **arrays)

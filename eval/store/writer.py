@@ -1,4 +1,4 @@
-"""Writing the verdicts of one unit: in parts while its search is running, so that nothing found is lost."""
+"""Writing the verdicts of one evaluation: in parts while its search is running, so that nothing found is lost."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -7,34 +7,43 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import torch
 
-from advdpnp.eval.store.adversarial_images import SUFFIX, read_samples, read_tables, write_adversarials
-from advdpnp.eval.store.example_images import ExampleImages, read_arrays, write_arrays
+from advdpnp.eval.store.adversarial_images import (
+    EXAMPLES,
+    SUFFIX,
+    read_samples,
+    read_tables,
+    to_table,
+    write_adversarials,
+)
 from advdpnp.eval.store.key import EvaluationKey
 from advdpnp.eval.store.model_record import ModelRecord
 from advdpnp.eval.store.schema import (
     FOUND,
-    KEY,
-    SCHEMA,
     Columns,
     needs_image,
     needs_image_columns,
+    read_arrays,
     read_table,
     table_info,
+    write_arrays,
     write_table,
 )
 
 FLUSH_SECONDS = 2.0
 
+_OF_A_RUN = ("versions", "device", "command", "date")  # what else is known belongs to the evaluation
+
 Pack = Callable[[np.ndarray, np.ndarray, np.ndarray], pa.Table]
-"""Sample indices (n,), labels (n,) and adversarial images (n, c, h, w) to rows of ``adversarials``."""
+"""Sample indices (n,), labels (n,) and adversarial images (n, c, h, w) to rows of ``adversarial_images``."""
 
 
 class VerdictWriter:
     """Collects verdicts and writes them in parts, at most every ``FLUSH_SECONDS``.
 
     Attributes:
-        differing: once the unit is complete: samples (int64) that were searched again and judged otherwise.
+        differing: once the evaluation is complete: samples (int64) that were searched again and judged otherwise.
     """
 
     def __init__(
@@ -52,21 +61,27 @@ class VerdictWriter:
         self._pending: list[pa.Table] = []
         self._gathered: set[Path] = set()
         self._next_part = 1 + max((int(p.stem) for p in self._parts.glob("*.parquet") if p.stem.isdigit()), default=-1)
-        self._examples = ExampleImages(self._parts.with_suffix(".examples.npz"))
+        self._first: list[int] = []  # the lowest samples so far
+        self._examples: list[pa.Table] = []
+        self._image_shape: tuple[int, ...] = ()
         self._clock = self._last_flush = time.monotonic()
 
     def wants_images(self, samples: np.ndarray) -> np.ndarray:
-        """Places in ``samples`` (int64 (n,)) whose images are to be kept as examples."""
-        return self._examples.places(samples)
+        """Places in ``samples`` (int64 (n,)) whose images are to be given to ``add``: the first ones so far."""
+        full = len(self._first) >= EXAMPLES
+        wanted = samples < self._first[-1] if full else np.ones(len(samples), dtype=bool)
+        lowest_first = np.flatnonzero(wanted)[np.argsort(samples[wanted], kind="stable")]
+        return lowest_first[:EXAMPLES]
 
     def keep(self, columns: Columns, x_adv: np.ndarray) -> None:
-        """Have the images of broken samples stored with the verdicts that ``add`` is given next.
+        """Have the images of misclassified samples stored with the verdicts that ``add`` is given next.
 
         Args:
             columns: the columns of ``FOUND``, each of shape (n,).
             x_adv: what the attack made of each sample, float32 (n, c, h, w).
         """
         broken = needs_image_columns(columns)
+        self._image_shape = tuple(x_adv.shape[1:])
         if broken.any():
             self._kept.append(
                 (np.asarray(columns["sample"])[broken], np.asarray(columns["label"])[broken], x_adv[broken])
@@ -87,9 +102,14 @@ class VerdictWriter:
             x: their clean images, float32 (k, c, h, w).
             x_adv: what the attack made of these.
         """
-        self._pending.append(self._keyed({name: np.asarray(columns[name]) for name in FOUND.names}))
-        if places is not None and x is not None and x_adv is not None:
-            self._examples.add({name: np.asarray(columns[name])[places] for name in FOUND.names}, x, x_adv)
+        arrays = {name: np.asarray(columns[name]) for name in FOUND.names}
+        self._pending.append(pa.Table.from_arrays([pa.array(arrays[f.name], f.type) for f in FOUND], schema=FOUND))
+        if places is not None and x is not None and x_adv is not None and len(places):
+            samples = arrays["sample"][places]
+            self._first = np.union1d(self._first, samples)[:EXAMPLES].astype(int).tolist()
+            self._image_shape = tuple(x.shape[1:])
+            images = (torch.from_numpy(np.asarray(each, np.float32)) for each in (x_adv, x))
+            self._examples.append(to_table(samples, [None] * len(samples), *images))
         if time.monotonic() - self._last_flush >= FLUSH_SECONDS:
             self.flush()
 
@@ -101,21 +121,22 @@ class VerdictWriter:
         """Write what is pending. Images go first: a verdict on disk means that its images are there too."""
         if not self._pending:
             return
-        self._examples.write()
+        images = list(self._examples)
         if self._kept and self._pack is not None:
-            packed = self._pack(*map(np.concatenate, zip(*self._kept, strict=True)))
-            write_adversarials(self._parts / f"{self._next_part:06d}{SUFFIX}", [packed])
-        self._kept = []
+            images.append(self._pack(*map(np.concatenate, zip(*self._kept, strict=True))))
+        if images:
+            write_adversarials(self._parts / f"{self._next_part:06d}{SUFFIX}", images)
+        self._kept, self._examples = [], []
         now = time.monotonic()
-        table = pa.concat_tables(self._pending).unify_dictionaries()
-        shared = ("dataset", "seed", "randomised", "batch_dependent")
-        declared = {key: value for key, value in self._facts.items() if key == "attack_info"}
-        run = {key: value for key, value in self._facts.items() if key not in (*shared, *declared)}
+        table = pa.concat_tables(self._pending)
+        run = {key: self._facts[key] for key in _OF_A_RUN if key in self._facts}
         info = {
             "identity": self._unit.identity,
-            "model": self._identity.name,
-            **{key: self._facts.get(key) for key in shared},
-            **declared,
+            "weights": self._identity.weights_hash,
+            "eps_text": self._unit.threat.text if self._unit.threat else "",
+            "metadata": {key: value for key, value in self._facts.items() if key not in _OF_A_RUN},
+            "saved": self._pack is not None,
+            "image_shape": self._image_shape,
             "runs": [{**run, "seconds": round(now - self._clock, 3), "samples": len(table)}],
         }
         write_table(self._parts / f"{self._next_part:06d}.parquet", table, info)
@@ -127,32 +148,30 @@ class VerdictWriter:
         """Take over what another process has put into ``parts``, of the samples ``wanted`` (int64).
 
         A part that is still to come is taken at the next call; files appear whole or not at all. Returns, for each
-        sample taken over, whether it is broken.
+        sample taken over, whether it is misclassified.
         """
         taken: dict[int, bool] = {}
         for path in sorted(parts.glob("*.parquet")):
             if path in self._gathered:
                 continue
             table, images = read_table(path), path.with_suffix(SUFFIX)
+            info = table_info(table, path)
             new = np.isin(table.column("sample").to_numpy(), np.setdiff1d(wanted, list(taken)))
             if self._pack is not None:  # what an earlier run, which was to keep no images, has left is searched again
-                new &= ~needs_image(table) | np.isin(table.column("sample").to_numpy(), read_samples(images))
+                pictured = read_samples(images) if info.get("saved") else np.zeros(0, np.int64)
+                new &= ~needs_image(table) | np.isin(table.column("sample").to_numpy(), pictured)
             self._gathered.add(path)
             if new.any():
                 found = table.filter(pa.array(new))
                 if images.exists():
                     write_adversarials(self._parts / f"{self._next_part:06d}{SUFFIX}", read_tables(images))
-                write_table(self._parts / f"{self._next_part:06d}.parquet", found, table_info(table, path))
+                write_table(self._parts / f"{self._next_part:06d}.parquet", found, info)
                 self._next_part += 1
                 taken |= dict(zip(found.column("sample").to_pylist(), found.column("success").to_pylist(), strict=True))
-        examples = parts.with_suffix(".examples.npz")
-        if taken and examples.exists():
-            self._examples.take_over(read_arrays(examples))
-            self._examples.write()
         return taken
 
     def checkpoint(self, record: Columns) -> None:
-        """Keep what a search needs to continue from here; it is gone when the unit is complete."""
+        """Keep what a search needs to continue from here; it is gone when the evaluation is complete."""
         self.flush()
         path = self._parts / f"record-{len(self.records()):06d}.npz"
         write_arrays(path, record)
@@ -160,22 +179,3 @@ class VerdictWriter:
     def records(self) -> list[dict[str, np.ndarray]]:
         """What ``checkpoint`` was given, in order, by this run and by those that were interrupted."""
         return [read_arrays(path) for path in sorted(self._parts.glob("record-*.npz"))]
-
-    def _keyed(self, found: dict[str, np.ndarray]) -> pa.Table:
-        n, unit, threat = len(found["sample"]), self._unit, self._unit.threat
-        key = {
-            "weights": self._identity.weights_hash,
-            "data": unit.data,
-            "threat_norm": None if threat is None else threat.norm,
-            "eps": None if threat is None else threat.eps,
-            "eps_text": None if threat is None else threat.text,
-            "attack": unit.label,
-            "definition": unit.hash,
-        }
-        columns = [pa.array([key[f.name]] * n, _plain(f.type)).cast(f.type) for f in KEY]
-        columns += [pa.array(found[f.name], f.type) for f in FOUND]
-        return pa.Table.from_arrays(columns, schema=SCHEMA)
-
-
-def _plain(kind: pa.DataType) -> pa.DataType:
-    return kind.value_type if pa.types.is_dictionary(kind) else kind

@@ -1,11 +1,16 @@
 """Synthetic results: verdict files of models that do not exist, with accuracies chosen by the test."""
 
+import json
+import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
 from torch import nn
@@ -14,9 +19,14 @@ from advdpnp.attacks import ATTACKS, AttackInfo
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.datasets import Dataset, Split
+from advdpnp.eval.store.commit import Complete, commit
+from advdpnp.eval.store.data_files import Contents, read_contents, read_images
+from advdpnp.eval.store.index import Index, checksum
 from advdpnp.eval.store.key import CLEAN, EvaluationKey
 from advdpnp.eval.store.model_folder import open_model
 from advdpnp.eval.store.model_record import ModelRecord
+from advdpnp.eval.store.reader import StoredEvaluation
+from advdpnp.eval.store.schema import FOUND
 
 CLASSES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
@@ -168,3 +178,62 @@ def store_model(tmp_path: Path) -> Callable[..., Path]:
         return tmp_path / "results"
 
     return store
+
+
+def _edit_index(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    content = json.loads(path.read_text())
+    change(content)
+    said = {name: value for name, value in content.items() if name not in ("format", "sha256")}
+    path.write_text(json.dumps(content | {"sha256": checksum(said)}))
+
+
+@pytest.fixture
+def edit_index() -> Callable[[Path, Callable[[dict[str, Any]], Any]], None]:
+    """Change the JSON of a ``units.json``, and its checksum with it: what somebody does who knows the format."""
+    return _edit_index
+
+
+def _edit_rows(unit: StoredEvaluation, change: Callable[[pd.DataFrame], Any]) -> None:
+    contents = read_contents(unit.folder)
+    assert contents is not None
+    frame = contents.verdicts(unit.record).to_pandas()
+    change(frame)
+    commit(contents, [Complete(unit.record, pa.Table.from_pandas(frame, FOUND, preserve_index=False))])
+
+
+@pytest.fixture
+def edit_rows() -> Callable[[StoredEvaluation, Callable[[pd.DataFrame], Any]], None]:
+    """Change the verdicts of a complete evaluation, checksums included."""
+    return _edit_rows
+
+
+def _edit_images(unit: StoredEvaluation, change: Callable[[list[dict[str, Any]]], list[dict[str, Any]]]) -> None:
+    contents = read_contents(unit.folder)
+    assert contents is not None
+    tables = list(read_images(unit.folder, unit.hash))
+    rows = change([row for table in tables for row in table.to_pylist()])
+    table = pa.Table.from_pylist(rows, schema=tables[0].schema)
+    commit(contents, [Complete(unit.record, contents.verdicts(unit.record), iter([table] if rows else []))])
+
+
+@pytest.fixture
+def edit_images() -> Callable[[StoredEvaluation, Callable[[list[dict[str, Any]]], list[dict[str, Any]]]], None]:
+    """Change the rows of an evaluation's images, checksums included."""
+    return _edit_images
+
+
+def _copy_evaluation(unit: StoredEvaluation, folder: Path) -> None:
+    source = read_contents(unit.folder)
+    assert source is not None
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copy(unit.folder / "model.json", folder)
+    into = read_contents(folder) or Contents(folder, Index(unit.model.weights_hash), {})
+    into = replace(into, index=replace(into.index, diagnostics=source.index.diagnostics))
+    images = read_images(unit.folder, unit.hash) if unit.record.images else None
+    commit(into, [Complete(unit.record, source.verdicts(unit.record), images)])
+
+
+@pytest.fixture(scope="session")
+def copy_evaluation() -> Callable[[StoredEvaluation, Path], None]:
+    """Have an evaluation in another model's folder too."""
+    return _copy_evaluation

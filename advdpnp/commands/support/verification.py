@@ -18,11 +18,11 @@ from advdpnp.eval.audit.images import NOT_STORED, Auditor, Discrepancy, UnitAudi
 from advdpnp.eval.audit.rows import audit_rows
 from advdpnp.eval.run.plan import choose_device
 from advdpnp.eval.run.ranks import FOLDER
-from advdpnp.eval.store.adversarial_images import SUFFIX
-from advdpnp.eval.store.key import CORRUPTION
+from advdpnp.eval.store.index import INDEX
 from advdpnp.eval.store.model_record import ModelRecord, read_model_record
-from advdpnp.eval.store.reader import StoredEvaluation
-from advdpnp.eval.store.schema import FOUND, read_verdicts
+from advdpnp.eval.store.old_layout import verdict_files
+from advdpnp.eval.store.reader import StoredEvaluation, evaluations_of
+from advdpnp.eval.store.schema import FOUND
 from advdpnp.models.loading import LoadedModel, load_model
 
 _WHOLE = [field.name for field in FOUND if field.name not in ("norm", "margin")]  # columns that every verdict fills
@@ -47,21 +47,18 @@ def verify_command(
     Raises:
         AdvdpnpError: nothing is there, or a model or the data set is missing or another one.
     """
-    folders: dict[Path, list[Path]] = {}
-    for path in paths:
-        for file in _verdict_files(path):
-            folders.setdefault(file.parent.resolve(), []).append(file.resolve())
+    folders = list(dict.fromkeys(folder.resolve() for path in paths for folder in _model_folders(path)))
     identities = {folder: _identity(folder / "model.json") for folder in folders}
     data = _dataset(dataset, identities, data_root)
     loaded = _load(checkpoints, models, weights, mean, std, data)
     _refuse_strangers(identities, loaded)
     chosen = choose_device(device)
     good, told = True, []
-    for folder, files in folders.items():
+    for folder in folders:
         identity = identities[folder]
         model = loaded[identity.weights_hash].model.to(chosen)
         try:
-            result = _verify_model(folder, identity, list(dict.fromkeys(files)), Auditor(model, data, chosen))
+            result = _verify_model(folder, identity, Auditor(model, data, chosen))
         except torch.OutOfMemoryError:
             raise AdvdpnpError(f"{identity.name} does not fit in the memory of {chosen}; use --device cpu") from None
         finally:
@@ -79,25 +76,18 @@ def verify_command(
     return good
 
 
-def _verdict_files(path: Path) -> list[Path]:
-    """Verdict files of attacks and clean images that a path means: one, those of a model, or those of a folder."""
+def _model_folders(path: Path) -> list[Path]:
+    """The folders of models that a path means: one, all in or below it, or the one that a file is in."""
     if path.is_file():
-        file = path.with_suffix(".parquet") if path.suffix == SUFFIX else path
-        if not file.is_file() or not (file.parent / "model.json").is_file():
+        if not (path.parent / "model.json").is_file():
             raise AdvdpnpError(
                 f"{path} is no verdict file beside a model.json; give one that 'advdpnp eval' has written"
             )
-        return [file]
+        return [path.parent]
     if not path.is_dir():
         raise AdvdpnpError(f"there is no file or folder {path}; give one that 'advdpnp eval --out' has written")
-    corruption = CORRUPTION.replace("/", "_")
-    found = [
-        file
-        for model in sorted(path.rglob("model.json"))
-        if FOLDER not in model.parts
-        for file in sorted(model.parent.glob("*.parquet"))
-        if not file.name.startswith(corruption)  # nobody searched for those images
-    ]
+    models = [each.parent for each in sorted(path.rglob("model.json")) if FOLDER not in each.parts]
+    found = [folder for folder in models if (folder / INDEX).exists() or verdict_files(folder)]
     if not found:
         raise AdvdpnpError(f"there are no verdicts in {path}; run 'advdpnp eval ... --out {path}' first")
     return found
@@ -158,33 +148,33 @@ def _refuse_strangers(identities: dict[Path, ModelRecord], loaded: dict[str, Loa
         )
 
 
-def _verify_model(folder: Path, identity: ModelRecord, files: Sequence[Path], auditor: Auditor) -> dict[str, Any]:
+def _verify_model(folder: Path, identity: ModelRecord, auditor: Auditor) -> dict[str, Any]:
     """Audit, print, and return the same as JSON values."""
     about = f"{identity.name}  weights {identity.weights_hash[:8]}, {identity.dataset}, {auditor.device}"
     out.print(about, markup=False, style="bold")
     if auditor.caution:
         out.print(f"  its answers are {auditor.caution}: what holds here may not hold elsewhere", style="yellow")
+    units, damaged = _read(folder)
     told: list[dict[str, Any]] = []
-    audits: dict[Path, UnitAudit] = {}
-    for file in files:
-        try:
-            unit = _read(file, identity)
-        except AdvdpnpError as error:
-            _tell(file.name, str(error), [], [])
-            told.append({"file": file.name, "holds": False, "faults": [{"sample": None, "why": str(error)}]})
-            continue
-        audit = audits[file] = auditor.audit(unit)
+    for name, why in damaged.items():
+        _tell(name, why, [], [])
+        told.append({"file": name, "holds": False, "faults": [{"sample": None, "why": why}]})
+    audits: dict[str, UnitAudit] = {}
+    for unit in units:
+        if unit.corrupted:
+            continue  # nobody searched for those images
+        audit = audits[unit.hash] = auditor.audit(unit)
         _tell(_title(unit), _summary(audit), audit.faults, audit.unsettled)
         told.append(
             {
-                "file": file.name, "unit": _title(unit), "holds": audit.holds, "samples": len(unit.samples),
-                "images": audit.images, "images_that_hold": audit.holding,
+                "file": unit.verdicts.path.name, "unit": _title(unit), "holds": audit.holds,
+                "samples": len(unit.samples), "images": audit.images, "images_that_hold": audit.holding,
                 "faults": [asdict(each) for each in audit.faults],
                 "unsettled": [asdict(each) for each in audit.unsettled],
             }
         )  # fmt: skip
-    wrong = _verify_rows(folder, identity, audits)
-    missing = list(_missing(folder, files, [each.unit for each in audits.values()]))
+    wrong = _verify_rows(folder, units, audits, complete=not damaged)
+    missing = list(_missing([each.unit for each in audits.values()]))
     for sentence in missing:
         out.print(f"  {sentence}", markup=False, style="red")
     return {
@@ -198,28 +188,48 @@ def _verify_model(folder: Path, identity: ModelRecord, files: Sequence[Path], au
     }
 
 
-def _missing(folder: Path, files: Sequence[Path], units: Sequence[StoredEvaluation]) -> Iterator[str]:
-    """What an evaluation leaves beside verdicts and is not there, in words; nothing of a part of a folder."""
-    if set(_verdict_files(folder)) - set(files):
-        return
+def _read(folder: Path) -> tuple[list[StoredEvaluation], dict[str, str]]:
+    """The evaluations of a model that are whole, and of the others what is wrong, by name."""
+    units, damaged = [], {}
+    try:
+        readers = evaluations_of(folder)
+    except AdvdpnpError as error:
+        return [], {folder.name: str(error)}
+    for name, read in readers:
+        try:
+            units.append(_whole(read()))
+        except AdvdpnpError as error:
+            damaged[name] = str(error)
+    return units, damaged
+
+
+def _whole(unit: StoredEvaluation) -> StoredEvaluation:
+    """An evaluation whose every verdict has an answer."""
+    try:
+        if unit.verdicts.frame[_WHOLE].isna().any(axis=None) or not (_title(unit) and unit.last_run and unit.hash):
+            raise ValueError("a verdict without an answer")
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        raise AdvdpnpError("its metadata are damaged, or it holds no verdicts") from error
+    return unit
+
+
+def _missing(units: Sequence[StoredEvaluation]) -> Iterator[str]:
+    """What an evaluation leaves beside verdicts and is not there, in words."""
     if all(unit.threat is not None for unit in units):
         yield "the verdicts on clean images are missing"
-    for images in sorted(folder.glob(f"*{SUFFIX}")):
-        if not images.with_suffix(".parquet").exists():
-            yield f"{images.name} has no verdicts beside it"
-    rows = [row for row in make_rows(units) if not row.measured_samples]
-    if rows:
-        yield "the measurements that flags come from (sanity-*.json) are missing; run the same evaluation again"
+    if any(not row.measured_samples for row in make_rows(units)):
+        yield "the measurements that flags come from are missing; run the same evaluation again"
 
 
-def _verify_rows(folder: Path, identity: ModelRecord, audits: Mapping[Path, UnitAudit]) -> list[str]:
+def _verify_rows(
+    folder: Path, units: Sequence[StoredEvaluation], audits: Mapping[str, UnitAudit], *, complete: bool
+) -> list[str]:
     """Hold a model's rows against what was judged; prints it, and returns what does not hold, in words."""
-    leaderboard, files = folder.parent / "leaderboard.csv", sorted(folder.glob("*.parquet"))
-    units = list(_readable(files, identity))
-    if len(units) < len(files):
-        wrong = ["the rows of the leaderboard cannot be made again: a verdict file is damaged"]
-    else:
+    leaderboard = folder.parent / "leaderboard.csv"
+    if complete:
         wrong = list(audit_rows(units, audits, leaderboard))
+    else:
+        wrong = ["the rows of the leaderboard cannot be made again: verdicts are damaged"]
     for sentence in wrong:
         out.print(f"  {sentence}", markup=False, style="red")
     if audits and not wrong:
@@ -230,27 +240,6 @@ def _verify_rows(folder: Path, identity: ModelRecord, audits: Mapping[Path, Unit
         command = "" if recorded else ", but for the command"
         out.print(f"  rows: where they come from is recorded{command}; accuracies {compared}{alone}", markup=False)
     return wrong
-
-
-def _read(file: Path, identity: ModelRecord) -> StoredEvaluation:
-    """A verdict file that is whole and of the model beside it."""
-    unit = StoredEvaluation(identity, read_verdicts(file))
-    try:
-        if set(unit.verdicts.frame["weights"]) != {identity.weights_hash}:
-            raise AdvdpnpError("it holds verdicts of another model than model.json beside it tells")
-        if unit.verdicts.frame[_WHOLE].isna().any(axis=None) or not (_title(unit) and unit.last_run and unit.hash):
-            raise ValueError("a verdict without an answer")
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-        raise AdvdpnpError("its metadata are damaged, or it holds no verdicts") from error
-    return unit
-
-
-def _readable(files: Sequence[Path], identity: ModelRecord) -> Iterator[StoredEvaluation]:
-    for file in files:
-        try:
-            yield _read(file, identity)
-        except AdvdpnpError:
-            continue  # said where it was to be verified
 
 
 def _title(unit: StoredEvaluation) -> str:

@@ -10,7 +10,6 @@ from matplotlib.figure import Figure
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.base.plotting import INK, QUIET, drawing
 from advdpnp.eval.analysis.rows import Row, order_attacks
-from advdpnp.eval.store.example_images import read_arrays
 from advdpnp.eval.store.key import file_name
 
 CELL = 1.05  # inches
@@ -24,17 +23,16 @@ def draw_examples(rows: Sequence[Row], colours: dict[str, str], out: Path) -> li
     several = len({row.seed for row in rows if row.attacks}) > 1
     for row in rows:
         for attack in reversed(order_attacks([row])):
-            stored = row.attacks[attack].verdicts.path.with_suffix(".examples.npz")
-            if not stored.exists():
+            try:
+                images = row.attacks[attack].examples()
+            except AdvdpnpError:
+                continue  # a damaged picture is no reason to withhold the table
+            if not len(images["sample"]):
                 continue
             model = f"{file_name(row.model.name)}-{row.model.weights_hash[:8]}"
             threat = f"{row.threat.norm}-{file_name(row.threat.eps_text)}{f'-seed{row.seed}' if several else ''}"
             path = out / f"examples-{model}-{file_name(row.dataset)}-{threat}-{file_name(attack)}.png"
-            if not path.exists() or path.stat().st_mtime < stored.stat().st_mtime:
-                try:
-                    images = read_arrays(stored)
-                except AdvdpnpError:
-                    continue  # a damaged picture is no reason to withhold the table
+            if not path.exists() or path.stat().st_mtime < row.attacks[attack].images_path.stat().st_mtime:
                 _draw(row, attack, images, path)
             paths.append(path)
             break

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from advdpnp.eval.report.leaderboard import build_leaderboard
+from advdpnp.eval.store.reader import find_results
 
 Write = Callable[..., None]
 ATTACKS = ("fgsm", "cw")
@@ -37,25 +38,18 @@ def write(write_results: Write, out: Path, models: list[dict[str, Any]], names: 
         write_results(out, name, shares, n=N, others=found, weights=str(place) * 64)
 
 
-def units(folder: Path) -> list[Path]:
-    return sorted(folder.rglob("*.parquet"))
-
-
 @FEW
 @given(MODELS, st.randoms(use_true_random=False))
 def test_where_verdicts_lie_and_which_folder_comes_first_changes_nothing(
-    write_results: Write, models: list[dict[str, Any]], random: Any
+    write_results: Write, copy_evaluation: Any, models: list[dict[str, Any]], random: Any
 ) -> None:
     """Equal names, equal numbers and ties included."""
     with tempfile.TemporaryDirectory() as base:
         whole, parts = Path(base, "whole"), [Path(base, str(i)) for i in range(3)]
         write(write_results, whole, models, ["net"] * len(models))
         expected = build_leaderboard([whole])
-        for path in units(whole):
-            place = random.choice(parts) / path.parent.name
-            place.mkdir(parents=True, exist_ok=True)
-            shutil.copy(path.parent / "model.json", place)
-            shutil.copy(path, place)
+        for unit in find_results([whole]):
+            copy_evaluation(unit, random.choice(parts) / unit.folder.name)
         there = [part for part in parts if part.exists()]
         random.shuffle(there)
         pd.testing.assert_frame_equal(build_leaderboard(there), expected)
@@ -75,17 +69,15 @@ def test_a_folder_merged_with_itself_or_a_copy_is_itself(write_results: Write, m
 
 @FEW
 @given(MODELS)
-def test_rows_are_a_function_of_verdicts_alone(write_results: Write, models: list[dict[str, Any]]) -> None:
+def test_rows_are_a_function_of_verdicts_alone(
+    write_results: Write, copy_evaluation: Any, models: list[dict[str, Any]]
+) -> None:
     with tempfile.TemporaryDirectory() as base:
         out, moved = Path(base, "a"), Path(base, "b")
         write(write_results, out, models)
         frame = build_leaderboard([out])
-        moved.mkdir()
-        for number, path in enumerate(units(out)):  # files say all of themselves: their names do not matter
-            place = moved / str(path.parent.name)[::-1]
-            place.mkdir(exist_ok=True)
-            shutil.copy(path.parent / "model.json", place)
-            shutil.copy(path, place / f"{number}.parquet")
+        for unit in find_results([out]):  # what folders are called does not matter
+            copy_evaluation(unit, moved / unit.folder.name[::-1])
         pd.testing.assert_frame_equal(build_leaderboard([moved]), frame)
         rows = frame.set_index("model")
         for place, model in enumerate(models):

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -26,9 +25,12 @@ from advdpnp.datasets import Dataset
 from advdpnp.eval.api import evaluate_models
 from advdpnp.eval.audit.images import Auditor, UnitAudit
 from advdpnp.eval.run.components import Components
-from advdpnp.eval.store import model_folder as store
+from advdpnp.eval.store import commit as commit_module
 from advdpnp.eval.store import writer as unit_writer
-from advdpnp.eval.store.adversarial_images import SUFFIX, read_adversarials, read_samples, to_table, write_adversarials
+from advdpnp.eval.store.adversarial_images import SUFFIX, read_samples, to_table
+from advdpnp.eval.store.commit import Complete, commit
+from advdpnp.eval.store.data_files import read_contents
+from advdpnp.eval.store.index import INDEX, Index
 from advdpnp.eval.store.reader import StoredEvaluation, find_results
 from advdpnp.models.checkpoint import weights_hash
 from advdpnp.models.loading import LoadedModel
@@ -54,8 +56,7 @@ def unit_of(out: Path, label: str = "pgd-4") -> StoredEvaluation:
 
 
 def images_of(unit: StoredEvaluation, data: Dataset) -> dict[int, Tensor]:
-    path = unit.verdicts.path.with_suffix(SUFFIX)
-    parts = read_adversarials(path, data.test.some_images, len(data.test)) if path.exists() else ()
+    parts = unit.adversarials(data.test.some_images, len(data.test))
     return {n: x for part in parts for n, x in zip(part.sample.tolist(), part.x_adv, strict=True)}
 
 
@@ -85,28 +86,41 @@ def recording(searches: Searches, stop_after: int | None = None) -> Components:
     return replace(SMALL, search=noted)
 
 
-def tamper(out: Path, sample: int, change: Callable[[bytearray], Any], *, honest: bool = True) -> None:
+@pytest.fixture
+def tamper(edit_images: Any) -> Callable[..., None]:
     """Change a stored difference of pgd-4, and its digest if ``honest``."""
-    path = unit_of(out).verdicts.path.with_suffix(SUFFIX)
-    table = pq.read_table(path)
-    rows = table.to_pylist()
-    (row,) = [each for each in rows if each["sample"] == sample]
-    difference = bytearray(row["difference"])
-    change(difference)
-    row["difference"] = bytes(difference)
-    if honest:
-        row["digest"] = hashlib.sha256(difference).digest()[:8]
-    pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), path)
+
+    def tampered(out: Path, sample: int, change: Callable[[bytearray], Any], *, honest: bool = True) -> None:
+        def changed(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+            (row,) = [each for each in rows if each["sample"] == sample]
+            difference = bytearray(row["difference"])
+            change(difference)
+            row["difference"] = bytes(difference)
+            if honest:
+                row["digest"] = hashlib.sha256(difference).digest()[:8]
+            return rows
+
+        edit_images(unit_of(out), changed)
+
+    return tampered
 
 
-def edit(path: Path, change: Callable[[pd.DataFrame, dict[str, Any]], Any]) -> None:
-    """Change the columns or the metadata of a verdict file."""
-    table = pq.read_table(path)
-    info = json.loads(table.schema.metadata[b"advdpnp"])
-    frame = table.to_pandas()
-    change(frame, info)
-    schema = table.schema.with_metadata({b"advdpnp": json.dumps(info).encode()})
-    pq.write_table(pa.Table.from_pandas(frame, schema=schema, preserve_index=False), path)
+@pytest.fixture
+def put_images(edit_images: Any) -> Callable[..., None]:
+    """Have other images, as they are, in the place of those of an evaluation."""
+
+    def put(unit: StoredEvaluation, samples: list[int], x_adv: Tensor, differences: list[bytes] | None = None) -> None:
+        table = to_table(np.array(samples), differences or [None] * len(samples), x_adv)
+        edit_images(unit, lambda rows: table.to_pylist())
+
+    return put
+
+
+def forget_images(unit: StoredEvaluation) -> None:
+    """Leave an evaluation as it is without ``--save-adversarials``."""
+    contents = read_contents(unit.folder)
+    assert contents is not None
+    commit(contents, [Complete(replace(unit.record, saved=False), contents.verdicts(unit.record), iter(()))])
 
 
 # Storing
@@ -135,12 +149,15 @@ def test_the_option_changes_no_verdict_and_no_name(tmp_path: Path, data: Dataset
     evaluate(tmp_path / "with", data, net())
     evaluate(tmp_path / "without", data, net(), save_adversarials=False)
     one, other = (
-        {unit.verdicts.path.name: unit.frame for unit in find_results([tmp_path / d])} for d in ("with", "without")
+        {unit.label + unit.hash: unit.frame for unit in find_results([tmp_path / d])} for d in ("with", "without")
     )
     assert one.keys() == other.keys()
     for name, frame in one.items():
         pd.testing.assert_frame_equal(frame, other[name])
-    assert not list((tmp_path / "without").rglob(f"*{SUFFIX}"))
+    (with_images, without) = (unit_of(tmp_path / name) for name in ("with", "without"))
+    assert (with_images.record.saved, without.record.saved) == (True, False)
+    assert set(images_of(without, data)) == set(range(8)) & set(broken(without))  # for figures
+    assert with_images.record.images > without.record.images == 8
 
 
 def test_images_of_verdicts_that_are_there_are_made_by_searching_the_broken_samples_again(
@@ -177,37 +194,40 @@ def test_an_interrupted_search_continues_to_the_same_images(
     assert audit(tmp_path / "torn", data, net()).holds
 
 
-@pytest.mark.parametrize("written", ["images", "verdicts", "complete images"])
+@pytest.mark.parametrize("written", ["images", "verdicts", "the index"])
 def test_no_verdict_is_without_its_image_wherever_a_writer_is_killed(
     tmp_path: Path, data: Dataset, net: Net, monkeypatch: pytest.MonkeyPatch, written: str
 ) -> None:
     """The process dies just before it writes so and so of pgd-4."""
-    write_images, write_table = store.write_adversarials, store.write_table
+    write_images, write_table, finish = unit_writer.write_adversarials, unit_writer.write_table, commit_module._replace
 
     def dying(write: Callable[..., None], when: str) -> Callable[..., None]:
         def wrapped(path: Path, *rest: Any) -> None:
-            place = path.parent if path.parent.suffix == ".parts" else path
-            complete = "complete " if place is path else ""
-            if place.name.startswith("pgd-4") and f"{complete}{when}" == written:
+            if "pgd-4" in path.parent.name and when == written:
                 raise KeyboardInterrupt
             write(path, *rest)
 
         return wrapped
 
+    def dying_late(folder: Path, index: Index, new: Any) -> None:
+        if any(record.identity["label"] == "pgd-4" for record in index.evaluations) and written == "the index":
+            raise KeyboardInterrupt
+        finish(folder, index, new)
+
     with monkeypatch.context() as patch:
-        for module in (store, unit_writer):
-            patch.setattr(module, "write_adversarials", dying(write_images, "images"))
-            patch.setattr(module, "write_table", dying(write_table, "verdicts"))
+        patch.setattr(unit_writer, "write_adversarials", dying(write_images, "images"))
+        patch.setattr(unit_writer, "write_table", dying(write_table, "verdicts"))
+        patch.setattr(commit_module, "_replace", dying_late)
         with pytest.raises(KeyboardInterrupt):
             evaluate(tmp_path, data, net())
     searches: Searches = []
-    for path in tmp_path.rglob("pgd-4*.parts/*.parquet"):
+    for path in tmp_path.rglob(".parts/pgd-4*/*.parquet"):
         frame = pq.read_table(path).to_pandas()
         needed = frame[frame["success"] & (frame["clean_prediction"] == frame["label"])]["sample"]
         assert set(needed) <= set(read_samples(path.with_suffix(SUFFIX)))
-    assert not list(tmp_path.rglob("pgd-4*.parquet"))
+    assert "pgd-4" not in [unit.label for unit in find_results([tmp_path])]
     evaluate(tmp_path, data, net(), components=recording(searches))
-    assert [len(samples) for _, samples in searches] == ([] if written == "complete images" else [50])
+    assert [len(samples) for _, samples in searches] == ([] if written == "the index" else [50])
     assert sorted(images_of(unit_of(tmp_path), data)) == broken(unit_of(tmp_path))
     assert audit(tmp_path, data, net()).holds
 
@@ -254,7 +274,7 @@ def test_an_attack_of_a_package_that_was_interrupted_without_images_begins_again
 def test_a_search_that_comes_out_otherwise_is_told_and_changes_nothing(tmp_path: Path, data: Dataset, net: Net) -> None:
     evaluate(tmp_path, data, net(), save_adversarials=False)
     before = unit_of(tmp_path).verdicts.path.read_bytes()
-    lost = broken(unit_of(tmp_path))[0]
+    lost = next(sample for sample in broken(unit_of(tmp_path)) if sample >= 8)  # the first ones have images anyway
 
     def weaker(*arguments: Any, **rest: Any) -> Iterator[AttackResult]:
         for found in search(*arguments, **rest):
@@ -264,7 +284,7 @@ def test_a_search_that_comes_out_otherwise_is_told_and_changes_nothing(tmp_path:
     with pytest.raises(AdvdpnpError, match=rf"left without an image \(sample {lost}\).*new folder"):
         evaluate(tmp_path, data, net(), components=replace(SMALL, search=weaker))
     assert unit_of(tmp_path).verdicts.path.read_bytes() == before
-    assert sorted(images_of(unit_of(tmp_path), data)) == broken(unit_of(tmp_path))[1:]
+    assert set(images_of(unit_of(tmp_path), data)) == set(broken(unit_of(tmp_path))) - {lost}
     result = audit(tmp_path, data, net())
     assert [(fault.sample, "has no image" in fault.why) for fault in result.faults] == [(lost, True)]
 
@@ -335,7 +355,7 @@ def _push(difference: bytearray) -> None:
     ],
 )
 def test_an_image_that_was_tampered_with_is_named(
-    stored: Path, data: Dataset, net: Net, change: Any, honest: bool, why: str | None
+    stored: Path, data: Dataset, net: Net, change: Any, honest: bool, why: str | None, tamper: Callable[..., None]
 ) -> None:
     sample = broken(unit_of(stored))[3]
     tamper(stored, sample, change, honest=honest)
@@ -346,7 +366,7 @@ def test_an_image_that_was_tampered_with_is_named(
 
 
 def test_a_single_bit_that_changed_by_itself_is_named_though_the_model_is_fooled_still(
-    stored: Path, data: Dataset, net: Net
+    stored: Path, data: Dataset, net: Net, tamper: Callable[..., None]
 ) -> None:
     sample = broken(unit_of(stored))[0]
 
@@ -360,7 +380,9 @@ def test_a_single_bit_that_changed_by_itself_is_named_though_the_model_is_fooled
     assert "changed since it was stored" in fault.why
 
 
-def test_another_image_that_fools_the_model_supports_the_claim_as_well(stored: Path, data: Dataset, net: Net) -> None:
+def test_another_image_that_fools_the_model_supports_the_claim_as_well(
+    stored: Path, data: Dataset, net: Net, tamper: Callable[..., None]
+) -> None:
     other = images_of(unit_of(stored, "fgsm"), data)
     sample = next(n for n in broken(unit_of(stored)) if n in other)
     change = (255 * other[sample]).round().to(torch.uint8) - data.test.images[sample]
@@ -369,27 +391,32 @@ def test_another_image_that_fools_the_model_supports_the_claim_as_well(stored: P
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -0.001, 1.001])
-def test_float_images_outside_the_box_do_not_hold(stored: Path, data: Dataset, net: Net, value: float) -> None:
+def test_float_images_outside_the_box_do_not_hold(
+    stored: Path, data: Dataset, net: Net, value: float, put_images: Callable[..., None]
+) -> None:
     unit = unit_of(stored)
     images = images_of(unit, data)
     x_adv = torch.stack([images[n] for n in sorted(images)])
     x_adv[2, 0, 3, 3] = value
-    path = unit.verdicts.path.with_suffix(SUFFIX)
-    write_adversarials(path, [to_table(np.array(sorted(images)), [None] * len(images), x_adv)])
+    put_images(unit, sorted(images), x_adv)
     (fault,) = audit(stored, data, net()).faults
     assert fault.sample == sorted(images)[2]
     assert ("[0, 1]" if abs(value) < 2 else "infinite") in fault.why
 
 
-def test_missing_double_and_superfluous_images_are_named(stored: Path, data: Dataset, net: Net) -> None:
+def test_missing_double_and_superfluous_images_are_named(
+    stored: Path, data: Dataset, net: Net, edit_images: Any
+) -> None:
     unit = unit_of(stored)
-    path = unit.verdicts.path.with_suffix(SUFFIX)
-    table = pq.read_table(path)
-    samples = table.column("sample").to_pylist()
-    robust = unit.frame[~unit.frame["success"]]["sample"].tolist()[0]
-    rows = table.to_pylist()
-    kept = [*rows[1:], rows[1], rows[2] | {"sample": robust}]
-    write_adversarials(path, [pa.Table.from_pylist(kept, schema=table.schema)])
+    samples = broken(unit)
+    robust = unit.frame[~unit.frame["success"]]["sample"].tolist()[-1]
+
+    def changed(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        by_sample = {row["sample"]: row for row in rows if row["sample"] in samples}
+        kept = [by_sample[sample] for sample in samples[1:]]
+        return [*kept, kept[0], kept[1] | {"sample": robust, "clean": None}]
+
+    edit_images(unit, changed)
     why = {(fault.sample, fault.why.split(",")[0]) for fault in audit(stored, data, net()).faults}
     assert (samples[0], "it has no image") in why
     assert (samples[1], "it has two images") in why
@@ -397,24 +424,22 @@ def test_missing_double_and_superfluous_images_are_named(stored: Path, data: Dat
 
 
 def test_without_images_nothing_is_shown_and_that_is_said(stored: Path, data: Dataset, net: Net) -> None:
-    unit_of(stored).verdicts.path.with_suffix(SUFFIX).unlink()
+    forget_images(unit_of(stored))
     result = audit(stored, data, net())
     assert result.images is None
     assert not result.holds
 
 
-@pytest.mark.parametrize("content", [b"", b"PAR1 and nothing", "cut", "names", "verdicts", "wide"])
+@pytest.mark.parametrize("content", [b"", b"PAR1 and nothing", "cut", "verdicts", "gone"])
 def test_damaged_files_of_images_are_one_sentence(stored: Path, data: Dataset, net: Net, content: bytes | str) -> None:
     unit = unit_of(stored)
-    path = unit.verdicts.path.with_suffix(SUFFIX)
+    path = unit.images_path
     if content == "cut":
         path.write_bytes(path.read_bytes()[:-50])
-    elif content == "names":
-        path.write_bytes(path.read_bytes().replace(b"digest", b"dig\xc4st"))
     elif content == "verdicts":
         path.write_bytes(unit.verdicts.path.read_bytes())
-    elif content == "wide":
-        write_adversarials(path, [to_table(np.array([0]), [None], torch.zeros(1, 3, 64, 64))])
+    elif content == "gone":
+        path.unlink()
     else:
         path.write_bytes(content)  # type: ignore[arg-type]
     result = audit(stored, data, net())
@@ -422,58 +447,91 @@ def test_damaged_files_of_images_are_one_sentence(stored: Path, data: Dataset, n
     assert not result.holds
 
 
-def test_files_that_name_samples_out_of_range_are_refused(stored: Path, data: Dataset, net: Net) -> None:
-    path = unit_of(stored).verdicts.path.with_suffix(SUFFIX)
-    for samples in ([-1], [50], list(range(60))):
-        write_adversarials(
-            path, [to_table(np.array(samples), [bytes(64)] * len(samples), torch.zeros(len(samples), 1, 8, 8))]
-        )
+def test_images_of_another_size_or_of_samples_out_of_range_are_refused(
+    stored: Path, data: Dataset, net: Net, put_images: Callable[..., None]
+) -> None:
+    put_images(unit_of(stored), [0], torch.zeros(1, 3, 64, 64))
+    assert "not of the size of the data set's" in audit(stored, data, net()).faults[0].why
+    for samples in ([-1], [50], [0] * 60):
+        put_images(unit_of(stored), samples, torch.zeros(len(samples), 1, 8, 8), [bytes(64)] * len(samples))
         assert "data set" in audit(stored, data, net()).faults[0].why
-        assert read_samples(path).tolist() == samples
 
 
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        (lambda frame, info: None, None),
-        (lambda frame, info: frame.__setitem__("label", (frame["label"] + 1) % 4), "another label"),
-        (lambda frame, info: frame.__setitem__("eps", 0.5), "threat model"),
-        (lambda frame, info: info["identity"].__setitem__("shape", 17), "its hash is of"),
-        (lambda frame, info: frame.__setitem__("sample", frame["sample"] + 9), "data set has not"),
-        (lambda frame, info: frame.__setitem__("clean_prediction", (frame["label"] + 1) % 4), "clean image is taken"),
-        (
-            lambda frame, info: frame.update({"norm": frame["norm"].replace(np.inf, 0.01), "success": True}),
-            "has no image",
-        ),
-        (lambda frame, info: frame.__setitem__("success", False), "none broke it"),
+        (lambda frame: None, None),
+        (lambda frame: frame.__setitem__("label", (frame["label"] + 1) % 4), "another label"),
+        (lambda frame: frame.__setitem__("sample", frame["sample"] + 9), "data set has not"),
+        (lambda frame: frame.__setitem__("clean_prediction", (frame["label"] + 1) % 4), "clean image is taken"),
+        (lambda frame: frame.update({"norm": frame["norm"].replace(np.inf, 0.01), "success": True}), "has no image"),
+        (lambda frame: frame.__setitem__("success", False), "none broke it"),
     ],
 )
 def test_verdicts_that_were_changed_do_not_hold(
-    stored: Path, data: Dataset, net: Net, change: Any, why: str | None
+    stored: Path, data: Dataset, net: Net, change: Any, why: str | None, edit_rows: Any
 ) -> None:
-    edit(unit_of(stored).verdicts.path, change)
+    edit_rows(unit_of(stored), change)
     faults = audit(stored, data, net()).faults
     assert bool(faults) == (why is not None)
-    assert why is None or why in faults[0].why
+    assert why is None or any(why in fault.why for fault in faults)
 
 
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        (lambda frame, info: frame.__setitem__("sample", frame["sample"] * 0), "samples twice"),
-        (lambda frame, info: frame.__setitem__("norm", np.inf), "no finite distance"),
-        (lambda frame, info: frame.__setitem__("norm", np.nan), "no finite distance"),
-        (lambda frame, info: info.pop("runs"), "metadata"),
-        (lambda frame, info: info.__setitem__("identity", 5), "metadata"),
+        (lambda record: record.update(eps_text="16/255"), "radius as it is written"),
+        (lambda record: record["identity"].update(shape=17), "its hash is of"),
+        (lambda record: record["identity"]["threat"].update(eps=0.5), "its hash is of"),
     ],
 )
-def test_verdicts_that_no_search_can_have_written_are_refused(stored: Path, change: Any, why: str) -> None:
-    edit(unit_of(stored).verdicts.path, change)
+def test_an_evaluation_that_is_described_otherwise_does_not_hold(
+    stored: Path, data: Dataset, net: Net, change: Any, why: str, edit_index: Any
+) -> None:
+    unit = unit_of(stored)
+    place = [each.hash for each in find_results([stored])].index(unit.hash)
+    edit_index(unit.folder / INDEX, lambda content: change(content["evaluations"][place]))
+    assert why in audit(stored, data, net()).faults[0].why
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda frame: frame.__setitem__("sample", frame["sample"] * 0), "samples twice"),
+        (lambda frame: frame.__setitem__("norm", np.inf), "no finite distance"),
+        (lambda frame: frame.__setitem__("norm", np.nan), "no finite distance"),
+    ],
+)
+def test_verdicts_that_no_search_can_have_written_are_refused(
+    stored: Path, change: Any, why: str, edit_rows: Any
+) -> None:
+    edit_rows(unit_of(stored), change)
     with pytest.raises(AdvdpnpError, match=why):
         find_results([stored])
 
 
-def test_images_that_are_nearly_tied_are_told_apart_from_failures(stored: Path, data: Dataset, net: Net) -> None:
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda content: content.pop("runs"),
+        lambda content: content["evaluations"][0].update(identity=5),
+        lambda content: content["evaluations"][0]["identity"].update(threat={}),
+        lambda content: content["evaluations"][0].update(rows=-1),
+        lambda content: content["evaluations"][0].update(rows=49),
+        lambda content: content["evaluations"][0].update(runs=[]),
+        lambda content: content["evaluations"].append(content["evaluations"][0]),
+        lambda content: content["files"].update(other=content["files"]["attacks"]),
+    ],
+)
+def test_an_index_that_contradicts_itself_is_damaged(stored: Path, change: Any, edit_index: Any) -> None:
+    edit_index(unit_of(stored).folder / INDEX, change)
+    with pytest.raises(AdvdpnpError, match=r"units\.json is damaged"):
+        find_results([stored])
+
+
+def test_images_that_are_nearly_tied_are_told_apart_from_failures(
+    stored: Path, data: Dataset, net: Net, put_images: Callable[..., None]
+) -> None:
     """The image is moved onto the decision boundary, a hair on the wrong side of it."""
     unit = unit_of(stored)
     sample = broken(unit)[0]
@@ -488,8 +546,7 @@ def test_images_that_are_nearly_tied_are_told_apart_from_failures(stored: Path, 
     x_adv = torch.stack(
         [images[n] if n != sample else (clean + low * (images[sample] - clean))[0] for n in sorted(images)]
     )
-    path = unit.verdicts.path.with_suffix(SUFFIX)
-    write_adversarials(path, [to_table(np.array(sorted(images)), [None] * len(images), x_adv)])
+    put_images(unit, sorted(images), x_adv)
     result = audit(stored, data, net())
     assert result.holds
     assert [(each.sample, "borderline" in each.why) for each in result.unsettled] == [(sample, True)]
@@ -519,7 +576,7 @@ class InCompany(Noisy):
 
 @pytest.mark.parametrize(("kind", "caution"), [(Noisy, "random"), (InCompany, "company")])
 def test_answers_that_cannot_be_repeated_are_judged_with_that_said(
-    tmp_path: Path, data: Dataset, net: Net, kind: Any, caution: str
+    tmp_path: Path, data: Dataset, net: Net, kind: Any, caution: str, tamper: Callable[..., None]
 ) -> None:
     model = kind(net(), 0.3).eval()
     evaluate(tmp_path, data, model, attacks="pgd-4")
@@ -583,18 +640,21 @@ def test_the_command_says_what_holds(evaluated: Path, capsys: pytest.CaptureFixt
     assert "as in leaderboard.csv" in said
     assert "all of it holds" in said
     (folder,) = evaluated.glob("make-*")
-    for path in (folder, unit_of(evaluated).verdicts.path, unit_of(evaluated).verdicts.path.with_suffix(SUFFIX)):
+    for path in (folder, unit_of(evaluated).verdicts.path, unit_of(evaluated).images_path):
         code, said = verify(capsys, str(path), "--json", "report.json")
         assert code == 0
-        assert ("fgsm" in said) == path.is_dir()
     report = json.loads(Path("report.json").read_text())
-    assert [unit["images_that_hold"] for unit in report["models"][0]["units"]] == [count]
+    assert {unit["unit"]: unit["images_that_hold"] for unit in report["models"][0]["units"]} == {
+        "clean": 0, "fgsm, linf 0.05": len(broken(unit_of(evaluated, "fgsm"))), "pgd-4, linf 0.05": count,
+    }  # fmt: skip
 
 
-def test_the_command_names_what_does_not_hold(evaluated: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_names_what_does_not_hold(
+    evaluated: Path, capsys: pytest.CaptureFixture[str], tamper: Callable[..., None]
+) -> None:
     sample = broken(unit_of(evaluated))[1]
     tamper(evaluated, sample, _clear)
-    unit_of(evaluated, "fgsm").verdicts.path.with_suffix(SUFFIX).unlink()
+    forget_images(unit_of(evaluated, "fgsm"))
     code, said = verify(capsys, "results")
     assert code == 1
     assert f"sample {sample}: its image does not fool the model" in said
@@ -606,7 +666,7 @@ def test_the_command_names_what_does_not_hold(evaluated: Path, capsys: pytest.Ca
 def test_the_command_tells_what_is_not_shown_from_what_does_not_hold(
     evaluated: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    unit_of(evaluated).verdicts.path.with_suffix(SUFFIX).unlink()
+    forget_images(unit_of(evaluated))
     code, said = verify(capsys, "results")
     assert code == 1
     assert "NOT all of it is shown" in said
@@ -628,50 +688,71 @@ def test_a_leaderboard_that_was_embellished_is_seen(evaluated: Path, capsys: pyt
 
 
 def test_rows_that_do_not_tell_where_they_come_from_are_named(
-    evaluated: Path, capsys: pytest.CaptureFixture[str]
+    evaluated: Path, capsys: pytest.CaptureFixture[str], edit_index: Any
 ) -> None:
-    edit(unit_of(evaluated).verdicts.path, lambda frame, info: info["runs"][0].update(versions={}, device=""))
+
+    def changed(content: dict[str, Any]) -> None:
+        content["runs"].append(content["runs"][0] | {"versions": {}, "device": ""})
+        (record,) = [each for each in content["evaluations"] if each["identity"]["label"] == "pgd-4"]
+        record["runs"][0][0] = len(content["runs"]) - 1
+
+    edit_index(unit_of(evaluated).folder / INDEX, changed)
     code, said = verify(capsys, "results")
     assert code == 1
     assert "pgd-4 does not tell its versions, device" in said
 
 
-def test_a_damaged_verdict_file_does_not_hide_the_others(evaluated: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = unit_of(evaluated, "fgsm").verdicts.path
-    path.write_bytes(path.read_bytes()[:-20])
+def test_a_damaged_evaluation_does_not_hide_the_others(
+    evaluated: Path, capsys: pytest.CaptureFixture[str], edit_rows: Any
+) -> None:
+    edit_rows(unit_of(evaluated, "fgsm"), lambda frame: frame.__setitem__("norm", np.inf))
     code, said = verify(capsys, "results")
     assert code == 1
-    assert "is damaged" in said
+    assert "no finite distance" in said
     assert "images, all hold" in said
     assert "cannot be made again" in said
 
 
-@pytest.mark.parametrize(
-    ("gone", "why"),
-    [
-        ("clean-*.parquet", "the verdicts on clean images are missing"),
-        ("pgd-4*.parquet", "has no verdicts beside it"),
-        ("sanity-*.json", "the measurements that flags come from"),
-        ("sanity-linf*.json", "the measurements that flags come from"),
-    ],
-)
-def test_what_is_missing_beside_the_images_is_told(
-    evaluated: Path, capsys: pytest.CaptureFixture[str], gone: str, why: str
-) -> None:
-    (evaluated / "leaderboard.csv").unlink()
-    files = list(evaluated.rglob(gone))
-    assert files
-    for file in files:
-        file.unlink()
+def test_a_damaged_file_is_named(evaluated: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = unit_of(evaluated).verdicts.path
+    path.write_bytes(path.read_bytes()[:-20])
     code, said = verify(capsys, "results")
     assert code == 1
-    assert why in said
+    assert "is damaged" in said
+    assert "cannot be made again" in said
+
+
+@pytest.mark.parametrize("gone", ["", "linf"])
+def test_missing_measurements_are_told(
+    evaluated: Path, capsys: pytest.CaptureFixture[str], gone: str, edit_index: Any
+) -> None:
+    (evaluated / "leaderboard.csv").unlink()
+
+    def forget(content: dict[str, Any]) -> None:
+        content["diagnostics"] = [each for each in content["diagnostics"] if each["norm"] != gone]
+
+    edit_index(unit_of(evaluated).folder / INDEX, forget)
+    code, said = verify(capsys, "results")
+    assert code == 1
+    assert "the measurements that flags come from are missing" in said
     assert "NOT all of it is shown" in said
-    if gone.startswith("sanity"):
-        assert run_cli(["leaderboard", "results"]) == 0
-        assert "sanity checks were not measured for" in capsys.readouterr().out
-        for name in ("leaderboard.md", "leaderboard.html"):
-            assert "anity checks were not measured for" in (evaluated / name).read_text(encoding="utf-8")
+    assert run_cli(["leaderboard", "results"]) == 0
+    assert "sanity checks were not measured for" in capsys.readouterr().out
+    for name in ("leaderboard.md", "leaderboard.html"):
+        assert "anity checks were not measured for" in (evaluated / name).read_text(encoding="utf-8")
+
+
+def test_missing_clean_verdicts_are_told(
+    evaluated: Path, capsys: pytest.CaptureFixture[str], copy_evaluation: Any
+) -> None:
+    (folder,) = evaluated.glob("make-*")
+    for unit in find_results([evaluated]):
+        if unit.threat is not None:
+            copy_evaluation(unit, evaluated / "part" / folder.name)
+    code, said = verify(capsys, "results/part")
+    assert code == 1
+    assert "the verdicts on clean images are missing" in said
+    assert "NOT all of it is shown" in said
 
 
 def test_bad_input_is_one_sentence(evaluated: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

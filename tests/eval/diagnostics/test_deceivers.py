@@ -22,7 +22,8 @@ from advdpnp.eval.diagnostics import DiagnosticRecord, ModelProbe, measure_gradi
 from advdpnp.eval.diagnostics import gradients as search_module
 from advdpnp.eval.diagnostics.texts import FLAGS
 from advdpnp.eval.report.leaderboard import build_leaderboard
-from advdpnp.eval.store.diagnostics_record import diagnostics_of, read_diagnostics, sanity_path, write_diagnostics
+from advdpnp.eval.store.index import INDEX, read_index, write_diagnostics
+from advdpnp.eval.store.reader import diagnostics_of, has_diagnostics, read_diagnostics
 from advdpnp.models.loading import LoadedModel
 
 REPOSITORY = Path(advdpnp.__file__).resolve().parent.parent
@@ -304,25 +305,31 @@ def run(trained: Any, tmp_path: Path) -> Callable[..., Any]:
 def test_measurements_are_stored_once_for_the_answers_and_once_per_threat(
     run: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def stored() -> list[str]:
+        (path,) = tmp_path.rglob(INDEX)
+        return [each.eps_text for each in read_diagnostics(path.parent)]
+
     run(attacks="none")
-    assert len(list(tmp_path.rglob("sanity-*.json"))) == 1
+    assert stored() == [""]
     run(eps=[0.05, 0.1])
-    files = sorted(tmp_path.rglob("sanity-*.json"))
-    assert [path.name.split("-")[1] for path in files] == ["answers", "linf_0.05", "linf_0.1"]
+    assert stored() == ["", "0.05", "0.1"]
     monkeypatch.setattr("advdpnp.eval.run.model_run.measure_gradients", None)  # would fail if it were called again
     monkeypatch.setattr("advdpnp.eval.run.model_run.measure_outputs", None)
     run(eps=["5e-2"])
-    assert len(list(tmp_path.rglob("sanity-*.json"))) == 3
+    assert stored() == ["", "0.05", "0.1"]
 
 
-def test_a_damaged_measurement_is_one_sentence(run: Callable[..., Any], tmp_path: Path) -> None:
+def test_a_damaged_measurement_is_one_sentence(
+    run: Callable[..., Any], tmp_path: Path, edit_index: Callable[..., None]
+) -> None:
     run()
-    path = next(tmp_path.rglob("sanity-linf*.json"))
-    stored = json.loads(path.read_text())
-    path.write_text(path.read_text()[:40])
-    with pytest.raises(AdvdpnpError, match=r"sanity-linf.* is damaged; delete it"):
+    (path,) = tmp_path.rglob(INDEX)
+    kept = path.read_text()
+    place = [each.norm for each in read_diagnostics(path.parent)].index("linf")
+    numbers = read_diagnostics(path.parent)[place].numbers
+    path.write_text(kept[:40])
+    with pytest.raises(AdvdpnpError, match=r"units\.json is damaged; delete it"):
         run()
-    numbers = stored["numbers"]
     for wrong in (
         {"numbers": None},
         {"samples": "all"},
@@ -333,26 +340,31 @@ def test_a_damaged_measurement_is_one_sentence(run: Callable[..., Any], tmp_path
         {"numbers": {**numbers, "right": {**numbers["right"], "fgsm": "1102"}}},
         {"numbers": {**numbers, "right": {**numbers["right"], "fgsm": "110"}}},
     ):
-        path.write_text(json.dumps({**stored, **wrong}))
+        path.write_text(kept)
+        edit_index(path, lambda content, wrong=wrong: content["diagnostics"][place].update(wrong))
         with pytest.raises(AdvdpnpError, match="is damaged; delete it"):
             build_leaderboard([tmp_path])
     path.unlink()
     run()
-    assert json.loads(path.read_text()) == stored
+    assert read_diagnostics(path.parent)[place].numbers == numbers
 
 
 def test_what_another_version_measured_is_measured_again_and_never_left_out(
-    run: Callable[..., Any], tmp_path: Path
+    run: Callable[..., Any], tmp_path: Path, edit_index: Callable[..., None]
 ) -> None:
     run()
-    path = next(tmp_path.rglob("sanity-linf*.json"))
-    stored = json.loads(path.read_text())
-    path.write_text(json.dumps({**stored, "version": 99, "numbers": {"something": "new"}}))
-    with pytest.raises(AdvdpnpError, match=r"sanity-linf.* was made by a newer advdpnp.* update advdpnp, or run"):
+    (path,) = tmp_path.rglob(INDEX)
+    stored = {each.norm: each for each in read_diagnostics(path.parent)}["linf"]
+
+    def newer(content: dict[str, Any]) -> None:
+        content["diagnostics"][-1].update(version=99, numbers={"something": "new"})
+
+    edit_index(path, newer)
+    with pytest.raises(AdvdpnpError, match=r"were made by a newer advdpnp.* update advdpnp, or run"):
         build_leaderboard([tmp_path])
     run()
-    assert json.loads(path.read_text()) == stored
-    path.with_name("sanity-linf-new.json").write_text(json.dumps({**stored, "version": 99}))
+    assert stored in read_diagnostics(path.parent)
+    assert [each.version for each in read_diagnostics(path.parent) if each.norm] == [99, 1]
     assert len(build_leaderboard([tmp_path])) == 1
 
 
@@ -377,4 +389,7 @@ def test_measurements_are_found_by_what_they_are_about(tmp_path: Path) -> None:
     assert [each.numbers["n"] for each in diagnostics_of(tmp_path, "w", "d", "", float("nan"))] == [10]
     assert diagnostics_of(tmp_path, "v", "d", "linf", 0.1) == []
     each = DiagnosticRecord("w", "d", 10, 0, "linf", 0.1, "0.1", {"n": 10})
-    assert read_diagnostics(sanity_path(tmp_path, each)) == each
+    assert has_diagnostics(tmp_path, each)
+    index = read_index(tmp_path)
+    assert index is not None
+    assert each in index.diagnostics

@@ -285,8 +285,8 @@ def test_examples_are_in_the_page_until_it_gets_large(store_model: Store, monkey
 
 def test_damaged_pictures_and_measurements_do_not_withhold_the_page(store_model: Store) -> None:
     out = store_model("net", {"clean": 0.9, "fgsm": 0.1}, images=True)
-    for path in out.rglob("*.examples.npz"):
-        path.write_bytes(b"no")
+    (path,) = out.rglob("adversarials.parquet")
+    path.write_bytes(b"no")
     (out / "geometry" / "net").mkdir(parents=True)
     (out / "geometry" / "net" / "geometry.json").write_text('{"model": "net"')
     page, _, _ = page_of(out)

@@ -12,13 +12,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 import pytest
 
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.cli import run as run_cli
 from advdpnp.eval.run.ranks import FOLDER, Shard, shard_of_environment
-from advdpnp.eval.store.adversarial_images import SUFFIX
+from advdpnp.eval.store.data_files import read_images
 from advdpnp.eval.store.reader import find_results
 
 # One process imports torch; every rank is a fork of it, so that a start takes milliseconds.
@@ -144,13 +143,13 @@ def images(out: Path) -> dict[str, dict[int, tuple[bytes | None, ...]]]:
     """Stored adversarial images by attack and sample."""
     found = {}
     for unit in find_results([out]):
-        path = unit.verdicts.path.with_suffix(SUFFIX)
-        if path.exists():
-            table = pq.read_table(path)
-            assert table.column("sample").to_pylist().count(None) == 0
-            assert len(set(table.column("sample").to_pylist())) == len(table)
-            rows = zip(*(table.column(name).to_pylist() for name in table.column_names), strict=True)
-            found[unit.label] = {sample: tuple(rest) for sample, *rest in rows}
+        rows = [row for table in read_images(unit.folder, unit.hash) for row in table.to_pylist()]
+        samples = [row["sample"] for row in rows]
+        assert len(set(samples)) == len(rows)
+        assert unit.threat is None or set(range(8)) <= set(samples)  # for figures, whatever became of them
+        if unit.record.saved:
+            needed = set(unit.needs_image.tolist())
+            found[unit.label] = {row["sample"]: tuple(row.values()) for row in rows if row["sample"] in needed}
     return found
 
 
@@ -181,7 +180,7 @@ def test_two_processes_find_what_one_finds(start: Start, tmp_path: Path, alone: 
     finish(*both)
     assert_same(out, alone)
     assert (out / "leaderboard.csv").exists()
-    assert len(list(out.rglob("*.examples.npz"))) == 3
+    assert sum(len(unit.examples()["sample"]) == 8 for unit in find_results([out])) == 3
     runs = find_results([out])
     shared = next(unit for unit in runs if unit.label == "pgd-4").verdicts.info["runs"]
     assert sum(run["samples"] for run in shared) == 24

@@ -1,4 +1,3 @@
-import json
 import os
 import subprocess
 import sys
@@ -7,18 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.eval.store import writer as unit_writer
-from advdpnp.eval.store.example_images import read_arrays
 from advdpnp.eval.store.key import EvaluationKey, file_name
 from advdpnp.eval.store.model_folder import ModelFolder, open_model
 from advdpnp.eval.store.model_record import ModelRecord
-from advdpnp.eval.store.schema import FOUND, KEY, read_verdicts
+from advdpnp.eval.store.reader import find_results
+from advdpnp.eval.store.schema import FOUND
 
 NET = ModelRecord("my net", "ab" * 32, "small-cnn", "ce", 10, ("a", "b"), "digits")
 UNIT = EvaluationKey("pgd-20", "d" * 64, ThreatModel.parse("linf", "8/255"), {"attack": {"steps": 20}, "seed": 0})
@@ -60,20 +58,25 @@ def interrupt(folder: ModelFolder, samples: list[int], wanted: int, unit: Evalua
         raise Killed
 
 
-def test_a_complete_unit_is_one_sorted_file_with_key_and_metadata(tmp_path: Path) -> None:
+def test_a_complete_evaluation_is_named_by_the_index_and_sorted(tmp_path: Path) -> None:
     with open_model(tmp_path, NET) as folder:
         frame = fill(folder, range(20))
-    (path,) = tmp_path.glob("my_net-abababab/*.parquet")
-    assert path.name.startswith("pgd-20@linf-8_255-")
-    assert list(frame.columns) == [*KEY.names, *FOUND.names]
+    (path,) = tmp_path.glob("my_net-abababab")
+    assert sorted(file.name for file in path.iterdir() if not file.name.startswith(".")) == [
+        "attacks.parquet", "model.json", "units.json",
+    ]  # fmt: skip
+    assert list(frame.columns) == FOUND.names
     assert frame["sample"].tolist() == list(range(20))
-    assert set(frame["eps_text"]) == {"8/255"}
-    assert set(frame["eps"]) == {8 / 255}
     assert frame["margin"].dtype == np.float32
-    info = json.loads(pq.read_schema(path).metadata[b"advdpnp"])
-    assert info["identity"]["attack"] == {"steps": 20}
-    assert info["runs"][0]["samples"] == 20
-    assert not path.with_suffix(".parts").exists()
+    (unit,) = find_results([tmp_path])
+    pd.testing.assert_frame_equal(unit.verdicts.frame, frame)
+    assert unit.threat == ("linf", 8 / 255, "8/255")
+    assert (unit.hash, unit.dataset, unit.seed) == (UNIT.hash, "digits", 0)
+    assert unit.info["identity"]["attack"] == {"steps": 20}
+    assert unit.info["runs"][0]["samples"] == 20
+    assert not (path / ".parts").exists()
+    with pq.ParquetFile(path / "attacks.parquet") as file:
+        assert file.read(["unit"]).column("unit").unique().to_pylist() == [UNIT.hash]
 
 
 def test_an_interrupted_unit_keeps_what_was_found_and_continues_to_the_same_table(tmp_path: Path) -> None:
@@ -101,7 +104,7 @@ def test_more_samples_are_added_to_a_complete_unit(tmp_path: Path) -> None:
         with folder.writer(UNIT, np.arange(20), FACTS) as writer:
             writer.add(found([10, 11, 13, 14, 15, 16, 17, 18, 19]))
         assert folder.is_complete(UNIT, np.arange(20))
-        assert len(list(folder.path.glob("*.parquet"))) == 1
+        assert not (folder.path / ".parts").exists()
 
 
 def test_parts_left_by_a_process_killed_after_compaction_count_once(tmp_path: Path) -> None:
@@ -111,7 +114,7 @@ def test_parts_left_by_a_process_killed_after_compaction_count_once(tmp_path: Pa
         kept = {path.name: path.read_bytes() for path in parts.iterdir()}
         with folder.writer(UNIT, np.arange(6), FACTS):
             pass
-        parts.mkdir()
+        parts.mkdir(parents=True)
         for name, content in kept.items():
             (parts / name).write_bytes(content)
         assert folder.stored(UNIT).tolist() == list(range(6))
@@ -171,43 +174,80 @@ def test_the_same_eps_written_otherwise_is_the_same_unit(tmp_path: Path) -> None
         assert folder.is_complete(one, np.arange(2))
 
 
-def test_a_flipped_bit_is_seen_wherever_it_is_among_the_values(tmp_path: Path) -> None:
+CELL = EvaluationKey("corruption/fog/3", "d" * 64, None, {"corruption": {"seed": 0}, "source": "cifar10-c"})
+
+
+@pytest.mark.parametrize("name", ["attacks.parquet", "corruptions.parquet", "units.json"])
+def test_a_flipped_bit_is_seen_wherever_it_is(tmp_path: Path, name: str) -> None:
     with open_model(tmp_path, NET) as folder:
-        expected = fill(folder, range(200))
-        path = folder.complete_path(UNIT)
+        fill(folder, range(100))
+        fill(folder, range(100), CELL)
+        path = folder.path / name
         whole = path.read_bytes()
-        end = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")  # where the footer begins
-        seen = 0
-        for place in range(4, end, 7):
+        for place in range(0, len(whole), 1 + len(whole) // 150):
             path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
-            try:
-                pd.testing.assert_frame_equal(folder.read(UNIT).frame, expected)
-            except AdvdpnpError:
-                seen += 1
-        assert seen > 0.5 * len(range(4, end, 7))
+            with pytest.raises(AdvdpnpError, match="is damaged; delete it"):
+                find_results([tmp_path])
 
 
-@pytest.mark.parametrize("content", [b"", b"PAR1 and then nothing", "truncated", "no text"])
+@pytest.mark.parametrize("content", [b"", b"PAR1 and then nothing", "truncated"])
 def test_a_damaged_file_is_named_in_one_sentence(tmp_path: Path, content: bytes | str) -> None:
     with open_model(tmp_path, NET) as folder:
         fill(folder, range(5))
-        path = folder.complete_path(UNIT)
-        if content == "no text":
-            table = pq.read_table(path)
-            words = pa.array([b"l\xc4f"] * len(table)).view(pa.string()).dictionary_encode()
-            place = table.column_names.index("threat_norm")
-            pq.write_table(table.set_column(place, table.schema.field(place), words), path)
-        else:
-            path.write_bytes(path.read_bytes()[:-20] if isinstance(content, str) else content)
-        with pytest.raises(AdvdpnpError, match="is damaged; delete it") as error:
-            folder.stored(UNIT)
-    assert str(path) in str(error.value)
+        path = folder.path / "attacks.parquet"
+        path.write_bytes(path.read_bytes()[:-20] if isinstance(content, str) else content)
+        for look in (folder.stored, folder.read):
+            with pytest.raises(AdvdpnpError, match="is damaged; delete it") as error:
+                look(UNIT)
+            assert str(path) in str(error.value)
 
 
-def test_a_foreign_parquet_file_is_refused(tmp_path: Path) -> None:
-    pd.DataFrame({"a": [1]}).to_parquet(tmp_path / "x.parquet")
-    with pytest.raises(AdvdpnpError, match="not a verdict file"):
-        read_verdicts(tmp_path / "x.parquet")
+def test_what_a_deleted_file_held_is_searched_again_and_nothing_else(tmp_path: Path) -> None:
+    with open_model(tmp_path, NET) as folder:
+        expected = fill(folder, range(5))
+        fill(folder, range(5), CELL)
+    (folder.path / "attacks.parquet").unlink()
+    with pytest.raises(AdvdpnpError, match=r"attacks\.parquet is missing; run the same evaluation again"):
+        find_results([tmp_path])
+    with open_model(tmp_path, NET) as folder:
+        assert not folder.has(UNIT)
+        assert folder.is_complete(CELL, np.arange(5))
+        pd.testing.assert_frame_equal(fill(folder, range(5)), expected)
+
+
+def test_a_newer_store_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    with open_model(tmp_path, NET) as folder:
+        fill(folder, range(5))
+    path = folder.path / "units.json"
+    path.write_text(path.read_text().replace('"format": 2', '"format": 3'))
+    with pytest.raises(AdvdpnpError, match="was written by a newer advdpnp; update advdpnp"):
+        find_results([tmp_path])
+
+
+def test_corruptions_are_stored_without_margin_and_read_with_all_that_follows_from_the_prediction(
+    tmp_path: Path,
+) -> None:
+    with open_model(tmp_path, NET) as folder:
+        frame = fill(folder, range(30), CELL)
+        fill(folder, range(10))
+    assert pq.read_schema(folder.path / "corruptions.parquet").names == [
+        "unit", "sample", "label", "prediction", "forwards", "borderline",
+    ]  # fmt: skip
+    prediction = np.arange(30) % 7
+    assert frame["clean_prediction"].tolist() == frame["adversarial_prediction"].tolist() == prediction.tolist()
+    assert frame["success"].tolist() == (prediction != np.arange(30) % 10).tolist()
+    assert frame["forwards"].tolist() == list(range(1, 31))
+    assert frame["margin"].isna().all()
+    assert {unit.label: unit.corrupted for unit in find_results([tmp_path])} == {
+        "corruption/fog/3": True,
+        "pgd-20": False,
+    }
+
+
+def test_an_attack_may_be_called_like_a_corruption(tmp_path: Path) -> None:
+    unit = EvaluationKey("corruption/fog/3", "d" * 64, UNIT.threat, {"corruption": 1})
+    with open_model(tmp_path, NET) as folder:
+        assert fill(folder, range(30), unit)["margin"].notna().all()
 
 
 def test_left_over_temporary_files_are_removed(tmp_path: Path) -> None:
@@ -216,17 +256,6 @@ def test_left_over_temporary_files_are_removed(tmp_path: Path) -> None:
         left.write_bytes(b"half")
     with open_model(tmp_path, NET):
         assert not left.exists()
-
-
-def test_readers_do_not_take_a_file_that_is_being_written_for_the_unit(tmp_path: Path) -> None:
-    """Other processes look at the folder without its lock."""
-    with open_model(tmp_path, NET) as folder:
-        fill(folder, range(4))
-        path = folder.complete_path(UNIT)
-        for place in (path, folder.parts_folder(UNIT)):
-            (tmp_path / f".{place.name}.0aaaaaaa.tmp").write_bytes(b"half")
-        here = ModelFolder(tmp_path, NET)
-        assert here.complete_path(UNIT) == tmp_path / path.name
 
 
 def test_parts_are_written_while_the_search_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -251,11 +280,14 @@ def test_examples_are_those_of_the_lowest_samples_in_any_order_and_across_runs(t
             raise Killed
         with folder.writer(UNIT, np.arange(30), FACTS) as writer:
             add(writer, [i for i in range(30) if i not in (29, 4, 17, 25, 3, 22, 21, 20, 28, 1, 27)])
-        (path,) = folder.path.glob("*.examples.npz")
-    stored = read_arrays(path)
+    (unit,) = find_results([tmp_path])
+    stored = unit.examples()
     assert stored["sample"].tolist() == list(range(8))
+    assert stored["label"].tolist() == list(range(8))
     np.testing.assert_allclose(stored["x"][:, 0, 0, 0], np.arange(8) / 100, atol=1e-7)
+    np.testing.assert_allclose(stored["x_adv"] - stored["x"], 0.1, atol=1e-7)
     assert stored["x_adv"].dtype == np.float32
+    assert unit.record.images == 8
 
 
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="the administrator can write everywhere")
@@ -268,14 +300,3 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None
 def test_file_names_are_safe_everywhere() -> None:
     assert file_name("robustbench:L2/Engstrom 2019") == "robustbench_L2_Engstrom_2019"
     assert file_name("...") == "_"
-
-
-def test_files_of_before_stages_were_told_are_read_and_continued(tmp_path: Path) -> None:
-    with open_model(tmp_path, NET) as folder:
-        fill(folder, range(4))
-        path = folder.complete_path(UNIT)
-        table = pq.read_table(path)
-        pq.write_table(table.drop_columns(["stage", "refused"]), path)
-        assert read_verdicts(path).frame["stage"].tolist() == [-1] * 4
-        frame = fill(folder, range(6))
-    assert frame["refused"].tolist() == [-1, -1, -1, -1, 0, 0]

@@ -15,6 +15,7 @@ from advdpnp.attacks.threat import ThreatModel
 from advdpnp.eval.store.key import EvaluationKey, file_name
 from advdpnp.eval.store.model_folder import ModelFolder, open_model
 from advdpnp.eval.store.model_record import ModelRecord
+from advdpnp.eval.store.reader import find_results
 from advdpnp.eval.store.writer import VerdictWriter
 
 NET = ModelRecord("net", "ab" * 32)
@@ -87,16 +88,17 @@ def disturbed(out: Path, session: dict[str, Any], forwards: int = 0) -> None:
         elif session["ends"] == "killed while writing":
             writer.flush()
             parts = folder.parts_folder(UNIT)
-            parts.mkdir(exist_ok=True)
+            parts.mkdir(parents=True, exist_ok=True)
             (parts / ".000009.parquet.abcdefgh.tmp").write_bytes(b"PAR1 and no more")
-            (folder.path / f".{UNIT.stem}.parquet.abcdefgh.tmp").write_bytes(b"PAR1")
+            (folder.path / ".attacks.parquet.new.abcdefgh.tmp").write_bytes(b"PAR1")
+            (folder.path / "attacks.parquet.new").write_bytes(b"PAR1 and other verdicts")
         elif session["ends"] == "killed after compaction" and session["process"] == 0 and len(folder.stored(UNIT)):
             writer.flush()
             parts = folder.parts_folder(UNIT)
             kept = {path.name: path.read_bytes() for path in parts.glob("*")} if parts.exists() else {}
             with folder.writer(UNIT, folder.stored(UNIT), FACTS):
                 pass
-            parts.mkdir(exist_ok=True)
+            parts.mkdir(parents=True, exist_ok=True)
             for name, content in kept.items():
                 (parts / name).write_bytes(content)
 
@@ -111,8 +113,8 @@ def finished(out: Path) -> tuple[pd.DataFrame, dict[str, np.ndarray], Path]:
                 add(writer, missing)
         for other in shards(out):
             folder.below(other).clear(UNIT)
-        (images,) = folder.path.glob("*.examples.npz")
-        return folder.read(UNIT).frame, dict(np.load(images)), folder.path
+    (unit,) = [each for each in find_results([out]) if ".shards" not in each.folder.parts]
+    return unit.verdicts.frame, unit.examples(), folder.path
 
 
 @quick
@@ -127,8 +129,9 @@ def test_any_sequence_of_crashes_and_processes_ends_in_the_verdicts_of_one_undis
         assert images.keys() == expected_images.keys()
         for name, values in expected_images.items():
             np.testing.assert_array_equal(images[name], values)
-        assert len(list(folder.glob("*.parquet"))) == 1
-        assert not list(folder.glob("*.parts"))
+        assert len(images["sample"]) == 8
+        assert len(list(folder.glob("*.parquet*"))) == 2
+        assert not (folder / ".parts").exists()
         assert not list(folder.rglob("*.tmp"))
 
 
@@ -163,12 +166,13 @@ def test_any_label_and_name_give_files_that_every_system_takes(label, name, eps)
     for text in (file_name(label), file_name(name), unit.stem):
         assert re.fullmatch(r"[A-Za-z0-9+_@-][A-Za-z0-9+_@.-]*", text)
         assert not text.endswith(".")
-    assert len(f".{unit.stem}.examples.npz.abcdefgh.tmp") <= 255
+    assert len(unit.stem) <= 255
     with tempfile.TemporaryDirectory() as root, open_model(Path(root), ModelRecord(name, "ab" * 32)) as folder:
         assert folder.path.parent == Path(root)
         with folder.writer(unit, np.arange(2), FACTS) as writer:
             writer.add(found([0, 1]))
-        assert folder.read(unit).frame["attack"].tolist() == [label, label]
+        (stored,) = find_results([Path(root)])
+        assert (stored.label, stored.model.name) == (label, name)
         assert {path.parent for path in Path(root).rglob("*.parquet")} == {folder.path}
 
 

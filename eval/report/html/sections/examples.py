@@ -11,7 +11,7 @@ from advdpnp.eval.report.figures.examples import amplification
 from advdpnp.eval.report.html.context import PageContext, choices, scope_of
 from advdpnp.eval.report.html.images import picture
 from advdpnp.eval.report.html.section import Section
-from advdpnp.eval.store.example_images import read_arrays
+from advdpnp.eval.report.html.subject import PageContext, choices, scope_of
 
 BUDGET = 1_500_000
 """Characters of all pictures; models beyond it have none, and the page says so."""
@@ -37,13 +37,12 @@ def _gather(context: PageContext) -> Mapping[str, Any] | None:
 def _panel(row: Row) -> dict[str, Any] | None:
     """The images of the most expensive attack that has any."""
     for attack in reversed(order_attacks([row])):
-        path = row.attacks[attack].verdicts.path.with_suffix(".examples.npz")
-        if not path.exists():
-            continue
         try:
-            stored = read_arrays(path)
+            stored = row.attacks[attack].examples()
         except AdvdpnpError:
             return None  # a damaged picture is no reason to withhold the page
+        if not len(stored["sample"]):
+            continue
         difference = stored["x_adv"] - stored["x"]
         gain = amplification(float(np.abs(difference).max(initial=0)))
         cards = [_card(row, stored, place, gain) for place in range(len(stored["sample"]))]
