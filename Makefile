@@ -17,7 +17,7 @@ demo: $(INSTALLED)
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -n 2 --dist worksteal -q
 
-# All tables, figures and pages of results/, from the verdicts there.
+# All tables, figures and pages of results/, from the verdicts there; git keeps the tables and a picture or two of each run.
 results: $(INSTALLED)
 	for folder in cifar10 cifar10-public cifar10-tiny-resnet cifar10-transfer; do $(BIN)/advdpnp leaderboard results/$$folder || exit; done
 	$(BIN)/advdpnp leaderboard results/cifar10 results/cifar10-public results/cifar10-tiny-resnet --out results/all --compare robustbench

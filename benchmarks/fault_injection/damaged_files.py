@@ -23,7 +23,7 @@ _DAMAGED = " is damaged; delete it and run the same evaluation again"
 def damaged_files(bench: Bench, draw: random.Random) -> Iterator[Row]:
     """Verdicts and measurements of an evaluation, its checkpoint, its model record, and the state of a training."""
     yield _eval_with(bench, "a complete verdict file is cut short", _attacks)
-    yield _eval_with(bench, "a part of the verdicts is cut short", lambda folder: _incomplete(_attacks(folder).parent, "square"))
+    yield _eval_with(bench, "a part of the verdicts is cut short", lambda folder: _unfinished(folder, "square"))
     yield _eval_with(bench, "the record of a search is cut short", lambda folder: _record(folder, 1.0))
     _Bomb.mark = bench.root / "ran"
     fault = "the record of a search would run code"
@@ -86,8 +86,9 @@ def _attacks(folder: Path) -> Path:
     return found
 
 
-def _incomplete(folder: Path, label: str) -> Path:
+def _unfinished(results: Path, label: str) -> Path:
     """Have a complete evaluation unfinished, all its verdicts in one part; returns that."""
+    folder = _attacks(results).parent
     contents = read_contents(folder)
     assert contents is not None
     (record,) = [each for each in contents.index.evaluations if each.identity["label"] == label]
@@ -109,7 +110,7 @@ def _incomplete(folder: Path, label: str) -> Path:
 
 def _record(folder: Path, content: object) -> Path:
     """Replace a complete evaluation by the record that an interrupted search of another package keeps."""
-    part = _incomplete(_attacks(folder).parent, "pyautoattack:apgd-ce")
+    part = _unfinished(folder, "pyautoattack:apgd-ce")
     part.unlink()
     path = part.with_name("record-000000.npz")
     np.savez(path, x_adv=np.array([content], dtype=object if not isinstance(content, float) else float))

@@ -18,7 +18,7 @@ from advdpnp.cli import run
 from advdpnp.eval.diagnostics import DiagnosticRecord, write_diagnostics
 from advdpnp.eval.report.leaderboard import build_leaderboard
 from advdpnp.eval.store import old_layout
-from advdpnp.eval.store.adversarial_images import read_samples
+from advdpnp.eval.store.adversarial_images import read_tables
 from advdpnp.eval.store.commit import commit
 from advdpnp.eval.store.data_files import read_images
 from advdpnp.eval.store.key import EvaluationKey
@@ -68,7 +68,7 @@ def write_old(path: Path, unit: StoredEvaluation) -> None:
     record = unit.record
     info = {"identity": record.identity, "model": unit.model.name, **record.metadata, "runs": record.runs}
     plain = [pa.string() if f.type == WORD else f.type for f in schema]
-    arrays = [pa.array(frame[f.name].tolist(), kind) for f, kind in zip(schema, plain, strict=True)]
+    arrays = [pa.array(frame[f.name], kind, from_pandas=True) for f, kind in zip(schema, plain, strict=True)]
     table = pa.Table.from_arrays([a.cast(f.type) for a, f in zip(arrays, schema, strict=True)], schema=schema)
     path.parent.mkdir(exist_ok=True)
     pq.write_table(table.replace_schema_metadata({b"advdpnp": json.dumps(info)}), path, compression="zstd")
@@ -206,7 +206,8 @@ def test_an_evaluation_that_writes_into_an_old_folder_converts_it_and_continues_
         assert not list(unit.folder.glob("*@*"))
         assert model.stored(key).tolist() == list(range(200))
         assert not model.has(key)
-        assert read_samples(next(model.parts_folder(key).glob("*.adversarials"))).tolist() == list(range(8))
+        tables = list(read_tables(next(model.parts_folder(key).glob("*.adversarials"))))
+        assert [sample for table in tables for sample in table.column("sample").to_pylist()] == list(range(8))
         with model.writer(key, np.arange(200), {}):
             pass
     assert_equal(state(out), expected)
