@@ -11,7 +11,6 @@ from advdpnp.eval.report.figures.examples import amplification
 from advdpnp.eval.report.html.context import PageContext, choices, scope_of
 from advdpnp.eval.report.html.images import picture
 from advdpnp.eval.report.html.section import Section
-from advdpnp.eval.report.html.subject import PageContext, choices, scope_of
 
 BUDGET = 1_500_000
 """Characters of all pictures; models beyond it have none, and the page says so."""
