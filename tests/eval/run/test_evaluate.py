@@ -343,7 +343,7 @@ def test_out_of_memory_starts_again_under_a_smaller_shape(tmp_path: Path, datase
     frame = run(tmp_path, dataset, attacks="fgsm", limit=20, components=replace(SMALL, search=crowded))
     assert sizes == [16, 8, 4]
     assert frame["n"].tolist() == [20]
-    assert [unit.label for unit in find_results([tmp_path])] == ["clean", "fgsm"]
+    assert [unit.label for unit in find_results([tmp_path])].count("fgsm") == 1
 
 
 def test_out_of_memory_shrinks_the_batches_of_packages_too(tmp_path: Path, dataset: Dataset) -> None:
