@@ -1,24 +1,13 @@
 """Rows on their way through the engine: samples that wait, active rows, and results."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Self, TypeVar
+from typing import Self
 
 import torch
 from torch import Tensor
 
-from advdpnp.attacks.protocol import Rows, State, where_rows
-
-R = TypeVar("R", bound=Rows)
-
-
-@dataclass(frozen=True)
-class Batch(Rows):
-    """Images x (n, c, h, w), labels y (n,) and the numbers of the samples (n,)."""
-
-    x: Tensor
-    y: Tensor
-    sample: Tensor
+from advdpnp.attacks.protocol import State
+from advdpnp.attacks.rows import Batch, Rows, where_rows
 
 
 @dataclass(frozen=True)
@@ -114,13 +103,3 @@ def propose(rows: SearchState, which: Tensor, images: Tensor, distance: Tensor) 
         candidate=where_rows(which, images, rows.candidate),
         candidate_norm=torch.where(which, distance, rows.candidate_norm),
     )
-
-
-def count(parts: Sequence[Rows]) -> int:
-    """Rows of all parts."""
-    return sum(map(len, parts))
-
-
-def non_empty(rows: R) -> list[R]:
-    """The rows as a list of one piece, or of none if there are none."""
-    return [rows] if len(rows) else []

@@ -27,7 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from advdpnp.attacks import ATTACKS, AttackResult, ThreatModel, search
 from advdpnp.attacks.protocol import RunOptions
-from advdpnp.attacks.search_state import Batch
+from advdpnp.attacks.rows import Batch
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.datasets import load_dataset, to_float
 from advdpnp.eval.run.components import STATIC_BATCH_SIZES

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from advdpnp.attacks.losses import LOSSES, check_classes, targeted_difference_of_logits_ratio
 from advdpnp.attacks.norms import ascent_step, project, surface_start
-from advdpnp.attacks.protocol import ATTACKS, BoundedAttack, Loss, State, any_row, where_rows
+from advdpnp.attacks.protocol import ATTACKS, BoundedAttack, Loss, State
+from advdpnp.attacks.rows import any_row, where_rows
 from advdpnp.attacks.targets import likely_targets, target_of
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.base.randomness import Draw

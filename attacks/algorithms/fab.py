@@ -9,7 +9,8 @@ from torch import Tensor
 from advdpnp.attacks.algorithms.fab_projection import project_to_hyperplane
 from advdpnp.attacks.losses import own_logit
 from advdpnp.attacks.norms import length
-from advdpnp.attacks.protocol import ATTACKS, BoundedAttack, Loss, State, any_row, where_rows
+from advdpnp.attacks.protocol import ATTACKS, BoundedAttack, Loss, State
+from advdpnp.attacks.rows import any_row, where_rows
 from advdpnp.attacks.targets import likely_targets, target_of
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.base.randomness import Draw

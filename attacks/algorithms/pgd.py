@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from advdpnp.attacks.losses import LOSSES, OF_CLEAN_LOGITS
 from advdpnp.attacks.norms import ascent_step, project, random_start
-from advdpnp.attacks.protocol import ATTACKS, BoundedAttack, Loss, State, positive_integer, where_rows
+from advdpnp.attacks.protocol import ATTACKS, BoundedAttack, Loss, State, positive_integer
+from advdpnp.attacks.rows import where_rows
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.base.randomness import Draw
 

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from advdpnp.attacks.losses import margin
 from advdpnp.attacks.norms import length
-from advdpnp.attacks.protocol import ATTACKS, BoundedAttack, Loss, State, any_row, where_rows
+from advdpnp.attacks.protocol import ATTACKS, BoundedAttack, Loss, State
+from advdpnp.attacks.rows import any_row, where_rows
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.base.randomness import Draw
 

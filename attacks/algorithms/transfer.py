@@ -14,7 +14,8 @@ from advdpnp.attacks.algorithms.pgd import PGD, perturb
 from advdpnp.attacks.engine.executor import evaluation_mode
 from advdpnp.attacks.engine.replicas import ModelReplicas, replicate
 from advdpnp.attacks.engine.verification import Judgement, judge, repeats
-from advdpnp.attacks.search_state import AttackResult, Batch
+from advdpnp.attacks.rows import Batch
+from advdpnp.attacks.search_state import AttackResult
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.base.randomness import Draw, seed_of
 

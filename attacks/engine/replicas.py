@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from advdpnp.attacks.engine.executor import Executor, single_threaded
 from advdpnp.attacks.engine.precision import FLOAT32
-from advdpnp.attacks.protocol import Rows
+from advdpnp.attacks.rows import Rows
 from advdpnp.attacks.search_copy.make import make_search_copy
 from advdpnp.base.allocator import keep_freed_memory
 

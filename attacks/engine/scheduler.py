@@ -11,9 +11,10 @@ from torch import Tensor
 from advdpnp.attacks.engine.executor import Executor
 from advdpnp.attacks.engine.replicas import ModelReplicas
 from advdpnp.attacks.engine.verification import judge, repeats
-from advdpnp.attacks.protocol import Attack, PeriodicGradient, any_row
+from advdpnp.attacks.protocol import Attack, PeriodicGradient
+from advdpnp.attacks.rows import Batch, any_row, count, non_empty
 from advdpnp.attacks.search_copy.make import is_same_function
-from advdpnp.attacks.search_state import AttackResult, Batch, SearchState, count, non_empty, propose
+from advdpnp.attacks.search_state import AttackResult, SearchState, propose
 from advdpnp.base.randomness import Draw, seed_of
 
 VERIFY_EVERY = 100

@@ -21,7 +21,8 @@ from advdpnp.attacks.engine.replicas import ModelReplicas, replicate
 from advdpnp.attacks.engine.scheduler import Scheduler
 from advdpnp.attacks.ensemble import AttackEnsemble
 from advdpnp.attacks.protocol import Attack, check_norm
-from advdpnp.attacks.search_state import AttackResult, Batch, non_empty
+from advdpnp.attacks.rows import Batch, non_empty
+from advdpnp.attacks.search_state import AttackResult
 from advdpnp.base.randomness import seed_of
 
 _LEAST_SHARE = 8  # fewest samples per process

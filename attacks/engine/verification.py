@@ -7,7 +7,7 @@ from torch import Tensor
 
 from advdpnp.attacks.engine.executor import Executor
 from advdpnp.attacks.losses import margin
-from advdpnp.attacks.protocol import Rows
+from advdpnp.attacks.rows import Rows
 
 REPEATS = 20
 """Forwards per image of a randomised model; the majority decides."""

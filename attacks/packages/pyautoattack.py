@@ -18,7 +18,8 @@ from advdpnp.attacks.losses import check_classes
 from advdpnp.attacks.packages.query_counter import QueryCounter
 from advdpnp.attacks.packages.verified_run import VerifiedRun
 from advdpnp.attacks.protocol import ATTACKS, RunOptions, StageRecord, check_norm
-from advdpnp.attacks.search_state import AttackResult, Batch
+from advdpnp.attacks.rows import Batch
+from advdpnp.attacks.search_state import AttackResult
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.base.compat import import_pyautoattack
 from advdpnp.base.errors import AdvdpnpError

@@ -16,7 +16,8 @@ from advdpnp.attacks.engine.executor import evaluation_mode
 from advdpnp.attacks.packages.query_counter import QueryCounter
 from advdpnp.attacks.packages.verified_run import VerifiedRun
 from advdpnp.attacks.protocol import ATTACKS, RunOptions, StageRecord, check_norm, positive_integer
-from advdpnp.attacks.search_state import AttackResult, Batch
+from advdpnp.attacks.rows import Batch
+from advdpnp.attacks.search_state import AttackResult
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.base.compat import import_torchattacks
 from advdpnp.base.errors import AdvdpnpError, did_you_mean

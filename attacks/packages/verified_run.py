@@ -9,7 +9,8 @@ from advdpnp.attacks.engine.executor import Executor, check_inputs, is_randomise
 from advdpnp.attacks.engine.verification import judge, repeats
 from advdpnp.attacks.packages.query_counter import QueryCounter
 from advdpnp.attacks.protocol import RunOptions, StageRecord
-from advdpnp.attacks.search_state import AttackResult, Batch
+from advdpnp.attacks.rows import Batch
+from advdpnp.attacks.search_state import AttackResult
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.base.randomness import seed_of
 

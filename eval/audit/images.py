@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from advdpnp.attacks.engine.executor import Executor, evaluation_mode, is_batch_dependent, is_randomised
 from advdpnp.attacks.engine.replicas import replicate
 from advdpnp.attacks.engine.verification import judge
-from advdpnp.attacks.search_state import Batch
+from advdpnp.attacks.rows import Batch
 from advdpnp.attacks.threat import NORMS, ThreatModel
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.base.randomness import Draw, seed_of

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from advdpnp.attacks.engine.executor import evaluation_mode
 from advdpnp.attacks.engine.replicas import replicate
 from advdpnp.attacks.engine.verification import judge
-from advdpnp.attacks.search_state import Batch
+from advdpnp.attacks.rows import Batch
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.datasets import to_float
 from advdpnp.eval.store.adversarial_images import Clean, to_table

@@ -21,7 +21,8 @@ from advdpnp.attacks.ensemble import AttackEnsemble
 from advdpnp.attacks.info import AttackInfo, by_cost, declared_info, describe
 from advdpnp.attacks.losses import margin
 from advdpnp.attacks.protocol import Attack, PackageAttack, RunOptions, StageRecord
-from advdpnp.attacks.search_state import AttackResult, Batch
+from advdpnp.attacks.rows import Batch
+from advdpnp.attacks.search_state import AttackResult
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.base.errors import AdvdpnpError, ModelError, ModelFailure, first_line
 from advdpnp.base.randomness import seed_of

@@ -12,8 +12,7 @@ from advdpnp.attacks.engine import scheduler
 from advdpnp.attacks.engine import search as engine
 from advdpnp.attacks.engine.replicas import replicate
 from advdpnp.attacks.ensemble import AttackEnsemble
-from advdpnp.attacks.protocol import where_rows
-from advdpnp.attacks.search_state import Batch
+from advdpnp.attacks.rows import Batch, where_rows
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.base.errors import AdvdpnpError
 

@@ -11,7 +11,7 @@ from advdpnp.attacks.packages import pyautoattack as module
 from advdpnp.attacks.packages.pyautoattack import AutoAttack
 from advdpnp.attacks.packages.query_counter import QueryCounter
 from advdpnp.attacks.protocol import PackageAttack, RunOptions, StageRecord
-from advdpnp.attacks.search_state import Batch
+from advdpnp.attacks.rows import Batch
 from advdpnp.base.compat import import_pyautoattack
 from advdpnp.base.errors import AdvdpnpError
 

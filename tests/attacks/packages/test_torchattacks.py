@@ -8,7 +8,7 @@ import torch
 
 from advdpnp.attacks import AttackResult
 from advdpnp.attacks.protocol import RunOptions, StageRecord
-from advdpnp.attacks.search_state import Batch
+from advdpnp.attacks.rows import Batch
 from advdpnp.base.compat import import_torchattacks
 from advdpnp.base.errors import AdvdpnpError
 

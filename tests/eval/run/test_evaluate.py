@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from advdpnp.attacks.engine.search import search
 from advdpnp.attacks.protocol import RunOptions, StageRecord
-from advdpnp.attacks.search_state import AttackResult, Batch
+from advdpnp.attacks.rows import Batch
+from advdpnp.attacks.search_state import AttackResult
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.corruption import BENCHMARK
