@@ -65,10 +65,19 @@ class EvaluationConfig(BaseModel):
                 f"{name} cannot be {first['input']!r}: {first['msg'][:1].lower()}{first['msg'][1:]}"
             ) from None
 
-    @field_validator("eps", "corruption_types", mode="before")
+    @field_validator("eps", mode="before")
     @classmethod
-    def _to_tuple(cls, value: object) -> object:
+    def _eps_to_tuple(cls, value: object) -> object:
         return tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
+
+    @field_validator("corruption_types", mode="before")
+    @classmethod
+    def _types_to_tuple(cls, value: object) -> object:
+        if isinstance(value, str):
+            return value
+        if not isinstance(value, Sequence) or not all(isinstance(name, str) for name in value):
+            raise AdvdpnpError(f"corruption types cannot be {value!r}; give benchmark, all, or names")
+        return tuple(value)
 
     @field_validator("device", mode="before")
     @classmethod

@@ -40,7 +40,7 @@ def geometry(
     from advdpnp.datasets import load_dataset
     from advdpnp.eval.diagnostics.geometry import drift, measure_geometry
     from advdpnp.eval.report.figures.geometry import draw_geometry
-    from advdpnp.eval.run.plan import choose_device
+    from advdpnp.eval.run.device import choose_device
     from advdpnp.models.loading import load_model
     from advdpnp.models.network import Network
     from advdpnp.models.prototypes import class_vectors

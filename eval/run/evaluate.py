@@ -14,9 +14,11 @@ from advdpnp.datasets import Dataset
 from advdpnp.eval.analysis.rows import Row, make_rows
 from advdpnp.eval.config import EvaluationConfig
 from advdpnp.eval.run.components import Components
+from advdpnp.eval.run.device import choose_device
 from advdpnp.eval.run.model_run import run_model
-from advdpnp.eval.run.plan import Plan, choose_device, command_line
+from advdpnp.eval.run.plan import Plan
 from advdpnp.eval.run.progress import Progress, Silent
+from advdpnp.eval.run.provenance import command_line
 from advdpnp.eval.run.ranks import ALONE, Shard, at_work
 from advdpnp.eval.store.reader import StoredEvaluation, find_results
 from advdpnp.models.loading import LoadedModel

@@ -1,33 +1,22 @@
-"""One model under one plan: clean images, then the attacks from cheap to dear, then corruptions."""
+"""One model under one plan: clean images, then the attacks from cheap to expensive, then corruptions."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
 from advdpnp.attacks.algorithms.transfer import Transfer
 from advdpnp.attacks.engine.executor import Executor, check_inputs, evaluation_mode, is_batch_dependent, is_randomised
-from advdpnp.attacks.engine.precision import FLOAT32
-from advdpnp.attacks.engine.replicas import ModelReplicas, replicate
-from advdpnp.attacks.engine.verification import judge, repeats
-from advdpnp.attacks.ensemble import AttackEnsemble
-from advdpnp.attacks.info import AttackInfo, by_cost, declared_info, describe
+from advdpnp.attacks.info import AttackInfo, by_cost, describe
 from advdpnp.attacks.losses import margin
-from advdpnp.attacks.protocol import Attack, PackageAttack, RunOptions, StageRecord
-from advdpnp.attacks.rows import Batch
 from advdpnp.attacks.search_state import AttackResult
-from advdpnp.attacks.threat import ThreatModel
-from advdpnp.base.errors import AdvdpnpError, ModelError, ModelFailure, first_line
-from advdpnp.base.randomness import seed_of
-from advdpnp.corruption import CorruptionSource
-from advdpnp.datasets import to_float
+from advdpnp.base.errors import AdvdpnpError, ModelError
 from advdpnp.eval.diagnostics import (
     SANITY_SAMPLES,
     DiagnosticRecord,
@@ -39,21 +28,16 @@ from advdpnp.eval.diagnostics import (
     write_diagnostics,
 )
 from advdpnp.eval.run.byte_images import misclassified_by, pack
-from advdpnp.eval.run.plan import Plan, device_name
+from advdpnp.eval.run.device import device_name, on_device, user_code
+from advdpnp.eval.run.plan import Plan
 from advdpnp.eval.run.ranks import Peers
-from advdpnp.eval.store.key import CLEAN, CORRUPTION, EvaluationKey, sample_set_hash, short_hash
+from advdpnp.eval.run.tasks import Setting, Task, TransferTask, attack_task, clean_task, corruption_task
+from advdpnp.eval.store.key import CLEAN, EvaluationKey, short_hash
 from advdpnp.eval.store.model_folder import ModelFolder, open_model
 from advdpnp.eval.store.model_record import ModelRecord
 from advdpnp.eval.store.schema import FOUND
 from advdpnp.eval.store.writer import Pack, VerdictWriter
 from advdpnp.models.loading import LoadedModel
-
-ENGINE = 2
-"""Raised whenever the engine searches otherwise for the same definition (steps, draws, order); part of every unit. Mere
-rounding, as another processor or torch brings it too, does not raise it: what is found is verified all the same."""
-
-WHOLE_BATCH = 250
-"""Batch size of attacks of other packages unless the user gives one. What they find depends on it."""
 
 
 class ModelStopped(ModelError):
@@ -83,7 +67,7 @@ def run_model(loaded: LoadedModel, plan: Plan, out: Path, warnings: list[str]) -
         class_names=tuple(plan.dataset.class_names),
         dataset=plan.dataset.label,
     )
-    with open_model(plan.shard.folder(out), identity) as folder, _on_device(loaded.model, plan.device):
+    with open_model(plan.shard.folder(out), identity) as folder, on_device(loaded.model, plan.device):
         static_batch_size = plan.components.first_batch_size(plan.device)
         while True:
             try:
@@ -108,36 +92,7 @@ def _recipe_hash(loaded: LoadedModel) -> str:
 
 
 @contextmanager
-def _on_device(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """Have the model on ``device``, and afterwards where it was; one that is there already is not touched."""
-    places = {tensor.device for tensor in (*model.parameters(), *model.buffers())}
-    moved = any(place.type != device.type or (place.index or 0) != (device.index or 0) for place in places)
-    if moved and len(places) > 1:
-        raise AdvdpnpError("the model is spread over several devices; put it on one before it is evaluated")
-    if moved:
-        model.to(device)
-    try:
-        yield
-    finally:
-        if moved:
-            model.to(next(iter(places)))
-
-
-@contextmanager
-def _blaming(what: str, remedy: str) -> Iterator[None]:
-    """Whatever the model's own code raises inside becomes one sentence about it."""
-    try:
-        yield
-    except ModelFailure as error:
-        raise AdvdpnpError(f"{what}: {error.raised}; {remedy}") from error
-    except (torch.OutOfMemoryError, AdvdpnpError):
-        raise
-    except (Exception, SystemExit) as error:
-        raise AdvdpnpError(f"{what}: {first_line(error)}; {remedy}") from error
-
-
-@contextmanager
-def _kept(what: str) -> Iterator[None]:
+def _naming(what: str) -> Iterator[None]:
     """Put the name of the evaluation before the error of a model that stops answering."""
     try:
         yield
@@ -167,27 +122,28 @@ class _Run:
         )
         self.weights_hash = loaded.weights_hash
         self.results, self.peers = folder.below(out), Peers(plan.shard, out)
-        self._first_look()
+        self._preflight()
 
     def everything(self) -> Iterator[str]:
         """Run all units; yields the hash of each when it is complete."""
-        yield self._judge(CLEAN, {}, self.plan.images)
-        self._suspect()
+        yield self._complete(clean_task(self.setting))
+        self._run_diagnostics()
         for threat in self.plan.threats:
             attacks = dict(
                 self.plan.components.resolve_attacks(self.plan.attacks, threat, self.classes, self.plan.engine)
             )
             infos = {label: describe(attack) for label, attack in attacks.items()}
             for label in by_cost(infos):  # cheap results first
-                yield self._attack(label, attacks[label])
+                yield self._complete(attack_task(self.setting, label, attacks[label]))
             for other in self.plan.transfer_from:
                 if other.weights_hash != self.weights_hash:
-                    yield self._transfer(Transfer(threat, other.model, other.name, other.weights_hash))
+                    transfer = Transfer(threat, other.model, other.name, other.weights_hash)
+                    yield self._complete(TransferTask(self.setting, transfer))
         if (source := self.plan.corruptions) is not None:
             for name, severity in source.cells:
-                yield self._cell(source, name, severity)
+                yield self._complete(corruption_task(self.setting, source, name, severity))
 
-    def _first_look(self) -> None:
+    def _preflight(self) -> None:
         """Find the number of classes, whether the model is randomised and whether it looks at its whole batch.
 
         Refuses what cannot be evaluated, before hours of work and not after.
@@ -198,14 +154,14 @@ class _Run:
         executor = Executor(self.model, self.static_batch_size, self.plan.device)
         source = f"images of shape {tuple(x.shape[1:])} from {self.plan.dataset.label}"
         remedy = "choose the data set it was made for, or mend its forward"
-        with _blaming(f"{self.name} fails on {source}", remedy), evaluation_mode(self.model):
+        with user_code(f"{self.name} fails on {source}", remedy), evaluation_mode(self.model):
             logits = executor.logits(x).cpu()
             randomised = is_randomised(self.model, x.to(self.plan.device))
             batch_dependent = not randomised and is_batch_dependent(executor, x)
         if self.plan.attacked:
             full = x[torch.arange(self.static_batch_size).clamp(max=len(x) - 1)]
             remedy = "mend its backward pass, or use --attacks none"
-            with _blaming(f"{self.name} fails when it is differentiated", remedy), evaluation_mode(self.model):
+            with user_code(f"{self.name} fails when it is differentiated", remedy), evaluation_mode(self.model):
                 executor.logits_and_gradient(full, lambda z: z.sum(1))
         largest = int(self.plan.labels(self.plan.samples).max())
         if largest >= logits.shape[1]:
@@ -213,13 +169,14 @@ class _Run:
                 f"{self.name} has {logits.shape[1]} classes, but the labels of {self.plan.dataset.label} go up to "
                 f"{largest}; choose the data set it was trained on"
             )
-        self.classes, self.randomised, self.batch_dependent = logits.shape[1], randomised, batch_dependent
+        self.classes, self.batch_dependent = logits.shape[1], batch_dependent
+        self.setting = Setting(self.model, self.plan, self.static_batch_size, randomised)
         if not randomised:
             self._compare_with_stored(samples, -margin(logits, y).numpy())
 
     def _compare_with_stored(self, samples: np.ndarray, margins: np.ndarray) -> None:
         """Refuse to mix verdicts of models of equal weights that compute different things: their code changed."""
-        unit = self._unit(CLEAN, None, {})
+        unit = self.setting.key(CLEAN, None, {})
         if not self.results.has(unit):
             return
         stored = self.results.read(unit).frame.set_index("sample")["margin"].reindex(samples).to_numpy()
@@ -230,7 +187,7 @@ class _Run:
                 "weights are the same: its code has changed; evaluate it under another name or into another folder"
             )
 
-    def _suspect(self) -> None:
+    def _run_diagnostics(self) -> None:
         """Measure what flags are made of, unless it is there already."""
         if not self.plan.shard.first:
             return
@@ -259,152 +216,29 @@ class _Run:
     def _data(self) -> str:
         return self.plan.dataset.test.content_hash
 
-    def _unit(self, label: str, threat: ThreatModel | None, definition: Mapping[str, Any]) -> EvaluationKey:
-        execution = {
-            "engine": ENGINE,
-            "precision": "float32",
-            "shape": self.static_batch_size,
-            "randomised": self.randomised,
-        }
-        return EvaluationKey(label, self._data, threat, {**execution, **definition})
-
-    def _attack(self, label: str, attack: Attack | AttackEnsemble | PackageAttack) -> str:
-        if isinstance(attack, Attack | AttackEnsemble):
-            return self._search(label, attack)
-        return self._whole_batch(label, attack)
-
-    def _search(self, label: str, attack: Attack | AttackEnsemble) -> str:
-        precision, definition = self.plan.precision, {"attack": attack.definition(), "seed": self.plan.seed}
-        if precision != FLOAT32:
-            label, definition["precision"] = f"{label} ({precision} search)", f"{precision} search, float32 verdict"
-        unit = self._unit(label, attack.threat, definition)
-
-        def find(samples: np.ndarray, writer: VerdictWriter) -> Iterator[AttackResult]:
-            for block in self.plan.blocks(samples):
-                yield from self.plan.components.search(
-                    self.model, attack, self.plan.images(block), self.plan.labels(block), torch.from_numpy(block),
-                    seed=self.plan.seed, static_batch_size=self.static_batch_size,
-                    max_active=self.plan.batch_size, device=self.plan.device,
-                    randomised=self.randomised, precision=precision,
-                    on_copy_differs=partial(writer.note, copy_differs=True),
-                )  # fmt: skip
-
-        return self._complete(unit, find, self.plan.seed, declared=declared_info(attack))
-
-    def _transfer(self, attack: Transfer) -> str:
-        unit = self._unit(attack.name, attack.threat, {"attack": attack.definition(), "seed": self.plan.seed})
-        remedy = "both models must take the same images; leave it out of --transfer-from"
-
-        def find(samples: np.ndarray, writer: VerdictWriter) -> Iterator[AttackResult]:
-            device = self.plan.device
-            size = self.plan.components.transfer_block
-            for block in np.array_split(samples, range(size, len(samples), size)):
-                asked = Batch(self.plan.images(block), self.plan.labels(block), torch.from_numpy(block)).to(device)
-                with (
-                    _blaming(f"{attack.source_name} fails on the images of {self.plan.dataset.label}", remedy),
-                    _on_device(attack.source, device),
-                ):
-                    x_adv = attack.images(
-                        asked, seed=self.plan.seed, static_batch_size=self.static_batch_size, device=device
-                    )
-                noise = seed_of(self.plan.seed, "noise", attack.name) if self.randomised else None
-                with (
-                    evaluation_mode(self.model),
-                    replicate(self.model, self.static_batch_size, device, seed=noise) as replicas,
-                ):
-                    yield attack.try_on(replicas, asked, x_adv)
-
-        return self._complete(unit, find, self.plan.seed)
-
-    def _whole_batch(self, label: str, attack: PackageAttack) -> str:
-        """An attack that sees all samples at once: the set of them, and the batch size, are part of what it is."""
-        samples, requested = self.plan.samples, self.plan.batch_size or WHOLE_BATCH
-        keeping = self.plan.save_adversarials
-        batch_size = max(
-            1, requested * self.static_batch_size // self.plan.components.first_batch_size(self.plan.device)
-        )  # shrinks where memory was short
-        definition = {"attack": attack.definition(), "seed": self.plan.seed, "batch_size": batch_size}
-        unit = self._unit(label, attack.threat, {**definition, "samples": sample_set_hash(samples.tolist())})
-        if keeping and len(self.folder.stored(unit)) > len(self.folder.stored(unit, images=True)):
-            self.folder.forget_records(unit)  # a search that goes on does not make again what it has reported
-
-        def find(missing: np.ndarray, writer: VerdictWriter) -> Iterator[AttackResult]:
-            done = [StageRecord(**{k: torch.from_numpy(v) for k, v in record.items()}) for record in writer.records()]
-            batch = Batch(self.plan.images(samples), self.plan.labels(samples), torch.from_numpy(samples))
-            found = attack.run(self.model, batch, RunOptions(self.plan.seed, batch_size, self.plan.device, done))
-            for item in found:
-                if isinstance(item, StageRecord):
-                    writer.checkpoint({f.name: getattr(item, f.name).cpu().numpy() for f in fields(item)})
-                    continue
-                new = torch.from_numpy(np.isin(item.sample.numpy(), missing))
-                if bool(new.any()):  # a continued search repeats what it found before
-                    yield item[new]
-
-        return self._complete(unit, find, self.plan.seed, shared=False, declared=declared_info(attack))
-
-    def _cell(self, source: CorruptionSource, name: str, severity: int) -> str:
-        def images(samples: np.ndarray) -> Tensor:
-            return to_float(source.images(name, severity, torch.from_numpy(samples)).cpu())
-
-        definition = {"source": source.label, "corruption": source.definition(name, severity)}
-        return self._judge(f"{CORRUPTION}{name}/{severity}", definition, images)
-
-    def _judge(self, label: str, definition: Mapping[str, Any], images: Callable[[np.ndarray], Tensor]) -> str:
-        """A unit without an adversary: what the model says of images."""
-        unit = self._unit(label, None, definition)
-
-        def find(samples: np.ndarray, writer: VerdictWriter) -> Iterator[AttackResult]:
-            noise = seed_of(self.plan.seed, "noise", label) if self.randomised else None
-            with (
-                evaluation_mode(self.model),
-                replicate(self.model, self.static_batch_size, self.plan.device, seed=noise) as replicas,
-            ):
-                for block in np.array_split(samples, range(replicas.width, len(samples), replicas.width)):
-                    yield self._judged(replicas, block, images(block))
-
-        return self._complete(unit, find, None)
-
-    def _judged(self, replicas: ModelReplicas, samples: np.ndarray, x: Tensor) -> AttackResult:
-        batch = Batch(x, self.plan.labels(samples), torch.from_numpy(samples))
-        asked = batch.to(replicas.device)
-        judged = replicas.map(lambda executor, rows: judge(executor, rows.x, rows.y), asked).to("cpu")
-        result = AttackResult.of_clean(
-            batch,
-            prediction=judged.prediction,
-            margin=judged.margin,
-            borderline=judged.borderline,
-            forwards=repeats(replicas.first),
-        )
-        return replace(result, norm=torch.zeros_like(result.norm))
-
-    def _complete(
-        self,
-        unit: EvaluationKey,
-        find: Callable[[np.ndarray, VerdictWriter], Iterator[AttackResult]],
-        seed: int | None,
-        *,
-        shared: bool = True,
-        declared: AttackInfo | None = None,
-    ) -> str:
-        """Find and store what is missing of a unit, if it can be ``shared`` together with others; returns its hash."""
+    def _complete(self, task: Task) -> str:
+        """Find and store what is missing of a task's results; returns the hash of its key."""
+        unit = task.key
         samples, progress, shard = self.plan.samples, self.plan.progress, self.plan.shard
         keeping = self._keeping(unit)
-        if self.results.is_complete(unit, samples, images=keeping) or not (shard.first or shared):
+        if self.results.is_complete(unit, samples, images=keeping) or not (shard.first or task.shared):
             return unit.hash
+        if keeping and not task.shared and len(self.folder.stored(unit)) > len(self.folder.stored(unit, images=True)):
+            self.folder.forget_records(unit)  # a continued search does not repeat what it has reported
         known = np.intersect1d(self._known(unit), samples)
         own = np.intersect1d(self.folder.stored(unit, images=keeping), samples)
         threat = "" if unit.threat is None else f", {unit.threat.label}"
         progress.start(self.name, unit.label + threat, len(samples), len(own))
-        facts, pack_images = self._facts(seed, declared), self._packer(unit) if keeping else None
+        facts, pack_images = self._facts(task.seed, task.info), self._packer(unit) if keeping else None
         with (
-            _kept(f"{unit.label}{threat}"),
+            _naming(f"{unit.label}{threat}"),
             self.folder.writer(unit, samples, facts, complete=shard.first, pack=pack_images) as writer,
         ):
             if shard.first:
                 self._gather(unit, writer)
-            mine = np.setdiff1d(shard.share(samples) if shared else samples, known)
+            mine = np.setdiff1d(shard.share(samples) if task.shared else samples, known)
             while len(mine) or shard.first:
-                for findings in find(mine, writer) if len(mine) else ():
+                for findings in task.find(mine, writer) if len(mine) else ():
                     if keeping:
                         writer.keep(_columns(findings), findings.x_adv.numpy())
                     self._record(writer, findings, with_images=unit.threat is not None)
@@ -419,7 +253,7 @@ class _Run:
             self.folder.below(folder).clear(unit)
         progress.finish()
         if keeping and shard.first:
-            self._tell_of_repetition(unit, writer.differing)
+            self._warn_if_search_changed(unit, writer.differing)
         return unit.hash
 
     def _keeping(self, unit: EvaluationKey) -> bool:
@@ -429,11 +263,11 @@ class _Run:
     def _packer(self, unit: EvaluationKey) -> Pack:
         """What makes the images of a unit compact."""
         assert unit.threat is not None
-        noise = seed_of(self.plan.seed, "noise", "rounded", unit.label) if self.randomised else None
+        noise = self.setting.noise("rounded", unit.label)
         misclassified = misclassified_by(self.model, self.static_batch_size, self.plan.device, noise)
         return partial(pack, clean=self.plan.dataset.test.some_images, threat=unit.threat, misclassified=misclassified)
 
-    def _tell_of_repetition(self, unit: EvaluationKey, differing: np.ndarray) -> None:
+    def _warn_if_search_changed(self, unit: EvaluationKey, differing: np.ndarray) -> None:
         """Note what a search that was repeated for its images has found otherwise than it is stored."""
         lacking = np.setdiff1d(self.plan.samples, self.folder.stored(unit, images=True))
         if not len(differing) and not len(lacking):
@@ -490,7 +324,7 @@ class _Run:
             **({} if declared is None else {"attack_info": declared.to_json()}),
             "dataset": self.plan.dataset.label,
             "seed": seed,
-            "randomised": self.randomised,
+            "randomised": self.setting.randomised,
             "batch_dependent": self.batch_dependent,
             "versions": dict(self.plan.versions),
             "device": device_name(self.plan.device),

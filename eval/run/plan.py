@@ -1,12 +1,8 @@
 """What an evaluation asks of every model, on which images and where; and what is written down about the run."""
 
-import platform
-import shlex
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,7 +11,6 @@ from torch import Tensor
 from advdpnp.attacks.engine.precision import FLOAT32
 from advdpnp.attacks.names import attack_names
 from advdpnp.attacks.threat import ThreatModel
-from advdpnp.base.errors import AdvdpnpError
 from advdpnp.base.versions import software_versions
 from advdpnp.corruption import CorruptionSource
 from advdpnp.datasets import Dataset, to_float
@@ -94,52 +89,3 @@ class Plan:
         """Samples in pieces whose float32 images fit in ``BLOCK_BYTES``."""
         size = max(1, BLOCK_BYTES // (4 * max(1, self.dataset.test.images[0].numel())))
         return [samples[i : i + size] for i in range(0, len(samples), size)]
-
-
-def choose_device(device: str | torch.device | None, local: int = 0) -> torch.device:
-    """None and "auto" take a GPU if there is one; of several, process ``local`` of this machine takes its own.
-
-    Raises:
-        AdvdpnpError: no such device.
-    """
-    if device is None or str(device) == "auto":
-        return _gpu(local) if torch.cuda.is_available() else torch.device("cpu")
-    try:
-        chosen = torch.device(device)
-        if chosen.type not in ("cpu", "cuda"):
-            raise RuntimeError(f"{chosen.type} is neither cpu nor cuda")
-        if chosen.type == "cuda" and chosen.index is None:
-            chosen = _gpu(local)
-        torch.empty(0, device=chosen)
-    except (RuntimeError, AssertionError) as error:
-        raise AdvdpnpError(f"the device '{device}' cannot be used here; choose cpu, or see 'advdpnp doctor'") from error
-    return chosen
-
-
-def _gpu(local: int) -> torch.device:
-    count = torch.cuda.device_count()
-    return torch.device("cuda", local % count) if local and count else torch.device("cuda")
-
-
-def device_name(device: torch.device) -> str:
-    """For the record: "NVIDIA H200", or the CPU's architecture and the number of threads."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{device.type} ({platform.machine()}, {torch.get_num_threads()} threads)"
-
-
-def command_line() -> str:
-    """The command that is running, if it is ours; of absolute paths only the last part, for results are shared."""
-    program = Path(sys.argv[0])
-    if program.name not in ("advdpnp", "advdpnp.exe") and program.parts[-2:] != ("advdpnp", "__main__.py"):
-        return ""
-    return shlex.join(["advdpnp", *map(without_folder, sys.argv[1:])])
-
-
-def without_folder(argument: str) -> str:
-    """``--out=/home/me/x`` becomes ``--out=x``, ``npz:/home/x.npz`` ``npz:x.npz``, ``/home/n.py:f`` ``n.py:f``."""
-    option, equals, value = argument.partition("=")
-    if equals and option.startswith("--"):
-        return f"{option}={without_folder(value)}"
-    parts = argument.rpartition(":")
-    return "".join(Path(part).name if Path(part).expanduser().is_absolute() else part for part in parts)

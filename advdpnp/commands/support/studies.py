@@ -14,7 +14,7 @@ from advdpnp.commands.support.console import training_bar
 from advdpnp.datasets.base import Dataset
 from advdpnp.eval.api import evaluate
 from advdpnp.eval.report.figures.study import draw_study
-from advdpnp.eval.run.plan import command_line
+from advdpnp.eval.run.provenance import command_line
 from advdpnp.eval.store.key import file_name, short_hash
 from advdpnp.models.loading import load_model
 from advdpnp.models.network import Network

@@ -16,7 +16,7 @@ from advdpnp.datasets import Dataset, load_dataset
 from advdpnp.eval.analysis.rows import make_rows
 from advdpnp.eval.audit.images import NOT_STORED, Auditor, Discrepancy, UnitAudit
 from advdpnp.eval.audit.rows import audit_rows
-from advdpnp.eval.run.plan import choose_device
+from advdpnp.eval.run.device import choose_device
 from advdpnp.eval.run.ranks import FOLDER
 from advdpnp.eval.store.index import INDEX
 from advdpnp.eval.store.model_record import ModelRecord, read_model_record

@@ -21,7 +21,8 @@ from advdpnp.datasets import Dataset, Split
 from advdpnp.eval.analysis.columns import read_leaderboard
 from advdpnp.eval.api import evaluate, evaluate_models
 from advdpnp.eval.run.components import Components
-from advdpnp.eval.run.plan import choose_device, without_folder
+from advdpnp.eval.run.device import choose_device
+from advdpnp.eval.run.provenance import without_folder
 from advdpnp.eval.store.reader import find_results
 from advdpnp.models.checkpoint import weights_hash
 from advdpnp.models.loading import LoadedModel

@@ -1,0 +1,71 @@
+"""The device of an evaluation, and models that are moved to it for a while."""
+
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from advdpnp.base.errors import AdvdpnpError, ModelFailure, first_line
+
+
+def choose_device(device: str | torch.device | None, local: int = 0) -> torch.device:
+    """None and "auto" take a GPU if there is one; of several, process ``local`` of this machine takes its own.
+
+    Raises:
+        AdvdpnpError: no such device.
+    """
+    if device is None or str(device) == "auto":
+        return _gpu(local) if torch.cuda.is_available() else torch.device("cpu")
+    try:
+        chosen = torch.device(device)
+        if chosen.type not in ("cpu", "cuda"):
+            raise RuntimeError(f"{chosen.type} is neither cpu nor cuda")
+        if chosen.type == "cuda" and chosen.index is None:
+            chosen = _gpu(local)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        raise AdvdpnpError(f"the device '{device}' cannot be used here; choose cpu, or see 'advdpnp doctor'") from error
+    return chosen
+
+
+def _gpu(local: int) -> torch.device:
+    count = torch.cuda.device_count()
+    return torch.device("cuda", local % count) if local and count else torch.device("cuda")
+
+
+def device_name(device: torch.device) -> str:
+    """For the record: "NVIDIA H200", or the CPU's architecture and the number of threads."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type} ({platform.machine()}, {torch.get_num_threads()} threads)"
+
+
+@contextmanager
+def on_device(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """Move the model to ``device`` and back afterwards; a model that is there already is not touched."""
+    places = {tensor.device for tensor in (*model.parameters(), *model.buffers())}
+    moved = any(place.type != device.type or (place.index or 0) != (device.index or 0) for place in places)
+    if moved and len(places) > 1:
+        raise AdvdpnpError("the model is spread over several devices; put it on one before it is evaluated")
+    if moved:
+        model.to(device)
+    try:
+        yield
+    finally:
+        if moved:
+            model.to(next(iter(places)))
+
+
+@contextmanager
+def user_code(what: str, remedy: str) -> Iterator[None]:
+    """Turn whatever the model's own code raises inside into one sentence: what failed, the error, a remedy."""
+    try:
+        yield
+    except ModelFailure as error:
+        raise AdvdpnpError(f"{what}: {error.raised}; {remedy}") from error
+    except (torch.OutOfMemoryError, AdvdpnpError):
+        raise
+    except (Exception, SystemExit) as error:
+        raise AdvdpnpError(f"{what}: {first_line(error)}; {remedy}") from error

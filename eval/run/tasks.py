@@ -1,0 +1,235 @@
+"""The kinds of work on one model: images without an adversary, our searches, attacks of packages, transferred images.
+
+Each is a ``Task``: a key, and a way to find results for samples. What happens to results is the caller's business.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from advdpnp.attacks.algorithms.transfer import Transfer
+from advdpnp.attacks.engine.executor import evaluation_mode
+from advdpnp.attacks.engine.precision import FLOAT32
+from advdpnp.attacks.engine.replicas import ModelReplicas, replicate
+from advdpnp.attacks.engine.verification import judge, repeats
+from advdpnp.attacks.ensemble import AttackEnsemble
+from advdpnp.attacks.info import AttackInfo, declared_info
+from advdpnp.attacks.protocol import Attack, PackageAttack, RunOptions, StageRecord
+from advdpnp.attacks.rows import Batch
+from advdpnp.attacks.search_state import AttackResult
+from advdpnp.attacks.threat import ThreatModel
+from advdpnp.base.randomness import seed_of
+from advdpnp.corruption import CorruptionSource
+from advdpnp.datasets import to_float
+from advdpnp.eval.run.device import on_device, user_code
+from advdpnp.eval.run.plan import Plan
+from advdpnp.eval.store.key import CLEAN, CORRUPTION, EvaluationKey, sample_set_hash
+from advdpnp.eval.store.writer import VerdictWriter
+
+ENGINE = 2
+"""Raised whenever the engine searches differently for the same definition (steps, draws, order); part of every key.
+Rounding, which differs between processors and versions of torch, does not raise it: every result is verified."""
+
+PACKAGE_BATCH_SIZE = 250
+"""Batch size of attacks of other packages unless the user gives one. What they find depends on it."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One model under one plan.
+
+    Attributes:
+        model: the model.
+        plan: what is asked of it.
+        static_batch_size: rows of every model call.
+        randomised: whether it answers the same images differently.
+    """
+
+    model: nn.Module
+    plan: Plan
+    static_batch_size: int
+    randomised: bool
+
+    def key(self, label: str, threat: ThreatModel | None, definition: Mapping[str, Any]) -> EvaluationKey:
+        """The key of an evaluation of this model."""
+        execution = {
+            "engine": ENGINE,
+            "precision": "float32",
+            "shape": self.static_batch_size,
+            "randomised": self.randomised,
+        }
+        return EvaluationKey(label, self.plan.dataset.test.content_hash, threat, {**execution, **definition})
+
+    def noise(self, *purpose: str) -> int | None:
+        """Seed of a randomised model's draws; None for other models."""
+        return seed_of(self.plan.seed, "noise", *purpose) if self.randomised else None
+
+    @contextmanager
+    def replicas(self, label: str) -> Iterator[ModelReplicas]:
+        """The model in evaluation mode, replicated over the processors."""
+        noise = self.noise(label)
+        with (
+            evaluation_mode(self.model),
+            replicate(self.model, self.static_batch_size, self.plan.device, seed=noise) as replicas,
+        ):
+            yield replicas
+
+    def batch(self, samples: np.ndarray) -> Batch:
+        """Test images with labels, on the CPU."""
+        return Batch(self.plan.images(samples), self.plan.labels(samples), torch.from_numpy(samples))
+
+
+class Task(Protocol):
+    """Work whose results are stored under one key."""
+
+    @property
+    def key(self) -> EvaluationKey:
+        """What the results are stored under."""
+
+    @property
+    def seed(self) -> int | None:
+        """Seed of the search; None for what draws nothing."""
+
+    @property
+    def shared(self) -> bool:
+        """Whether several processes can each do a share of the samples."""
+
+    @property
+    def info(self) -> AttackInfo | None:
+        """What the attack declares about itself; None where its definition says all."""
+
+    def find(self, samples: np.ndarray, writer: VerdictWriter) -> Iterator[AttackResult]:
+        """Results of all ``samples`` (int64), in parts of any size and order; ``writer`` keeps notes and progress."""
+
+
+class JudgeTask:
+    """No adversary: what the model predicts for clean or corrupted images."""
+
+    seed, shared, info = None, True, None
+
+    def __init__(
+        self, setting: Setting, label: str, definition: Mapping[str, Any], images: Callable[[np.ndarray], Tensor]
+    ) -> None:
+        self.setting, self.images = setting, images
+        self.key = setting.key(label, None, definition)
+
+    def find(self, samples: np.ndarray, writer: VerdictWriter) -> Iterator[AttackResult]:
+        with self.setting.replicas(self.key.label) as replicas:
+            for block in np.array_split(samples, range(replicas.width, len(samples), replicas.width)):
+                yield self._judged(replicas, block)
+
+    def _judged(self, replicas: ModelReplicas, samples: np.ndarray) -> AttackResult:
+        batch = Batch(self.images(samples), self.setting.plan.labels(samples), torch.from_numpy(samples))
+        on_replicas = batch.to(replicas.device)
+        judged = replicas.map(lambda executor, rows: judge(executor, rows.x, rows.y), on_replicas).to("cpu")
+        result = AttackResult.of_clean(
+            batch,
+            prediction=judged.prediction,
+            margin=judged.margin,
+            borderline=judged.borderline,
+            forwards=repeats(replicas.first),
+        )
+        return replace(result, norm=torch.zeros_like(result.norm))
+
+
+def clean_task(setting: Setting) -> JudgeTask:
+    """The test images as they are."""
+    return JudgeTask(setting, CLEAN, {}, setting.plan.images)
+
+
+def corruption_task(setting: Setting, source: CorruptionSource, name: str, severity: int) -> JudgeTask:
+    """The test images under one corruption of one severity."""
+
+    def images(samples: np.ndarray) -> Tensor:
+        return to_float(source.images(name, severity, torch.from_numpy(samples)).cpu())
+
+    definition = {"source": source.label, "corruption": source.definition(name, severity)}
+    return JudgeTask(setting, f"{CORRUPTION}{name}/{severity}", definition, images)
+
+
+class SearchTask:
+    """One of our attacks, run by our engine."""
+
+    shared = True
+
+    def __init__(self, setting: Setting, label: str, attack: Attack | AttackEnsemble) -> None:
+        self.setting, self.attack, self.seed = setting, attack, setting.plan.seed
+        definition, precision = {"attack": attack.definition(), "seed": self.seed}, setting.plan.precision
+        if precision != FLOAT32:
+            label, definition["precision"] = f"{label} ({precision} search)", f"{precision} search, float32 verdict"
+        self.key, self.info = setting.key(label, attack.threat, definition), declared_info(attack)
+
+    def find(self, samples: np.ndarray, writer: VerdictWriter) -> Iterator[AttackResult]:
+        plan = self.setting.plan
+        for block in plan.blocks(samples):
+            batch = self.setting.batch(block)
+            yield from plan.components.search(
+                self.setting.model, self.attack, batch.x, batch.y, torch.from_numpy(block),
+                seed=plan.seed, static_batch_size=self.setting.static_batch_size, max_active=plan.batch_size,
+                device=plan.device, randomised=self.setting.randomised, precision=plan.precision,
+                on_copy_differs=partial(writer.note, copy_differs=True),
+            )  # fmt: skip
+
+
+class PackageTask:
+    """An attack of another package. It sees all samples at once: their set and the batch size are part of the key."""
+
+    shared = False
+
+    def __init__(self, setting: Setting, label: str, attack: PackageAttack) -> None:
+        plan = setting.plan
+        self.setting, self.attack, self.seed, self.info = setting, attack, plan.seed, declared_info(attack)
+        requested, first = plan.batch_size or PACKAGE_BATCH_SIZE, plan.components.first_batch_size(plan.device)
+        self.batch_size = max(1, requested * setting.static_batch_size // first)  # shrinks where memory was short
+        definition = {"attack": attack.definition(), "seed": plan.seed, "batch_size": self.batch_size}
+        samples = sample_set_hash(plan.samples.tolist())
+        self.key = setting.key(label, attack.threat, {**definition, "samples": samples})
+
+    def find(self, samples: np.ndarray, writer: VerdictWriter) -> Iterator[AttackResult]:
+        plan = self.setting.plan
+        done = [StageRecord(**{k: torch.from_numpy(v) for k, v in record.items()}) for record in writer.records()]
+        options = RunOptions(plan.seed, self.batch_size, plan.device, done)
+        for item in self.attack.run(self.setting.model, self.setting.batch(plan.samples), options):
+            if isinstance(item, StageRecord):
+                writer.checkpoint({f.name: getattr(item, f.name).cpu().numpy() for f in fields(item)})
+                continue
+            new = torch.from_numpy(np.isin(item.sample.numpy(), samples))
+            if bool(new.any()):  # a continued search repeats what it found before
+                yield item[new]
+
+
+class TransferTask:
+    """Adversarial images of another model."""
+
+    shared, info = True, None
+
+    def __init__(self, setting: Setting, attack: Transfer) -> None:
+        self.setting, self.attack, self.seed = setting, attack, setting.plan.seed
+        definition = {"attack": attack.definition(), "seed": self.seed}
+        self.key = setting.key(attack.name, attack.threat, definition)
+
+    def find(self, samples: np.ndarray, writer: VerdictWriter) -> Iterator[AttackResult]:
+        plan, attack, size = self.setting.plan, self.attack, self.setting.plan.components.transfer_block
+        failure = f"{attack.source_name} fails on the images of {plan.dataset.label}"
+        remedy = "both models must take the same images; leave it out of --transfer-from"
+        for block in np.array_split(samples, range(size, len(samples), size)):
+            batch = self.setting.batch(block).to(plan.device)
+            with user_code(failure, remedy), on_device(attack.source, plan.device):
+                x_adv = attack.images(
+                    batch, seed=plan.seed, static_batch_size=self.setting.static_batch_size, device=plan.device
+                )
+            with self.setting.replicas(attack.name) as replicas:
+                yield attack.try_on(replicas, batch, x_adv)
+
+
+def attack_task(setting: Setting, label: str, attack: Attack | AttackEnsemble | PackageAttack) -> Task:
+    """The task that runs an attack."""
+    if isinstance(attack, Attack | AttackEnsemble):
+        return SearchTask(setting, label, attack)
+    return PackageTask(setting, label, attack)
