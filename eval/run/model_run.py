@@ -153,14 +153,14 @@ class _Run:
         check_inputs(x, y)
         executor = Executor(self.model, self.static_batch_size, self.plan.device)
         source = f"images of shape {tuple(x.shape[1:])} from {self.plan.dataset.label}"
-        remedy = "choose the data set it was made for, or mend its forward"
+        remedy = "choose the data set it was made for, or fix its forward"
         with user_code(f"{self.name} fails on {source}", remedy), evaluation_mode(self.model):
             logits = executor.logits(x).cpu()
             randomised = is_randomised(self.model, x.to(self.plan.device))
             batch_dependent = not randomised and is_batch_dependent(executor, x)
         if self.plan.attacked:
             full = x[torch.arange(self.static_batch_size).clamp(max=len(x) - 1)]
-            remedy = "mend its backward pass, or use --attacks none"
+            remedy = "fix its backward pass, or use --attacks none"
             with user_code(f"{self.name} fails when it is differentiated", remedy), evaluation_mode(self.model):
                 executor.logits_and_gradient(full, lambda z: z.sum(1))
         largest = int(self.plan.labels(self.plan.samples).max())

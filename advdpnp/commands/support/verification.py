@@ -96,7 +96,7 @@ def _model_folders(path: Path) -> list[Path]:
 def _identity(path: Path) -> ModelRecord:
     identity = read_model_record(path)
     if not all(isinstance(each, str) for each in (identity.name, identity.weights_hash, identity.dataset)):
-        raise AdvdpnpError(f"{path} is damaged; run the evaluation again with the same --out to mend it")
+        raise AdvdpnpError(f"{path} is damaged; run the evaluation again with the same --out to fix it")
     return identity
 
 
