@@ -65,7 +65,7 @@ def write_results(
     ("change", "files"),
     [
         ({"day": 2}, []),
-        ({"margin": 1.0000001}, ["pgd-20"]),
+        ({"margin": 1.0000001}, ["attacks.parquet"]),
         ({"weight": 1.0000001}, ["best.safetensors"]),
         ({"clean": "90.01"}, ["leaderboard.csv"]),
     ],
@@ -75,7 +75,7 @@ def test_what_is_lost_or_changed_is_seen_and_times_are_not(script, tmp_path, cha
     write_results(tmp_path / "one")
     write_results(tmp_path / "other", **change)
     one, other = (commands.what_is_left(tmp_path / name) for name in ("one", "other"))
-    assert len(one) == 5
+    assert len(one) == 6
     found = bench.differences(one, other)
     assert len(found) == len(files)
     assert all(file in name for file, name in zip(files, found, strict=True))
