@@ -142,9 +142,14 @@ class CorruptionGrid:
         return usual if len(usual) == len(BENCHMARK) else self.cells
 
     @property
+    def percent(self) -> pd.DataFrame:
+        """The cells in percent, rounded as in ``leaderboard.csv``: the last bit of a float breaks no tie."""
+        return (100 * self.cells).round(2)
+
+    @property
     def by_type(self) -> pd.Series:
-        """Mean over the severities of each type, in percent."""
-        return 100 * self.cells.mean(axis=1)
+        """Mean over the severities of each type, in percent, rounded as in ``leaderboard.csv``."""
+        return (100 * self.cells.mean(axis=1)).round(2)
 
     def against_severity(self, types: Collection[str]) -> list[tuple[int, float]]:
         """Severity and mean accuracy over these types, in percent; the first point is clean accuracy at 0."""

@@ -32,7 +32,7 @@ def draw_corruptions(rows: Sequence[Row], colours: dict[str, str], out: Path) ->
 def _draw_heat_map(grid: CorruptionGrid, path: Path) -> None:
     cells, averaged, row = grid.cells, grid.averaged, grid.row
     clean, mean = clean_accuracy(row), 100 * float(averaged.to_numpy().mean())
-    blocks = [(100 * cells.to_numpy(), list(map(str, cells.columns))), (grid.by_type.to_numpy()[:, None], ["mean"])]
+    blocks = [(grid.percent.to_numpy(), list(map(str, cells.columns))), (grid.by_type.to_numpy()[:, None], ["mean"])]
     with drawing(path, 4.4, 0.29 * len(cells) + 0.9) as figure:
         widths = [values.shape[1] for values, _ in blocks]
         axes = figure.subplots(1, 2, gridspec_kw={"width_ratios": widths, "wspace": 0.05})

@@ -61,10 +61,9 @@ def _benchmark_mean(grid: CorruptionGrid) -> float:
 
 def _by_severity(grid: CorruptionGrid, types: Sequence[str]) -> list[tuple[int, list[float], float]]:
     """A line per severity: accuracy of each type, and of all of them, in percent."""
-    cells = grid.cells.reindex(list(types))
+    cells = grid.percent.reindex(list(types))
     return [
-        (severity, (100 * cells[severity]).tolist(), 100 * float(cells[severity].mean()))
-        for severity in grid.severities
+        (severity, cells[severity].tolist(), 100 * float(grid.cells[severity].mean())) for severity in grid.severities
     ]
 
 
