@@ -14,11 +14,38 @@ import numpy as np
 import pandas as pd
 
 from advdpnp.attacks.info import AttackInfo, by_cost
+from advdpnp.base.errors import AdvdpnpError
 from advdpnp.corruption import BENCHMARK
 from advdpnp.eval.store.diagnostics_record import DiagnosticRecord
 from advdpnp.eval.store.key import sample_set_hash, short_hash
 from advdpnp.eval.store.model_record import ModelRecord
-from advdpnp.eval.store.reader import NO_THREAT, StoredEvaluation, Threat, diagnostics_of
+from advdpnp.eval.store.reader import StoredEvaluation, Threat, diagnostics_of
+
+_GAINS = (1, 2, 5, 10, 15, 20, 30, 50, 100, 200, 500, 1000)
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Clean and adversarial images of the first samples.
+
+    Attributes:
+        attack: its label.
+        images: as ``StoredEvaluation.examples`` returns them, at least one.
+    """
+
+    attack: str
+    images: dict[str, np.ndarray]
+
+    @property
+    def difference(self) -> np.ndarray:
+        """Adversarial less clean images, (n, c, h, w)."""
+        return np.asarray(self.images["x_adv"] - self.images["x"])
+
+    @property
+    def gain(self) -> int:
+        """A round factor by which the largest difference nearly fills the range around gray."""
+        largest = float(np.abs(self.difference).max())
+        return max((step for step in _GAINS if largest > 0 and step * largest <= 0.5 * 1.05), default=1)
 
 
 @dataclass(frozen=True)
@@ -29,7 +56,7 @@ class Row:
         model: whose row it is.
         dataset: name of the data set.
         data: its hash.
-        threat: of all the attacks; ``NO_THREAT`` if there are none.
+        threat: of all the attacks; ``Threat()`` if there are none.
         seed: of the attacks; None if there are none.
         samples: sorted sample indices that clean images and every attack were judged on.
         clean: verdicts on clean images.
@@ -135,6 +162,18 @@ class Row:
         folder = self.clean.verdicts.path.parent
         return diagnostics_of(folder, self.model.weights_hash, self.data, self.threat.norm, self.threat.eps)
 
+    @cached_property
+    def examples(self) -> Examples | None:
+        """Images of the most expensive attack that has any; None where no attack has, or they are damaged."""
+        for attack in reversed(order_attacks([self])):
+            try:
+                images = self.attacks[attack].examples()
+            except AdvdpnpError:
+                continue  # a damaged picture is no reason to withhold a report
+            if len(images["sample"]):
+                return Examples(attack, images)
+        return None
+
     @property
     def corruption_source(self) -> str:
         """Of all cells: "cifar10-c" or "cifar10-c (regenerated)"; "" without any."""
@@ -217,13 +256,13 @@ def _rows_of_one_model(
     rows = []
     for (norm, eps), seed in dict.fromkeys((u.threat[:2], u.seed) for u in searched if u.threat is not None):
         same = [u for u in searched if u.threat is not None and u.threat[:2] == (norm, eps) and u.seed == seed]
-        threat = same[0].threat or NO_THREAT
+        threat = same[0].threat or Threat()
         attacks = {unit.label: unit for unit in same}
         shared = _shared([clean, *same], samples)
         rows.append(Row(clean.model, clean.dataset, clean.data, threat, seed, shared, clean, attacks, cells))
     alone = _shared([clean], samples)
     if clean.is_clean and len(alone) > max((len(_shared([unit], samples)) for unit in searched), default=-1):
-        rows.append(Row(clean.model, clean.dataset, clean.data, NO_THREAT, None, alone, clean, {}, cells))
+        rows.append(Row(clean.model, clean.dataset, clean.data, Threat(), None, alone, clean, {}, cells))
     return rows
 
 

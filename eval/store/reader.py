@@ -1,5 +1,6 @@
 """Complete evaluations read back, of today's layout and of the old one, with the model that each is about."""
 
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -24,19 +25,16 @@ from advdpnp.eval.store.schema import Verdicts, needs_image_columns, to_verdicts
 
 
 class Threat(NamedTuple):
-    """A threat model as verdicts name it; for rows without attacks ("", nan, "")."""
+    """A threat model as verdicts name it; the default stands for rows without attacks."""
 
-    norm: str
-    eps: float
-    eps_text: str
+    norm: str = ""
+    eps: float = math.nan
+    eps_text: str = ""
 
     @property
     def label(self) -> str:
         """ "linf 8/255", or "no attack"."""
         return f"{self.norm} {self.eps_text}" if self.norm else "no attack"
-
-
-NO_THREAT = Threat("", float("nan"), "")
 
 
 @dataclass(frozen=True)

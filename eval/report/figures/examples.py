@@ -7,9 +7,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from advdpnp.base.errors import AdvdpnpError
 from advdpnp.base.plotting import INK, QUIET, drawing
-from advdpnp.eval.analysis.rows import Row, order_attacks
+from advdpnp.eval.analysis.rows import Examples, Row
 from advdpnp.eval.store.key import file_name
 
 CELL = 1.05  # inches
@@ -22,27 +21,20 @@ def draw_examples(rows: Sequence[Row], colours: dict[str, str], out: Path) -> li
     paths = []
     several = len({row.seed for row in rows if row.attacks}) > 1
     for row in rows:
-        for attack in reversed(order_attacks([row])):
-            try:
-                images = row.attacks[attack].examples()
-            except AdvdpnpError:
-                continue  # a damaged picture is no reason to withhold the table
-            if not len(images["sample"]):
-                continue
-            model = f"{file_name(row.model.name)}-{row.model.weights_hash[:8]}"
-            threat = f"{row.threat.norm}-{file_name(row.threat.eps_text)}{f'-seed{row.seed}' if several else ''}"
-            path = out / f"examples-{model}-{file_name(row.dataset)}-{threat}-{file_name(attack)}.png"
-            if not path.exists() or path.stat().st_mtime < row.attacks[attack].images_path.stat().st_mtime:
-                _draw(row, attack, images, path)
-            paths.append(path)
-            break
+        if row.examples is None:
+            continue
+        attack = row.examples.attack
+        model = f"{file_name(row.model.name)}-{row.model.weights_hash[:8]}"
+        threat = f"{row.threat.norm}-{file_name(row.threat.eps_text)}{f'-seed{row.seed}' if several else ''}"
+        path = out / f"examples-{model}-{file_name(row.dataset)}-{threat}-{file_name(attack)}.png"
+        if not path.exists() or path.stat().st_mtime < row.attacks[attack].images_path.stat().st_mtime:
+            _draw(row, row.examples, path)
+        paths.append(path)
     return paths
 
 
-def _draw(row: Row, attack: str, stored: dict[str, np.ndarray], path: Path) -> None:
-    difference = stored["x_adv"] - stored["x"]
-    largest = float(np.abs(difference).max())
-    gain = amplification(largest)
+def _draw(row: Row, examples: Examples, path: Path) -> None:
+    stored, difference, gain = examples.images, examples.difference, examples.gain
     count = len(stored["sample"])
     with drawing(path, CELL * count, CELL * 3 + 0.75) as figure:
         axes = figure.subplots(3, count, squeeze=False, gridspec_kw={"wspace": 0.06, "hspace": 0.2})
@@ -71,9 +63,9 @@ def _draw(row: Row, attack: str, stored: dict[str, np.ndarray], path: Path) -> N
                     fontsize=7.5,
                     color=QUIET,
                 )
-        for axis, text in zip(axes[:, 0], ("clean", "adversarial", f"difference\n× {gain:g}"), strict=True):
+        for axis, text in zip(axes[:, 0], ("clean", "adversarial", f"difference\n× {gain}"), strict=True):
             axis.set_ylabel(text, fontsize=9, labelpad=8)
-        _heading(figure, axes[0, 0], row, attack)
+        _heading(figure, axes[0, 0], row, examples.attack)
 
 
 def _heading(figure: Figure, corner: Axes, row: Row, attack: str) -> None:
@@ -110,13 +102,3 @@ def _title(axis: Axes, row: Row, label: int, prediction: int) -> None:
 
 def _short(name: str) -> str:
     return name if len(name) <= 14 else name[:13] + "…"
-
-
-def amplification(largest: float) -> float:
-    """A round factor that makes the largest difference nearly fill the range around gray."""
-    if largest <= 0:
-        return 1.0
-    ideal = 0.5 / largest
-    return max(
-        (step for step in (1, 2, 5, 10, 15, 20, 30, 50, 100, 200, 500, 1000) if step <= ideal * 1.05), default=1.0
-    )

@@ -5,9 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from advdpnp.base.errors import AdvdpnpError
-from advdpnp.eval.analysis.rows import Row, order_attacks
-from advdpnp.eval.report.figures.examples import amplification
+from advdpnp.eval.analysis.rows import Row
 from advdpnp.eval.report.html.context import PageContext, choices, scope_of
 from advdpnp.eval.report.html.images import picture
 from advdpnp.eval.report.html.section import Section
@@ -34,22 +32,14 @@ def _gather(context: PageContext) -> Mapping[str, Any] | None:
 
 
 def _panel(row: Row) -> dict[str, Any] | None:
-    """The images of the most expensive attack that has any."""
-    for attack in reversed(order_attacks([row])):
-        try:
-            stored = row.attacks[attack].examples()
-        except AdvdpnpError:
-            return None  # a damaged picture is no reason to withhold the page
-        if not len(stored["sample"]):
-            continue
-        difference = stored["x_adv"] - stored["x"]
-        gain = amplification(float(np.abs(difference).max(initial=0)))
-        cards = [_card(row, stored, place, gain) for place in range(len(stored["sample"]))]
-        return {"attack": attack, "gain": f"{gain:g}", "cards": cards}
-    return None
+    if row.examples is None:
+        return None
+    stored, gain = row.examples.images, row.examples.gain
+    cards = [_card(row, stored, place, gain) for place in range(len(stored["sample"]))]
+    return {"attack": row.examples.attack, "gain": gain, "cards": cards}
 
 
-def _card(row: Row, stored: Mapping[str, np.ndarray], place: int, gain: float) -> dict[str, Any]:
+def _card(row: Row, stored: Mapping[str, np.ndarray], place: int, gain: int) -> dict[str, Any]:
     x, x_adv = stored["x"][place], stored["x_adv"][place]
     label, before, after = (
         int(stored[name][place]) for name in ("label", "clean_prediction", "adversarial_prediction")
