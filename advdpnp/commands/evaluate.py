@@ -167,6 +167,7 @@ def _run(
     options: dict[str, Any],
     cross_check: int | None,
 ) -> None:
+    from advdpnp.base.files import write_text
     from advdpnp.eval.api import evaluate_models
     from advdpnp.eval.audit.cross_check import cross_check as run_cross_check
     from advdpnp.eval.audit.cross_check import in_words
@@ -184,4 +185,6 @@ def _run(
     if cross_check is not None:
         for line in in_words(compared):
             console.out.print(line, markup=False, highlight=False)
-        console.out.print(f"{beside / 'cross-check.csv'}", markup=False)
+        table = beside / "cross-check.csv"
+        write_text(table, compared.to_csv(index=False, float_format="%.4g"))
+        console.out.print(f"{table}", markup=False)

@@ -8,7 +8,6 @@ import pandas as pd
 
 from advdpnp.attacks.names import attack_names, reference_of
 from advdpnp.base.errors import AdvdpnpError
-from advdpnp.base.files import write_text
 from advdpnp.base.statistics import SIGNIFICANT, mcnemar
 from advdpnp.datasets import Dataset
 from advdpnp.eval.config import EvaluationConfig
@@ -35,9 +34,8 @@ def cross_check(
 ) -> pd.DataFrame:
     """Run attacks in our engine and in the packages', and compare sample by sample.
 
-    Verdicts of both are kept below ``out``, and the table as ``out/cross-check.csv``; what is there is not repeated.
-
     Args:
+        out: where verdicts of both are kept; attacks whose verdicts are there do not run again.
         limit: how many samples.
         shard, progress, components: see ``run_models``.
         seed, options: fields of ``EvaluationConfig``.
@@ -69,9 +67,7 @@ def cross_check(
         for (weights, threat, label), unit in by_key.items()
         if threat is not None and label in pairs and (weights, threat, pairs[label]) in by_key
     ]
-    frame = pd.DataFrame(rows)
-    write_text(out / "cross-check.csv", frame.to_csv(index=False, float_format="%.4g"))
-    return frame
+    return pd.DataFrame(rows)
 
 
 def _compare(own: StoredEvaluation, reference: StoredEvaluation) -> dict[str, Any]:

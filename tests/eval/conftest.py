@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -13,12 +13,15 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from advdpnp.attacks import ATTACKS, AttackInfo
+from advdpnp.attacks.engine.search import search
+from advdpnp.attacks.search_state import AttackResult
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.datasets import Dataset, Split
+from advdpnp.eval.run.components import Components
 from advdpnp.eval.store.commit import Complete, commit
 from advdpnp.eval.store.data_files import Contents, read_contents, read_images
 from advdpnp.eval.store.index import Index, checksum
@@ -237,3 +240,27 @@ def _copy_evaluation(unit: StoredEvaluation, folder: Path) -> None:
 def copy_evaluation() -> Callable[[StoredEvaluation, Path], None]:
     """Have an evaluation in another model's folder too."""
     return _copy_evaluation
+
+
+@pytest.fixture
+def recording() -> Callable[..., Components]:
+    """Components of an evaluation that note every search and its samples, in batches of 16.
+
+    With ``stop_after``, Ctrl-C comes after so many samples of PGD.
+    """
+
+    def recording(searches: list[tuple[str, list[int]]], stop_after: int | None = None) -> Components:
+        def noted(
+            model: nn.Module, attack: Any, x: Tensor, y: Tensor, sample: Tensor, **settings: Any
+        ) -> Iterator[AttackResult]:
+            searches.append((attack.name, sample.tolist()))
+            count = 0
+            for findings in search(model, attack, x, y, sample, **settings):
+                yield findings
+                count += len(findings)
+                if stop_after is not None and attack.name.startswith("pgd-") and count >= stop_after:
+                    raise KeyboardInterrupt
+
+        return Components(static_batch_size=16, search=noted)
+
+    return recording

@@ -32,14 +32,13 @@ def compare(tmp_path: Path, net: Callable[..., nn.Module], data: Dataset) -> Com
     return both
 
 
-def test_equal_attacks_agree(tmp_path: Path, compare: Compare) -> None:
+def test_equal_attacks_agree(compare: Compare) -> None:
     frame = compare()
     assert frame["attack"].tolist() == ["apgd-ce", "fgsm", "pgd-3"]
     assert frame["reference"].tolist() == ["pyautoattack:apgd-ce", "torchattacks:FGSM", "torchattacks:PGD-3"]
     assert frame["n"].tolist() == [30] * 3
     assert (frame["own_accuracy"] - frame["reference_accuracy"]).abs().max() < 7
     assert 0 < frame["own_accuracy"].min() < 100
-    assert len(pd.read_csv(tmp_path / "cross-check.csv")) == 3
     assert all("they agree" in line for line in in_words(frame) if "leaves" in line)
     assert compare(limit=20)["n"].tolist() == [20] * 3
 

@@ -81,23 +81,7 @@ def assert_same_results(a: Path, b: Path) -> None:
 
 
 Searches = list[tuple[str, list[int]]]
-
-
-def recording(searches: Searches, stop_after: int | None = None) -> Components:
-    """Note every search and its samples; with ``stop_after``, Ctrl-C comes after so many samples of pgd-5."""
-
-    def noted(
-        model: nn.Module, attack: Any, x: Tensor, y: Tensor, sample: Tensor, **settings: Any
-    ) -> Iterator[AttackResult]:
-        searches.append((attack.name, sample.tolist()))
-        count = 0
-        for findings in search(model, attack, x, y, sample, **settings):
-            yield findings
-            count += len(findings)
-            if stop_after is not None and attack.name == "pgd-5" and count >= stop_after:
-                raise KeyboardInterrupt
-
-    return replace(SMALL, search=noted)
+Recording = Callable[..., Components]
 
 
 def test_rows_have_the_columns_that_scripts_rely_on_and_are_written(tmp_path: Path, dataset: Dataset) -> None:
@@ -111,7 +95,9 @@ def test_rows_have_the_columns_that_scripts_rely_on_and_are_written(tmp_path: Pa
     assert (tmp_path / f"net-{weights_hash(Net())[:8]}" / "model.json").exists()
 
 
-def test_an_interrupted_evaluation_continues_to_the_same_verdicts(tmp_path: Path, dataset: Dataset) -> None:
+def test_an_interrupted_evaluation_continues_to_the_same_verdicts(
+    tmp_path: Path, dataset: Dataset, recording: Recording
+) -> None:
     expected = run(tmp_path / "whole", dataset)
     searches: Searches = []
     with pytest.raises(KeyboardInterrupt):
@@ -124,14 +110,14 @@ def test_an_interrupted_evaluation_continues_to_the_same_verdicts(tmp_path: Path
     pd.testing.assert_frame_equal(frame.drop(columns=["seconds", "date"]), expected.drop(columns=["seconds", "date"]))
 
 
-def test_a_finished_evaluation_is_read_and_not_repeated(tmp_path: Path, dataset: Dataset) -> None:
+def test_a_finished_evaluation_is_read_and_not_repeated(tmp_path: Path, dataset: Dataset, recording: Recording) -> None:
     first = run(tmp_path, dataset)
     searches: Searches = []
     pd.testing.assert_frame_equal(run(tmp_path, dataset, eps=["1/50"], components=recording(searches)), first)
     assert searches == []
 
 
-def test_a_larger_limit_searches_only_what_is_missing(tmp_path: Path, dataset: Dataset) -> None:
+def test_a_larger_limit_searches_only_what_is_missing(tmp_path: Path, dataset: Dataset, recording: Recording) -> None:
     assert run(tmp_path / "grown", dataset, limit=30)["n"].tolist() == [30]
     searches: Searches = []
     assert run(tmp_path / "grown", dataset, limit=50, components=recording(searches))["n"].tolist() == [50]
@@ -153,7 +139,9 @@ def test_batch_size_changes_nothing(tmp_path: Path, dataset: Dataset) -> None:
     assert_same_results(tmp_path / "a", tmp_path / "b")
 
 
-def test_a_search_in_bf16_is_called_so_and_is_a_unit_of_its_own(tmp_path: Path, dataset: Dataset) -> None:
+def test_a_search_in_bf16_is_called_so_and_is_a_unit_of_its_own(
+    tmp_path: Path, dataset: Dataset, recording: Recording
+) -> None:
     run(tmp_path, dataset)
     low: dict[str, Any] = {"attacks": "pgd-5", "precision": "bf16"}
     frame = run(tmp_path, dataset, **low)
