@@ -1,8 +1,8 @@
 """Several seeds: how much accuracies vary between nets that were trained alike, and between runs of a random attack.
 
 Nets are trained alike if method, architecture and recipe are the same and only the seed is not, as their checkpoints
-tell. Results that were stored before these told it, and nets from elsewhere, go by their names: ``NAME-s0``,
-``NAME-s1`` with the same method and architecture. Two nets of one seed (``best`` and ``last`` of a run) never meet.
+say. Older results, whose checkpoints do not say it, and nets from elsewhere go by their names: ``NAME-s0``, ``NAME-s1``
+with the same method and architecture. Two nets of one seed (``best`` and ``last`` of a run) are never compared.
 """
 
 import re
@@ -79,10 +79,10 @@ def _trained_alike(part: pd.DataFrame) -> list[dict[Hashable, int]]:
     groups: dict[tuple[str, ...], dict[Hashable, int]] = {}
     for place, row in part.iterrows():
         stem, seed = _by_name(row["model"])
-        told = row["recipe_hash"] != "" and pd.notna(row["training_seed"])
-        key = ("recipe", row["recipe_hash"]) if told else ("name", stem)
-        if told or seed is not None:
-            number = int(row["training_seed"]) if told else int(seed or 0)
+        known = row["recipe_hash"] != "" and pd.notna(row["training_seed"])
+        key = ("recipe", row["recipe_hash"]) if known else ("name", stem)
+        if known or seed is not None:
+            number = int(row["training_seed"]) if known else int(seed or 0)
             groups.setdefault((*key, row["method"], row["architecture"]), {})[place] = number
     apart, names = [], dict(zip(part.index, part["model"], strict=True))
     for group in groups.values():

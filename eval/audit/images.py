@@ -30,7 +30,7 @@ borderline, for devices differ more among each other than roundings on one."""
 
 NOT_STORED = "no adversarial images stored; run eval with --save-adversarials"
 
-_TRIES = 3  # of models that answer otherwise in other company or when asked again
+_TRIES = 3  # of models whose logits are random or depend on the batch
 _LARGEST_BATCH = 1024  # rows of a model call, whatever a file says
 _SANITY = 64  # images by which a model is tried for such answers
 
@@ -89,7 +89,7 @@ class Auditor:
         dataset: whose test images it was evaluated on.
 
     Attributes:
-        caution: why the model's answers cannot be repeated ("random", "other in other company"), or "".
+        caution: why the model's answers cannot be repeated ("random", "dependent on the batch"), or "".
     """
 
     def __init__(self, model: nn.Module, dataset: Dataset, device: torch.device) -> None:
@@ -99,7 +99,7 @@ class Auditor:
         self._randomised = is_randomised(model, x.to(device))
         with evaluation_mode(model):
             dependent = not self._randomised and is_batch_dependent(Executor(model, len(x), device), x)
-        self.caution = "random" if self._randomised else "other in the company of other images" if dependent else ""
+        self.caution = "random" if self._randomised else "dependent on the batch" if dependent else ""
 
     def audit(self, unit: StoredEvaluation) -> UnitAudit:
         """Check one verdict file and its images.
@@ -240,14 +240,14 @@ class Auditor:
         return shown
 
     def _ask(self, x: Tensor, y: Tensor, static_batch_size: int, number: int) -> tuple[Tensor, Tensor]:
-        """Predicted classes (n,) and which are nearly tied, bool (n,); other noise and company for another number."""
+        """Predicted classes (n,) and which are nearly tied, bool (n,); another number draws other noise and order."""
         order = torch.arange(len(x))
         if number:
             order = torch.argsort(Draw.of(seed_of("verify", number), order).bits(()), stable=True)
         noise = seed_of("verify", "noise", number) if self._randomised else None
-        asked = Batch(x[order], y[order], order).to(self.device)
+        batch = Batch(x[order], y[order], order).to(self.device)
         with evaluation_mode(self.model), replicate(self.model, static_batch_size, self.device, seed=noise) as replicas:
-            judged = replicas.map(lambda executor, rows: judge(executor, rows.x, rows.y), asked).to("cpu")
+            judged = replicas.map(lambda executor, rows: judge(executor, rows.x, rows.y), batch).to("cpu")
         tied = judged.margin.abs() <= NEAR * judged.logits.abs().amax(1)
         back = torch.argsort(order)
         return judged.prediction[back], tied[back]

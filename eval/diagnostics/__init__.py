@@ -1,4 +1,4 @@
-"""Suspicion made automatic: what is measured of every model beside the verdicts, and what its numbers give away.
+"""Automatic checks: measurements of every model besides the verdicts, and the flags that follow from its numbers.
 
 ``measure_outputs`` needs no threat model, ``measure_gradients`` one; both give plain numbers, which are stored with the
 verdicts. What they mean is said in ``advdpnp.eval.diagnostics.flags``.

@@ -205,7 +205,7 @@ def _facts(row: Row) -> Iterator[Flag]:
     if any(info.get("randomised") for info in stored):
         yield Flag("randomised", "repeated predictions differ")
     if any(info.get("batch_dependent") for info in stored):
-        yield Flag("batch-dependent", "the same images in other company got other logits")
+        yield Flag("batch-dependent", "the same images in another batch got other logits")
     for attack, unit in row.attacks.items():
         if any(run.get("copy_differs") for run in unit.info.get("runs", [])):
             yield Flag("copy-differs", f"{attack} ran on the model itself")

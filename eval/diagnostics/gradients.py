@@ -68,7 +68,7 @@ class _Trail:
     Attributes:
         misclassified: by any iterate or by the clean image, bool (n,).
         broken: by an iterate and not by the clean image, bool (n,).
-        first: the iterate that did, else the last one asked for, (n, c, h, w).
+        first: the iterate that did, else the last one, (n, c, h, w).
         losses: of the rows that held, per iteration (steps + 1, held).
         zero_start, zero, nan: which rows had such a gradient while they held, bool (n,).
     """

@@ -44,7 +44,7 @@ def measure_outputs(subject: ModelProbe) -> dict[str, Any]:
 
 
 def training_modules(model: nn.Module) -> list[str]:
-    """Names of modules that stay in training mode when the model is told to leave it; modes are as before."""
+    """Names of modules that stay in training mode after ``eval()``; modes are restored."""
     before = {name: module.training for name, module in model.named_modules()}
     model.eval()
     left = [name or "the model" for name, module in model.named_modules() if module.training]

@@ -13,11 +13,11 @@ class Meaning(NamedTuple):
 FLAGS = {
     "order": Meaning(
         "an attack that should be stronger left significantly more samples robust than a weaker one",
-        "believe the weaker attack; look for masked gradients",
+        "use the number of the weaker attack; look for masked gradients",
     ),
     "single-step": Meaning(
         "more than two thirds of the samples hold under FGSM, and PGD breaks more than two thirds of these",
-        "training on single steps has overfitted to them: believe PGD; train with a random start, or with PGD",
+        "training on single steps has overfitted to them: use PGD's number; train with a random start, or with PGD",
     ),
     "zero-gradient": Meaning(
         "more than 5 % of the attacked samples had a gradient that is exactly zero or not a number",
@@ -25,7 +25,7 @@ FLAGS = {
     ),
     "ce-margin-gap": Meaning(
         "cross-entropy and margin attacks differ significantly, by more than 5 points: one loss is masked",
-        "believe the lower number; rescale the logits or attack margins",
+        "use the lower number; rescale the logits or attack margins",
     ),
     "black-box": Meaning(
         "a search without gradients broke significantly many samples that all searches with gradients had left",
@@ -42,10 +42,10 @@ FLAGS = {
     "above-clean": Meaning(
         "the model does significantly better on attacked images than on clean ones or on noise: it reads the label "
         "from the attack",
-        "train with a random start or more steps; believe the strongest attack alone",
+        "train with a random start or more steps; use the strongest attack alone",
     ),
     "unverified": Meaning(
-        "the model took back what the search had seen it answer, on more than 5 % of the samples",
+        "the float32 verdict did not confirm what the search had found, on more than 5 % of the samples",
         "make the model's answers repeatable",
     ),
     "rejected": Meaning(
@@ -62,15 +62,15 @@ FLAGS = {
         "input or its history",
     ),
     "randomised": Meaning(
-        "the model answers differently when asked again: each verdict is the majority of 20 seeded draws",
+        "the model gives different logits when it is called again: each verdict is the majority of 20 seeded draws",
         "switch the noise off, or attack its expectation (autoattack-rand)",
     ),
     "batch-dependent": Meaning(
-        "what the model says of an image depends on the images beside it: verdicts hold for one batch",
+        "the prediction for an image depends on the other images of its batch: verdicts hold for one batch",
         "evaluate with running statistics",
     ),
     "train-mode": Meaning(
-        "parts of the model stay in training mode when they are told to leave it",
+        "parts of the model stay in training mode after eval() is called",
         "fix their train() method",
     ),
     "dynamic": Meaning(
@@ -91,7 +91,7 @@ FLAGS = {
     ),
     "rounding": Meaning(
         "more than a quarter of the adversarial images break nothing any more once they are saved with 8 bits",
-        "they live on precision that no camera has: say so, or attack what 8 bits can hold",
+        "they need more precision than 8-bit images have: report this, or attack 8-bit images",
     ),
     "fails": Meaning(
         "the model fails, or answers with NaN, on images that were made to measure it",

@@ -92,7 +92,7 @@ def _side_by_side(ours: pd.DataFrame, theirs: pd.DataFrame, column: str, head: s
     weak = [] if column == MEAN else list(ours.loc[ours["standard_autoattack"] != "yes", "model"])
     if weak:
         notes.append(f"Never attacked by the standard AutoAttack, so no match for theirs: {', '.join(weak)}.")
-    caption = f"{words}: beside what RobustBench publishes; accuracy in percent"
+    caption = f"{words}: compared with what RobustBench publishes; accuracy in percent"
     heads = ["model", "architecture", "clean", head, "n", "source"]
     return Grid(caption, heads, rows, ("architecture", "source"), notes)
 

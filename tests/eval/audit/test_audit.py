@@ -561,7 +561,7 @@ class Noisy(nn.Module):
         return logits + self.noise * torch.randn_like(logits)
 
 
-class InCompany(Noisy):
+class BatchDependent(Noisy):
     """A net that subtracts the mean of its batch."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -569,7 +569,7 @@ class InCompany(Noisy):
         return answer
 
 
-@pytest.mark.parametrize(("kind", "caution"), [(Noisy, "random"), (InCompany, "company")])
+@pytest.mark.parametrize(("kind", "caution"), [(Noisy, "random"), (BatchDependent, "dependent on the batch")])
 def test_answers_that_cannot_be_repeated_are_judged_with_that_said(
     tmp_path: Path, data: Dataset, net: Net, kind: Any, caution: str, tamper: Callable[..., None]
 ) -> None:

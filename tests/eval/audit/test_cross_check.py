@@ -12,9 +12,11 @@ from torch import nn
 from advdpnp.attacks.engine.search import search
 from advdpnp.attacks.search_state import AttackResult
 from advdpnp.base.errors import AdvdpnpError
+from advdpnp.commands.evaluate import _run as evaluate_command
 from advdpnp.datasets import Dataset
 from advdpnp.eval.audit.cross_check import cross_check, in_words
 from advdpnp.eval.run.components import Components
+from advdpnp.eval.run.ranks import ALONE
 from advdpnp.models.checkpoint import weights_hash
 from advdpnp.models.loading import LoadedModel
 
@@ -41,6 +43,20 @@ def test_equal_attacks_agree(compare: Compare) -> None:
     assert 0 < frame["own_accuracy"].min() < 100
     assert all("they agree" in line for line in in_words(frame) if "leaves" in line)
     assert compare(limit=20)["n"].tolist() == [20] * 3
+
+
+def test_the_command_writes_the_table(
+    tmp_path: Path, net: Callable[..., nn.Module], data: Dataset, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = LoadedModel(net(), "net", weights_hash(net()), "Linear", "", 260, {})
+    common: dict[str, Any] = {"eps": ["0.05"], "seed": 0, "device": "cpu", "shard": ALONE}
+    evaluate_command([model], data, "fgsm", tmp_path / "results", common, {}, 30)
+    table = pd.read_csv(tmp_path / "results-cross-check" / "cross-check.csv")
+    assert table["reference"].tolist() == ["torchattacks:FGSM"]
+    assert table["n"].tolist() == [30]
+    said = capsys.readouterr().out
+    assert "fgsm leaves" in said
+    assert "cross-check.csv" in said
 
 
 def test_a_disagreement_is_listed(compare: Compare) -> None:

@@ -153,7 +153,7 @@ def test_a_row_opens_to_flags_and_provenance(browser: Browser) -> None:
     assert browser.find_element("css selector", ".board .more").get_attribute("aria-expanded") == "true"
     click(browser, ".board button.flag")
     opened = [each.text for each in browser.find_elements("css selector", ".board .detail") if each.is_displayed()]
-    assert any("Remedy: believe the weaker attack" in text for text in opened)
+    assert any("Remedy: use the number of the weaker attack" in text for text in opened)
 
 
 def test_light_and_dark_change_places_and_are_remembered(browser: Browser) -> None:

@@ -98,7 +98,7 @@ def test_published_corruptions_stand_beside_official_ones_alone(store_model: Sto
     theirs = frame[frame["source"] == PUBLISHED].set_index("model")
     assert theirs.loc["Standard", ["clean", "corruptions"]].tolist() == [94.78, 73.46]
     text = to_markdown(frame)
-    official = text[text.index("**cifar10-c: beside") :]
+    official = text[text.index("**cifar10-c: compared") :]
     assert "| other | small-cnn | 90.00 | 50.00 | 200 | ours |" in official
     assert "| net |" not in official
 

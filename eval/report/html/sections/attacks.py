@@ -39,7 +39,7 @@ SECTION = Section(
     "attacks",
     "Attacks",
     "Models against attacks",
-    "Accuracy in percent under each attack alone, from cheap to dear. Where a column to the right is higher than one "
-    "to its left, look at the flags.",
+    "Accuracy in percent under each attack alone, from cheap to expensive. Where a column to the right is higher than "
+    "one to its left, look at the flags.",
     _gather,
 )

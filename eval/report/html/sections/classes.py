@@ -52,7 +52,7 @@ SECTION = Section(
     "classes",
     "Classes",
     "Accuracy per class",
-    "Robustness is seldom shared out evenly. The gap is between the best and the worst class of a model; classes have "
-    "few images each, so mind n.",
+    "Robustness often differs between classes. The gap is between the best and the worst class of a model; each class "
+    "has few images, so note n.",
     _gather,
 )

@@ -41,7 +41,7 @@ SECTION = Section(
     "radius",
     "Radius",
     "Accuracy against eps",
-    "How fast accuracy falls as the adversary may do more; bands are 95 % intervals, eps 0 is clean. All points of a "
+    "How fast accuracy falls as eps grows; bands are 95 % intervals, eps 0 is clean. All points of a "
     "chart are the worst case over the same attacks.",
     _gather,
     narrow=True,

@@ -63,7 +63,7 @@ SECTION = Section(
     "examples",
     "Examples",
     "Adversarial examples",
-    "The first test images, as the dearest attack left them: clean, adversarial, and their difference made larger "
+    "The first test images under the most expensive attack: clean, adversarial, and their difference, amplified "
     "around grey. Every image was verified inside the box and inside eps.",
     _gather,
 )
