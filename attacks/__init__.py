@@ -1,6 +1,6 @@
 """Attacks: threat models, the ask/tell protocol, algorithms, the engine that runs and verifies them.
 
-The trainer and the evaluation use this package. Nothing here knows of training, data sets, storage or tables.
+The trainer and the evaluation use this package. It does not depend on training, data sets, storage or tables.
 """
 
 from advdpnp.attacks import ensemble as stages
@@ -29,4 +29,4 @@ _registering = (
     square,
     stages,
     torchattacks,
-)  # importing a module registers what it declares
+)  # importing a module registers its attacks

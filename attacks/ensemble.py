@@ -1,4 +1,4 @@
-"""Attacks in stages: each is given what the ones before it could not break."""
+"""Ensembles: attacks in stages, each of which runs on the samples that survive the stages before it."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,12 +9,16 @@ from advdpnp.attacks.threat import ThreatModel
 
 @dataclass(frozen=True)
 class AttackEnsemble:
-    """Attacks that run one after the other; the engine overlaps them, so that its batch stays full.
+    """Attacks that run one after the other. The engine overlaps the stages to keep its batch full.
 
     Attributes:
-        name: what it is called in tables.
-        stages: of one threat model, none of them a minimum-norm attack, each of another name.
-        decisive: name of the stage that is repeated in float32 on samples that survive a search in lower precision.
+        name: name in tables.
+        stages: attacks with distinct names and one threat model; none is a minimum-norm attack.
+        decisive: name of the stage that runs again in float32 on samples that survive a search in lower precision.
+
+    Raises:
+        ValueError: on construction, if the stages break these rules.
+        AdvdpnpError: on construction, if a stage does not support the norm.
     """
 
     name: str
@@ -25,29 +29,29 @@ class AttackEnsemble:
 
     def __post_init__(self) -> None:
         if not self.stages or len({stage.name for stage in self.stages}) < len(self.stages):
-            raise ValueError("an attack in stages needs stages, each of another name")
+            raise ValueError("an attack ensemble needs at least one stage, and its stages must have distinct names")
         if any(stage.minimum_norm or stage.threat != self.threat for stage in self.stages):
-            raise ValueError("the stages must search within eps, under one threat model")
+            raise ValueError("the stages must share one threat model, and none may be a minimum-norm attack")
         check_norm(self)
 
     @property
     def threat(self) -> ThreatModel:
-        """Of all stages."""
+        """Threat model of all stages."""
         return self.stages[0].threat
 
     @property
     def norms(self) -> tuple[str, ...]:
-        """Those that every stage can search under."""
+        """Norms that every stage supports."""
         return tuple(norm for norm in self.stages[0].norms if all(norm in stage.norms for stage in self.stages))
 
     def definition(self) -> dict[str, Any]:
-        """What determines the search, as JSON."""
+        """Everything that determines the search except the threat model and the seed, as JSON."""
         return {"attack": self.name, "stages": [stage.definition() for stage in self.stages], "version": 1}
 
 
 @ATTACKS.register(
     "fast",
-    description="APGD-CE, then APGD-T: two stages of AutoAttack, which it is not",
+    description="APGD-CE, then APGD-T: two of the four stages of AutoAttack",
     reference="two of the four stages of Croce and Hein 2020",
     status="ours",
 )

@@ -1,8 +1,8 @@
-"""What an attack is, for those who judge its numbers: its family, loss, steps, cost and stages.
+"""Description of an attack for tables, flags and comparisons: family, loss, steps, cost and stages.
 
-Tables, flags and comparisons ask this and never the name: "pgd-20", "pgd-20 (bf16 search)" and "torchattacks:PGD-20"
-are the same attack under three names. The info is derived from the definition that every verdict stores, so verdicts
-that were written long ago have it too. It describes a search and never determines one: it is part of no hash.
+These must not parse names: "pgd-20", "pgd-20 (bf16 search)" and "torchattacks:PGD-20" are one attack under three names.
+The description is derived from the definition that every verdict stores, so old verdicts have it too. It does not
+determine the search, so it is part of no hash.
 """
 
 import re
@@ -13,26 +13,26 @@ from typing import Any
 from advdpnp.base.errors import AdvdpnpError
 
 UNKNOWN_COST = 5_000
-"""Rank of an attack that declares nothing: after the usual single attacks, before AutoAttack."""
+"""Cost rank of an unknown attack: after the usual single attacks, before AutoAttack."""
 
 
 @dataclass(frozen=True)
 class AttackInfo:
-    """What the judges of an attack need to know of it; the defaults claim nothing.
+    """Properties of an attack. The defaults mean unknown.
 
     Attributes:
         family: the algorithm: "fgsm" (one step of eps), "pgd", "apgd", "fab", "square", "cw-l2", "transfer"; "" if
-            unknown. Two attacks of one family and one loss differ in strength by their steps alone.
-        loss: what it maximises: "ce", "margin", "dlr", "dlr-targeted"; "" if unknown.
+            unknown. Attacks of one family and one loss differ in strength only by their steps.
+        loss: loss that the attack maximises: "ce", "margin", "dlr", "dlr-targeted"; "" if unknown.
         steps: steps (Square: queries) of one run; 0 if unknown.
-        uses_gradients: whether it differentiates the model that is judged; None if unknown.
-        cost_rank: model evaluations (forwards and backwards) of a sample that nothing breaks, roughly. Columns go from
-            cheap to expensive.
-        minimum_norm: whether it looks for the nearest adversarial image, at whatever distance; None if unknown.
-        judges_last_image: whether the margin stored for a sample that holds is that of the last image tried. It is that
-            of the clean image where a search returns there (FAB) or a package does not hand out its last image.
-        float32_search: whether the search computes in float32. A search in fewer bits claims too much.
-        stages: of an attack that runs several searches one after the other; empty for a single search.
+        uses_gradients: whether it uses gradients of the evaluated model; None if unknown.
+        cost_rank: approximate number of model evaluations (forwards and backwards) of a sample that survives. Columns
+            are ordered by it.
+        minimum_norm: whether it searches for the nearest adversarial image at any distance; None if unknown.
+        judges_last_image: whether the stored margin of a surviving sample is that of the last image of the search. It
+            is that of the clean image if the search returns to it (FAB) or the package does not return its last image.
+        float32_search: whether the search computes in float32. In lower precision a search claims false successes.
+        stages: stages of an ensemble; empty for a single search.
     """
 
     family: str = ""
@@ -47,17 +47,17 @@ class AttackInfo:
 
     @property
     def standard_autoattack(self) -> bool:
-        """Whether its stages are those of AutoAttack as published, in order and at full length."""
+        """Whether the stages are those of the published AutoAttack, in order and with all steps."""
         return self._kinds == _STANDARD
 
     @property
     def few_classes_autoattack(self) -> bool:
-        """Whether they are these without the targeted DLR stage, which 2 or 3 classes do not allow."""
+        """Whether the stages are those of AutoAttack without the targeted DLR stage, for 2 or 3 classes."""
         return self._kinds == tuple(kind for kind in _STANDARD if kind[1] != "dlr-targeted")
 
     @property
     def searches_blindly(self) -> bool:
-        """Whether it is a search that asks the model for its answers alone."""
+        """Whether it is a black-box search: it uses the logits of the evaluated model but no gradients."""
         return self.uses_gradients is False and self.family != "transfer"
 
     @property
@@ -65,22 +65,25 @@ class AttackInfo:
         return tuple((stage.family, stage.loss, stage.steps) for stage in self.stages)
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON, for the metadata of verdicts."""
+        """JSON for the metadata of verdicts."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "AttackInfo":
-        """Read ``to_json`` back; a field that is missing, unknown or of another type counts as not declared."""
+        """Inverse of ``to_json``.
+
+        A missing field, or one of the wrong type, gets its default. Unknown fields are ignored.
+        """
         empty = cls()
         known: dict[str, Any] = {}
         for field in fields(cls):
-            given, default = value.get(field.name), getattr(empty, field.name)
+            stored, default = value.get(field.name), getattr(empty, field.name)
             if field.name == "stages":
-                stages = given if isinstance(given, list | tuple) else ()
+                stages = stored if isinstance(stored, list | tuple) else ()
                 read = [cls.from_json({**stage, "stages": ()}) for stage in stages if isinstance(stage, Mapping)]
-                known["stages"] = tuple(read)  # stages have none of their own
-            elif type(given) is (bool if default is None else type(default)):
-                known[field.name] = given
+                known["stages"] = tuple(read)  # stages are not nested
+            elif type(stored) is (bool if default is None else type(default)):
+                known[field.name] = stored
         return cls(**known)
 
 
@@ -89,12 +92,12 @@ _STANDARD = (("apgd", "ce", 100), ("apgd", "dlr-targeted", 100), ("fab", "", 100
 
 
 def info_of(identity: Mapping[str, Any], declared: Mapping[str, Any] | AttackInfo | None = None) -> AttackInfo:
-    """What the attack of a verdict is.
+    """Description of the attack of a verdict.
 
     Args:
-        identity: everything that the verdict's hash is of: the attack's own definition under "attack", and the
-            "precision" of the search.
-        declared: what the attack says of itself, if it does; it stands in for what would be derived.
+        identity: the hashed fields of the verdict: "attack" is the definition of the attack, "precision" that of the
+            search.
+        declared: the description that the attack declares, if any. It replaces the derived one.
     """
     definition = identity.get("attack")
     if declared is None:
@@ -105,36 +108,36 @@ def info_of(identity: Mapping[str, Any], declared: Mapping[str, Any] | AttackInf
 
 
 def describe(attack: Any) -> AttackInfo:
-    """What an attack is: what its attribute ``info`` declares, else what its definition tells.
+    """Description of an attack: its attribute ``info`` if it has one, else derived from its definition.
 
     Raises:
-        AdvdpnpError: ``info`` is no AttackInfo.
+        AdvdpnpError: ``info`` is not an AttackInfo.
     """
     return info_of({"attack": attack.definition()}, declared_info(attack))
 
 
 def declared_info(attack: Any) -> AttackInfo | None:
-    """What an attack's attribute ``info`` declares; None for an attack without one.
+    """The attribute ``info`` of an attack; None if it has none.
 
     Raises:
-        AdvdpnpError: ``info`` is no AttackInfo.
+        AdvdpnpError: ``info`` is not an AttackInfo.
     """
     declared = getattr(attack, "info", None)
     if declared is not None and not isinstance(declared, AttackInfo):
         raise AdvdpnpError(
-            f"the attack '{attack.name}' declares an info of type {type(declared).__name__}; make it an "
+            f"the info of the attack '{attack.name}' is a {type(declared).__name__}; it must be an "
             "advdpnp.attacks.AttackInfo"
         )
     return declared
 
 
 def by_cost(infos: Mapping[str, AttackInfo]) -> list[str]:
-    """Labels from cheap to expensive; those of equal cost by the words and numbers of their names."""
+    """Labels from cheap to expensive. Ties are in natural order, so that pgd-5 precedes pgd-40."""
     return sorted(infos, key=lambda label: (infos[label].cost_rank, _natural(label)))
 
 
 def _natural(text: str) -> list[tuple[int, int | str]]:
-    """Sort key that puts pgd-5 before pgd-40."""
+    """Key for natural order."""
     return [(0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"(\d+)", text) if part]
 
 
@@ -183,7 +186,7 @@ def _apgd(definition: Mapping[str, Any]) -> AttackInfo:
 
 def _fab(definition: Mapping[str, Any]) -> AttackInfo:
     steps = _count(definition, "iterations")
-    cost = 3 * steps * _count(definition, "runs", 1)  # each step is differentiated, and its image judged
+    cost = 3 * steps * _count(definition, "runs", 1)  # per step: forward and backward, then a forward on the new image
     return AttackInfo("fab", "", steps, True, cost, minimum_norm=False, judges_last_image=False)
 
 
@@ -207,11 +210,11 @@ def _transfer(definition: Mapping[str, Any]) -> AttackInfo:
 _FAMILIES: dict[str, Callable[[Mapping[str, Any]], AttackInfo]] = {
     "pgd": _pgd, "apgd": _apgd, "fab-t": _fab, "square": _square, "cw-l2": _cw_l2, "transfer": _transfer,
 }  # fmt: skip
-"""By the algorithm that a definition of our own attacks names."""
+"""Functions by the field "attack" of our definitions."""
 
 
 def _package_stage(stage: str, definition: Mapping[str, Any]) -> dict[str, Any]:
-    """The definition of our own attack that a stage of pyautoattack is the counterpart of."""
+    """Definition of our attack that corresponds to a stage of pyautoattack; empty if unknown."""
     targets = min(9, _count(definition, "classes", 10) - 1)
     return {
         "apgd-ce": {"attack": "apgd", "objective": "ce", "iterations": 100},
@@ -225,13 +228,13 @@ _TORCHATTACKS = {
     "FGSM": ("fgsm", 1), "FFGSM": ("fgsm", 1), "RFGSM": ("pgd", 10), "BIM": ("pgd", 10), "PGD": ("pgd", 10),
     "PGDL2": ("pgd", 10), "APGD": ("apgd", 10),
 }  # fmt: skip
-"""Family and default steps of the classes of torchattacks that maximise the cross-entropy. Of the others too little is
-known: their numbers of steps, scale or losses are not those of ours."""
+"""Family and default steps of the torchattacks classes that maximise the cross-entropy. The other classes differ from
+our attacks in steps, scale or loss, so they count as unknown."""
 
 
 def _of_torchattacks(definition: Mapping[str, Any]) -> AttackInfo:
     name = str(definition.get("attack")).removeprefix("torchattacks:")
-    name = name if name in _TORCHATTACKS else name.rpartition("-")[0]  # "PGD-20" names its steps too
+    name = name if name in _TORCHATTACKS else name.rpartition("-")[0]  # the name may end in a number of steps: "PGD-20"
     arguments = definition.get("arguments")
     arguments = arguments if isinstance(arguments, Mapping) else {}
     minimum_norm = not {"eps", "max_epsilon"} & set(arguments)

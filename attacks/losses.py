@@ -1,4 +1,7 @@
-"""What attackers maximise: functions of logits (n, classes) and labels (n,), one number per sample (n,)."""
+"""Losses that attacks maximise.
+
+Each maps logits (n, classes) and labels, int64 (n,), to one value per sample (n,).
+"""
 
 from collections.abc import Callable
 
@@ -10,39 +13,46 @@ from advdpnp.base.errors import AdvdpnpError
 
 
 def best_other(logits: Tensor, y: Tensor) -> Tensor:
-    """The largest logit of any class but the own, (n,). Masked with -inf, so right for logits of any sign."""
+    """Largest logit of the classes other than the label, (n,). The mask is -inf, so logits may have any sign."""
     others: Tensor = logits.scatter(1, y[:, None], -torch.inf)
     return others.amax(1)
 
 
 def own_logit(logits: Tensor, y: Tensor) -> Tensor:
-    """The logit of the label, (n,)."""
+    """Logit of the label, (n,)."""
     return logits.gather(1, y[:, None])[:, 0]
 
 
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
-    """-log softmax(logits)[y]. Its gradient vanishes for confident models; see ``rescaled_cross_entropy``."""
+    """-log softmax(logits)[y], (n,). Its gradient vanishes for confident models; see ``rescaled_cross_entropy``."""
     return functional.cross_entropy(logits, y, reduction="none")
 
 
 def margin(logits: Tensor, y: Tensor) -> Tensor:
-    """Best other logit minus own logit: positive means misclassified (Carlini and Wagner, 2017)."""
+    """Largest other logit minus the label's logit, (n,); positive if misclassified (Carlini and Wagner, 2017)."""
     return best_other(logits, y) - own_logit(logits, y)
 
 
 def difference_of_logits_ratio(logits: Tensor, y: Tensor) -> Tensor:
-    """Margin divided by the gap between first and third logit: no shift or scale of the logits changes it.
+    """DLR loss, (n,): the margin divided by the gap between the largest and the third-largest logit.
 
-    Croce and Hein, "Reliable evaluation of adversarial robustness...", 2020. Needs three classes or more.
+    It is invariant to shift and scale of the logits and needs at least three classes. Croce and Hein, "Reliable
+    evaluation of adversarial robustness...", 2020, equation 6.
     """
     ordered = logits.sort(1, descending=True).values
     return margin(logits, y) / (ordered[:, 0] - ordered[:, 2] + 1e-12)
 
 
 def targeted_difference_of_logits_ratio(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
-    """Lead of the target over the own class, over the gap between the first logit and the mean of third and fourth.
+    """Targeted DLR loss, (n,): the target's logit minus the label's, divided by the spread of the largest logits.
 
-    Croce and Hein 2020, equation 7. Needs four classes or more.
+    The spread is the largest logit minus the mean of the third- and fourth-largest. Needs at least four classes.
+    Croce and Hein 2020, equation 7.
+
+    Args:
+        logits: (n, classes).
+        y: labels, int64 (n,).
+        target: target class of each sample, int64 (n,).
     """
     ordered = logits.sort(1, descending=True).values
     spread = ordered[:, 0] - (ordered[:, 2] + ordered[:, 3]) / 2 + 1e-12
@@ -50,9 +60,9 @@ def targeted_difference_of_logits_ratio(logits: Tensor, y: Tensor, target: Tenso
 
 
 def divergence(logits: Tensor, clean_logits: Tensor) -> Tensor:
-    """KL(p(x) || p(x_adv)), what the inner attack of TRADES maximises (Zhang et al., 2019); labels play no part.
+    """KL(p(x) || p(x_adv)), (n,): the loss of the inner attack of TRADES (Zhang et al., 2019). It ignores labels.
 
-    Its gradient is zero at the clean image itself, so it needs a random start.
+    Its gradient is zero at the clean image, so the attack needs a random start.
     """
     return functional.kl_div(logits.log_softmax(1), clean_logits.log_softmax(1), reduction="none", log_target=True).sum(
         1
@@ -60,20 +70,22 @@ def divergence(logits: Tensor, clean_logits: Tensor) -> Tensor:
 
 
 def rescaled_cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
-    """Cross-entropy of logits divided by their own range, which keeps its gradient at any scale of the logits."""
+    """Cross-entropy of logits divided by their range, (n,). Its gradient does not vanish at any scale of the logits."""
     spread = (logits.amax(1) - logits.amin(1)).detach().clamp(min=1e-12)
     return cross_entropy(logits / spread[:, None], y)
 
 
 def check_classes(classes: int, least: int, what: str, remedy: str) -> None:
-    """Refuse a model of too few classes for a loss.
+    """Check that a model has enough classes for a loss.
 
     Args:
-        what: needs ``least`` classes, as messages call it ("the DLR loss").
-        remedy: what to do instead.
+        classes: number of classes of the model.
+        least: smallest number that the loss supports.
+        what: name of the loss in the message ("the DLR loss").
+        remedy: advice in the message ("use apgd-ce").
 
     Raises:
-        AdvdpnpError: there are fewer.
+        AdvdpnpError: it has fewer than ``least``.
     """
     if classes < least:
         raise AdvdpnpError(f"{what} needs at least {least} classes and the model has {classes}; {remedy}")
@@ -90,7 +102,7 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
     "rescaled-ce": _of_label(rescaled_cross_entropy),
     "kl": lambda logits, y, clean_logits: divergence(logits, clean_logits),
 }
-"""By name, as functions of (logits, labels, logits of the clean images)."""
+"""Functions of (logits, labels, logits of the clean images), by name."""
 
 OF_CLEAN_LOGITS = frozenset({"kl"})
-"""Those that look at the logits of the clean images; the others may be given anything for them."""
+"""Losses that depend on the logits of the clean images; the others ignore that argument."""

@@ -1,4 +1,4 @@
-"""From what a user writes after --attacks to the attacks to run."""
+"""Resolve the text of ``--attacks`` to attacks."""
 
 import re
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from advdpnp.attacks.threat import ThreatModel
 from advdpnp.base.errors import AdvdpnpError
 
 FEW_CLASSES = 4
-"""Below this many classes the targeted DLR loss, hence AutoAttack as published, does not exist."""
+"""With fewer classes the targeted DLR loss, and so the published AutoAttack, is undefined."""
 
 ENGINES = ("own", "reference")
 
@@ -21,16 +21,16 @@ _REFERENCES = (
     (r"(apgd-ce|apgd-t|fab-t|square)", r"pyautoattack:\1"),
     (r"((?:torchattacks|pyautoattack)(?::.+)?)", r"\1"),
 )
-"""Which attack of the packages is the counterpart of ours."""
+"""Patterns of our attack names and the names of the same attacks in the reference packages."""
 
 
 def standard_attacks(classes: int) -> list[str]:
-    """What "all" means: fgsm, pgd-20, cw and autoattack (without its DLR stage for 2 or 3 classes)."""
+    """Names for "all": fgsm, pgd-20, cw and autoattack (without its DLR stage for 2 or 3 classes)."""
     return ["fgsm", "pgd-20", "cw", "autoattack" if classes >= FEW_CLASSES else "autoattack-few-classes"]
 
 
 def reference_of(name: str) -> str | None:
-    """The name of the same attack as torchattacks or pyautoattack have it; None if neither does."""
+    """Name of the same attack in torchattacks or pyautoattack; None if neither has it."""
     for pattern, reference in _REFERENCES:
         if match := re.fullmatch(pattern, name):
             return match.expand(reference)
@@ -38,14 +38,16 @@ def reference_of(name: str) -> str | None:
 
 
 def attack_names(text: str | Sequence[str], classes: int, engine: str = "own") -> list[str]:
-    """The names that "all", "none" or names with commas stand for, each once.
+    """Expand "all", "none" or comma-separated names to names of attacks, without duplicates.
 
     Args:
-        engine: "own", or "reference" for the counterparts in torchattacks and pyautoattack. With it, "all" leaves
-            out what these packages do not have.
+        text: the text of ``--attacks``, or a list of names.
+        classes: number of classes of the model.
+        engine: "own", or "reference" for the same attacks in torchattacks and pyautoattack. With "reference", "all"
+            omits attacks that these packages do not have.
 
     Raises:
-        AdvdpnpError: no name, an engine that does not exist, or no counterpart.
+        AdvdpnpError: there is no name, the engine is unknown, or the packages do not have a named attack.
     """
     if engine not in ENGINES:
         raise AdvdpnpError(f"there is no engine called '{engine}'; choose {' or '.join(ENGINES)}")
@@ -54,34 +56,38 @@ def attack_names(text: str | Sequence[str], classes: int, engine: str = "own") -
     if names == ["none"]:
         return []
     if "none" in names:
-        raise AdvdpnpError("'none' stands alone and means no attack; leave it out, or leave out the others")
+        raise AdvdpnpError("'none' means no attack and cannot be combined with other names; remove it or the others")
     if not names:
-        raise AdvdpnpError("no attack is named; write all, none, or names with commas such as fgsm,pgd-20")
+        raise AdvdpnpError("no attack is named; use all, none, or comma-separated names such as fgsm,pgd-20")
     standard = standard_attacks(classes)
     if engine == "own":
         return list(dict.fromkeys(each for name in names for each in (standard if name == "all" else [name])))
-    found: list[str] = []
+    references: list[str] = []
     for name in names:
         counterparts = [reference_of(each) for each in (standard if name == "all" else [name])]
         if counterparts == [None]:
-            raise AdvdpnpError(
-                f"the reference packages have no counterpart of '{name}'; leave it out or use --engine own"
-            )
-        found += [each for each in counterparts if each is not None]
-    return list(dict.fromkeys(found))
+            raise AdvdpnpError(f"the reference packages have no counterpart of '{name}'; remove it or use --engine own")
+        references += [each for each in counterparts if each is not None]
+    return list(dict.fromkeys(references))
 
 
 def resolve_attacks(
     text: str | Sequence[str], threat: ThreatModel, classes: int, engine: str = "own"
 ) -> list[tuple[str, Attack | AttackEnsemble | PackageAttack]]:
-    """Labels and attacks for "all", "none" or names with commas, in the order given, each once.
+    """Build the attacks for "all", "none" or comma-separated names, as (label, attack) in order, without duplicates.
+
+    Args:
+        text: the text of ``--attacks``, or a list of names.
+        threat: threat model of every attack.
+        classes: number of classes of the model.
+        engine: "own" or "reference", as for ``attack_names``.
 
     Raises:
-        AdvdpnpError: an unknown attack, or one that cannot search under this norm or for this many classes.
+        AdvdpnpError: an attack is unknown, or does not support the norm or the number of classes.
     """
-    found: dict[str, Any] = {}
+    attacks: dict[str, Any] = {}
     for name in attack_names(text, classes, engine):
         attack = ATTACKS.make(name, threat=threat, classes=classes)
         check_norm(attack)
-        found.setdefault(attack.name, attack)
-    return list(found.items())
+        attacks.setdefault(attack.name, attack)
+    return list(attacks.items())

@@ -1,8 +1,8 @@
-"""What an attack is: a search per sample that is asked and told, and the rows it keeps.
+"""The ask/tell interface of attacks.
 
-An attack never sees the model, never loops over steps and never decides what counts. It is asked which images it wants
-evaluated, told one iteration later what the model said of them, and keeps everything it needs in a state whose tensors
-all hold the samples in dimension 0. So rows of different ages can share a batch.
+An attack never sees the model, never loops over steps and never decides whether an image is adversarial. In each
+iteration the engine asks it for images, evaluates the model on them, and tells it the logits and gradients. The attack
+keeps its variables in a state with one row per sample, so rows of different iterations can share a batch.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +19,7 @@ from advdpnp.base.randomness import Draw
 from advdpnp.base.registry import Registry
 
 Loss = Callable[[Tensor], Tensor]
-"""Logits (n, classes) to one number per sample (n,), to be maximised by the attacker."""
+"""Maps logits (n, classes) to one value per sample (n,), which the attack maximises."""
 
 ATTACKS = Registry("attack", "advdpnp.attacks")
 """Builders ``build(threat: ThreatModel, classes: int, **defaults) -> Attack | PackageAttack``."""
@@ -27,13 +27,14 @@ ATTACKS = Registry("attack", "advdpnp.attacks")
 
 @dataclass(frozen=True)
 class State(Rows):
-    """What every attack's state holds at least.
+    """The fields that the state of every attack has.
 
     Attributes:
         x: clean images in [0, 1], (n, c, h, w).
         y: labels, int64 (n,).
-        done: the search of this row has ended, bool (n,). Its query is then its last image, still to be judged.
-        draw: the row's random stream.
+        done: whether the search of the row has ended, bool (n,). ``ask`` then returns the last image, which the engine
+            still verifies.
+        draw: random stream of each row.
     """
 
     x: Tensor
@@ -44,12 +45,13 @@ class State(Rows):
 
 @runtime_checkable
 class Attack(Protocol):
-    """A search per sample: a frozen dataclass of hyper-parameters that holds no tensors.
+    """An attack: a frozen dataclass of hyper-parameters that holds no tensors.
 
     Attributes:
-        name: as users write it ("pgd-20"); also the name of its random streams.
-        norms: the norms it can search under.
-        minimum_norm: it looks for the nearest adversarial image rather than for any within eps.
+        name: name on the command line ("pgd-20"). The random streams depend on it.
+        norms: norms that the attack supports.
+        minimum_norm: whether it searches for the nearest adversarial image rather than for any image within eps.
+        threat: norm, eps and bounds.
     """
 
     @property
@@ -62,49 +64,61 @@ class Attack(Protocol):
     def threat(self) -> ThreatModel: ...
 
     def definition(self) -> dict[str, Any]:
-        """Everything, other than the threat model and the seed, that determines the search; as JSON."""
+        """Everything that determines the search except the threat model and the seed, as JSON."""
         ...
 
     def start(self, x: Tensor, y: Tensor, logits: Tensor | None, draw: Draw) -> Any:
-        """The first state. ``logits`` are those of the clean images, or None in training."""
+        """Create the state of the first iteration.
+
+        Args:
+            x: clean images in [0, 1], (n, c, h, w).
+            y: labels, int64 (n,).
+            logits: logits of the clean images, (n, classes). None in training.
+            draw: random stream of each row.
+        """
         ...
 
     def ask(self, state: Any) -> tuple[Tensor, Loss | None]:
-        """Images to evaluate (n, c, h, w), and what to differentiate; None asks for logits alone."""
+        """Images to evaluate, (n, c, h, w), and the loss to differentiate. None: logits alone are enough."""
         ...
 
     def tell(self, state: Any, logits: Tensor, gradient: Tensor | None, misclassified: Tensor) -> Any:
-        """The next state, given logits (n, classes), gradient of the objective (n, c, h, w) and the engine's word.
+        """Compute the state of the next iteration.
 
-        Rows that are done may be told again: it must not fail, and what it makes of them is thrown away.
+        The engine may pass rows that are done. The attack must not fail on them; their new state is discarded.
+
+        Args:
+            logits: logits of the images that ``ask`` returned, (n, classes).
+            gradient: gradient of the loss with respect to these images, (n, c, h, w). None without a loss.
+            misclassified: whether the prediction differs from the label, bool (n,).
         """
         ...
 
 
 @runtime_checkable
 class PeriodicGradient(Protocol):
-    """An attack that wants the gradient of every ``gradient_period``-th query of a row alone, beginning with the first.
+    """An attack that needs a gradient only for every ``gradient_period``-th query of a row, beginning with the first.
 
-    The engine keeps rows in step where it can, and leaves out the backward pass when no row of a chunk wants it.
+    The engine keeps rows in phase where it can. It skips the backward pass when no row of a chunk needs a gradient.
     """
 
     @property
     def gradient_period(self) -> int: ...
 
     def wants_gradient(self, state: Any) -> Tensor:
-        """Which rows, bool (n,). ``tell`` may be given gradients that were not wanted, and must not look at them."""
+        """Rows that need a gradient, bool (n,). ``tell`` must ignore the gradients of all other rows."""
         ...
 
 
 @dataclass(frozen=True)
 class StageRecord(Rows):
-    """Progress of a whole-batch attack, enough to resume it: one batch of one stage has ended.
+    """Progress of a package's attack after one batch of one stage. The last record is enough to resume the run.
 
     Attributes:
-        stage, batch: position of the stage in the attack and of the batch in the stage, int64 (1,).
-        misclassified: which images (in the caller's order) the package counts as misclassified by now, bool (1, n).
-        forwards, backwards: what each has cost by now, int64 (1, n).
-        zero_gradient: whose first gradient was zero, bool (1, n).
+        stage, batch: index of the stage in the attack and of the batch in the stage, int64 (1,).
+        misclassified: images that the package counts as misclassified so far, in the caller's order, bool (1, n).
+        forwards, backwards: model evaluations of each sample so far, int64 (1, n).
+        zero_gradient: samples whose first gradient was zero, bool (1, n).
     """
 
     stage: Tensor
@@ -117,14 +131,14 @@ class StageRecord(Rows):
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How a package's attack is run.
+    """How to run a package's attack.
 
     Attributes:
-        seed: of everything random in the package; the caller's generators stay as they are.
-        batch_size: images given to the package at once. What it finds depends on it.
-        device: where the model is.
-        done: records of an interrupted run of the same call: it goes on after them. Their results are not repeated,
-            clean mistakes are.
+        seed: seed of the package's random numbers. The caller's generators do not change.
+        batch_size: images per call of the package. The results depend on it.
+        device: device of the model.
+        done: records of an interrupted run with the same arguments. The run resumes after them. It does not yield
+            their results again, except those of misclassified clean images.
     """
 
     seed: int
@@ -135,7 +149,7 @@ class RunOptions:
 
 @runtime_checkable
 class PackageAttack(Protocol):
-    """A package's attack, which can't be asked: it is given the model and runs to its end, batch by batch."""
+    """An attack of another package. It has no ask/tell interface: it takes the model and runs batch by batch."""
 
     @property
     def name(self) -> str: ...
@@ -147,20 +161,20 @@ class PackageAttack(Protocol):
     def definition(self) -> dict[str, Any]: ...
 
     def run(self, model: nn.Module, samples: Batch, options: RunOptions) -> Iterator[Any]:
-        """Yields an AttackResult as samples end (each exactly once) and a StageRecord after each batch.
+        """Yield an AttackResult when samples finish (each sample once) and a StageRecord after each batch.
 
         Raises:
-            AdvdpnpError: unusable images, labels or logits; the package or its attack fails.
+            AdvdpnpError: the images, labels or logits are invalid, or the package fails.
         """
         ...
 
 
 @dataclass(frozen=True)
 class BoundedAttack:
-    """Base of the attacks in ``algorithms``: within eps, under Linf or L2 unless a subclass says otherwise.
+    """Base of the attacks in ``algorithms``: they search within eps, under Linf or L2 unless a subclass overrides it.
 
     Raises:
-        AdvdpnpError: on construction, under another norm.
+        AdvdpnpError: on construction, if the attack does not support the norm of the threat model.
     """
 
     threat: ThreatModel
@@ -173,31 +187,29 @@ class BoundedAttack:
 
 
 def check_norm(attack: Any) -> None:
-    """Refuse an attack under a norm that it does not declare.
+    """Check that an attack supports the norm of its threat model.
 
     Args:
-        attack: anything with a ``name``, a ``threat`` and ``norms``.
+        attack: any object with ``name``, ``threat`` and ``norms``.
 
     Raises:
-        AdvdpnpError: the norm of its threat model is none of its ``norms``.
+        AdvdpnpError: it does not.
     """
     norm, norms = attack.threat.norm, attack.norms
     if norm not in norms:
-        theirs = "autoattack, apgd-ce, apgd-t, fab-t and square"
-        reference = f"; under l1 there are {theirs}, with --engine reference" if norm == "l1" else ""
-        raise AdvdpnpError(
-            f"the attack '{attack.name}' does not search under {norm}; it does under {', '.join(norms)}{reference}"
-        )
+        l1_attacks = "autoattack, apgd-ce, apgd-t, fab-t or square with --engine reference"
+        hint = f"; for l1 use {l1_attacks}" if norm == "l1" else ""
+        raise AdvdpnpError(f"the attack '{attack.name}' does not support {norm}, only {', '.join(norms)}{hint}")
 
 
 _MOST_STEPS = 1_000_000
 
 
 def positive_integer(value: int | str, name: str) -> int:
-    """Read the parameter of a name such as ``pgd-20``.
+    """Parse the number of steps in a name such as ``pgd-20``.
 
     Raises:
-        AdvdpnpError: it is no whole number above zero.
+        AdvdpnpError: it is not an integer from 1 to 1,000,000.
     """
     text = str(value)
     if not (text.isascii() and text.isdigit() and 0 < int(text) <= _MOST_STEPS):

@@ -1,4 +1,4 @@
-"""Rows on their way through the engine: samples that wait, active rows, and results."""
+"""Rows in the engine: the state of active rows, and the results of finished ones."""
 
 from dataclasses import dataclass, replace
 from typing import Self
@@ -12,21 +12,21 @@ from advdpnp.attacks.rows import Batch, Rows, where_rows
 
 @dataclass(frozen=True)
 class AttackResult(Rows):
-    """What became of samples; tensors on the CPU, one row each.
+    """Outcome of an attack, one row per sample; ``search`` returns all tensors on the CPU.
 
     Attributes:
         sample, label, clean_prediction, adversarial_prediction: int64 (n,).
-        success: the model is misclassified within the threat model (or by the clean image), bool.
-        norm: distance of the nearest verified fooling image, float64; inf where none was found. Minimum-norm attacks
-            may find one outside eps: that is no success.
-        margin: own logit minus best other of the last image judged, float32.
-        forwards, backwards: model evaluations spent on the row, int64.
-        zero_gradient: the first gradient was exactly zero (or not finite), bool.
-        borderline: the margin is within 1e-5 of the largest logit, bool.
-        stage: which stage of the attack ended the row, from 0; -1 where the attack does not tell, int64.
-        refused: images that the search took for successes and the verifier did not: the model answers them right, or
-            the search ended on one that the threat model forbids, int64.
-        x_adv: the fooling image, float32 (n, c, h, w); the clean one without success.
+        success: whether the model misclassifies the clean image or an image within the threat model, bool (n,).
+        norm: distance of the nearest verified adversarial image, float64 (n,); inf if there is none. A minimum-norm
+            attack may find one outside eps, which is not a success.
+        margin: label's logit minus the largest other logit on the last verified image, float32 (n,).
+        forwards, backwards: model evaluations of the row, int64 (n,).
+        zero_gradient: whether the first gradient was exactly zero (or not finite), bool (n,).
+        borderline: whether the margin is within 1e-5 of the largest logit, bool (n,).
+        stage: index of the stage that finished the row, int64 (n,); -1 if unknown.
+        refused: images that the search claimed and verification rejected, int64 (n,). Either the model classifies
+            them correctly, or the search ended on an image outside the threat model.
+        x_adv: the adversarial image, float32 (n, c, h, w); the clean image without success.
     """
 
     sample: Tensor
@@ -48,19 +48,26 @@ class AttackResult(Rows):
     def of_clean(
         cls, batch: Batch, *, prediction: Tensor, margin: Tensor, borderline: Tensor, forwards: Tensor | int
     ) -> Self:
-        """The result of judging the images of ``batch`` alone: success means misclassified, at distance 0."""
-        wrong, zero = prediction != batch.y, torch.zeros_like(batch.y)
+        """Results for clean images: a success is a misclassified image, at distance 0.
+
+        Args:
+            batch: the clean images.
+            prediction: predicted classes, int64 (n,).
+            margin, borderline: as the attributes of this class.
+            forwards: forward passes of each row, int64 (n,) or one number for all rows.
+        """
+        misclassified, zero = prediction != batch.y, torch.zeros_like(batch.y)
         return cls(
             sample=batch.sample,
             label=batch.y,
             clean_prediction=prediction,
             adversarial_prediction=prediction,
-            success=wrong,
-            norm=torch.where(wrong, 0.0, torch.inf).double(),
+            success=misclassified,
+            norm=torch.where(misclassified, 0.0, torch.inf).double(),
             margin=margin,
             forwards=zero + forwards,
             backwards=zero,
-            zero_gradient=torch.zeros_like(wrong),
+            zero_gradient=torch.zeros_like(misclassified),
             borderline=borderline,
             stage=zero,
             refused=zero,
@@ -70,11 +77,20 @@ class AttackResult(Rows):
 
 @dataclass(frozen=True)
 class SearchState(Rows):
-    """Active rows: the state of the attack and the records of the engine.
+    """Active rows: the state of the attack and the engine's own fields.
 
-    ``age`` counts iterations. ``candidate`` is an image to verify, ``candidate_norm`` its distance (inf: none waits);
-    ``last`` says that nothing follows it. ``best`` is the nearest verified fooling image, ``best_norm`` its distance
-    (inf: none yet), ``inside`` whether the threat model contains it; ``refused`` counts claims that the model denied.
+    Attributes:
+        state: state of the attack.
+        sample, clean_prediction, forwards, backwards, zero_gradient: as in ``AttackResult``.
+        age: iterations of the row, int64 (n,).
+        candidate: image to verify, (n, c, h, w).
+        candidate_norm: distance of the candidate, float64 (n,); inf if there is none.
+        last: whether the candidate is the last image of the search, bool (n,).
+        best: nearest verified adversarial image, (n, c, h, w).
+        best_norm: distance of ``best``, float64 (n,); inf if there is none.
+        inside: whether ``best`` is within the threat model, bool (n,).
+        prediction: predicted class of ``best``, int64 (n,).
+        margin, borderline, refused: as in ``AttackResult``.
     """
 
     state: State
@@ -97,7 +113,7 @@ class SearchState(Rows):
 
 
 def propose(rows: SearchState, which: Tensor, images: Tensor, distance: Tensor) -> SearchState:
-    """Put images up for verification in the rows where ``which`` holds."""
+    """Make ``images`` the candidates for verification in the rows where ``which``, bool (n,), is true."""
     return replace(
         rows,
         candidate=where_rows(which, images, rows.candidate),

@@ -1,4 +1,4 @@
-"""Threat models: what an adversary may do to an image."""
+"""Threat models: the set of images that an adversary may use."""
 
 import math
 from dataclasses import dataclass
@@ -13,12 +13,13 @@ NORMS = ("linf", "l2", "l1")
 
 @dataclass(frozen=True)
 class ThreatModel:
-    """All images in the box [low, high] whose distance to the clean image is at most eps.
+    """All images with values in [low, high] whose distance to the clean image is at most eps.
 
     Attributes:
         norm: "linf", "l2" or "l1", over all values of one image.
-        eps: the radius, for images in [0, 1].
+        eps: radius of the ball, in units of pixel values in [0, 1].
         text: eps as the user wrote it ("8/255").
+        low, high: bounds of pixel values.
     """
 
     norm: str
@@ -29,10 +30,10 @@ class ThreatModel:
 
     @classmethod
     def parse(cls, norm: str, eps: str | float) -> "ThreatModel":
-        """Read a norm ("linf", "Linf", "l2", "l1") and a radius: a number or a fraction such as "8/255".
+        """Parse a norm ("linf", "Linf", "l2", "l1") and a radius, which is a number or a fraction such as "8/255".
 
         Raises:
-            AdvdpnpError: unknown norm; eps is no positive finite number; a Linf eps above 1 (images are in [0, 1]).
+            AdvdpnpError: the norm is unknown, eps is not a positive finite number, or a Linf eps exceeds 1.
         """
         name, text = norm.strip().lower(), str(eps).strip()
         if name not in NORMS:
@@ -52,21 +53,28 @@ class ThreatModel:
 
     @property
     def label(self) -> str:
-        """For tables: "linf 8/255"."""
+        """Label in tables: "linf 8/255"."""
         return f"{self.norm} {self.text}"
 
     def distance(self, x: Tensor, x_adv: Tensor) -> Tensor:
-        """Norm of x_adv - x per sample, shape (n,), in float64 (float32 rounds sums of 3,072 squares visibly)."""
+        """Norm of x_adv - x per sample, float64 (n,).
+
+        In float32 a sum of 3,072 squares has a visible rounding error.
+        """
         return _norm((x_adv.double() - x.double()).flatten(1), self.norm)
 
     def may_contain(self, x: Tensor, x_adv: Tensor) -> Tensor:
-        """False for what is certainly outside the ball, bool, shape (n,): cheaper than ``contains``, never stricter."""
+        """False if x_adv is certainly outside the ball, bool (n,). Cheaper than ``contains`` and never stricter."""
         return _norm((x_adv - x).flatten(1), self.norm) <= self.eps * 1.001 + 1e-6
 
     def contains(self, x: Tensor, x_adv: Tensor, distance: Tensor | None = None) -> Tensor:
-        """Whether each x_adv is allowed, bool, shape (n,); ``distance`` saves working it out again.
+        """Whether each x_adv is within eps and the bounds, bool (n,).
 
-        The slack is what float32 needs: (x + eps) - x can exceed 8/255 by 2.8e-8.
+        The tolerance is for float32: (x + eps) - x can exceed 8/255 by 2.8e-8.
+
+        Args:
+            x, x_adv: clean and perturbed images, (n, c, h, w).
+            distance: result of ``distance``, (n,), if it is already known.
         """
         distance = self.distance(x, x_adv) if distance is None else distance
         in_ball = distance <= self.eps * (1 + 1e-6) + 1e-7
@@ -75,7 +83,7 @@ class ThreatModel:
 
 
 def _norm(difference: Tensor, norm: str) -> Tensor:
-    """Per row, (n,). For Linf, two passes are faster than torch's own norm of infinite order."""
+    """Norm of each row, (n,). For Linf, two passes are faster than ``vector_norm`` of infinite order."""
     if norm == "linf":
         return difference.abs().amax(1)
     distance: Tensor = torch.linalg.vector_norm(difference, ord=2 if norm == "l2" else 1, dim=1)

@@ -1,4 +1,4 @@
-"""The attacks, one file each: what to ask the model next, given its last answer.
+"""The attacks, one module each. An attack computes the next images from the last logits and gradients.
 
-No model, no loop and no judgement here: the engine has those.
+Calls of the model, the loop over iterations and verification belong in the engine.
 """

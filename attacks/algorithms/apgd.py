@@ -1,4 +1,4 @@
-"""Auto-PGD: projected gradient ascent with momentum that halves its own step (Croce and Hein 2020, algorithm 1)."""
+"""Auto-PGD: projected gradient ascent with momentum and an adaptive step size (Croce and Hein 2020, algorithm 1)."""
 
 from dataclasses import dataclass, replace
 from functools import cache
@@ -17,25 +17,27 @@ from advdpnp.base.randomness import Draw
 
 REFERENCE = "Croce and Hein, Reliable Evaluation of Adversarial Robustness with an Ensemble of Diverse Attacks, 2020"
 TARGETED_DLR = "dlr-targeted"
-_MOMENTUM = 0.75  # weight of the new step against the last move (equation 3)
-_RISING = 0.75  # rho: a step that raised the loss less often than this is too long (condition 1)
+_MOMENTUM = 0.75  # alpha: weight of the new step; the rest is the weight of the last move (equation 3)
+_RISING = 0.75  # rho: the step size is halved if a smaller share of steps raised the loss (condition 1)
 
 
 @dataclass(frozen=True)
 class APGDState(State):
-    """What Auto-PGD remembers of a row.
+    """State of Auto-PGD.
 
     Attributes:
-        x_adv: iterate to be evaluated; ``previous``: the one before it; ``best``: that of the highest loss so far.
-        best_gradient, best_loss: at ``best``.
-        loss: of the last iterate, (n,).
-        loss_at_check: ``best_loss`` at the last checkpoint.
-        step: length of a step, (n,).
-        rises: how often the loss rose since the last checkpoint, int64 (n,).
-        halved: the step was halved at the last checkpoint, bool (n,).
+        x_adv: iterate to evaluate, (n, c, h, w).
+        previous: iterate before it, (n, c, h, w).
+        best: iterate with the highest loss so far, (n, c, h, w).
+        best_gradient, best_loss: gradient (n, c, h, w) and loss (n,) at ``best``.
+        loss: loss at the last iterate, (n,).
+        loss_at_check: ``best_loss`` at the last checkpoint, (n,).
+        step: step size, (n,).
+        rises: iterations that raised the loss since the last checkpoint, int64 (n,).
+        halved: whether the step size was halved at the last checkpoint, bool (n,).
         iteration: iterates evaluated in this run, int64 (n,).
-        run: restart, or place of the target, int64 (n,).
-        targets: class aimed at in each run, int64 (n, runs); (n, 0) for objectives without targets.
+        run: index of the restart or of the target, int64 (n,).
+        targets: target class of each run, int64 (n, runs); (n, 0) for untargeted losses.
     """
 
     x_adv: Tensor
@@ -55,33 +57,33 @@ class APGDState(State):
 
 @cache
 def checkpoints(iterations: int) -> dict[int, int]:
-    """After how many steps a run is checked, and how many of them have passed since the last time (section 3.1)."""
+    """Maps the iteration of each checkpoint to the number of iterations since the one before (section 3.1)."""
     period, shortest, shorter = (max(int(share * iterations), 1) for share in (0.22, 0.06, 0.03))
-    found, step = {}, 0
+    periods, step = {}, 0
     while step + period <= iterations:
         step += period
-        found[step] = period
+        periods[step] = period
         period = max(period - shorter, shortest)
-    return found
+    return periods
 
 
 @cache
 def _periods(iterations: int, device: torch.device) -> Tensor:
-    """The same by step, zero where no checkpoint is."""
-    found = checkpoints(iterations)
-    return torch.tensor([found.get(step, 0) for step in range(iterations + 1)], device=device)
+    """The same as a tensor over iterations, int64 (iterations + 1,); zero without a checkpoint."""
+    periods = checkpoints(iterations)
+    return torch.tensor([periods.get(step, 0) for step in range(iterations + 1)], device=device)
 
 
 @dataclass(frozen=True)
 class APGD(BoundedAttack):
-    """Auto-PGD within eps.
+    """Auto-PGD within eps (Croce and Hein 2020, section 3).
 
     Attributes:
         threat: Linf or L2.
         objective: a name in LOSSES, or "dlr-targeted".
         iterations: steps per run.
-        runs: restarts or, with a targeted objective, targets.
-        name: what it is called in tables; also names its random streams.
+        runs: number of restarts, or of targets with the targeted objective.
+        name: name in tables. The random streams depend on it.
     """
 
     objective: str
@@ -105,25 +107,25 @@ class APGD(BoundedAttack):
             if logits is None:
                 raise ValueError("a targeted objective needs the logits of the clean images")
             targets = likely_targets(logits, y, self.runs)
-        number, none = x.new_zeros(len(x)), torch.zeros_like(y)
-        first = surface_start(x, self.threat, draw, none)
+        zero, zero_count = x.new_zeros(len(x)), torch.zeros_like(y)
+        first = surface_start(x, self.threat, draw, zero_count)
         return APGDState(
             x=x,
             y=y,
-            done=none.bool(),
+            done=zero_count.bool(),
             draw=draw,
             x_adv=first,
             previous=first,
             best=first,
             best_gradient=torch.zeros_like(x),
-            best_loss=number,
-            loss=number,
-            loss_at_check=number,
-            step=number + 2 * self.threat.eps,
-            rises=none,
-            halved=~none.bool(),
-            iteration=none,
-            run=none,
+            best_loss=zero,
+            loss=zero,
+            loss_at_check=zero,
+            step=zero + 2 * self.threat.eps,
+            rises=zero_count,
+            halved=~zero_count.bool(),
+            iteration=zero_count,
+            run=zero_count,
             targets=targets,
         )
 
@@ -149,48 +151,48 @@ class APGD(BoundedAttack):
             rises=torch.where(first, 0, state.rises + (loss > state.loss)),
             loss=loss,
         )
-        place, gradient, state = self._checked(state, gradient)
-        return self._next_run(self._moved(state, place, gradient))
+        x_adv, gradient, state = self._checked(state, gradient)
+        return self._next_run(self._moved(state, x_adv, gradient))
 
     def _checked(self, state: APGDState, gradient: Tensor) -> tuple[Tensor, Tensor, APGDState]:
-        """At a checkpoint, a row whose step is too long halves it and goes on from its best image."""
+        """At checkpoints, halve the step size of rows without progress and return them to their best iterate."""
         period = _periods(self.iterations, state.iteration.device)[state.iteration.clamp(max=self.iterations)]
-        at = period > 0
+        at_checkpoint = period > 0
         stuck = ~state.halved & (state.loss_at_check >= state.best_loss)
-        halve = at & ((state.rises <= _RISING * period) | stuck)
+        halve = at_checkpoint & ((state.rises <= _RISING * period) | stuck)
         changed = replace(
             state,
             step=torch.where(halve, state.step / 2, state.step),
-            halved=torch.where(at, halve, state.halved),
-            loss_at_check=torch.where(at, state.best_loss, state.loss_at_check),
-            rises=torch.where(at, 0, state.rises),
+            halved=torch.where(at_checkpoint, halve, state.halved),
+            loss_at_check=torch.where(at_checkpoint, state.best_loss, state.loss_at_check),
+            rises=torch.where(at_checkpoint, 0, state.rises),
         )
         if not any_row(halve):
             return state.x_adv, gradient, changed
         return where_rows(halve, state.best, state.x_adv), where_rows(halve, state.best_gradient, gradient), changed
 
-    def _moved(self, state: APGDState, place: Tensor, gradient: Tensor) -> APGDState:
-        """One step with momentum from ``place``, projected twice as in equation 3."""
+    def _moved(self, state: APGDState, x_adv: Tensor, gradient: Tensor) -> APGDState:
+        """One step with momentum from ``x_adv``, projected twice (equation 3)."""
         length = state.step[:, None, None, None]
-        stepped = project(ascent_step(place, gradient, length, self.threat.norm), state.x, self.threat)
+        stepped = project(ascent_step(x_adv, gradient, length, self.threat.norm), state.x, self.threat)
         share = torch.where(state.iteration == 0, 1.0, _MOMENTUM)[:, None, None, None]
-        mixed = (place - state.previous).mul_(1 - share).add_(stepped.sub_(place).mul_(share)).add_(place)
-        return replace(state, x_adv=project(mixed, state.x, self.threat), previous=place, iteration=state.iteration + 1)
+        mixed = (x_adv - state.previous).mul_(1 - share).add_(stepped.sub_(x_adv).mul_(share)).add_(x_adv)
+        return replace(state, x_adv=project(mixed, state.x, self.threat), previous=x_adv, iteration=state.iteration + 1)
 
     def _next_run(self, state: APGDState) -> APGDState:
-        """Rows that have evaluated the last iterate of a run begin the next, or end."""
-        over = state.iteration > self.iterations
-        run = state.run + over.long()
+        """Rows that have evaluated the last iterate of a run start the next run, or are done."""
+        run_ended = state.iteration > self.iterations
+        run = state.run + run_ended.long()
         done = run >= self.runs
-        again = over & ~done
-        if not any_row(over):
+        again = run_ended & ~done
+        if not any_row(run_ended):
             return state
         fresh = surface_start(state.x, self.threat, state.draw, run)
         fresh = where_rows(done, state.best, fresh)
         return replace(
             state,
-            x_adv=where_rows(over, fresh, state.x_adv),
-            previous=where_rows(over, fresh, state.previous),
+            x_adv=where_rows(run_ended, fresh, state.x_adv),
+            previous=where_rows(run_ended, fresh, state.previous),
             step=torch.where(again, 2 * self.threat.eps, state.step),
             halved=state.halved | again,
             iteration=torch.where(again, 0, state.iteration),
@@ -218,7 +220,7 @@ def apgd_dlr(threat: ThreatModel, classes: int) -> APGD:
 
 @ATTACKS.register(
     "apgd-t",
-    description="Auto-PGD on the targeted difference of logits ratio, 100 steps for each of the 9 likeliest targets",
+    description="Auto-PGD on the targeted difference of logits ratio, 100 steps for each of up to 9 target classes",
     reference=REFERENCE,
 )
 def apgd_t(threat: ThreatModel, classes: int) -> APGD:

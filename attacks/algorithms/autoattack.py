@@ -1,4 +1,4 @@
-"""AutoAttack as this project's own stages (Croce and Hein 2020)."""
+"""AutoAttack as an ensemble of this package's attacks (Croce and Hein 2020)."""
 
 from dataclasses import replace
 
@@ -20,7 +20,7 @@ _REPEATS = 20
     reference=REFERENCE,
 )
 def autoattack(threat: ThreatModel, classes: int) -> AttackEnsemble:
-    remedy = "use the attack 'autoattack-few-classes', which leaves that stage out"
+    remedy = "use the attack 'autoattack-few-classes', which omits that stage"
     check_classes(classes, 4, "AutoAttack's targeted DLR loss", remedy)
     return AttackEnsemble(
         "autoattack", tuple(build(threat, classes) for build in (apgd_ce, apgd_t, fab_t, square)), "apgd-t"

@@ -1,4 +1,4 @@
-"""Carlini and Wagner's L2 attack: the nearest image that fools the model, sought in tanh space."""
+"""Carlini and Wagner's L2 attack: a search in tanh space for the nearest adversarial image."""
 
 import math
 from dataclasses import dataclass, replace
@@ -13,16 +13,22 @@ from advdpnp.attacks.threat import ThreatModel
 from advdpnp.base.randomness import Draw
 
 SHRINK = 0.95
-"""Images fill this part of tanh's range: a pixel of exactly 0 or 1 keeps a tenth of the slope and can move."""
+"""Images use this share of tanh's range, so that a pixel of exactly 0 or 1 keeps a tenth of the slope and can move."""
 
 
 @dataclass(frozen=True)
 class CWL2State(State):
-    """Adam's variables and the bisection, per sample.
+    """State of Adam and of the bisection.
 
-    ``w``, ``mean``, ``square``: variable in tanh space and Adam's moments (n, c, h, w); ``iteration`` of the current
-    constant and ``search``, the number of constants tried, int64 (n,); ``constant``, ``low``, ``high``: bisection (n,);
-    ``hit``: the current constant has misclassified the model; ``scale``: margin of the clean image (n,).
+    Attributes:
+        w: variable in tanh space, (n, c, h, w).
+        mean, square: Adam's first and second moments, (n, c, h, w).
+        iteration: Adam steps with the current constant, int64 (n,).
+        search: constants tried so far, int64 (n,).
+        constant: current constant, (n,).
+        low, high: bounds of the bisection, (n,).
+        hit: whether an iterate of the current constant was misclassified, bool (n,).
+        scale: margin of the clean image, (n,).
     """
 
     w: Tensor
@@ -39,17 +45,18 @@ class CWL2State(State):
 
 @dataclass(frozen=True)
 class CWL2(BoundedAttack):
-    """Minimise distance**2 + constant * max(0, own logit - best other) by Adam, bisecting the constant per sample.
+    """Minimises distance**2 + constant * max(0, label's logit - largest other) by Adam, with bisection of the constant.
 
-    Carlini and Wagner, "Towards Evaluating the Robustness of Neural Networks", 2017. The margin is divided by that of
-    the clean image, so neither shift nor scale of the logits matters. Constants grow or shrink tenfold until the search
-    is bracketed, then their logarithm is bisected. Any iterate may be the nearest; the engine keeps it.
+    Carlini and Wagner, "Towards Evaluating the Robustness of Neural Networks", 2017, section VI. The margin is divided
+    by that of the clean image, so the attack is invariant to shift and scale of the logits. Each sample has its own
+    constant. It changes tenfold until it is bracketed; then its logarithm is bisected. The engine keeps the nearest of
+    all adversarial iterates.
 
     Attributes:
-        searches: constants tried.
+        searches: number of constants to try.
         iterations: Adam steps per constant.
-        step_size: Adam's, in tanh space; falls to a hundredth along a cosine.
-        constant: the first one tried, in units of squared distance.
+        step_size: step size of Adam in tanh space; a cosine schedule reduces it to a hundredth.
+        constant: first constant, in units of squared distance.
     """
 
     searches: int = 9
@@ -68,14 +75,14 @@ class CWL2(BoundedAttack):
         }  # fmt: skip
 
     def start(self, x: Tensor, y: Tensor, logits: Tensor | None, draw: Draw) -> CWL2State:
-        assert logits is not None, "cw-l2 needs the clean logits"
+        assert logits is not None, "cw-l2 needs the logits of the clean images"
         scale = -margin(logits, y)
-        count, nothing, zero = torch.zeros_like(y), torch.zeros_like(y).bool(), torch.zeros_like(scale)
+        count, none, zero = torch.zeros_like(y), torch.zeros_like(y).bool(), torch.zeros_like(scale)
         w = self._to_tanh(x)
         return CWL2State(
             x=x,
             y=y,
-            done=nothing,
+            done=none,
             draw=draw,
             w=w,
             mean=torch.zeros_like(w),
@@ -85,7 +92,7 @@ class CWL2(BoundedAttack):
             constant=zero + self.constant,
             low=zero,
             high=zero + torch.inf,
-            hit=nothing,
+            hit=none,
             scale=scale.clamp(min=torch.finfo(scale.dtype).tiny),
         )
 
@@ -95,20 +102,20 @@ class CWL2(BoundedAttack):
     def tell(self, state: CWL2State, logits: Tensor, gradient: Tensor | None, misclassified: Tensor) -> CWL2State:
         assert gradient is not None
         tanh = torch.tanh(state.w)
-        towards = 2 * (self._to_image(state.w) - state.x) - _column(state.constant) * gradient
-        slope = towards * (1 - tanh**2) * self._width / SHRINK / 2
+        image_gradient = 2 * (self._to_image(state.w) - state.x) - _column(state.constant) * gradient
+        slope = image_gradient * (1 - tanh**2) * self._width / SHRINK / 2
         mean = 0.9 * state.mean + 0.1 * slope
         square = 0.999 * state.square + 0.001 * slope**2
         iteration = state.iteration + 1
         rate = self.step_size * (0.505 + 0.495 * torch.cos(math.pi * state.iteration / self.iterations))
         step = (mean / _column(1 - 0.9**iteration)) / ((square / _column(1 - 0.999**iteration)).sqrt() + 1e-12)
-        wall = math.atanh(SHRINK)
-        w = (state.w - _column(rate).to(step.dtype) * step).clamp(-wall, wall)
+        bound = math.atanh(SHRINK)
+        w = (state.w - _column(rate).to(step.dtype) * step).clamp(-bound, bound)
         moved = replace(state, w=w, mean=mean, square=square, iteration=iteration, hit=state.hit | misclassified)
         return self._next_constant(moved, iteration >= self.iterations)
 
     def _next_constant(self, state: CWL2State, ended: Tensor) -> CWL2State:
-        """Where ``ended``: bisect, and begin again at the clean image; the last search keeps its last image."""
+        """Where ``ended``: bisect the constant and restart at the clean image. The last search keeps its last image."""
         high = torch.where(ended & state.hit, torch.minimum(state.constant, state.high), state.high)
         low = torch.where(ended & ~state.hit, torch.maximum(state.constant, state.low), state.low)
         bisected = torch.where(
@@ -117,12 +124,12 @@ class CWL2(BoundedAttack):
         search = state.search + ended.long()
         done = state.done | (search >= self.searches)
         again = ended & ~done
-        clean, fresh = self._to_tanh(state.x), _column(again)
+        clean, restart = self._to_tanh(state.x), _column(again)
         return replace(
             state, done=done, search=search, low=low, high=high, hit=state.hit & ~again,
             constant=torch.where(again, bisected, state.constant), iteration=torch.where(again, 0, state.iteration),
-            w=torch.where(fresh, clean, state.w), mean=torch.where(fresh, 0, state.mean),
-            square=torch.where(fresh, 0, state.square),
+            w=torch.where(restart, clean, state.w), mean=torch.where(restart, 0, state.mean),
+            square=torch.where(restart, 0, state.square),
         )  # fmt: skip
 
     @property
@@ -134,7 +141,7 @@ class CWL2(BoundedAttack):
 
     def _to_image(self, w: Tensor) -> Tensor:
         image = self.threat.low + (torch.tanh(w) / SHRINK + 1) * self._width / 2
-        return image.clamp(self.threat.low, self.threat.high)  # rounding
+        return image.clamp(self.threat.low, self.threat.high)  # against rounding
 
 
 def _column(values: Tensor) -> Tensor:

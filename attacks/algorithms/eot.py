@@ -1,4 +1,4 @@
-"""Expectation over transformation: gradients of randomised models, averaged (Athalye et al. 2018)."""
+"""Expectation over transformation: averaged gradients for attacks on randomised models (Athalye et al. 2018)."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,13 +13,13 @@ from advdpnp.base.randomness import Draw
 
 @dataclass(frozen=True)
 class AveragedState(State):
-    """The attack's own state, and the sums of the model's answers since its last step.
+    """State of the wrapped attack, and sums over the evaluations of its current iterate.
 
     Attributes:
-        inner: the attack's state.
+        inner: state of the wrapped attack.
         gradient: sum of the gradients, (n, c, h, w).
         logits: sum of the logits, (n, classes).
-        answers: number of these answers, int64 (n,).
+        answers: number of evaluations in the sums, int64 (n,).
     """
 
     inner: Any
@@ -30,11 +30,11 @@ class AveragedState(State):
 
 @dataclass(frozen=True)
 class ExpectationOverTransformation:
-    """An attack that asks the same question several times and goes by the mean of the answers.
+    """Wraps an attack: each image is evaluated several times, and the attack gets mean logits and gradients.
 
     Attributes:
-        attack: one that asks for gradients.
-        repeats: times that each image is asked for.
+        attack: attack that uses gradients.
+        repeats: evaluations of each image.
     """
 
     attack: Attack
@@ -42,22 +42,22 @@ class ExpectationOverTransformation:
 
     @property
     def name(self) -> str:
-        """The attack's own."""
+        """Name of the wrapped attack."""
         return self.attack.name
 
     @property
     def norms(self) -> tuple[str, ...]:
-        """The attack's own."""
+        """Norms of the wrapped attack."""
         return self.attack.norms
 
     @property
     def minimum_norm(self) -> bool:
-        """As the attack."""
+        """Whether the wrapped attack searches for the nearest adversarial image."""
         return self.attack.minimum_norm
 
     @property
     def threat(self) -> ThreatModel:
-        """The attack's own."""
+        """Threat model of the wrapped attack."""
         return self.attack.threat
 
     def definition(self) -> dict[str, Any]:
@@ -65,7 +65,7 @@ class ExpectationOverTransformation:
 
     def start(self, x: Tensor, y: Tensor, logits: Tensor | None, draw: Draw) -> AveragedState:
         if logits is None:
-            raise ValueError("averaging needs the logits of the clean images")
+            raise ValueError("averaged gradients need the logits of the clean images")
         inner = self.attack.start(x, y, logits, draw)
         return AveragedState(
             x=x,
@@ -91,12 +91,12 @@ class ExpectationOverTransformation:
         enough = state.answers >= self.repeats
         if not bool(enough.any()):
             return state
-        told = self.attack.tell(state.inner, state.logits / self.repeats, state.gradient / self.repeats, misclassified)
+        inner = self.attack.tell(state.inner, state.logits / self.repeats, state.gradient / self.repeats, misclassified)
         return replace(
             state,
-            inner=told.where(enough, state.inner),
+            inner=inner.where(enough, state.inner),
             gradient=state.gradient.masked_fill(enough[:, None, None, None], 0),
             logits=state.logits.masked_fill(enough[:, None], 0),
             answers=state.answers.masked_fill(enough, 0),
-            done=torch.where(enough, told.done, state.done),
+            done=torch.where(enough, inner.done, state.done),
         )

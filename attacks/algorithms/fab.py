@@ -1,4 +1,4 @@
-"""FAB, targeted: steps to the linearised decision boundary, kept near the clean image (Croce and Hein 2020)."""
+"""Targeted FAB: steps to the linearised decision boundary with a bias to the clean image (Croce and Hein 2020)."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,23 +15,23 @@ from advdpnp.attacks.targets import likely_targets, target_of
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.base.randomness import Draw
 
-_OVERSHOOT = 1.05  # eta: how far beyond the boundary a step goes
-_BACKWARD = 0.9  # beta: how far back towards the clean image an iterate that crossed it goes
-_LARGEST_BIAS = 0.1  # alpha_max: weight of the clean image's own projection
+_OVERSHOOT = 1.05  # eta: step length relative to the distance to the boundary
+_BACKWARD = 0.9  # beta: share of its perturbation that a misclassified iterate keeps
+_LARGEST_BIAS = 0.1  # alpha_max: largest weight of the projection of the clean image
 _TINY = 1e-8
 
 
 @dataclass(frozen=True)
 class FABState(State):
-    """What FAB remembers of a row.
+    """State of FAB.
 
     Attributes:
-        x_adv: image to be evaluated.
-        placed: the next step goes from it: the clean image, or the result of a step, perhaps moved back. Its gradient
-            is wanted. Else it is the result of a step, to be judged, bool (n,).
-        iteration: steps taken in this run, int64 (n,).
-        run: place of the target, int64 (n,).
-        targets: class aimed at in each run, int64 (n, runs).
+        x_adv: image to evaluate, (n, c, h, w).
+        placed: bool (n,). True: the next step starts at ``x_adv``, so its gradient is needed. False: ``x_adv`` is the
+            result of a step, and only its prediction is needed.
+        iteration: steps in this run, int64 (n,).
+        run: index of the target, int64 (n,).
+        targets: target class of each run, int64 (n, runs).
     """
 
     x_adv: Tensor
@@ -43,13 +43,13 @@ class FABState(State):
 
 @dataclass(frozen=True)
 class FAB(BoundedAttack):
-    """Targeted FAB. It needs gradients of one difference of logits only, and one for each step.
+    """Targeted FAB. Each step needs the gradient of a single difference of logits.
 
     Attributes:
         threat: Linf or L2.
         iterations: steps per target.
-        runs: targets.
-        name: what it is called in tables; also names its random streams.
+        runs: number of targets.
+        name: name in tables. The random streams depend on it.
     """
 
     iterations: int = 100
@@ -73,16 +73,16 @@ class FAB(BoundedAttack):
     def start(self, x: Tensor, y: Tensor, logits: Tensor | None, draw: Draw) -> FABState:
         if logits is None:
             raise ValueError("a targeted attack needs the logits of the clean images")
-        none = torch.zeros_like(y)
+        zero = torch.zeros_like(y)
         return FABState(
             x=x,
             y=y,
-            done=none.bool(),
+            done=zero.bool(),
             draw=draw,
             x_adv=x,
-            placed=~none.bool(),
-            iteration=none,
-            run=none,
+            placed=~zero.bool(),
+            iteration=zero,
+            run=zero,
             targets=likely_targets(logits, y, self.runs),
         )
 
@@ -90,16 +90,16 @@ class FAB(BoundedAttack):
         return state.x_adv, lambda logits: self._lead(state, logits)
 
     def _lead(self, state: FABState, logits: Tensor) -> Tensor:
-        """Target's logit minus own: positive beyond the boundary between the two."""
+        """Target's logit minus the label's, (n,): positive beyond the decision boundary between the two classes."""
         return own_logit(logits, target_of(state.targets, state.run)) - own_logit(logits, state.y)
 
     def wants_gradient(self, state: FABState) -> Tensor:
-        """In turns: where it is placed, and then not for where the step has led, which need only be judged."""
+        """Rows that start a step, bool (n,). The image after a step needs only its prediction."""
         return state.placed
 
     def tell(self, state: FABState, logits: Tensor, gradient: Tensor | None, misclassified: Tensor) -> FABState:
         x_adv, stepping = state.x_adv, state.placed
-        over = ~stepping & (state.iteration >= self.iterations)
+        run_ended = ~stepping & (state.iteration >= self.iterations)
         back = misclassified & ~stepping
         if any_row(back):
             x_adv = where_rows(back, state.x + _BACKWARD * (state.x_adv - state.x), x_adv)
@@ -107,32 +107,32 @@ class FAB(BoundedAttack):
             assert gradient is not None
             lead = self._lead(state, logits).to(state.x.dtype)
             x_adv = where_rows(stepping, self._step(state.x, state.x_adv, lead, gradient), x_adv)
-        run = state.run + over.long()
+        run = state.run + run_ended.long()
         done = run >= self.runs
         return replace(
             state,
-            x_adv=where_rows(over, state.x, x_adv) if any_row(over) else x_adv,
+            x_adv=where_rows(run_ended, state.x, x_adv) if any_row(run_ended) else x_adv,
             placed=~stepping,
-            iteration=torch.where(over, 0, state.iteration + stepping.long()),
+            iteration=torch.where(run_ended, 0, state.iteration + stepping.long()),
             run=run,
             done=state.done | done,
         )
 
     def _step(self, x: Tensor, x_adv: Tensor, lead: Tensor, gradient: Tensor) -> Tensor:
-        """Between the boundary's nearest points to the iterate and to the clean image (equations 9 to 11)."""
+        """Move between the boundary points nearest to the iterate and to the clean image (equations 9 to 11)."""
         norm, low, high = self.threat.norm, self.threat.low, self.threat.high
         level = (gradient * x_adv).flatten(1).sum(1) - lead
-        here = project_to_hyperplane(x_adv, gradient, level, norm, low, high)
-        there = project_to_hyperplane(x, gradient, level, norm, low, high)
-        distances = [length(delta, norm).clamp(min=_TINY)[:, None, None, None] for delta in (here, there)]
+        from_iterate = project_to_hyperplane(x_adv, gradient, level, norm, low, high)
+        from_clean = project_to_hyperplane(x, gradient, level, norm, low, high)
+        distances = [length(delta, norm).clamp(min=_TINY)[:, None, None, None] for delta in (from_iterate, from_clean)]
         bias = (distances[0] / (distances[0] + distances[1])).clamp(max=_LARGEST_BIAS)
-        moved = (x_adv + _OVERSHOOT * here) * (1 - bias) + (x + _OVERSHOOT * there) * bias
+        moved = (x_adv + _OVERSHOOT * from_iterate) * (1 - bias) + (x + _OVERSHOOT * from_clean) * bias
         return moved.clamp(low, high)
 
 
 @ATTACKS.register(
     "fab-t",
-    description="FAB for each of the 9 likeliest targets, 100 steps",
+    description="FAB for each of up to 9 target classes, 100 steps",
     reference="Croce and Hein, Minimally distorted Adversarial Examples with a Fast Adaptive Boundary Attack, 2020",
 )
 def fab_t(threat: ThreatModel, classes: int) -> FAB:

@@ -1,4 +1,4 @@
-"""Projected gradient ascent within eps: FGSM, PGD and the margin attack that robustness tables call C&W."""
+"""Projected gradient ascent within eps: FGSM, PGD and PGD on the margin loss (the C&W of robustness tables)."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,12 +16,12 @@ from advdpnp.base.randomness import Draw
 
 @dataclass(frozen=True)
 class PGDState(State):
-    """What PGD remembers of a row.
+    """State of PGD.
 
     Attributes:
-        x_adv: current iterates (n, c, h, w).
-        step, restart: how far each row is, int64 (n,).
-        clean_logits: of the clean images, (n, classes); (n, 0) if the objective does not use them.
+        x_adv: iterate to evaluate, (n, c, h, w).
+        step, restart: index of the step and of the restart, int64 (n,).
+        clean_logits: logits of the clean images, (n, classes); (n, 0) if the loss does not use them.
     """
 
     x_adv: Tensor
@@ -32,16 +32,16 @@ class PGDState(State):
 
 @dataclass(frozen=True)
 class PGD(BoundedAttack):
-    """Steps along the steepest direction, projected back within eps (Madry et al., 2018).
+    """Steps in the direction of steepest ascent, projected onto the eps-ball (Madry et al., 2018).
 
     Attributes:
         threat: Linf or L2.
         steps: gradient steps per restart.
-        step_size: length of a step in the norm; None is eps / 4.
+        step_size: step size in the norm of the threat model; None means eps / 4.
         objective: a name in LOSSES.
-        random_start: start at a random image of the ball, else at the clean one.
-        restarts: how often to start; more than one needs random starts to find anything new.
-        name: what it is called in tables; also names its random streams.
+        random_start: whether to start at a random image of the ball; otherwise at the clean image.
+        restarts: number of runs. Without random starts all runs are the same.
+        name: name in tables. The random streams depend on it.
     """
 
     steps: int = 20
@@ -101,7 +101,7 @@ class PGD(BoundedAttack):
         if self.restarts == 1:
             step = state.step + 1
             return replace(state, x_adv=moved, step=step, done=state.done | (step >= self.steps))
-        # With restarts to come, the last image of one is asked for too (step == steps) before the next begins.
+        # With several restarts, the last iterate of each (step == steps) is evaluated before the next restart.
         again = state.step >= self.steps
         restart = state.restart + again.long()
         step = torch.where(again, 0, state.step + 1)
@@ -112,10 +112,20 @@ class PGD(BoundedAttack):
 
 
 def perturb(model: nn.Module, x: Tensor, y: Tensor, attack: PGD, draw: Draw) -> Tensor:
-    """Adversarial images for training, (n, c, h, w): all steps for all rows, nothing dropped, nothing verified.
+    """Adversarial images for training: all steps for all rows, without early stopping and without verification.
 
-    Differentiates with respect to the images alone, so no weight's ``.grad`` changes; the model stays in the mode the
-    caller set. Works under autocast and under ``no_grad``.
+    Gradients are with respect to the images only, so no parameter's ``.grad`` changes. The model stays in its mode.
+    Works under autocast and under ``no_grad``.
+
+    Args:
+        model: maps images in [0, 1] to logits (n, classes).
+        x: clean images in [0, 1], (n, c, h, w).
+        y: labels, int64 (n,).
+        attack: its threat model, steps and loss.
+        draw: random stream of each row.
+
+    Returns:
+        images within the threat model, (n, c, h, w), detached.
     """
     clean_logits = None
     if attack.looks_at_clean_logits:
@@ -123,7 +133,7 @@ def perturb(model: nn.Module, x: Tensor, y: Tensor, attack: PGD, draw: Draw) -> 
             clean_logits = model(x)
     state = attack.start(x.detach(), y, clean_logits, draw)
     unknown = torch.zeros_like(state.done)
-    for _ in range(attack.restarts * (attack.steps + 1) - 1):  # between restarts the last image is asked for too
+    for _ in range(attack.restarts * (attack.steps + 1) - 1):  # each restart but the last evaluates its last iterate
         queries, objective = attack.ask(state)
         assert objective is not None
         with torch.enable_grad():
@@ -136,7 +146,7 @@ def perturb(model: nn.Module, x: Tensor, y: Tensor, attack: PGD, draw: Draw) -> 
 
 @ATTACKS.register(
     "fgsm",
-    description="one step of eps along the sign of the gradient, from the clean image",
+    description="one step of size eps along the sign of the gradient, from the clean image",
     reference="Goodfellow et al., Explaining and Harnessing Adversarial Examples, 2015",
 )
 def fgsm(threat: ThreatModel, classes: int) -> PGD:
@@ -145,7 +155,7 @@ def fgsm(threat: ThreatModel, classes: int) -> PGD:
 
 @ATTACKS.register(
     "pgd-{steps}",
-    description="projected gradient ascent on the cross-entropy, step eps/4, one random start",
+    description="projected gradient ascent on the cross-entropy, step size eps/4, one random start",
     reference="Madry et al., Towards Deep Learning Models Resistant to Adversarial Attacks, 2018",
 )
 def pgd(threat: ThreatModel, classes: int, steps: int | str) -> PGD:
@@ -155,7 +165,7 @@ def pgd(threat: ThreatModel, classes: int, steps: int | str) -> PGD:
 
 @ATTACKS.register(
     "cw",
-    description="PGD on the margin loss within eps, as robustness tables mean C&W: 30 steps of eps/10",
+    description="PGD on the margin loss within eps, the C&W of robustness tables: 30 steps of eps/10",
     reference="Carlini and Wagner, Towards Evaluating the Robustness of Neural Networks, 2017 (its loss)",
     defaults={"steps": 30},
     status="ours",

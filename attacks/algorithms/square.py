@@ -16,19 +16,20 @@ from advdpnp.attacks.threat import ThreatModel
 from advdpnp.base.randomness import Draw
 
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
-"""Queries after which squares shrink to half their area (section 5), for any number of queries, as in AutoAttack."""
+"""Queries after which the area of the squares halves (section 5). As in AutoAttack, it ignores the query budget."""
 
-_SIGNS, _PLACE, _OTHER_PLACE, _TURN = range(4)  # what a row of the L2 search draws for, in each query
+_SIGNS, _PLACE, _OTHER_PLACE, _TURN = range(4)  # purposes of the random numbers of one query in the L2 search
 
 
 @dataclass(frozen=True)
 class SquareState(State):
-    """What the search remembers of a row.
+    """State of the search.
 
     Attributes:
-        best: image of the largest objective so far; ``best_value`` that value, (n,).
-        candidate: image to be evaluated.
-        query: how many images have been evaluated, int64 (n,).
+        best: image with the largest margin loss so far, (n, c, h, w).
+        best_value: its margin loss, (n,).
+        candidate: image to evaluate, (n, c, h, w).
+        query: images evaluated so far, int64 (n,).
     """
 
     best: Tensor
@@ -39,13 +40,13 @@ class SquareState(State):
 
 @dataclass(frozen=True)
 class Square(BoundedAttack):
-    """Changes a random square of the perturbation and keeps the change if the margin shrinks.
+    """Changes a random square of the perturbation and keeps the change if the margin loss rises.
 
     Attributes:
         threat: Linf (algorithm 2 of the paper) or L2 (algorithm 3).
-        queries: images evaluated after the first.
-        share: part of the image that the first squares cover.
-        name: what it is called in tables; also names its random streams.
+        queries: number of queries after the first image.
+        share: share of the image that the first squares cover, in (0, 1].
+        name: name in tables. The random streams depend on it.
     """
 
     queries: int = 5000
@@ -56,17 +57,17 @@ class Square(BoundedAttack):
         return {"attack": "square", "name": self.name, "queries": self.queries, "share": self.share, "version": 1}
 
     def start(self, x: Tensor, y: Tensor, logits: Tensor | None, draw: Draw) -> SquareState:
-        none = torch.zeros_like(y)
+        zero = torch.zeros_like(y)
         first = _PROPOSALS[self.threat.norm].first(self, x, draw)
         return SquareState(
             x=x,
             y=y,
-            done=none.bool(),
+            done=zero.bool(),
             draw=draw,
             best=first,
             best_value=x.new_full((len(x),), -torch.inf),
             candidate=first,
-            query=none,
+            query=zero,
         )
 
     def ask(self, state: SquareState) -> tuple[Tensor, Loss | None]:
@@ -88,17 +89,17 @@ class Square(BoundedAttack):
         )
 
     def sides(self, query: Tensor, height: int, width: int, smallest: int) -> Tensor:
-        """Side of the square of each row's query, int64 (n,)."""
+        """Side of each row's square in pixels, int64 (n,)."""
         sides = tuple(self.side(level, height, width, smallest) for level in range(len(_HALVINGS) + 1))
         return _on(sides, query.device)[_level(query)]
 
     def side(self, level: int, height: int, width: int, smallest: int) -> int:
-        """The same for one stage of the schedule."""
+        """Side of the squares after ``level`` halvings, in pixels."""
         return min(max(round(math.sqrt(self.share * 0.5**level * height * width)), smallest), height, width)
 
 
 def _level(query: Tensor) -> Tensor:
-    """How often the squares of each row have shrunk, int64 (n,)."""
+    """Number of halvings so far of each row, int64 (n,)."""
     return (query[:, None] > _on(_HALVINGS, query.device)).sum(1)
 
 
@@ -112,24 +113,24 @@ def _signs(draw: Draw, shape: tuple[int, ...], query: int | Tensor, like: Tensor
 
 
 def _corner(chance: Tensor, side: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Top and left of a random square that fits, int64 (n,) each, from (n, 2) numbers in [0, 1)."""
+    """Top and left of a random square inside the image, int64 (n,) each, from numbers in [0, 1), (n, 2)."""
     return (chance[:, 0] * (height + 1 - side)).long(), (chance[:, 1] * (width + 1 - side)).long()
 
 
 def _inside(like: Tensor, top: Tensor, left: Tensor, side: Tensor) -> Tensor:
-    """One in each row's square and zero elsewhere, (n, 1, h, w); numbers, for bools are slow."""
+    """One in each row's square and zero elsewhere, (n, 1, h, w). Floats, because bools are slow."""
     down, across = _band(like.shape[2], top, side).to(like.dtype), _band(like.shape[3], left, side).to(like.dtype)
     return down[:, None, :, None] * across[:, None, None, :]
 
 
 def _band(size: int, first: Tensor, side: Tensor) -> Tensor:
-    """Which of ``size`` lines are among the ``side`` from the ``first``, bool (n, size)."""
+    """Which of ``size`` lines are in [first, first + side), bool (n, size)."""
     lines = _on(tuple(range(size)), first.device)
     return (lines >= first[:, None]) & (lines < (first + side)[:, None])
 
 
 class _Proposals(Protocol):
-    """How a norm's search begins and what it tries next."""
+    """The start and the proposals of the search under one norm; images (n, c, h, w)."""
 
     def first(self, attack: Square, x: Tensor, draw: Draw) -> Tensor: ...
     def next(self, attack: Square, x: Tensor, best: Tensor, draw: Draw, query: Tensor) -> Tensor: ...
@@ -137,15 +138,15 @@ class _Proposals(Protocol):
 
 class _Linf:
     def first(self, attack: Square, x: Tensor, draw: Draw) -> Tensor:
-        """Vertical stripes of plus and minus eps."""
+        """Vertical stripes of +eps and -eps."""
         threat = attack.threat
         return (x + threat.eps * _signs(draw, (x.shape[1], 1, x.shape[3]), 0, x)).clamp(threat.low, threat.high)
 
     def next(self, attack: Square, x: Tensor, best: Tensor, draw: Draw, query: Tensor) -> Tensor:
-        """A square of plus or minus eps in each channel; what was there before does not matter."""
+        """A square of +eps or -eps in each channel, which replaces the old perturbation."""
         threat, (channels, height, width) = attack.threat, x.shape[1:]
         side = attack.sides(query, height, width, 1)
-        chance = draw.uniform((channels + 2,), query + 1)  # one draw for all: numbers are cheap, calls are not
+        chance = draw.uniform((channels + 2,), query + 1)  # one call for all numbers, because calls are expensive
         square = _inside(x, *_corner(chance[:, channels:], side, height, width), side)
         steps = (chance[:, :channels, None, None] < 0.5).to(x.dtype).mul_(-2 * threat.eps).add_(threat.eps)
         return torch.lerp(best, (x + steps).clamp_(threat.low, threat.high), square)
@@ -153,7 +154,7 @@ class _Linf:
 
 class _L2:
     def first(self, attack: Square, x: Tensor, draw: Draw) -> Tensor:
-        """Five by five tiles of the pattern, of random sign in each channel and of random direction."""
+        """Five by five tiles of the pattern, with a random sign in each channel and a random orientation."""
         side = max(x.shape[2] // 5, 1)
         down, across = x.shape[2] // side, x.shape[3] // side
         signs = _signs(draw, (x.shape[1], down, across), 0, x)
@@ -167,22 +168,22 @@ class _L2:
         return self._at_eps(attack, x, start)
 
     def next(self, attack: Square, x: Tensor, best: Tensor, draw: Draw, query: Tensor) -> Tensor:
-        """One window gets the pattern on top of what it held, and the budget that another window gives up."""
+        """Add the pattern to one window, with the L2 budget of that window and of another one, which becomes zero."""
         height, width = x.shape[2:]
         sides = [min(side + (side + 1) % 2, height, width) for side in self._sides(attack, height, width)]
         side = _on(tuple(sides), x.device)[_level(query)]
         top, left = _corner(draw.uniform((2,), _PLACE, query), side, height, width)
-        here = _inside(x, top, left, side)
-        there = _inside(x, *_corner(draw.uniform((2,), _OTHER_PLACE, query), side, height, width), side)
+        window = _inside(x, top, left, side)
+        source = _inside(x, *_corner(draw.uniform((2,), _OTHER_PLACE, query), side, height, width), side)
         delta = best - x
         turned = draw.integers((1, 1, 1), 2, _TURN, query + 1).bool()
-        fresh = self._painted(x, tuple(sides), _level(query), top, left, turned) * here
+        fresh = self._painted(x, tuple(sides), _level(query), top, left, turned) * window
         fresh = fresh * _signs(draw, (x.shape[1], 1, 1), query + 1, x)
-        fresh = fresh + delta * here / (_energy(delta * here) + 1e-12)
+        fresh = fresh + delta * window / (_energy(delta * window) + 1e-12)
         spare = (attack.threat.eps**2 - length(delta, "l2")[:, None, None, None] ** 2).clamp(min=0) / x.shape[1]
-        budget = (spare + _energy(delta * torch.maximum(here, there)) ** 2).sqrt()
+        budget = (spare + _energy(delta * torch.maximum(window, source)) ** 2).sqrt()
         fresh = fresh / (_energy(fresh) + 1e-12) * budget
-        return self._at_eps(attack, x, torch.lerp(delta * (1 - there), fresh, here))
+        return self._at_eps(attack, x, torch.lerp(delta * (1 - source), fresh, window))
 
     def _sides(self, attack: Square, height: int, width: int) -> list[int]:
         return [attack.side(level, height, width, 3) for level in range(len(_HALVINGS) + 1)]
@@ -190,7 +191,7 @@ class _L2:
     def _painted(
         self, x: Tensor, sides: tuple[int, ...], level: Tensor, top: Tensor, left: Tensor, turned: Tensor
     ) -> Tensor:
-        """The pattern of each row's side at each row's place, (n, 1, h, w); outside the square it means nothing."""
+        """The pattern in each row's square, (n, 1, h, w). Values outside the square are arbitrary."""
         patterns = _patterns(sides).to(x)
         top, left = top[:, None, None, None], left[:, None, None, None]
         rows = (torch.arange(x.shape[2], device=x.device)[:, None] - top).clamp(0, patterns.shape[1] - 1)
@@ -211,7 +212,7 @@ def _energy(delta: Tensor) -> Tensor:
 
 
 def _half_pattern(height: int, width: int) -> Tensor:
-    """A mountain: nested rectangles about the centre, each added with one over the square of its number."""
+    """Half of the pattern: a sum of nested rectangles around the centre, weighted by 1 / (ring + 1)^2, of norm 1."""
     field = torch.zeros(height, width)
     top, left = height // 2, width // 2
     for ring in range(max(top, left) + 1):
@@ -223,7 +224,7 @@ def _half_pattern(height: int, width: int) -> Tensor:
 
 @cache
 def _pattern(side: int) -> Tensor:
-    """Two mountains of opposite sign, one above the other, of norm 1 (figure 3 and algorithm 4 of the paper)."""
+    """Two halves of opposite sign, one above the other, of norm 1 (figure 3 and algorithm 4 of the paper)."""
     if side == 1:
         return torch.ones(1, 1)
     pattern = torch.cat([_half_pattern(side // 2, side), -_half_pattern(side - side // 2, side)])
@@ -233,11 +234,11 @@ def _pattern(side: int) -> Tensor:
 
 @cache
 def _patterns(sides: tuple[int, ...]) -> Tensor:
-    """The patterns of these sides, each in the corner of a square that holds them all."""
+    """The patterns with these sides, each padded to the largest side, (sides, largest, largest)."""
     largest = max(sides)
     table = torch.zeros(len(sides), largest, largest)
-    for place, side in enumerate(sides):
-        table[place, :side, :side] = _pattern(side)
+    for index, side in enumerate(sides):
+        table[index, :side, :side] = _pattern(side)
     return table
 
 

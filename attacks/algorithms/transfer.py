@@ -1,7 +1,7 @@
-"""Transfer: images made against one model, tried on another (Papernot et al. 2016, arXiv 1605.07277).
+"""Transfer attacks: images crafted on a source model and evaluated on another (Papernot et al. 2016, arXiv 1605.07277).
 
-They need no gradient of the model that is judged. So where they break it and its own white-box attacks do not, its
-gradients are masked.
+They need no gradients of the evaluated model. If they succeed where its white-box attacks fail, its gradients are
+masked.
 """
 
 from dataclasses import dataclass, field, replace
@@ -24,12 +24,14 @@ PREFIX = "transfer:"
 
 @dataclass(frozen=True)
 class Transfer:
-    """PGD on the cross-entropy of ``source``, all steps, whether or not it is misclassified.
+    """PGD on the cross-entropy of the source model, always with all steps.
 
     Attributes:
-        source: in evaluation mode it takes images (n, c, h, w) in [0, 1]; on the device of the evaluation.
-        source_name, source_hash: of its weights.
-        steps: of eps/4 each, after a random start.
+        threat: norm, eps and bounds.
+        source: maps images in [0, 1], (n, c, h, w), to logits; on the device of the evaluation.
+        source_name: name of the source model in tables.
+        source_hash: hash of its weights.
+        steps: PGD steps of size eps / 4, after a random start.
     """
 
     threat: ThreatModel
@@ -40,11 +42,11 @@ class Transfer:
 
     @property
     def name(self) -> str:
-        """As tables call it: ``transfer:NAME``."""
+        """Name in tables: ``transfer:NAME``."""
         return PREFIX + self.source_name
 
     def definition(self) -> dict[str, Any]:
-        """What determines the images, as JSON."""
+        """Everything that determines the images except the threat model and the seed, as JSON."""
         return {"attack": "transfer", "source": self.source_hash, "pgd": self._pgd.definition(), "version": 1}
 
     @property
@@ -52,7 +54,14 @@ class Transfer:
         return PGD(self.threat, steps=self.steps, name=f"pgd-{self.steps}")
 
     def images(self, samples: Batch, *, seed: int, static_batch_size: int, device: torch.device | str) -> Tensor:
-        """Adversarial images (n, c, h, w) for some samples; each depends on nothing but its sample."""
+        """Craft adversarial images on the source model, (n, c, h, w). Each depends only on its own sample.
+
+        Args:
+            samples: images and labels to attack.
+            seed: seed of the evaluation.
+            static_batch_size: rows of every model call.
+            device: device of the source model.
+        """
         with evaluation_mode(self.source), replicate(self.source, static_batch_size, device) as replicas:
             stream = seed_of(seed, self.name, self.source_hash)
 
@@ -63,7 +72,7 @@ class Transfer:
             return replicas.map(make, samples).x
 
     def try_on(self, replicas: ModelReplicas, samples: Batch, x_adv: Tensor) -> AttackResult:
-        """What images made for some samples do to the model of ``replicas``."""
+        """Evaluate the model of ``replicas`` on the crafted images ``x_adv``, (n, c, h, w), of ``samples``."""
         clean = _judged(replicas, samples)
         judged = _judged(replicas, Batch(x_adv, samples.y, samples.sample))
         result = AttackResult.of_clean(
@@ -73,15 +82,15 @@ class Transfer:
             borderline=clean.borderline,
             forwards=2 * repeats(replicas.first),
         )
-        wrong = result.success
-        misclassified = ~wrong & (judged.prediction != samples.y) & self.threat.contains(samples.x, x_adv)
+        clean_mistake = result.success
+        misclassified = ~clean_mistake & (judged.prediction != samples.y) & self.threat.contains(samples.x, x_adv)
         return replace(
             result,
             adversarial_prediction=torch.where(misclassified, judged.prediction, clean.prediction),
-            success=wrong | misclassified,
+            success=clean_mistake | misclassified,
             norm=torch.where(misclassified, self.threat.distance(samples.x, x_adv), result.norm),
-            margin=torch.where(wrong, clean.margin, judged.margin),
-            borderline=torch.where(wrong, clean.borderline, judged.borderline),
+            margin=torch.where(clean_mistake, clean.margin, judged.margin),
+            borderline=torch.where(clean_mistake, clean.borderline, judged.borderline),
             x_adv=torch.where(misclassified[:, None, None, None], x_adv, samples.x),
         ).to("cpu")
 

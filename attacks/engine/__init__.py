@@ -1,4 +1,4 @@
-"""The engine: runs a model in batches of one size, schedules rows, verifies every success.
+"""The engine: runs a model in batches of one size, schedules rows, and verifies every success.
 
-Knows the protocol of attacks and no attack by name.
+It knows the protocol of attacks. Code for a single attack belongs in ``algorithms``.
 """

@@ -12,30 +12,30 @@ PRECISIONS = ("auto", FLOAT32, "tf32", "bf16")
 
 
 def computes_bf16(device: torch.device) -> bool:
-    """Whether the processor has bf16 instructions; without them torch converts from and to float32."""
+    """Whether the device has bf16 instructions. Without them torch converts to float32 and back."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def choose_precision(text: str, device: torch.device) -> str:
-    """ "auto" takes bf16 where the processor has it, and float32 elsewhere.
+    """Resolve a name in PRECISIONS. "auto" is bf16 if the device has it, and float32 otherwise.
 
     Raises:
-        AdvdpnpError: no such precision, or not on this device.
+        AdvdpnpError: the precision is unknown, or the device does not support it.
     """
     if text not in PRECISIONS:
         raise AdvdpnpError(f"there is no precision called '{text}'; choose one of {', '.join(PRECISIONS)}")
     if text == "auto":
         return "bf16" if computes_bf16(device) else FLOAT32
     if text == "tf32" and device.type != "cuda":
-        raise AdvdpnpError("tf32 is what NVIDIA GPUs compute with; on a CPU choose 32, or bf16 where it has it")
+        raise AdvdpnpError("tf32 is a format of NVIDIA GPUs; on a CPU choose 32, or bf16 if the CPU supports it")
     return text
 
 
 @contextmanager
 def arithmetic(precision: str, device: torch.device) -> Iterator[None]:
-    """Inside, models compute with this precision; the caller's ``exact_arithmetic`` comes back."""
+    """Compute with this precision inside the context. Restores the caller's ``exact_arithmetic``."""
     if precision == "bf16":
         with torch.autocast(device.type, dtype=torch.bfloat16):
             yield

@@ -1,4 +1,4 @@
-"""One iterator over the results of several processes, each with a share of the work and one core.
+"""One iterator over the results of several processes, each with one core and a share of the work.
 
 Threads would wait for each other, because an attack runs hundreds of small Python steps between two model calls. The
 processes are forks, so models need not be picklable and images are not copied.
@@ -22,33 +22,33 @@ T = TypeVar("T")
 
 
 def can_fork() -> bool:
-    """Whether this process may have forks that compute: on Linux, where no GPU is in use and it is no worker itself."""
+    """Whether this process can fork workers: on Linux, without a GPU in use, and if it is not a worker itself."""
     return sys.platform == "linux" and not torch.cuda.is_initialized() and not multiprocessing.current_process().daemon
 
 
 def run_in_processes(work: Callable[[int], Iterator[T]], count: int) -> Iterator[T]:
-    """Yield the picklable values of ``work(0)`` to ``work(count - 1)`` as they come.
+    """Yield the values of ``work(0)`` to ``work(count - 1)`` as they arrive. They must be picklable.
 
-    The processes end with the iterator, and with this process, however that ends.
+    The workers end with the iterator and with this process, even if this process is killed.
 
     Raises:
-        AdvdpnpError: a process raised it, or exited.
-        KeyboardInterrupt: a process was terminated by SIGTERM.
+        AdvdpnpError: a worker raised it, or exited.
+        KeyboardInterrupt: a worker was terminated by SIGTERM.
     """
     context = multiprocessing.get_context("fork")
     parent, running = os.getpid(), {}
     try:
-        for place in range(count):
-            here, there = context.Pipe(duplex=False)
-            process = context.Process(target=_serve, args=(work, place, there, parent), daemon=True)
+        for number in range(count):
+            receiver, sender = context.Pipe(duplex=False)
+            process = context.Process(target=_serve, args=(work, number, sender, parent), daemon=True)
             process.start()
-            there.close()
-            running[here] = process
+            sender.close()
+            running[receiver] = process
         while running:
             for connection in wait(list(running)):
                 assert isinstance(connection, Connection)
                 kind, value = _receive(connection, running[connection])
-                if kind == "found":
+                if kind == "value":
                     yield value
                 elif kind == "raised":
                     raise value
@@ -65,23 +65,23 @@ def _receive(connection: Connection, process: Any) -> tuple[str, Any]:
         return pickle.loads(connection.recv_bytes())  # type: ignore[no-any-return]
     except EOFError:
         process.join()
-        if process.exitcode == -signal.SIGTERM:  # as SLURM does it: all processes get it, and the first one later
+        if process.exitcode == -signal.SIGTERM:  # SLURM signals all processes, and this one may get it later
             raise KeyboardInterrupt from None
         raise AdvdpnpError(
-            f"a worker process exited (exit code {process.exitcode}; -9 mostly means too little memory); run the "
+            f"a worker process exited (exit code {process.exitcode}; -9 usually means out of memory); run the "
             "same command again, with fewer cores (OMP_NUM_THREADS=1) if memory is short"
         ) from None
 
 
-def _serve(work: Callable[[int], Iterator[Any]], place: int, connection: Connection, parent: int) -> None:
-    for number in (signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # a terminal reaches all processes; the first one sees to the others
+def _serve(work: Callable[[int], Iterator[Any]], number: int, connection: Connection, parent: int) -> None:
+    for ignored in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(ignored, signal.SIG_IGN)  # a terminal signals all processes; the parent stops the workers
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _die_with(parent)
     with suppress(BrokenPipeError):
         try:
-            for value in work(place):
-                connection.send_bytes(pickle.dumps(("found", value)))
+            for value in work(number):
+                connection.send_bytes(pickle.dumps(("value", value)))
             connection.send_bytes(pickle.dumps(("done", None)))
         except BrokenPipeError:
             raise
@@ -92,7 +92,7 @@ def _serve(work: Callable[[int], Iterator[Any]], place: int, connection: Connect
 
 
 def _as_sent(error: BaseException) -> BaseException:
-    """The error itself if it can be pickled, else its message."""
+    """The error if it can be pickled, otherwise a RuntimeError with its message."""
     try:
         return pickle.loads(pickle.dumps(error))  # type: ignore[no-any-return]
     except Exception:
@@ -100,7 +100,7 @@ def _as_sent(error: BaseException) -> BaseException:
 
 
 def _die_with(parent: int) -> None:
-    """Have the kernel end this process when ``parent`` is killed, which then cannot do so itself."""
+    """Make the kernel kill this process when ``parent`` dies; a killed parent cannot stop its workers."""
     import ctypes
 
     with suppress(OSError, AttributeError):

@@ -1,11 +1,11 @@
-"""Replicas of a model that compute chunks of a batch in parallel: a thread, a copy and one core each.
+"""Replicas of a model that compute chunks of a batch in parallel; each has a thread, a copy of the model and one core.
 
-One core per chunk is faster than all cores on one chunk, because the tensors of an attack are small. No chunk is spread
-over cores, so results do not depend on their number. A search uses processes instead of threads where it can (see
-``processes``); verification, which is all convolutions, is as fast with threads.
+One core per chunk is faster than all cores on one chunk, because the tensors of an attack are small. A chunk never uses
+several cores, so results do not depend on their number. A search uses processes instead of threads if it can (see
+``processes``). Verification consists of convolutions and is as fast with threads.
 
-Every chunk has the same size, as results may differ in the last bits between batch sizes. Smaller sizes serve where
-there are fewer rows, but only those that were measured to give the same bits.
+All chunks have the same size, because results can differ in the last bits between batch sizes. Smaller chunks are used
+for fewer rows only if a trial has shown that they give the same bits.
 """
 
 import copy
@@ -24,20 +24,22 @@ from advdpnp.attacks.rows import Rows
 from advdpnp.attacks.search_copy.make import make_search_copy
 from advdpnp.base.allocator import keep_freed_memory
 
-_SMALLEST_BATCH, _STEPS = 4, 16  # sizes are multiples of the larger of 4 and a 16th of the full size
-_TRIED = 8  # images on which a faster copy is tested
-_CALLS, _SHARE = 3, 0.1  # model calls that one trial takes, and the share of all computed rows that trials may take
+_SMALLEST_BATCH, _STEPS = 4, 16  # sizes are multiples of 4, or of a 16th of the full size if that is larger
+_TRIED = 8  # images on which a search copy is tested
+_CALLS, _SHARE = 3, 0.1  # model calls per trial, and largest share of trials in all computed rows
 
 R = TypeVar("R", bound=Rows)
 S = TypeVar("S", bound=Rows)
 
 
 class ModelReplicas:
-    """Executors of one model.
+    """Executors of one model, one per replica.
 
     Attributes:
         static_batch_size: rows of a full chunk.
         width: rows that keep all replicas busy.
+        first: executor of the original model.
+        device: device of the model.
     """
 
     def __init__(
@@ -49,7 +51,7 @@ class ModelReplicas:
         self.width = self.static_batch_size * len(executors)
 
     def chunk_size(self, rows: int) -> int:
-        """Rows per chunk for so many rows: the smallest size by which all replicas get work."""
+        """Chunk size for ``rows`` rows: the smallest one that uses every replica at most once, if possible."""
         each = -(-rows // len(self._executors))
         size = self.static_batch_size if self._trial is None else self._trial.smallest(each)
         for executor in self._executors:
@@ -57,35 +59,36 @@ class ModelReplicas:
         return size
 
     def forwards_agree(self) -> bool:
-        """Whether a forward without gradients gives the same bits as one with; where nothing was tried, no."""
+        """Whether forward passes with and without gradients give the same bits. False without a trial."""
         return self._trial is not None and self._trial.forwards_agree
 
     def padded_size(self, rows: int) -> int:
-        """Rows that are computed for so many."""
+        """Number of computed rows for ``rows`` rows, including padding."""
         size = self.chunk_size(rows)
         return -(-rows // size) * size
 
     def chunks(self, rows: R) -> tuple[list[R], int]:
-        """Rows cut into chunks, the last one not padded; and the size to pad it to."""
+        """Split rows into chunks. Returns them, the last one not padded, and the chunk size."""
         size = self.chunk_size(len(rows))
         return [rows[i : i + size] for i in range(0, len(rows), size)], size
 
     def map(self, function: Callable[[Executor, R], S], rows: R) -> S:
-        """Apply a function of the rows of a chunk to any number of them, at least one."""
+        """Apply a function to the rows in chunks and concatenate its results. There must be at least one row."""
         chunks, size = self.chunks(rows)
-        done = self.map_chunks(function, [chunk.padded(size) for chunk in chunks])
-        return type(done[0]).concatenate([each[: len(chunk)] for each, chunk in zip(done, chunks, strict=True)])
+        results = self.map_chunks(function, [chunk.padded(size) for chunk in chunks])
+        trimmed = [result[: len(chunk)] for result, chunk in zip(results, chunks, strict=True)]
+        return type(results[0]).concatenate(trimmed)
 
     def map_chunks(self, function: Callable[[Executor, R], S], chunks: list[R]) -> list[S]:
-        """Apply it to full chunks."""
+        """Apply a function to chunks that are already padded."""
         if self._trial is not None:
             self._trial.computed += sum(map(len, chunks))
-        done: list[S] = []
+        results: list[S] = []
         for i in range(0, len(chunks), len(self._executors)):
-            done += self._side_by_side(function, chunks[i : i + len(self._executors)])
-        return done
+            results += self._parallel(function, chunks[i : i + len(self._executors)])
+        return results
 
-    def _side_by_side(self, function: Callable[[Executor, R], S], chunks: list[R]) -> list[S]:
+    def _parallel(self, function: Callable[[Executor, R], S], chunks: list[R]) -> list[S]:
         work = [partial(function, *each) for each in zip(self._executors, chunks, strict=False)]
         if self._pool is None:
             return [each() for each in work]
@@ -94,7 +97,7 @@ class ModelReplicas:
             return [work[0](), *(each.result() for each in running)]
         finally:
             for each in running:
-                each.exception()  # no thread may go on with work that the caller has given up
+                each.exception()  # wait for all threads, so that none works on after an error
 
 
 @contextmanager
@@ -110,21 +113,22 @@ def replicate(
     copied: bool = True,
     computed: int = 0,
 ) -> Iterator[ModelReplicas]:
-    """ModelReplicas for a model that is in evaluation mode and on ``device``.
+    """Create the replicas of a model that is in evaluation mode and on ``device``.
 
     Args:
-        example: images (n, c, h, w) on which a faster copy of the model for attacks is tested; None: no attack runs.
-        seed: as ``Executor`` takes it. A randomised model has one replica: its noise depends on the number of the call.
-        precision: of the model that attacks query.
-        count: of replicas; by default as many as torch has threads on a CPU, and one on any other device.
-        computed: rows that count as computed already: trials of smaller batches may cost a tenth of all that is.
-        copied: whether attacks may query a faster copy of the model (see ``make_search_copy``).
+        static_batch_size: rows of a full chunk.
+        example: images, (n, c, h, w), to test the search copy and smaller batches. None: no attack runs.
+        seed: as for ``Executor``. A randomised model has one replica: its noise depends on the number of the call.
+        precision: precision of the model that attacks query.
+        count: number of replicas. By default, the number of torch threads on a CPU and one on other devices.
+        copied: whether attacks may query a search copy of the model (see ``make_search_copy``).
+        computed: rows that count as already computed, so that trials may start (see ``BatchSizeTrial``).
     """
     keep_freed_memory()
     on_cpu = torch.device(device).type == "cpu"
-    wanted = count or (torch.get_num_threads() if on_cpu else 1)
+    n_replicas = count or (torch.get_num_threads() if on_cpu else 1)
     with single_threaded(on_cpu):
-        models = [model, *_copies(model, wanted - 1)] if seed is None else [model]
+        models = [model, *_copies(model, n_replicas - 1)] if seed is None else [model]
         executors = []
         for each in models:
             searched = each
@@ -141,7 +145,7 @@ def replicate(
 
 
 def _copies(model: nn.Module, count: int) -> list[nn.Module]:
-    """One for each further thread, as some models store values in forward; none where a copy fails."""
+    """Copies for the other threads, because some models store values in forward. Empty if copying fails."""
     try:
         return [copy.deepcopy(model) for _ in range(count)]
     except Exception:
@@ -149,9 +153,9 @@ def _copies(model: nn.Module, count: int) -> list[nn.Module]:
 
 
 class BatchSizeTrial:
-    """Finds out which smaller batch sizes give examples the same bits as the full size.
+    """Tests which smaller batch sizes give the same bits as the full size on example images.
 
-    Trials cost time: they may take a tenth of what has been computed so far. Sizes not yet tried are not used.
+    Trials may cost at most a tenth of the rows computed so far. Untested sizes are not used.
 
     Attributes:
         computed: rows that models have computed so far.
@@ -166,7 +170,7 @@ class BatchSizeTrial:
         self.computed = computed
 
     def smallest(self, rows: int) -> int:
-        """The smallest size for so many rows."""
+        """The smallest usable size for ``rows`` rows."""
         full, least = self._executor.static_batch_size, -(-max(rows, 1) // self._step) * self._step
         return next((size for size in range(least, full, self._step) if self._same(size)), full)
 
@@ -176,27 +180,27 @@ class BatchSizeTrial:
             if self._spent + cost > _SHARE * self.computed:
                 return False
             self._spent += cost
-            answers = _answers(self._executor, self._images[:size])
-            self._equal[size] = all(torch.equal(a, b[:size]) for a, b in zip(answers, self._expected, strict=True))
+            outputs = _outputs(self._executor, self._images[:size])
+            self._equal[size] = all(torch.equal(a, b[:size]) for a, b in zip(outputs, self._expected, strict=True))
         return self._equal[size]
 
     @cached_property
     def _expected(self) -> list[Tensor]:
-        return _answers(self._executor, self._images)
+        return _outputs(self._executor, self._images)
 
     @cached_property
     def forwards_agree(self) -> bool:
-        """Whether a forward without gradients gives the same bits as one with."""
-        alone, together, *_ = self._expected
-        return torch.equal(alone, together)
+        """Whether forward passes with and without gradients give the same bits."""
+        without_gradient, with_gradient, *_ = self._expected
+        return torch.equal(without_gradient, with_gradient)
 
 
-def _answers(executor: Executor, images: Tensor) -> list[Tensor]:
-    """All results of the model on images: logits and gradients of a search, logits of verification."""
+def _outputs(executor: Executor, images: Tensor) -> list[Tensor]:
+    """All outputs of the model on images: logits and gradients of a search, and logits of verification."""
     with torch.no_grad():
-        judged = executor.model(images.clone())
-    return [executor.searched_logits(images), *executor.logits_and_gradient(images, _any_objective), judged]
+        verified = executor.model(images.clone())
+    return [executor.searched_logits(images), *executor.logits_and_gradient(images, _trial_loss), verified]
 
 
-def _any_objective(logits: Tensor) -> Tensor:
+def _trial_loss(logits: Tensor) -> Tensor:
     return logits[:, 0] - logits[:, 1:].logsumexp(1)

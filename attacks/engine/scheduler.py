@@ -1,4 +1,4 @@
-"""One stage of a search: keeps the batch full, verifies, and counts what each row costs."""
+"""Scheduler of one stage: keeps the batch full, verifies candidates, and counts the cost of each row."""
 
 import math
 from collections import deque
@@ -18,15 +18,23 @@ from advdpnp.attacks.search_state import AttackResult, SearchState, propose
 from advdpnp.base.randomness import Draw, seed_of
 
 VERIFY_EVERY = 100
-"""Minimum-norm rows have the nearest image so far verified after this many iterations each time, and at their end."""
+"""Iterations between verifications of a minimum-norm row's nearest image. It is also verified at the end."""
 
 SYNC_EVERY = {"cpu": 1}
-"""Iterations between checks for ended rows. On other devices the host would wait at each check."""
+"""Iterations between checks for finished rows. Checks are rarer on other devices, where they make the host wait."""
 _SYNC_EVERY_ELSEWHERE = 8
 
 
 class Scheduler:
-    """Runs one attack; every call of the attack and of the model has a batch size of the replicas."""
+    """Runs one attack. Every call of the attack and of the model has one of the replicas' batch sizes.
+
+    Args:
+        attack: attack of this stage.
+        replicas: replicas of the model.
+        seed: seed of the evaluation.
+        max_active: largest number of active rows. None: ``replicas.width``.
+        exact: scheduler in float32 that continues with rows whose claim, in low precision, failed verification.
+    """
 
     def __init__(
         self,
@@ -43,25 +51,23 @@ class Scheduler:
         self.sync_every = math.lcm(SYNC_EVERY.get(replicas.device.type, _SYNC_EVERY_ELSEWHERE), gradient_period)
         self.stream = seed_of(seed, attack.name)
         self.waiting: deque[Batch] = deque()
-        self.ready: list[SearchState] = []  # can be asked: new rows, and those whose candidate was refused
-        self.active: list[SearchState] = []  # asked in every iteration; full chunks
-        self.active_mask: list[Tensor] = []  # which rows of each chunk have not left; the others are padding
-        self.n_active = 0  # how many
+        self.ready: list[SearchState] = []  # ready to search: new rows, and rows whose candidate was rejected
+        self.active: list[SearchState] = []  # in every iteration; padded chunks
+        self.active_mask: list[Tensor] = []  # rows of each chunk that are active; the others are padding
+        self.n_active = 0
         self.iteration = 0
-        self.pending: list[SearchState] = []  # wait to be verified, out of the batch meanwhile
-        self.exact = (
-            exact  # continues in float32 with rows whose claimed success, at low precision, failed verification
-        )
+        self.pending: list[SearchState] = []  # wait for verification, outside the batch
+        self.exact = exact
 
     def feed(self, samples: Batch) -> None:
-        """More samples to attack."""
+        """Add samples to attack."""
         pieces = [samples[i : i + self.static_batch_size] for i in range(0, len(samples), self.static_batch_size)]
         if self.waiting and pieces and len(self.waiting[-1]) + len(pieces[0]) <= self.static_batch_size:
             pieces[0] = Batch.concatenate([self.waiting.pop(), pieces[0]])
         self.waiting.extend(pieces)
 
     def copy_agrees(self, samples: Batch) -> bool:
-        """Whether the model's search copy, if any, is the same function on the attack's first queries for samples."""
+        """Whether the search copy, if any, is the same function as the model on the first queries for ``samples``."""
         executor = self.replicas.first
         if executor.searched is executor.model or not len(samples):
             return True
@@ -71,23 +77,23 @@ class Scheduler:
 
     @property
     def busy(self) -> bool:
-        """Whether any sample is left."""
+        """Whether any sample is unfinished."""
         return bool(self.waiting or self.ready or self.n_active or self.pending)
 
     @property
     def full(self) -> bool:
-        """Whether the samples at hand fill a batch."""
+        """Whether there are enough rows to fill a batch."""
         return count([*self.waiting, *self.ready]) + self.n_active >= self.max_active
 
     def step(self) -> Iterator[AttackResult]:
-        """One iteration of the active rows, and what must go before it: new rows begin, ended ones are verified."""
-        syncing = self.iteration % self.sync_every == 0  # rows come and go only now, which keeps them in step
+        """Run one iteration of the active rows, after finished rows were verified and new rows started."""
+        syncing = self.iteration % self.sync_every == 0  # rows enter and leave only now, which keeps them in phase
         if syncing:
             self._retire()
         while self.waiting and count(self.ready) + self.n_active < self.max_active:
-            begun, ended = self._begin(self.waiting.popleft())
+            started, ended = self._begin(self.waiting.popleft())
             yield from non_empty(ended)
-            self.ready += non_empty(begun)
+            self.ready += non_empty(started)
         if count(self.pending) >= self.static_batch_size or (self.pending and not self.n_active and not self.ready):
             kept, ended = self._verify(SearchState.concatenate(self.pending))
             yield from non_empty(ended)
@@ -100,12 +106,12 @@ class Scheduler:
         self.iteration += 1
 
     def _requeue(self, rows: SearchState) -> None:
-        """Rows go on after their candidate was refused; those whose last image is all that is left wait once more."""
+        """Continue rows whose candidate was rejected. Rows with only their last image left wait for verification."""
         self.ready = non_empty(rows[~rows.last]) + self.ready
         self.pending += non_empty(rows[rows.last])
 
     def _retire(self) -> None:
-        """Rows that wait to be verified leave; copies of another row take their places until the batch is packed."""
+        """Remove rows that wait for verification. Copies of another row pad their chunk until the next repacking."""
         active, present = [], []
         for rows, mask in zip(self.active, self.active_mask, strict=True):
             leaving = self._leaving(rows)
@@ -122,7 +128,7 @@ class Scheduler:
         self.active, self.active_mask, self.n_active = active, present, sum(int(mask.sum()) for mask in present)
 
     def _worth_repacking(self) -> bool:
-        """Whether enough places are free: packing copies all rows, so it waits until it saves more than it costs."""
+        """Whether enough slots are free. Repacking copies all rows, so it must save more than it costs."""
         enough = max(1, min(self.max_active, self.static_batch_size) // 8) if self.n_active else 1
         computed = count(self.active)
         return self.replicas.padded_size(self.n_active) < computed - computed // 8 or (
@@ -130,7 +136,7 @@ class Scheduler:
         )
 
     def _repack(self) -> None:
-        """Put the rows that are left and ready ones into as few chunks as can be."""
+        """Put the active and the ready rows into as few chunks as possible."""
         chunks = [rows[mask] for rows, mask in zip(self.active, self.active_mask, strict=True)]
         room = self.max_active - self.n_active
         if self.ready and room > 0:
@@ -145,25 +151,25 @@ class Scheduler:
             self.active = [chunk.padded(size) for chunk in chunks]
 
     def _leaving(self, rows: SearchState) -> Tensor:
-        """Which rows wait to be verified."""
+        """Rows whose candidate must be verified now, bool (n,)."""
         return rows.last | torch.isfinite(rows.candidate_norm) & self._is_time(rows)
 
     def _is_time(self, rows: SearchState) -> Tensor:
-        """Whether to verify a candidate now. It depends on the row's own age, so costs do not depend on other rows."""
-        often = rows.age % VERIFY_EVERY == 0 if self.attack.minimum_norm else torch.ones_like(rows.last)
-        return often | rows.state.done
+        """Rows that are due for verification. It depends on the row's own age, so its cost is independent of others."""
+        due = rows.age % VERIFY_EVERY == 0 if self.attack.minimum_norm else torch.ones_like(rows.last)
+        return due | rows.state.done
 
     def _begin(self, samples: Batch) -> tuple[SearchState, AttackResult]:
-        """Judge one batch of clean images: first rows of those classified right, results of the mistakes."""
+        """Evaluate a batch of clean images. Returns new rows, and the results of the misclassified ones."""
         rows = self.replicas.map(self._initial_state, samples.to(self.replicas.device))
         return rows[~rows.last], self._result(rows[rows.last])
 
     def _initial_state(self, executor: Executor, samples: Batch) -> SearchState:
-        """A chunk; those classified wrong need no search."""
+        """New rows of a chunk. Misclassified clean images are already finished."""
         x, y, sample = samples.x, samples.y, samples.sample
         clean = judge(executor, x, y)
-        wrong = clean.prediction != y
-        zero, far = torch.zeros_like(y), torch.full(y.shape, torch.inf, dtype=torch.float64, device=y.device)
+        misclassified = clean.prediction != y
+        zero, infinite = torch.zeros_like(y), torch.full(y.shape, torch.inf, dtype=torch.float64, device=y.device)
         return SearchState(
             state=self.attack.start(x, y, clean.logits, Draw.of(self.stream, sample)),
             sample=sample,
@@ -171,13 +177,13 @@ class Scheduler:
             age=zero,
             forwards=zero + repeats(executor),
             backwards=zero,
-            zero_gradient=torch.zeros_like(wrong),
+            zero_gradient=torch.zeros_like(misclassified),
             candidate=x,
-            candidate_norm=far,
-            last=wrong,
+            candidate_norm=infinite,
+            last=misclassified,
             best=x,
-            best_norm=far.masked_fill(wrong, 0.0),
-            inside=wrong,
+            best_norm=infinite.masked_fill(misclassified, 0.0),
+            inside=misclassified,
             prediction=clean.prediction,
             margin=clean.margin,
             borderline=clean.borderline,
@@ -185,25 +191,25 @@ class Scheduler:
         )
 
     def _step_chunk(self, executor: Executor, rows: SearchState) -> SearchState:
-        """One iteration of a chunk. Rows that have ended stay as they are until the next sync."""
-        asked = self._iterate(executor, rows)
+        """One iteration of a chunk. Finished rows do not change until the next sync."""
+        next_rows = self._iterate(executor, rows)
         if self.sync_every == 1:
-            return asked
+            return next_rows
         leaving = self._leaving(rows)
-        return rows.where(leaving, asked) if any_row(leaving) else asked
+        return rows.where(leaving, next_rows) if any_row(leaving) else next_rows
 
     def _iterate(self, executor: Executor, rows: SearchState) -> SearchState:
         state, gradient, backwards, zero_gradient = rows.state, None, rows.backwards, rows.zero_gradient
         queries, objective = self.attack.ask(state)
-        wanted = self.periodic.wants_gradient(state) if self.periodic else None
-        if objective is None or (wanted is not None and not any_row(wanted)):
+        needs_gradient = self.periodic.wants_gradient(state) if self.periodic else None
+        if objective is None or (needs_gradient is not None and not any_row(needs_gradient)):
             logits = executor.searched_logits(queries)
         else:
             logits, gradient = executor.logits_and_gradient(queries, objective)
-            first = backwards == 0 if wanted is None else wanted & (backwards == 0)
+            first = backwards == 0 if needs_gradient is None else needs_gradient & (backwards == 0)
             if any_row(first):
                 zero_gradient = zero_gradient | (first & (gradient == 0).flatten(1).all(1))
-            backwards = backwards + (1 if wanted is None else wanted)
+            backwards = backwards + (1 if needs_gradient is None else needs_gradient)
         misclassified = logits.argmax(1) != state.y
         rows = replace(
             rows,
@@ -221,7 +227,7 @@ class Scheduler:
         return self._finish(rows)
 
     def _finish(self, rows: SearchState) -> SearchState:
-        """Rows whose search has ended and that have nothing left to verify propose their last image."""
+        """Rows whose search is done and that have no candidate propose their last image."""
         ending = rows.state.done & ~rows.last & torch.isinf(rows.candidate_norm)
         if not any_row(ending):
             return rows
@@ -230,29 +236,29 @@ class Scheduler:
         return propose(rows, ending, queries, self._distance(rows.state.x, queries))
 
     def _verify(self, rows: SearchState) -> tuple[SearchState, AttackResult]:
-        """Judge the candidates: rows that go on, findings of those that end."""
+        """Verify the candidates. Returns the rows that continue, and the results of those that end."""
         before = rows
         rows = self.replicas.map(self._judge, rows)
-        ended = before.last  # as of before: a row may propose its last image only now
+        ended = before.last  # from before verification, as rejected rows propose their last image in it
         if not self.attack.minimum_norm:
             ended = ended | rows.inside
         stays = ~ended
         if self.exact is not None:
-            refused = stays & torch.isfinite(before.candidate_norm) & (rows.best_norm == before.best_norm)
-            self.exact._requeue(rows[refused])
-            stays = stays & ~refused
+            rejected = stays & torch.isfinite(before.candidate_norm) & (rows.best_norm == before.best_norm)
+            self.exact._requeue(rows[rejected])
+            stays = stays & ~rejected
         return rows[stays], self._result(rows[ended])
 
     def _judge(self, executor: Executor, rows: SearchState) -> SearchState:
-        """A chunk: a candidate that fools the model, is allowed and is nearer becomes the best image."""
+        """Verify a chunk. A misclassified candidate within the limits becomes ``best`` if it is nearer."""
         judged = judge(executor, rows.candidate, rows.state.y)
         distance = self._distance(rows.state.x, rows.candidate)
-        misled = judged.prediction != rows.state.y
-        success = misled & (distance < rows.best_norm)
+        misclassified = judged.prediction != rows.state.y
+        success = misclassified & (distance < rows.best_norm)
         inside = self.attack.threat.contains(rows.state.x, rows.candidate, distance)
-        shown = success | torch.isinf(rows.best_norm)
-        claimed = torch.isfinite(rows.candidate_norm) & ~rows.last & ~misled
-        outside = rows.last & misled & torch.isinf(distance)  # the last image misleads the model from outside
+        reported = success | torch.isinf(rows.best_norm)
+        claimed = torch.isfinite(rows.candidate_norm) & ~rows.last & ~misclassified
+        outside = rows.last & misclassified & torch.isinf(distance)  # the last image is outside the threat model
         rows = replace(
             rows,
             forwards=rows.forwards + repeats(executor),
@@ -261,14 +267,14 @@ class Scheduler:
             best_norm=torch.where(success, distance, rows.best_norm),
             inside=torch.where(success, inside, rows.inside),
             prediction=torch.where(success, judged.prediction, rows.prediction),
-            margin=torch.where(shown, judged.margin, rows.margin),
-            borderline=torch.where(shown, judged.borderline, rows.borderline),
+            margin=torch.where(reported, judged.margin, rows.margin),
+            borderline=torch.where(reported, judged.borderline, rows.borderline),
             refused=rows.refused + (claimed | outside),
         )
         return self._finish(rows)
 
     def _distance(self, x: Tensor, x_adv: Tensor) -> Tensor:
-        """Distance in the norm; inf for what is forbidden (a minimum-norm search may leave eps, but not the box)."""
+        """Distance per row, float64 (n,); inf outside the threat model. Minimum-norm attacks may exceed eps."""
         threat = self.attack.threat
         if self.attack.minimum_norm:
             threat = replace(threat, eps=torch.inf)

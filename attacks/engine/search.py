@@ -1,15 +1,14 @@
-"""The loop around attacks: keeps the batch full, verifies, and counts the cost of each row.
+"""The search: runs an attack or an ensemble on samples and returns verified results.
 
-A row is one sample under one attack. Active rows are asked together, in chunks of the static batch size (or of a
-smaller one that gives the same bits); rows that end leave between iterations and waiting ones take their place. What is
-found for a sample depends on the sample alone: not on other rows, its position, how many rows are active or on how
-many cores.
+A row is one sample under one attack. Active rows are evaluated together, in chunks of the static batch size or of a
+smaller size that gives the same bits. Finished rows leave between iterations, and waiting rows take their place. The
+result of a sample depends on that sample alone: not on other rows, the order, the number of active rows or the cores.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +25,7 @@ from advdpnp.attacks.search_state import AttackResult
 from advdpnp.base.randomness import seed_of
 
 _LEAST_SHARE = 8  # fewest samples per process
-_COMPARED = 8  # samples on whose first queries the model's faster copy is compared with the model
+_COMPARED = 8  # samples whose first queries are used to compare the search copy with the model
 
 
 def search(
@@ -44,44 +43,40 @@ def search(
     precision: str = FLOAT32,
     on_copy_differs: Callable[[], None] | None = None,
 ) -> Iterator[AttackResult]:
-    """Attack images and yield what was found as rows end; every sample exactly once, in any order.
+    """Attack images and yield results as rows finish: every sample exactly once, in any order.
 
     Args:
-        model: on ``device``; in any mode, which is restored when the iterator ends or is closed.
-        x: float32 images in [0, 1], (n, c, h, w); any device, any memory format.
+        model: maps images to logits (n, classes); on ``device``. Its mode is restored when the iterator ends or closes.
+        attack: attack or ensemble to run.
+        x: float32 images in [0, 1], (n, c, h, w); on any device, in any memory format.
         y: labels, int64 (n,).
-        sample: what the samples are called, int64 (n,); their randomness comes from it, ``seed`` and the attack's name.
-        static_batch_size: rows of every model call; part of the result.
-        max_active: most rows in work at once; changes speed and memory, never the result. Default: what keeps all
-            cores busy.
-        randomised: the model is; the majority of 20 forwards decides.
-        precision: "32", or "tf32" or "bf16" for the model that attacks query. A success counts only in float32; a row
-            that fails there goes on in float32, and what survives an attack in stages gets its decisive one once more.
-        on_copy_differs: called if the faster copy of the model, at the attack's first queries, has other gradients than
-            the model; the search then uses the model itself.
+        sample: indices of the samples in the data set, int64 (n,). Random numbers depend on index, seed and attack.
+        seed: seed of the evaluation.
+        static_batch_size: rows of every model call. Results depend on it in the last bits.
+        max_active: largest number of active rows; no effect on results. The default keeps all cores busy.
+        device: device of the search.
+        randomised: whether the model is randomised. If so, the majority of 20 forward passes decides.
+        precision: "32", "tf32" or "bf16" for the model that attacks query. Rows that fail verification, which is in
+            float32, continue in float32. Survivors of an ensemble repeat its decisive stage in float32.
+        on_copy_differs: called if the search copy disagrees with the model on the first queries and is not used.
 
     Raises:
-        AdvdpnpError: the attack does not declare the norm of its threat model; unusable images, labels or logits.
+        AdvdpnpError: the attack does not support the norm, or the images, labels or logits are invalid.
     """
     check_norm(attack)
     check_inputs(x, y)
     noise = seed_of(seed, "noise", attack.name) if randomised else None
     samples = Batch(x.detach().float().contiguous(), y.long(), sample.long())
-    stages = attack.stages if isinstance(attack, AttackEnsemble) else (attack,)
-    again = [stage for stage in stages if isinstance(attack, AttackEnsemble) and stage.name == attack.decisive]
-    parts = [*((stage, precision) for stage in stages), *((stage, FLOAT32) for stage in again if precision != FLOAT32)]
     count = _processes(len(x), device) if noise is None else 1
+    open_replicas = partial(
+        replicate, model, static_batch_size, device, example=samples.x[:static_batch_size], seed=noise,
+        count=1 if count > 1 else None,
+    )  # fmt: skip
     with evaluation_mode(model), ExitStack() as stack:
 
         def schedulers(copied: bool) -> list[Scheduler]:
-            def open_replicas(kind: str) -> ModelReplicas:
-                opened = replicate(
-                    model, static_batch_size, device, example=samples.x[:static_batch_size], seed=noise,
-                    precision=kind, count=1 if count > 1 else None, copied=copied,
-                )  # fmt: skip
-                return stack.enter_context(opened)
-
-            return _schedulers(parts, open_replicas, seed, None if max_active is None else -(-max_active // count))
+            replicas = cache(lambda kind: stack.enter_context(open_replicas(precision=kind, copied=copied)))
+            return _schedulers(_parts(attack, precision), replicas, seed, max_active and -(-max_active // count))
 
         searches = schedulers(copied=True)
         if not all(each.copy_agrees(samples[:_COMPARED]) for each in searches):
@@ -89,20 +84,27 @@ def search(
             if on_copy_differs is not None:
                 on_copy_differs()
 
-        def share(place: int) -> Iterator[AttackResult]:
-            return _overlapped(searches, samples[place::count])
+        def share(number: int) -> Iterator[AttackResult]:
+            return _overlapped(searches, samples[number::count])
 
         yield from share(0) if count == 1 else run_in_processes(share, count)
 
 
+def _parts(attack: Attack | AttackEnsemble, precision: str) -> list[tuple[Attack, str]]:
+    """Stages with their precision. The decisive stage runs again in float32 after a search in lower precision."""
+    if not isinstance(attack, AttackEnsemble):
+        return [(attack, precision)]
+    decisive = [stage for stage in attack.stages if stage.name == attack.decisive and precision != FLOAT32]
+    return [*((stage, precision) for stage in attack.stages), *((stage, FLOAT32) for stage in decisive)]
+
+
 def _schedulers(
     parts: Sequence[tuple[Attack, str]],
-    open_replicas: Callable[[str], ModelReplicas],
+    replicas: Callable[[str], ModelReplicas],
     seed: int,
     max_active: int | None,
 ) -> list[Scheduler]:
-    """One for each stage and its precision; stages of one precision share the replicas."""
-    replicas = cache(open_replicas)
+    """One scheduler for each stage and precision; ``replicas`` maps a precision to its replicas."""
 
     def start(stage: Attack, kind: str) -> Scheduler:
         exact = None if kind == FLOAT32 else start(stage, FLOAT32)
@@ -112,19 +114,19 @@ def _schedulers(
 
 
 def _processes(rows: int, device: torch.device | str) -> int:
-    """How many processes share the rows: as many as torch has threads, on a CPU."""
+    """Number of processes: at most one per torch thread on a CPU, and one on other devices."""
     if torch.device(device).type != "cpu" or not can_fork():
         return 1
     return max(1, min(torch.get_num_threads(), rows // _LEAST_SHARE))
 
 
 def _overlapped(parts: list[Scheduler], samples: Batch) -> Iterator[AttackResult]:
-    """All stages at once: the last one that can fill a batch goes on, else the first that has anything to do."""
-    place = {int(name): index for index, name in enumerate(samples.sample)}
+    """Run all stages interleaved. The last stage with a full batch goes first; without one, the first with any rows."""
+    positions = {int(number): index for index, number in enumerate(samples.sample)}
     forwards, backwards, refused = torch.zeros(3, len(samples), dtype=torch.int64)
     zero_gradient = torch.zeros(len(samples), dtype=torch.bool)
     following: dict[Scheduler, Scheduler | None] = {}
-    numbers: dict[Scheduler, int] = {}  # a stage that comes again keeps its number
+    numbers: dict[Scheduler, int] = {}  # a repeated stage keeps its number
     names = [part.attack.name for part in parts]
     for part, after in zip(parts, [*parts[1:], None], strict=True):
         following |= {each: after for each in (part, part.exact) if each is not None}
@@ -134,20 +136,20 @@ def _overlapped(parts: list[Scheduler], samples: Batch) -> Iterator[AttackResult
         full = [search for search in following if search.full]
         now = full[-1] if full else next(search for search in following if search.busy)
         after = following[now]
-        for found in now.step():
-            index = torch.tensor([place[int(name)] for name in found.sample])
-            forwards[index] += found.forwards
-            backwards[index] += found.backwards
-            zero_gradient[index] |= found.zero_gradient
-            refused[index] += found.refused
-            so_far = {
+        for result in now.step():
+            index = torch.tensor([positions[int(number)] for number in result.sample])
+            forwards[index] += result.forwards
+            backwards[index] += result.backwards
+            zero_gradient[index] |= result.zero_gradient
+            refused[index] += result.refused
+            totals = {
                 "forwards": forwards[index],
                 "backwards": backwards[index],
                 "zero_gradient": zero_gradient[index],
                 "refused": refused[index],
                 "stage": torch.full_like(index, numbers[now]),
             }
-            goes_on = torch.zeros_like(found.success) if after is None else ~found.success
-            yield from non_empty(replace(found, **so_far)[~goes_on])
-            if after is not None and bool(goes_on.any()):
-                after.feed(samples[index[goes_on]])
+            continues = torch.zeros_like(result.success) if after is None else ~result.success
+            yield from non_empty(replace(result, **totals)[~continues])
+            if after is not None and bool(continues.any()):
+                after.feed(samples[index[continues]])

@@ -1,4 +1,4 @@
-"""The only place that decides whether an image fools a model."""
+"""Verification: the only code that decides whether a model misclassifies an image."""
 
 from dataclasses import dataclass
 
@@ -10,18 +10,19 @@ from advdpnp.attacks.losses import margin
 from advdpnp.attacks.rows import Rows
 
 REPEATS = 20
-"""Forwards per image of a randomised model; the majority decides."""
+"""Forward passes per image of a randomised model; the majority decides."""
 
 
 @dataclass(frozen=True)
 class Judgement(Rows):
-    """The model's answers to images.
+    """Predictions of the model, one row per image.
 
     Attributes:
-        prediction: int64 (n,); differs from the label exactly where the image fools the model.
-        margin: own logit minus best other, float32 (n,); the mean over repeats.
-        borderline: the margin is within 1e-5 of the largest logit, so another machine may decide otherwise, bool (n,).
-        logits: (n, classes), the mean over repeats.
+        prediction: int64 (n,). It differs from the label exactly if the image is misclassified.
+        margin: label's logit minus the largest other logit, float32 (n,), from the mean logits.
+        borderline: whether the margin is within 1e-5 of the largest logit, so that the prediction may differ on another
+            machine, bool (n,).
+        logits: mean over the repeats, (n, classes).
     """
 
     prediction: Tensor
@@ -31,12 +32,22 @@ class Judgement(Rows):
 
 
 def judge(executor: Executor, x: Tensor, y: Tensor) -> Judgement:
-    """Evaluate images x (n, c, h, w) with labels y (n,): one forward each, 20 if the model is randomised."""
+    """Evaluate the model on images with one forward pass, or 20 if it is randomised.
+
+    A randomised model misclassifies an image if less than half of its predictions are the label.
+
+    Args:
+        x: images in [0, 1], (n, c, h, w).
+        y: labels, int64 (n,).
+
+    Raises:
+        AdvdpnpError: invalid logits, or a label that is not a class of the model.
+    """
     runs = torch.stack([executor.logits(x) for _ in range(repeats(executor))])
     executor.check_labels(y)
     votes = torch.zeros_like(runs[0]).scatter_add_(1, runs.argmax(2).T, torch.ones_like(runs[:, :, 0].T))
-    own = votes.gather(1, y[:, None])
-    misclassified = own[:, 0] * 2 < len(runs)
+    label_votes = votes.gather(1, y[:, None])
+    misclassified = label_votes[:, 0] * 2 < len(runs)
     rival = votes.scatter(1, y[:, None], -1).argmax(1)
     logits = runs.mean(0)
     distance = -margin(logits, y)
@@ -45,5 +56,5 @@ def judge(executor: Executor, x: Tensor, y: Tensor) -> Judgement:
 
 
 def repeats(executor: Executor) -> int:
-    """Forwards that one judgement of one image costs."""
+    """Forward passes for the verification of one image."""
     return 1 if executor.seed is None else REPEATS

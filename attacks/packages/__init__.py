@@ -1,4 +1,4 @@
-"""Attacks of other packages, run unchanged on whole batches; their successes are verified like our own.
+"""Attacks of other packages, run unchanged on whole batches and verified like our own.
 
-One adapter per package and what they share. No attack of our own, and no evaluation logic.
+One adapter per package and the code they share. Our own attacks and evaluation logic belong elsewhere.
 """

@@ -1,7 +1,7 @@
-"""AutoAttack of the package pyautoattack, against which our own is held: the published version, stage by stage.
+"""AutoAttack of the package pyautoattack, the published code, as a reference for our own.
 
-The public loop: the stages run one after the other; each takes, in order, batches of the points that are robust when it
-begins. It is repeated here because the package can neither report progress nor resume.
+This module repeats the package's loop, because the package cannot report progress or resume. The stages run one after
+the other. Each takes batches, in order, of the samples that are robust when it begins.
 """
 
 from collections.abc import Callable, Iterator
@@ -49,16 +49,17 @@ def _square(package: Any) -> Any:
 STAGES: dict[str, Callable[[Any], Any]] = {
     "apgd-ce": _apgd_ce, "apgd-t": _apgd_t, "fab-t": _fab_t, "square": _square,
 }  # fmt: skip
-"""The package's own objects, set as its loop sets them before each use."""
+"""Functions that return the attack of a stage, configured as in the package's loop."""
 
 
 @dataclass(frozen=True)
 class AutoAttack:
-    """AutoAttack on whole batches; what it finds depends on the order of the samples and on the batch size.
+    """AutoAttack on whole batches. Its results depend on the order of the samples and on the batch size.
 
     Attributes:
-        classes: of the model: with fewer than ten, there are fewer targets than the nine of the standard version.
-        stages: in order, names in STAGES.
+        classes: number of classes of the model. With fewer than ten, there are fewer than the nine standard targets.
+        stages: names in STAGES, in order.
+        name: name in tables.
     """
 
     threat: ThreatModel
@@ -78,7 +79,7 @@ class AutoAttack:
         }  # fmt: skip
 
     def run(self, model: nn.Module, samples: Batch, options: RunOptions) -> Iterator[StageRecord | AttackResult]:
-        """Attack stage by stage; each takes the points that are robust when it begins."""
+        """Attack stage by stage. Each stage takes the samples that are robust when it begins."""
         done, batch_size = options.done, options.batch_size
         if len(samples) == 0:
             return
@@ -97,9 +98,9 @@ class AutoAttack:
                 records = [record for record in done if int(record.stage) == number]
                 misclassified = records[-1].misclassified[0].bool().clone() if records else misclassified
                 for batch, index in list(enumerate(batches))[len(records) :]:
-                    broken, x_adv = self._batch(STAGES[stage](package), counted, verified, index, options.seed)
-                    misclassified[index[broken]] = True
-                    new = broken & ~reported[index]
+                    adversarial, x_adv = self._batch(STAGES[stage](package), counted, verified, index, options.seed)
+                    misclassified[index[adversarial]] = True
+                    new = adversarial & ~reported[index]
                     reported[index[new]] = True
                     if bool(new.any()):
                         yield verified.verify(index[new], x_adv[new])
@@ -107,7 +108,7 @@ class AutoAttack:
             yield verified.clean(torch.nonzero(~reported)[:, 0])
 
     def _package(self, counted: QueryCounter, options: RunOptions) -> Any:
-        """A fresh object each run: some stages change it for good."""
+        """The package's AutoAttack. Each run needs a new one, because stages change it permanently."""
         package = import_pyautoattack().AutoAttack(
             counted, norm=NORMS[self.threat.norm], eps=self.threat.eps, version="standard", seed=options.seed,
             device=options.device,
@@ -119,7 +120,7 @@ class AutoAttack:
     def _batch(
         self, stage: Any, counted: QueryCounter, verified: VerifiedRun, index: Tensor, seed: int
     ) -> tuple[Tensor, Tensor]:
-        """One batch of one stage: which points the package counts as misclassified, and its images; on the CPU."""
+        """Run one stage on one batch. Returns which images are adversarial, bool (m,), and the images, on the CPU."""
         device = verified.executor.device
         x, y = verified.x[index].to(device), verified.y[index].to(device)
         counted.reset()
@@ -132,7 +133,7 @@ class AutoAttack:
 
 
 def _clean_mistakes(counted: QueryCounter, verified: VerifiedRun, batch_size: int) -> Tensor:
-    """What the package's loop finds misclassified before it begins, in its own batches, bool (n,)."""
+    """Clean images that the package's loop counts as misclassified, in its own batches, bool (n,)."""
     device = verified.executor.device
     with isolated_rng(), torch.no_grad():
         wrong = [

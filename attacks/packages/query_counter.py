@@ -1,17 +1,18 @@
-"""Counts what a package's attack costs."""
+"""Counts the model evaluations of a package's attack."""
 
 import torch
 from torch import Tensor, nn
 
 
 class QueryCounter(nn.Module):
-    """The model it wraps, counting rows forward and backward.
+    """Wraps a model and counts the rows of forward and backward passes.
 
-    Its input gradients are contiguous: the packages call ``.view`` on them, which fails for channels_last models.
+    Input gradients are made contiguous: the packages call ``.view`` on them, which fails for channels_last models.
 
     Attributes:
         forwards, backwards: rows since the last ``reset``.
-        first_zero: for the first gradient since then, which rows were exactly zero (or not finite), bool (m,).
+        first_zero: rows whose first gradient since the last ``reset`` was exactly zero (or not finite), bool (m,). None
+            before the first gradient.
     """
 
     def __init__(self, model: nn.Module) -> None:

@@ -1,4 +1,4 @@
-"""Any attack class of torchattacks by its own name, run as it is and verified like our own."""
+"""Any attack class of torchattacks by its name, run unchanged and verified like our own."""
 
 import inspect
 import random
@@ -25,7 +25,7 @@ from advdpnp.base.randomness import isolated_rng, seed_of
 
 NORMS = {"linf": "Linf", "l2": "L2", "l1": "L1"}
 RADII = ("eps", "max_epsilon")
-"""What torchattacks calls the radius of the ball."""
+"""Names of the parameter for eps in torchattacks."""
 
 NOTES = {"AutoAttack": "not AutoAttack: torchattacks' own variant with 10 steps per stage and another Square schedule"}
 
@@ -34,12 +34,16 @@ NOTES = {"AutoAttack": "not AutoAttack: torchattacks' own variant with 10 steps 
 class TorchattacksAttack:
     """One attack class of torchattacks.
 
-    Its radius, norm and number of classes are set where its signature has them, and its step size keeps its default
-    proportion to the radius; all else is the package's default.
+    The radius, norm and number of classes are set if the class has these parameters. The step size keeps its default
+    ratio to the radius. All other parameters keep the package's defaults.
 
     Attributes:
+        classes: number of classes of the model.
         attack: name of the class ("PGD", "DeepFool").
-        steps: instead of the package's default, for the classes that count steps.
+        steps: number of steps; None means the package's default.
+
+    Raises:
+        AdvdpnpError: on construction, if the class is unknown, needs other arguments, or does not support the norm.
     """
 
     threat: ThreatModel
@@ -53,11 +57,11 @@ class TorchattacksAttack:
 
     @property
     def norms(self) -> tuple[str, ...]:
-        """Norms it searches under; classes that name none get every one, and the verifier decides."""
+        """Norms in the docstring of the class. Without one, all norms: verification decides."""
         kind = _find(self.attack)
-        measured = re.search(r"Distance Measure\s*:\s*(.*)", inspect.getdoc(kind) or "")
-        named = measured.group(1) if measured else "Linf, L2, L1"
-        return tuple(norm for norm, theirs in NORMS.items() if theirs in named)
+        documented = re.search(r"Distance Measure\s*:\s*(.*)", inspect.getdoc(kind) or "")
+        named = documented.group(1) if documented else "Linf, L2, L1"
+        return tuple(norm for norm, package_norm in NORMS.items() if package_norm in named)
 
     def __post_init__(self) -> None:
         missing = [
@@ -67,27 +71,27 @@ class TorchattacksAttack:
         ]
         if missing or "model" not in inspect.signature(_find(self.attack)).parameters:
             needed = ", ".join(missing) or "attacks"
-            raise AdvdpnpError(f"'{self.name}' cannot be used by name: it needs {needed}; choose another")
+            raise AdvdpnpError(f"'{self.name}' cannot be used by name because it needs {needed}; choose another attack")
         if not self.norms:
             raise AdvdpnpError(
-                f"'{self.name}' changes few pixels without bound, which no threat model here covers; choose another"
+                f"'{self.name}' changes few pixels by any amount, and L0 is not supported; choose another attack"
             )
         if self.steps is not None and "steps" not in inspect.signature(_find(self.attack)).parameters:
-            raise AdvdpnpError(f"'{self.name}' names {self.steps} steps, but {self.attack} has none; leave them out")
+            raise AdvdpnpError(f"'{self.name}' sets {self.steps} steps, but {self.attack} has none; remove them")
         check_norm(self)
 
     def arguments(self, seed: int) -> dict[str, Any]:
-        """Arguments of its constructor, apart from the model."""
+        """Arguments of the constructor except the model."""
         parameters = inspect.signature(_find(self.attack)).parameters
         radius = next((name for name in RADII if name in parameters), None)
-        given: dict[str, Any] = {"norm": NORMS[self.threat.norm], "n_classes": self.classes, "seed": seed}
+        arguments: dict[str, Any] = {"norm": NORMS[self.threat.norm], "n_classes": self.classes, "seed": seed}
         if radius is not None:
-            given[radius] = self.threat.eps
+            arguments[radius] = self.threat.eps
             if "alpha" in parameters:
-                given["alpha"] = parameters["alpha"].default * self.threat.eps / parameters[radius].default
+                arguments["alpha"] = parameters["alpha"].default * self.threat.eps / parameters[radius].default
         if self.steps is not None:
-            given["steps"] = self.steps
-        return {name: value for name, value in given.items() if name in parameters}
+            arguments["steps"] = self.steps
+        return {name: value for name, value in arguments.items() if name in parameters}
 
     def definition(self) -> dict[str, Any]:
         arguments = {name: value for name, value in self.arguments(0).items() if name != "seed"}
@@ -97,7 +101,7 @@ class TorchattacksAttack:
         }  # fmt: skip
 
     def run(self, model: nn.Module, samples: Batch, options: RunOptions) -> Iterator[StageRecord | AttackResult]:
-        """Attack the images classified right, in batches."""
+        """Attack the correctly classified images in batches."""
         done = options.done
         if len(samples) == 0:
             return
@@ -111,21 +115,21 @@ class TorchattacksAttack:
             batches = [index for index in torch.nonzero(verified.right)[:, 0].split(options.batch_size) if len(index)]
             for batch, index in list(enumerate(batches))[len(done) :]:
                 seed = seed_of(options.seed, self.name, batch)
-                findings = verified.verify(index, self._batch(model, verified, index, seed))
-                misclassified[index] = findings.success
-                yield findings
+                result = verified.verify(index, self._batch(model, verified, index, seed))
+                misclassified[index] = result.success
+                yield result
                 yield verified.record(0, batch, misclassified)
 
     def _batch(self, model: nn.Module, verified: VerifiedRun, index: Tensor, seed: int) -> Tensor:
         device = verified.executor.device
-        counted = QueryCounter(model).eval()  # in eval mode itself, so the package finds no mode to restore
-        small = seed % 2**32
+        counted = QueryCounter(model).eval()  # in eval mode, so that the package does not restore training mode
+        seed_32 = seed % 2**32
         with isolated_rng():
-            random.seed(small)
-            np.random.seed(small)
-            torch.manual_seed(small)
+            random.seed(seed_32)
+            np.random.seed(seed_32)
+            torch.manual_seed(seed_32)
             try:
-                attack = _find(self.attack)(counted, **self.arguments(small))
+                attack = _find(self.attack)(counted, **self.arguments(seed_32))
                 attack.set_device(device)
                 x_adv: Tensor = attack(verified.x[index].to(device), verified.y[index].to(device))
             except torch.OutOfMemoryError:
@@ -133,18 +137,18 @@ class TorchattacksAttack:
             except Exception as error:
                 reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
                 raise AdvdpnpError(
-                    f"'{self.name}' fails on this model and these images: {reason}; choose another"
+                    f"'{self.name}' fails on this model and these images: {reason}; choose another attack"
                 ) from error
-        model.eval()  # some of its attacks switch parts of the model to training
+        model.eval()  # some attacks switch parts of the model to training mode
         verified.charge(index, counted)
         return x_adv
 
 
 def _find(name: str) -> Any:
-    """The attack class of that name.
+    """The attack class with this name.
 
     Raises:
-        AdvdpnpError: torchattacks has none; the message offers what is nearest.
+        AdvdpnpError: torchattacks has no such class; the message suggests similar names.
     """
     package = import_torchattacks()
     names = [each for each in package.__all__ if each not in package.__wrapper__ or each == name]

@@ -1,4 +1,4 @@
-"""What a whole-batch run knows of its samples: clean predictions, costs, and the verdicts of our own verifier."""
+"""Bookkeeping of a package's run: clean predictions, costs, and verification of its successes."""
 
 from dataclasses import replace
 
@@ -16,16 +16,20 @@ from advdpnp.base.randomness import seed_of
 
 
 class VerifiedRun:
-    """All tensors live on the CPU; ``index`` arguments are int64 positions in the caller's order.
+    """One run on one set of samples. All tensors are on the CPU; ``index`` holds int64 positions in the caller's order.
 
     Args:
-        model: in ``evaluation_mode``, on ``device``.
-        samples: as ``search`` takes x, y and sample.
-        options: its batch size is also the number of rows of every verifying model call.
+        model: in ``evaluation_mode`` and on ``options.device``.
+        threat: norm, eps and bounds.
+        samples: images in [0, 1] with labels.
+        options: its batch size is also that of verification.
 
     Attributes:
-        x: the images, contiguous float32.
-        right: which clean images are classified right, bool (n,).
+        x: images, contiguous float32 (n, c, h, w).
+        right: clean images that are classified correctly, bool (n,).
+
+    Raises:
+        AdvdpnpError: the images, labels or logits are invalid.
     """
 
     def __init__(
@@ -55,27 +59,27 @@ class VerifiedRun:
         return judged.prediction.cpu(), judged.margin.cpu(), judged.borderline.cpu()
 
     def resume(self, record: StageRecord) -> None:
-        """Take over the costs of an interrupted run."""
+        """Restore the costs of an interrupted run."""
         self.forwards, self.backwards = record.forwards[0].clone(), record.backwards[0].clone()
         self.zero_gradient = record.zero_gradient[0].bool()
 
     def record(self, stage: int, batch: int, misclassified: Tensor) -> StageRecord:
-        """Everything needed to continue behind this batch."""
+        """A record from which the run can resume after this batch."""
         state = (misclassified, self.forwards, self.backwards, self.zero_gradient)
         return StageRecord(torch.tensor([stage]), torch.tensor([batch]), *(values[None].clone() for values in state))
 
     def charge(self, index: Tensor, counted: QueryCounter) -> None:
-        """Share what a batch has cost evenly among its samples, whom packages don't tell apart; totals are exact."""
-        for account, spent in ((self.forwards, counted.forwards), (self.backwards, counted.backwards)):
+        """Divide the cost of a batch evenly among its samples, because packages report no cost per sample."""
+        for total, spent in ((self.forwards, counted.forwards), (self.backwards, counted.backwards)):
             share = torch.full((len(index),), spent // len(index))
             share[: spent % len(index)] += 1
-            account[index] += share
+            total[index] += share
         if counted.first_zero is not None and len(counted.first_zero) == len(index):
             self.zero_gradient[index] |= counted.first_zero.cpu()
         counted.reset()
 
     def clean(self, index: Tensor) -> AttackResult:
-        """Results for samples of which there is no image but the clean one; success means misclassified."""
+        """Results for samples without an adversarial image. A success is a misclassified clean image."""
         batch = Batch(self.x[index], self.y[index], self.sample[index])
         result = AttackResult.of_clean(
             batch,
@@ -92,7 +96,10 @@ class VerifiedRun:
         )
 
     def verify(self, index: Tensor, x_adv: Tensor) -> AttackResult:
-        """Judge images (m, c, h, w) that a package says fool the model: float32, eval mode, box and eps per sample."""
+        """Verify a package's images, (m, c, h, w).
+
+        A success is misclassified in float32 and eval mode, and is within eps and the bounds.
+        """
         x_adv = x_adv.detach().float().cpu().contiguous()
         self.forwards[index] += repeats(self.executor)
         prediction, margin, borderline = self._judge(index, x_adv.nan_to_num())

@@ -1,4 +1,4 @@
-"""A faster copy of a model for attacks to query; successes are verified by the model itself.
+"""Search copies: faster copies of a model that attacks query. The model itself verifies their successes.
 
-Makes, proves and drops such copies. No attack and no loop belongs here.
+This package makes and tests the copies. Attacks and their loop belong elsewhere.
 """

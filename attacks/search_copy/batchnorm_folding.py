@@ -1,8 +1,8 @@
-"""Batch normalisation folded into the layer before it.
+"""Folding of batch normalisation into the layer before it.
 
-In evaluation mode a normalisation is one number to multiply by and one to add for each channel; the convolution or
-linear layer before it can do both with other weights. This saves a pass over every feature map, forward and
-backward, which takes a good part of the time of small nets.
+In evaluation mode, batch normalisation is a fixed scale and shift per channel. The convolution or linear layer before
+it can include both in its weights. This saves a pass over every feature map, forward and backward, which is a large
+part of the time of small networks.
 """
 
 from collections import Counter
@@ -15,18 +15,18 @@ from torch import Tensor, nn
 _DIMENSIONS = {
     nn.Conv2d: 4,
     nn.Linear: 2,
-}  # of a layer's output; with another number, the normalised channels are others
+}  # dimensions of a layer's output; with others, a different dimension is normalised
 _NORMALISATIONS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
 
 def fold_normalisation(model: nn.Module, example: Tensor) -> bool:
-    """Fold in place wherever a normalisation's input is one layer's output; returns whether any was folded.
+    """Fold every normalisation whose input is the output of one layer, in place. Returns whether there was any.
 
-    The caller must compare results: a layer's output may be used elsewhere too.
+    The caller must compare outputs, because another module may use the output of the layer too.
 
     Args:
         model: in evaluation mode.
-        example: images (n, c, h, w) for the forward pass that finds the pairs.
+        example: images in [0, 1], (n, c, h, w), for the forward pass that finds the pairs.
     """
     pairs = _pairs(model, example)
     for layer, normalisation in pairs:
@@ -40,27 +40,27 @@ def fold_normalisation(model: nn.Module, example: Tensor) -> bool:
 
 
 def _pairs(model: nn.Module, example: Tensor) -> list[tuple[nn.Module, nn.Module]]:
-    """(layer, normalisation) where the one's output is the other's input, and neither is called twice."""
+    """Pairs (layer, normalisation) in which the layer's output is the normalisation's input, both called once."""
     calls: Counter[nn.Module] = Counter()
     outputs: list[tuple[nn.Module, Any]] = []
     inputs: list[tuple[nn.Module, Any]] = []
 
-    def watch(module: nn.Module, given: tuple[Any, ...], gives: Any) -> None:
+    def record(module: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
         calls[module] += 1
         if isinstance(module, _NORMALISATIONS):
-            inputs.append((module, given[0]))
-        elif gives.dim() == _DIMENSIONS[type(module)]:
-            outputs.append((module, gives))
+            inputs.append((module, arguments[0]))
+        elif output.dim() == _DIMENSIONS[type(module)]:
+            outputs.append((module, output))
 
     with ExitStack() as stack, torch.no_grad():
         for module in model.modules():
             if type(module) in _DIMENSIONS or (type(module) in _NORMALISATIONS and _is_fixed(module)):
-                stack.callback(module.register_forward_hook(watch).remove)
+                stack.callback(module.register_forward_hook(record).remove)
         model(example.clone())
-    source = {id(output): layer for layer, output in outputs}  # all are alive, so no two have the same name
-    pairs = [(source[id(taken)], normalisation) for normalisation, taken in inputs if id(taken) in source]
-    takers = Counter(layer for layer, _ in pairs)
-    return [(a, b) for a, b in pairs if calls[a] == calls[b] == takers[a] == 1]
+    source = {id(output): layer for layer, output in outputs}  # all tensors are alive, so ids are unique
+    pairs = [(source[id(tensor)], normalisation) for normalisation, tensor in inputs if id(tensor) in source]
+    uses = Counter(layer for layer, _ in pairs)
+    return [(a, b) for a, b in pairs if calls[a] == calls[b] == uses[a] == 1]
 
 
 def _is_fixed(normalisation: nn.Module) -> bool:
@@ -68,7 +68,7 @@ def _is_fixed(normalisation: nn.Module) -> bool:
 
 
 def _fold(layer: Any, normalisation: Any) -> None:
-    """Give ``layer`` the weights that compute both; in float64."""
+    """Set the weights of ``layer`` to compute both; the arithmetic is in float64."""
     scale = 1 / (normalisation.running_var.double() + normalisation.eps).sqrt()
     if normalisation.weight is not None:
         scale = scale * normalisation.weight.double()

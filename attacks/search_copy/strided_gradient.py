@@ -1,9 +1,9 @@
-"""The image gradient of a strided convolution, computed by convolutions that processors run fast.
+"""A faster gradient of a strided convolution with respect to its input image.
 
-Every attack step ends in the first layer's gradient with respect to an image of one to four channels. A transposed
-convolution with so few output channels uses a tenth of a CPU. But the pixels of one phase (their place
-modulo the stride) are reached by the same taps of the kernel, so all phases together are one convolution of stride 1
-with stride^2 times as many output channels, whose results are then put in their places.
+Every attack step ends with the gradient of the first layer with respect to an image of one to four channels. A
+transposed convolution with so few output channels uses a tenth of a CPU's throughput. All pixels of one phase (position
+modulo the stride) use the same taps of the kernel. So one convolution of stride 1 with stride^2 times as many output
+channels computes all phases, and a pixel shuffle puts them in order.
 """
 
 from typing import Any
@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 _FEW_CHANNELS = 4
-_VECTOR = 8  # output channels are filled up to a multiple of it
+_VECTOR = 8  # output channels are padded to a multiple of this
 
 
 def is_image_convolution(module: nn.Module) -> bool:
-    """Whether ``ImageConvolution`` can replace a module and is faster."""
+    """Whether ``ImageConvolution`` can replace ``module`` and is faster."""
     return (
         type(module) is nn.Conv2d
         and module.in_channels <= _FEW_CHANNELS
@@ -30,9 +30,9 @@ def is_image_convolution(module: nn.Module) -> bool:
 
 
 class ImageConvolution(nn.Module):
-    """The same function as ``convolution`` with a faster input gradient; its weights get no gradient.
+    """The same function as ``convolution`` with a faster input gradient and without a gradient for its weights.
 
-    The gradient is that of the weights stored when this was made.
+    The gradient uses the weights at the time of construction.
     """
 
     def __init__(self, convolution: nn.Conv2d) -> None:
@@ -45,14 +45,14 @@ class ImageConvolution(nn.Module):
         return convolved
 
     def input_gradient(self, gradient: Tensor, channels: int, height: int, width: int) -> Tensor:
-        """From the gradient at the output, (n, out, h', w'), to that at the image, (n, channels, height, width)."""
+        """Map the output gradient, (n, out, h', w'), to the image gradient, (n, channels, height, width)."""
         stride = self.convolution.stride[0]
         rows, columns = -(-height // stride), -(-width // stride)
         (top, left), (bottom, right) = self.first_offset, self.last_offset
         padding = (
             -left, columns - 1 + right - (gradient.shape[3] - 1), -top, rows - 1 + bottom - (gradient.shape[2] - 1)
         )  # fmt: skip
-        gradient = gradient.to(self.kernel.dtype)  # of less precision where the model's own forward turns autocast on
+        gradient = gradient.to(self.kernel.dtype)  # lower precision if the model's forward enables autocast
         padded = functional.pad(gradient, padding).contiguous(memory_format=torch.channels_last)
         phases = functional.conv2d(padded, self.kernel)[:, : channels * stride**2]
         return functional.pixel_shuffle(phases.contiguous(), stride)[:, :, :height, :width]
@@ -71,13 +71,13 @@ class _Convolve(torch.autograd.Function):
 
 
 def _phases(convolution: nn.Conv2d) -> tuple[Tensor, tuple[int, int], tuple[int, int]]:
-    """The kernel (in * stride^2, filled up; out; offsets down; offsets across) and the first and last offsets.
+    """The kernel (padded in * stride^2, out, vertical offsets, horizontal offsets) and the first and last offsets.
 
-    Pixel s * q + a is reached from output o by tap t where s * o - p + t = s * q + a, that is from o = q + d with the
-    offset d = (a + p - t) / s.
+    Output o and tap t contribute to pixel s * q + a if s * o - p + t = s * q + a. Then o = q + d with the offset
+    d = (a + p - t) / s.
     """
     weight, stride, padding = convolution.weight.detach(), convolution.stride[0], convolution.padding
-    assert isinstance(padding, tuple), "named paddings belong to convolutions without a stride"
+    assert isinstance(padding, tuple), "strided convolutions have no named padding"
     steps = [_offsets(size, stride, pad) for size, pad in zip(weight.shape[2:], padding, strict=True)]
     first = (min(d for _, _, d in steps[0]), min(d for _, _, d in steps[1]))
     last = (max(d for _, _, d in steps[0]), max(d for _, _, d in steps[1]))

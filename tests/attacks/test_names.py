@@ -32,7 +32,7 @@ def test_none_is_no_attack():
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("fgms", "did you mean fgsm"), ("", "no attack"), ("none,fgsm", "stands alone"), (" , ", "no attack")],
+    [("fgms", "did you mean fgsm"), ("", "no attack"), ("none,fgsm", "cannot be combined"), (" , ", "no attack")],
 )
 def test_nonsense_is_refused(text, message):
     with pytest.raises(AdvdpnpError, match=message):

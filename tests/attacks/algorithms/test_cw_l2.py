@@ -77,5 +77,5 @@ def test_bit_identical_for_any_number_of_rows(net, rounded, images, labels, find
 
 
 def test_under_linf_it_is_refused(attack):
-    with pytest.raises(AdvdpnpError, match="'cw-l2' does not search under linf"):
+    with pytest.raises(AdvdpnpError, match="'cw-l2' does not support linf"):
         attack("cw-l2", 0.1, "linf")

@@ -84,7 +84,7 @@ def test_which_precision_there_is():
     assert choose_precision("bf16", cpu) == "bf16"
     assert choose_precision("auto", cpu) in ("32", "bf16")
     assert choose_precision("tf32", torch.device("cuda")) == "tf32"
-    with pytest.raises(AdvdpnpError, match="tf32 is what NVIDIA"):
+    with pytest.raises(AdvdpnpError, match="tf32 is a format of NVIDIA GPUs"):
         choose_precision("tf32", cpu)
     with pytest.raises(AdvdpnpError, match="no precision called 'fp8'"):
         choose_precision("fp8", cpu)

@@ -403,7 +403,7 @@ def test_unusable_models_are_refused(attack, find):
     ]:
         with pytest.raises(AdvdpnpError, match=message):
             find(Returns(make), attack("fgsm"), x, y)
-    with pytest.raises(AdvdpnpError, match="label 7 is no class"):
+    with pytest.raises(AdvdpnpError, match="label 7 is not a class"):
         find(Brightness(), attack("fgsm", classes=3), x, y + 7)
 
 

@@ -227,7 +227,7 @@ def test_a_net_that_stops_answering_under_attack_is_told_of_and_what_was_judged_
     dataset = Dataset("corners", tuple("abcd"), Split(images[:0], y[:0]), Split(images[:0], y[:0]), Split(images, y),
                       "none")  # fmt: skip
     model = LoadedModel(Cracks(), "net", "e" * 64, "cnn", "", 1, {})
-    sentence = "net: fgsm, linf 0.05: the model's logits hold NaN .*; what was judged before is kept"
+    sentence = "net: fgsm, linf 0.05: the model's logits contain NaN .*; what was judged before is kept"
     honest = LoadedModel(net, "honest", "f" * 64, "cnn", "", 1, {})
     with pytest.raises(AdvdpnpError, match=sentence):
         evaluate_models([model, honest], dataset, out=tmp_path, attacks="fgsm", eps=[0.05])
@@ -237,7 +237,7 @@ def test_a_net_that_stops_answering_under_attack_is_told_of_and_what_was_judged_
     assert table["fgsm"].notna().to_dict() == {"net": False, "honest": True}
     with pytest.raises(AdvdpnpError, match=sentence):
         evaluate_models([model], dataset, out=tmp_path / "alone", attacks="fgsm", eps=[0.05])
-    with pytest.raises(AdvdpnpError, match=r"^model: fgsm, linf 0.05: the model's logits hold NaN .* input range$"):
+    with pytest.raises(AdvdpnpError, match=r"^model: fgsm, linf 0.05: the model's logits contain NaN .* input range$"):
         advdpnp.evaluate(Cracks(), images, y, eps=0.05, attacks="fgsm")
 
 

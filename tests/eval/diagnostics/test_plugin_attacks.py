@@ -99,7 +99,7 @@ def test_an_info_of_another_type_is_refused(
     register: Callable[..., None], net: Callable[..., nn.Module], data: Dataset
 ) -> None:
     register(info={"family": "pgd"})
-    with pytest.raises(AdvdpnpError, match="'noise' declares an info of type dict; make it an advdpnp"):
+    with pytest.raises(AdvdpnpError, match="the info of the attack 'noise' is a dict; it must be an advdpnp"):
         advdpnp.evaluate(net(), data.test.images / 255, data.test.labels, eps=0.05, attacks="noise")
 
 
@@ -107,5 +107,5 @@ def test_an_attack_is_refused_under_a_norm_that_it_does_not_declare(
     register: Callable[..., None], net: Callable[..., nn.Module], data: Dataset
 ) -> None:
     register()
-    with pytest.raises(AdvdpnpError, match=r"^the attack 'noise' does not search under l2; it does under linf$"):
+    with pytest.raises(AdvdpnpError, match=r"^the attack 'noise' does not support l2, only linf$"):
         advdpnp.evaluate(net(), data.test.images / 255, data.test.labels, eps=0.5, norm="l2", attacks="noise")
