@@ -56,8 +56,8 @@ def search(
         max_active: largest number of active rows; no effect on results. The default keeps all cores busy.
         device: device of the search.
         randomised: whether the model is randomised. If so, the majority of 20 forward passes decides.
-        precision: "32", "tf32" or "bf16" for the model that attacks query. Rows that fail verification, which is in
-            float32, continue in float32. Survivors of an ensemble repeat its decisive stage in float32.
+        precision: "32", "tf32" or "bf16" for the model that attacks query. Rows that fail verification continue in
+            float32. Survivors of an ensemble repeat its decisive stage in float32.
         on_copy_differs: called if the search copy disagrees with the model on the first queries and is not used.
 
     Raises:

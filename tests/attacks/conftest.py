@@ -13,7 +13,7 @@ from advdpnp.attacks import ATTACKS, AttackResult, ThreatModel, search
 
 
 class Linear(nn.Module):
-    """Two classes apart along w: logits (w·x + b, -(w·x + b)) * scale + shift."""
+    """A linear model of two classes: logits (w·x + b, -(w·x + b)) * scale + shift."""
 
     def __init__(self, w: Tensor, b: Tensor, scale: float = 1.0, shift: float = 0.0) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class Linear(nn.Module):
 
 
 class Affine(nn.Module):
-    """A model with its logits scaled and shifted."""
+    """A model with scaled and shifted logits."""
 
     def __init__(self, model: nn.Module, scale: float = 1.0, shift: float = 0.0) -> None:
         super().__init__()
@@ -114,7 +114,7 @@ def images() -> Tensor:
 
 @pytest.fixture
 def labels(net: nn.Module, images: Tensor) -> Tensor:
-    """What the net says, but for the first five: clean mistakes."""
+    """The predictions of ``net``, except for the first five labels, which are wrong."""
     with torch.no_grad():
         y = net(images).argmax(1)
     y[:5] = (y[:5] + 1) % 10
@@ -131,7 +131,7 @@ def attack() -> Callable[..., Any]:
 
 @pytest.fixture
 def find() -> Callable[..., AttackResult]:
-    """Run a search to its end; findings sorted by sample."""
+    """Run a search to its end. Results are sorted by sample."""
 
     def run(
         model: nn.Module, attack: Any, x: Tensor, y: Tensor, sample: Tensor | None = None, **options: Any
@@ -154,7 +154,7 @@ def data_root() -> Path:
 
 @pytest.fixture
 def real_net(data_root: Path) -> nn.Sequential:
-    """An adversarially trained CIFAR-10 net of other people."""
+    """A public, adversarially trained CIFAR-10 model."""
 
     class Normalise(nn.Module):
         def __init__(self) -> None:

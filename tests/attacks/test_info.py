@@ -38,7 +38,7 @@ def test_an_attack_and_its_counterpart_in_a_package_are_the_same(ours: str, thei
     assert known(made(ours)) == known(made(theirs))
 
 
-def test_autoattack_goes_by_its_stages() -> None:
+def test_autoattack_is_recognised_by_its_stages() -> None:
     assert made("autoattack").standard_autoattack
     assert made("autoattack", classes=4).standard_autoattack
     assert made("autoattack-few-classes").few_classes_autoattack
@@ -49,19 +49,19 @@ def test_autoattack_goes_by_its_stages() -> None:
     assert not info_of({"attack": shorter}).standard_autoattack
 
 
-def test_the_standard_attacks_go_from_cheap_to_expensive() -> None:
+def test_the_standard_attacks_are_ordered_by_cost() -> None:
     names = ["fgsm", "pgd-20", "cw", "pgd-40", "apgd-ce", "apgd-t", "square", "autoattack"]
     assert by_cost({name: made(name) for name in reversed(names)}) == names
     assert made("autoattack-rand").cost_rank == 20 * (made("apgd-ce").cost_rank + made("apgd-dlr").cost_rank)
 
 
-def test_a_definition_that_says_little_claims_nothing() -> None:
+def test_an_unknown_definition_gets_the_defaults() -> None:
     for identity in ({}, {"attack": None}, {"attack": {"attack": "mine", "steps": 3}}, {"attack": {"stages": [1]}}):
         info = info_of(identity)
         assert (info.family, info.loss, info.cost_rank) == ("", "", UNKNOWN_COST), identity
 
 
-def test_what_is_declared_survives_json_and_damage_is_not_believed() -> None:
+def test_info_survives_json_and_invalid_fields_get_defaults() -> None:
     info = AttackInfo(
         family="pgd", loss="ce", steps=7, uses_gradients=True, cost_rank=14, stages=(AttackInfo("square"),)
     )

@@ -18,7 +18,7 @@ def test_all_is_four_attacks(classes, last):
     assert [label for label, _ in resolve_attacks("all", LINF, classes)] == ["fgsm", "pgd-20", "cw", last]
 
 
-def test_names_in_the_order_given_each_once():
+def test_names_keep_their_order_without_duplicates():
     found = resolve_attacks(" pgd-7, fgsm,torchattacks:BIM ,pgd-7,pgd-007", LINF, 10)
     assert [label for label, _ in found] == ["pgd-7", "fgsm", "torchattacks:BIM"]
     assert [attack.name for _, attack in found] == ["pgd-7", "fgsm", "torchattacks:BIM"]
@@ -34,7 +34,7 @@ def test_none_is_no_attack():
     ("text", "message"),
     [("fgms", "did you mean fgsm"), ("", "no attack"), ("none,fgsm", "cannot be combined"), (" , ", "no attack")],
 )
-def test_nonsense_is_refused(text, message):
+def test_invalid_names_raise(text, message):
     with pytest.raises(AdvdpnpError, match=message):
         resolve_attacks(text, LINF, 10)
 
@@ -72,7 +72,7 @@ def test_counterparts_in_the_packages(own, reference):
         assert ATTACKS.make(reference, threat=LINF, classes=10).name == reference
 
 
-def test_the_reference_engine_takes_what_the_packages_have():
+def test_the_reference_engine_uses_the_attacks_of_the_packages():
     found = resolve_attacks("all", LINF, 10, engine="reference")
     assert [label for label, _ in found] == ["torchattacks:FGSM", "torchattacks:PGD-20", "pyautoattack"]
     with pytest.raises(AdvdpnpError, match="no counterpart of 'cw'"):
@@ -95,7 +95,7 @@ def test_steps_of_package_attacks():
         ATTACKS.make("torchattacks:FGSM-7", threat=LINF, classes=10)
 
 
-def test_what_a_builder_refuses_is_one_sentence():
+def test_an_error_in_a_builder_is_one_sentence():
     registry = Registry("attack", "advdpnp.no_such_group")
 
     @registry.register("tries-{count}", description="", reference="")

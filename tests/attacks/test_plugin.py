@@ -58,7 +58,7 @@ def block(name: str) -> str:
     return next(text for text in GUIDE.read_text(encoding="utf-8").split("```") if f"# {name}\n" in text[:40])
 
 
-def test_the_attack_of_the_guide_is_one(tmp_path):
+def test_the_attack_of_the_guide_runs(tmp_path):
     (tmp_path / "many_tries.py").write_text(block("many_tries.py").removeprefix("python\n"), encoding="utf-8")
     assert 'many-tries = "many_tries"' in block("pyproject.toml")
     information = tmp_path / "many_tries-1.0.dist-info"

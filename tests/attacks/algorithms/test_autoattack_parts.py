@@ -76,7 +76,7 @@ def test_checkpoints_are_those_of_the_paper():
 
 @pytest.mark.parametrize("norm", ["Linf", "L2"])
 def test_apgd_climbs_as_high_as_the_published_one_from_the_same_start(net, images, labels, norm):
-    """The same start and the same rules: the loss reached agrees, row by row, for nearly all rows."""
+    """From the same start, the final loss agrees for nearly all rows."""
     eps = {"Linf": 0.02, "L2": 0.3}[norm]
     threat = ThreatModel.parse(norm, eps)
     x, y = images[5:].double(), labels[5:]
@@ -131,7 +131,7 @@ def test_projection_without_a_gradient_stays(norm):
     assert torch.equal(delta, torch.zeros_like(points))
 
 
-def test_targets_are_the_likeliest_other_classes():
+def test_targets_are_the_other_classes_with_the_largest_logits():
     logits = torch.tensor([[3.0, 1.0, 2.0, 0.0], [0.0, 1.0, 2.0, 3.0]])
     assert likely_targets(logits, torch.tensor([0, 1]), 3).tolist() == [[2, 1, 3], [3, 2, 0]]
 
@@ -169,7 +169,7 @@ def test_squares_stay_within_eps_and_change_one_square_at_a_time(norm, shape):
     assert bool(attack.tell(state, logits[12], None, y.bool()).done.all())
 
 
-def test_square_keeps_what_shrinks_the_margin_and_nothing_else():
+def test_square_keeps_only_changes_that_raise_the_margin_loss():
     attack = Square(ThreatModel.parse("linf", 0.1))
     x, y = torch.rand(2, 3, 8, 8), torch.zeros(2, dtype=torch.int64)
     state = attack.start(x, y, None, Draw.of(0, torch.arange(2)))
@@ -194,7 +194,7 @@ def test_the_pattern_is_the_published_one(side):
     assert torch.allclose(theirs, ours, atol=1e-6) or torch.allclose(theirs, ours.T, atol=1e-6)
 
 
-def test_square_breaks_what_random_search_can_without_a_gradient(net, images, labels, find):
+def test_square_succeeds_without_a_gradient(net, images, labels, find):
     found = find(net, Square(ThreatModel.parse("linf", 0.15), queries=300), images, labels)
     assert int(found.success.sum()) > 30
     assert int(found.backwards.sum()) == 0
@@ -202,7 +202,7 @@ def test_square_breaks_what_random_search_can_without_a_gradient(net, images, la
 
 @pytest.mark.parametrize("name", ["apgd-ce", "apgd-dlr", "apgd-t", "fab-t", "square"])
 @pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_what_is_found_depends_on_nothing_but_the_sample(net, rounded, images, labels, attack, find, name, norm):
+def test_the_result_of_a_sample_depends_on_that_sample_alone(net, rounded, images, labels, attack, find, name, norm):
     net = rounded(net)
     made = attack(name, 0.01 if norm == "linf" else 0.2, norm)
     made = replace(made, queries=25) if name == "square" else replace(made, iterations=6, runs=min(made.runs, 2))
@@ -218,22 +218,22 @@ def test_what_is_found_depends_on_nothing_but_the_sample(net, rounded, images, l
 
 
 @pytest.mark.parametrize("name", ["apgd-dlr", "apgd-t"])
-def test_too_few_classes_are_refused_with_what_to_use(attack, name):
+def test_too_few_classes_raise_with_an_alternative(attack, name):
     with pytest.raises(AdvdpnpError, match="use apgd-ce"):
         attack(name, classes=2)
 
 
 @pytest.mark.parametrize("name", ["apgd-t", "fab-t"])
-def test_rows_that_nothing_breaks_spend_every_step_of_every_target(net, images, labels, attack, find, name):
+def test_surviving_rows_use_every_step_of_every_target(net, images, labels, attack, find, name):
     found = find(net, replace(attack(name, 1e-6), iterations=4, runs=3), images[5:], labels[5:])
     assert not bool(found.success.any())
-    # APGD looks at the gradient of its last image too; FAB evaluates the result of each step once without one.
+    # APGD also uses the gradient of its last image. FAB evaluates the result of each step once without a gradient.
     assert int(found.backwards.min()) >= 3 * (5 if name == "apgd-t" else 4)
     assert int(found.forwards.min()) >= 3 * (5 if name == "apgd-t" else 8)
 
 
-def test_gradients_that_fab_does_not_want_change_nothing(net, rounded, images, labels, attack, find, monkeypatch):
-    net = rounded(net)  # forwards with and without gradients agree whatever the processor
+def test_gradients_that_fab_does_not_need_change_nothing(net, rounded, images, labels, attack, find, monkeypatch):
+    net = rounded(net)  # forwards with and without gradients agree on every processor
     fab = replace(attack("fab-t", 0.01), iterations=10, runs=3)
     spared = find(net, fab, images, labels, max_active=20)
     monkeypatch.setattr(ModelReplicas, "forwards_agree", lambda self: False)

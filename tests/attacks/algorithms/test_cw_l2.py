@@ -57,7 +57,7 @@ def test_finds_the_nearest_image(linear, find, saturated, scale, shift):
     assert torch.equal(found.x_adv[~found.success], x[~found.success])
 
 
-def test_a_smaller_eps_changes_which_findings_are_successes_but_not_their_norms(linear, find):
+def test_a_smaller_eps_changes_successes_but_not_norms(linear, find):
     model, x, y = case(linear, False)
     small = find(model, CWL2(ThreatModel.parse("l2", 0.01), searches=3, iterations=30), x, y)
     large = find(model, CWL2(ThreatModel.parse("l2", 5.0), searches=3, iterations=30), x, y)
@@ -67,7 +67,7 @@ def test_a_smaller_eps_changes_which_findings_are_successes_but_not_their_norms(
 
 @pytest.mark.parametrize("rows", [1, 7, 64])
 def test_bit_identical_for_any_number_of_rows(net, rounded, images, labels, find, rows):
-    net = rounded(net)  # float32 convolutions of smaller batches round otherwise on some processors
+    net = rounded(net)  # on some processors, float32 convolutions round differently in smaller batches
     attack = CWL2(ThreatModel.parse("l2", 0.2), searches=2, iterations=60)
     first = find(net, attack, images[:12], labels[:12], static_batch_size=8, max_active=8)
     other = find(net, attack, images[:12], labels[:12], static_batch_size=8, max_active=rows)

@@ -103,7 +103,7 @@ class Float32(torch.nn.Module):
         return self.model(x.double())
 
 
-def test_scaled_logits_starve_cross_entropy_and_are_noticed(net, images, labels, affine, attack, find):
+def test_scaled_logits_give_zero_gradients_and_are_reported(net, images, labels, affine, attack, find):
     found = find(affine(net, 1000.0), attack("fgsm"), images, labels)
     assert int(found.zero_gradient.sum()) > 10
     rescaled = replace(attack("fgsm"), objective="rescaled-ce")
@@ -117,7 +117,7 @@ def test_all_iterates_count_the_random_start_and_the_last_one_too(net, images, l
     assert int(find(net, only_last, images, labels).success[5:].sum()) > 5
 
 
-def test_more_restarts_and_more_steps_never_help_the_defender(net, images, labels, attack, find):
+def test_more_restarts_and_more_steps_never_lose_successes(net, images, labels, attack, find):
     one = find(net, replace(attack("pgd-3", 0.006)), images, labels)
     three = find(net, replace(attack("pgd-3", 0.006), restarts=3), images, labels)
     ten = find(net, replace(attack("pgd-10", 0.006)), images, labels)
@@ -147,7 +147,7 @@ def test_perturb_stays_in_the_threat_model_and_raises_the_loss(net, images, labe
     assert loss(net(x_adv), labels) > loss(net(images), labels) + 0.1
 
 
-def test_perturb_touches_neither_mode_nor_gradients_and_works_under_no_grad(net, images, labels):
+def test_perturb_changes_neither_mode_nor_gradients_and_works_under_no_grad(net, images, labels):
     net.train()
     net[0].eval()
     attack = PGD(ThreatModel.parse("linf", 0.1), steps=2)

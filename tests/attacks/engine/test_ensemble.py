@@ -19,14 +19,14 @@ THREAT = ThreatModel.parse("linf", 0.008)
 
 @pytest.fixture
 def stages():
-    """Each breaks some that those before it do not."""
+    """Each stage succeeds on some samples that survive the stages before it."""
     weak = Square(THREAT, queries=2, name="one")
     return AttackEnsemble(
         "both", (weak, APGD(THREAT, "margin", iterations=12, name="two"), Square(THREAT, queries=150))
     )
 
 
-def test_each_stage_gets_what_the_ones_before_it_left(net, images, labels, find, stages):
+def test_each_stage_runs_on_the_survivors_of_the_stages_before(net, images, labels, find, stages):
     together = find(net, stages, images, labels)
     left = torch.arange(len(images))
     success, forwards = torch.zeros(len(images), dtype=torch.bool), torch.zeros(len(images), dtype=torch.int64)
@@ -45,7 +45,7 @@ def test_each_stage_gets_what_the_ones_before_it_left(net, images, labels, find,
 
 
 @pytest.mark.parametrize("rows", [1, 7, 60])
-def test_rows_in_flight_and_order_change_nothing(net, images, labels, find, stages, rows):
+def test_results_do_not_depend_on_active_rows_or_order(net, images, labels, find, stages, rows):
     reference = find(net, stages, images, labels)
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(rows))
     other = find(net, stages, images[order], labels[order], order, max_active=rows)
@@ -53,7 +53,7 @@ def test_rows_in_flight_and_order_change_nothing(net, images, labels, find, stag
         assert torch.equal(getattr(reference, name), getattr(other, name)), name
 
 
-def test_findings_come_while_later_stages_work(net, images, labels, stages):
+def test_results_arrive_while_later_stages_run(net, images, labels, stages):
     from advdpnp.attacks import search
 
     running = search(net, stages, images, labels, torch.arange(60), seed=0, static_batch_size=16)
@@ -62,7 +62,7 @@ def test_findings_come_while_later_stages_work(net, images, labels, stages):
     running.close()
 
 
-def test_one_search_may_name_its_samples_as_it_likes(net, images, labels, find, stages):
+def test_sample_indices_need_not_be_consecutive(net, images, labels, find, stages):
     names = torch.arange(60) * 7 + 100
     found = find(net, stages, images, labels, names)
     assert found.sample.tolist() == names.tolist()
@@ -77,20 +77,20 @@ def test_one_search_may_name_its_samples_as_it_likes(net, images, labels, find, 
         (CWL2(ThreatModel.parse("l2", 1.0)),),
     ],
 )
-def test_stages_that_do_not_go_together_are_refused(parts):
+def test_incompatible_stages_raise(parts):
     with pytest.raises(ValueError, match="stages"):
         AttackEnsemble("mix", parts)
 
 
 @pytest.mark.parametrize(("classes", "names"), [(10, ["apgd-ce", "apgd-t"]), (2, ["apgd-ce"])])
-def test_fast_is_two_stages_of_autoattack_and_says_that_it_is_not_autoattack(attack, classes, names):
+def test_fast_is_two_stages_of_autoattack_under_its_own_name(attack, classes, names):
     fast = attack("fast", classes=classes)
     assert [stage.name for stage in fast.stages] == names
     assert fast.definition()["attack"] == "fast"
 
 
 class Noisy(torch.nn.Module):
-    """Adds noise to the images, drawn anew at every call."""
+    """Adds new noise to the images in every call."""
 
     def __init__(self, model: torch.nn.Module, size: float) -> None:
         super().__init__()
@@ -101,9 +101,7 @@ class Noisy(torch.nn.Module):
         return logits
 
 
-def test_averaging_asks_each_image_as_often_as_told_and_changes_nothing_where_there_is_no_noise(
-    net, images, labels, find
-):
+def test_averaging_evaluates_each_image_repeatedly_and_is_exact_without_noise(net, images, labels, find):
     plain = APGD(THREAT, "ce", iterations=5)
     once, often = find(net, plain, images, labels), find(net, ExpectationOverTransformation(plain, 4), images, labels)
     assert torch.equal(once.success, often.success)

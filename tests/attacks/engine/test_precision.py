@@ -23,7 +23,7 @@ def assert_same(a, b):
         assert torch.equal(getattr(a, name), getattr(b, name)), name
 
 
-def test_a_search_in_bf16_breaks_what_one_in_float32_breaks(net, images, labels, find):
+def test_a_bf16_search_succeeds_on_the_samples_of_a_float32_search(net, images, labels, find):
     full, low = find(net, STAGES, images, labels), find(net, STAGES, images, labels, precision="bf16")
     assert torch.equal(low.success, full.success)
     assert not torch.equal(low.x_adv, full.x_adv)
@@ -32,7 +32,7 @@ def test_a_search_in_bf16_breaks_what_one_in_float32_breaks(net, images, labels,
     assert bool(THREAT.contains(images, low.x_adv).all())
 
 
-def test_company_and_number_of_processes_change_nothing(net, images, labels, find):
+def test_results_do_not_depend_on_other_rows_or_the_number_of_processes(net, images, labels, find):
     expected = find(net, STAGES, images, labels, precision="bf16")
     for rows in (1, 7, 64):
         assert_same(find(net, STAGES, images, labels, precision="bf16", max_active=rows), expected)
@@ -42,19 +42,19 @@ def test_company_and_number_of_processes_change_nothing(net, images, labels, fin
     assert_same(find(net, STAGES, images, labels, precision="bf16"), expected)
 
 
-def test_survivors_get_the_decisive_stage_in_full(net, images, labels, find):
+def test_survivors_repeat_the_decisive_stage_in_float32(net, images, labels, find):
     tiny = ThreatModel.parse("linf", 1e-5)
     stages = AttackEnsemble(
         "two", (APGD(tiny, "margin", iterations=9, name="decisive"), Square(tiny, queries=30)), "decisive"
     )
     full, low = find(net, stages, images, labels), find(net, stages, images, labels, precision="bf16")
     assert not bool(full.success[5:].any())
-    # One judgement and ten iterates, once in bf16 and once in float32.
+    # One clean evaluation and ten iterates, in bf16 and again in float32.
     assert bool((low.backwards[5:] == full.backwards[5:] + 10).all())
 
 
 class Liar(nn.Module):
-    """Under autocast it claims to be misclassified by everything."""
+    """Misclassifies every image under autocast."""
 
     def __init__(self, net):
         super().__init__()
@@ -67,18 +67,18 @@ class Liar(nn.Module):
         return logits.scatter_add(1, logits.argmax(1, keepdim=True), torch.full((len(x), 1), -100.0))
 
 
-def test_a_row_that_was_fooled_in_bf16_alone_goes_on_in_float32(net, images, labels, find, attack):
+def test_a_row_that_succeeds_only_in_bf16_continues_in_float32(net, images, labels, find, attack):
     attack = attack("pgd-10", 0.008)
     full, low = find(net, attack, images, labels), find(Liar(net), attack, images, labels, precision="bf16")
     assert 0 < int(full.success[5:].sum()) < 55
     with torch.no_grad():
         assert torch.equal(net(low.x_adv).argmax(1) != labels, low.success)
-    # The first iterate is refused; the steps that are left, in float32, find nearly what all of them find.
+    # The first iterate is rejected. The remaining steps, in float32, succeed on nearly as many samples as all steps.
     assert int((low.success != full.success).sum()) <= 3
     assert bool((low.forwards[~low.success] == full.forwards[~low.success] + 1).all())
 
 
-def test_which_precision_there_is():
+def test_precisions_by_device():
     cpu = torch.device("cpu")
     assert choose_precision("32", cpu) == "32"
     assert choose_precision("bf16", cpu) == "bf16"

@@ -28,11 +28,11 @@ def numbers(place):
     yield from range(10 * place, 10 * place + 5)
 
 
-def test_everything_comes_from_everybody():
+def test_all_values_of_all_processes_arrive():
     assert sorted(run_in_processes(numbers, 3)) == [*range(5), *range(10, 15), *range(20, 25)]
 
 
-def test_a_search_finds_the_same_in_any_number_of_processes(net, images, labels, find, monkeypatch):
+def test_results_do_not_depend_on_the_number_of_processes(net, images, labels, find, monkeypatch):
     stages = AttackEnsemble("two", (APGD(THREAT, "margin", iterations=9), Square(THREAT, queries=30)))
     alone = find(net, stages, images, labels)
     asked = []
@@ -75,7 +75,7 @@ def test_an_error_reaches_the_caller(error, expected):
     assert not multiprocessing.active_children()
 
 
-def test_a_process_that_dies_is_told_in_one_sentence():
+def test_a_killed_worker_raises_one_sentence():
     def work(place):
         yield place
         if place:
@@ -86,7 +86,7 @@ def test_a_process_that_dies_is_told_in_one_sentence():
         list(run_in_processes(work, 2))
 
 
-def test_a_process_that_is_asked_to_end_ends_all():
+def test_a_terminated_worker_ends_the_run():
     def work(place):
         yield place
         if place:
@@ -98,7 +98,7 @@ def test_a_process_that_is_asked_to_end_ends_all():
     assert not multiprocessing.active_children()
 
 
-def test_who_stops_listening_leaves_no_process():
+def test_closing_the_iterator_ends_all_workers():
     def work(place):
         while True:
             yield place
@@ -140,7 +140,7 @@ def test_no_process_outlives_its_parent(number):
     if number == signal.SIGKILL:
         os.kill(parent.pid, number)
     else:
-        os.killpg(parent.pid, number)  # as terminals and SLURM do it: all of them get it
+        os.killpg(parent.pid, number)  # terminals and SLURM signal all processes
     out, errors = parent.communicate(timeout=30)
     assert (out, errors) == ("" if number == signal.SIGKILL else "stopped\n", "")
     deadline = time.monotonic() + 20

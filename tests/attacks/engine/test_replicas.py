@@ -30,11 +30,11 @@ def assert_same(a, b):
 
 @pytest.fixture(autouse=True)
 def threads(monkeypatch):
-    """As where no process can be forked."""
+    """Disables forked workers, as on other platforms."""
     monkeypatch.setattr(engine, "can_fork", lambda: False)
 
 
-def test_the_number_of_cores_changes_nothing(net, images, labels, find):
+def test_results_do_not_depend_on_the_number_of_cores(net, images, labels, find):
     one = find(net, STAGES, images, labels)
     torch.set_num_threads(3)
     three = find(net, STAGES, images, labels)
@@ -42,7 +42,7 @@ def test_the_number_of_cores_changes_nothing(net, images, labels, find):
     assert_same(one, three)
 
 
-def test_looking_seldom_changes_nothing(net, images, labels, find, monkeypatch):
+def test_results_do_not_depend_on_the_sync_interval(net, images, labels, find, monkeypatch):
     minimum = CWL2(ThreatModel.parse("l2", 0.5), searches=2, iterations=30)
     often = [find(net, attack, images, labels) for attack in (STAGES, minimum)]
     monkeypatch.setitem(scheduler.SYNC_EVERY, "cpu", 7)
@@ -51,7 +51,7 @@ def test_looking_seldom_changes_nothing(net, images, labels, find, monkeypatch):
 
 
 class Notes(nn.Module):
-    """Keeps what it works on, as some models do: two threads in one object would mix their images."""
+    """Stores its input in forward, as some models do. Two threads in one object would mix their images."""
 
     def __init__(self, net):
         super().__init__()
@@ -65,7 +65,7 @@ class Notes(nn.Module):
         return h + 0 * self.x.flatten(1)[:, :1]
 
 
-def test_each_replica_has_a_model_of_its_own(net, images, labels, find):
+def test_each_replica_has_its_own_model(net, images, labels, find):
     torch.set_num_threads(2)
     noted = Notes(net)
     assert_same(find(noted, STAGES, images, labels), find(net, STAGES, images, labels))
@@ -99,7 +99,7 @@ def test_errors_of_a_replica_reach_the_caller(net, images, labels, find):
     assert torch.get_num_threads() == 2
 
 
-def test_choosing_is_exact():
+def test_where_rows_is_exact():
     generator = torch.Generator().manual_seed(0)
     a, b = torch.randn(2, 50, 3, 8, 8, generator=generator) * torch.logspace(-30, 30, 50)[None, :, None, None, None]
     rows = torch.rand(50, generator=generator) < 0.5
@@ -108,7 +108,7 @@ def test_choosing_is_exact():
     assert torch.equal(where_rows(pixels, a, b), torch.where(pixels, a, b))
 
 
-def test_what_may_not_be_in_the_ball_is_not():
+def test_may_contain_never_excludes_an_allowed_image():
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(400, 3, 8, 8, generator=generator)
     for norm, eps in (("linf", 8 / 255), ("l2", 0.5), ("l1", 12.0)):
@@ -125,7 +125,7 @@ def test_what_may_not_be_in_the_ball_is_not():
 
 
 class BatchDependent(nn.Module):
-    """Rounds otherwise in small batches, as some libraries do."""
+    """Rounds differently in small batches, as some libraries do."""
 
     def __init__(self, net, least):
         super().__init__()
@@ -165,7 +165,7 @@ def test_smaller_batches_are_used_only_if_they_give_the_same_bits(net, images, e
     ):
         model.eval().requires_grad_(False)
         with replicate(model, 16, "cpu", example=exact_images[:9]) as replicas:
-            assert replicas.chunk_size(1) == 16  # nothing has been computed yet, and a trial costs something
+            assert replicas.chunk_size(1) == 16  # nothing has been computed yet, so no trial is allowed
         with replicate(model, 16, "cpu", example=exact_images[:9], computed=10_000) as replicas:
             assert [replicas.chunk_size(rows) for rows in (1, 4, 5, 12, 13, 90)] == sizes
             assert replicas.padded_size(17) == 32
@@ -177,7 +177,7 @@ def test_smaller_batches_are_used_only_if_they_give_the_same_bits(net, images, e
     assert bool(found.success.any())
 
 
-def test_work_is_cut_so_that_all_replicas_get_some(exact_images):
+def test_rows_are_split_over_all_replicas(exact_images):
     model = Exact().requires_grad_(False)
     with replicate(model, 16, "cpu", example=exact_images[:16], count=2, computed=10_000) as replicas:
         assert [replicas.chunk_size(rows) for rows in (1, 8, 9, 16, 17, 32, 90)] == [4, 4, 8, 8, 12, 16, 16]

@@ -21,7 +21,7 @@ from advdpnp.base.errors import AdvdpnpError
 
 @dataclass(frozen=True)
 class Scripted:
-    """Asks for ``images(x, y)`` and ends: an attack that claims whatever a test wants it to."""
+    """Asks for ``images(x, y)`` and ends, so that a test can make it claim any image."""
 
     threat: ThreatModel
     images: Callable[[Tensor, Tensor], Tensor]
@@ -43,7 +43,7 @@ class Scripted:
 
 
 class Brightness(nn.Module):
-    """Class 1 if the mean of the image is above ``threshold``, else class 0; with a third class that never wins."""
+    """Class 1 if the mean of the image is above ``threshold``, else class 0. A third class is never predicted."""
 
     def __init__(self, threshold: float = 0.5) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ def same(first: AttackResult, second: AttackResult) -> None:
 
 
 @pytest.mark.parametrize("name", ["fgsm", "pgd-10", "cw"])
-def test_verdicts_are_bit_identical_for_any_rows_and_order(net, images, labels, attack, find, name):
+def test_results_are_bit_identical_for_any_rows_and_order(net, images, labels, attack, find, name):
     attack = attack(name, 0.006)
     first = find(net, attack, images, labels, max_active=16)
     assert 10 < int(first.success.sum()) < 55
@@ -72,7 +72,7 @@ def test_verdicts_are_bit_identical_for_any_rows_and_order(net, images, labels, 
     same(first[part], find(net, attack, images[part], labels[part], part, max_active=64))
 
 
-def test_the_seed_and_the_sample_index_decide_the_random_start(net, images, labels, attack, find):
+def test_the_seed_and_the_sample_index_determine_the_random_start(net, images, labels, attack, find):
     attack = attack("pgd-2", 0.006)
     first, other = find(net, attack, images, labels), find(net, attack, images, labels, seed=1)
     moved = find(net, attack, images, labels, torch.arange(60) + 7)
@@ -80,7 +80,7 @@ def test_the_seed_and_the_sample_index_decide_the_random_start(net, images, labe
     assert not torch.equal(first.x_adv, moved.x_adv)
 
 
-def test_every_sample_is_yielded_once_and_findings_are_consistent(net, images, labels, attack):
+def test_every_sample_is_yielded_once_and_results_are_consistent(net, images, labels, attack):
     sample, threat = torch.arange(60) * 3 + 1, ThreatModel.parse("linf", 0.006)
     parts = list(
         search(net, attack("pgd-5", 0.006), images, labels, sample, seed=0, static_batch_size=16, max_active=20)
@@ -116,7 +116,7 @@ def grays(values) -> Tensor:
     return torch.tensor(values)[:, None, None, None].expand(-1, 3, 4, 4).clone()
 
 
-def test_images_outside_eps_are_no_success_judged_per_sample(find):
+def test_images_outside_eps_are_not_successes_per_sample(find):
     x = grays([0.45, 0.40, 0.49, 0.47])  # all class 0; 0.51 is class 1
     attack = Scripted(ThreatModel.parse("linf", 0.05), lambda x, y: torch.full_like(x, 0.505))
     found = find(Brightness(), attack, x, torch.zeros(4).long())
@@ -125,7 +125,7 @@ def test_images_outside_eps_are_no_success_judged_per_sample(find):
     assert torch.equal(found.x_adv[:2], x[:2])
 
 
-def test_the_slack_of_eps_is_what_float32_needs_and_no_more(find):
+def test_the_tolerance_of_eps_covers_float32_rounding_only(find):
     x, eps = grays([0.45, 0.45]), 0.06
     attack = Scripted(
         ThreatModel.parse("linf", eps), lambda x, y: x + torch.tensor([eps, eps * 1.001])[:2, None, None, None]
@@ -134,7 +134,7 @@ def test_the_slack_of_eps_is_what_float32_needs_and_no_more(find):
     assert found.success.tolist() == [True, False]
 
 
-def test_images_outside_the_box_are_no_success_for_minimum_norm_attacks_either(find):
+def test_images_outside_the_bounds_are_not_successes_of_minimum_norm_attacks(find):
     x = grays([0.9, 0.9])
 
     def images(x, y):
@@ -148,7 +148,7 @@ def test_images_outside_the_box_are_no_success_for_minimum_norm_attacks_either(f
         assert not bool(found.success.any())
 
 
-def test_a_minimum_norm_image_beyond_eps_is_stored_with_its_norm_and_is_no_success(find):
+def test_a_minimum_norm_image_outside_eps_is_stored_but_is_not_a_success(find):
     x = grays([0.45, 0.499])
     attack = Scripted(ThreatModel.parse("linf", 0.01), lambda x, y: torch.full_like(x, 0.505), minimum_norm=True)
     found = find(Brightness(), attack, x, torch.zeros(2).long())
@@ -158,7 +158,7 @@ def test_a_minimum_norm_image_beyond_eps_is_stored_with_its_norm_and_is_no_succe
 
 
 class Forgetful(nn.Module):
-    """Fools itself in the search (small gradient-carrying calls) but not when judged: gradients on means class 1."""
+    """Predicts class 1 when gradients are enabled, so it is misclassified in the search but not in verification."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -173,7 +173,7 @@ class Forgetful(nn.Module):
         return torch.stack([-value, value], 1)
 
 
-def test_refused_candidates_go_on_and_nothing_unverified_is_a_success(attack, find):
+def test_rejected_candidates_continue_and_only_verified_images_are_successes(attack, find):
     x, model = grays([0.1, 0.2, 0.3]), Forgetful()
     found = find(model, attack("pgd-6", 0.05, classes=2), x, torch.zeros(3).long(), static_batch_size=4)
     assert not bool(found.success.any())
@@ -181,7 +181,7 @@ def test_refused_candidates_go_on_and_nothing_unverified_is_a_success(attack, fi
     assert found.forwards.tolist() == [1 + 6 + 6 + 1] * 3  # clean, iterates, each one's verification, the last image
 
 
-def test_the_batch_is_full_as_long_as_rows_wait(net, attack, find):
+def test_the_batch_is_full_while_rows_wait(net, attack, find):
     asked = []
     net.register_forward_hook(lambda _, inputs, __: asked.append(len(inputs[0])) if inputs[0].requires_grad else None)
     x = torch.rand(160, 3, 16, 16, generator=torch.Generator().manual_seed(1))
@@ -191,7 +191,7 @@ def test_the_batch_is_full_as_long_as_rows_wait(net, attack, find):
     assert bool(found.success.all())
     assert int(found.backwards.max()) < 10
     needed = int(found.backwards.sum())
-    assert needed <= sum(asked) <= needed + 8 * 8  # the last rows may be alone
+    assert needed <= sum(asked) <= needed + 8 * 8  # the last rows need not fill a batch
 
 
 class BrokenGradient(nn.Module):
@@ -209,7 +209,7 @@ class BrokenGradient(nn.Module):
         return self.model(x)
 
 
-def test_nan_gradients_count_as_zero_and_are_noticed(net, images, labels, attack, find):
+def test_nan_gradients_become_zero_and_are_reported(net, images, labels, attack, find):
     bad = images[:, 0, 0, 0] < 0.4
     good = images[:, 0, 0, 0] > 0.6
     found = find(BrokenGradient(net), attack("pgd-3", 0.01), images, labels)
@@ -230,7 +230,7 @@ def test_a_model_that_ignores_its_input_has_zero_gradients(attack, find):
     assert not bool(found.success.any())
 
 
-def test_a_model_in_training_mode_is_evaluated_in_eval_mode_and_left_as_it_was(net, images, labels, attack, find):
+def test_a_model_in_training_mode_is_evaluated_in_eval_mode_and_restored(net, images, labels, attack, find):
     expected = find(net, attack("pgd-3"), images, labels)
     net.train()
     net[2].eval()
@@ -254,7 +254,7 @@ def test_a_search_closed_early_restores_the_model_too(net, images, labels, attac
     assert net.training
 
 
-def test_models_that_refuse_eval_are_put_in_eval_all_the_same(net, images, labels, attack, find):
+def test_models_that_ignore_eval_are_set_to_eval_mode(net, images, labels, attack, find):
     class Stubborn(nn.BatchNorm2d):
         def train(self, mode=True):
             return super().train(True)
@@ -268,7 +268,7 @@ def test_models_that_refuse_eval_are_put_in_eval_all_the_same(net, images, label
     assert int(net[1].num_batches_tracked) == 0
 
 
-def test_buffers_that_a_model_writes_in_eval_mode_come_back(net, images, labels, attack, find):
+def test_buffers_that_a_model_changes_in_eval_mode_are_restored(net, images, labels, attack, find):
     class Counting(nn.Module):
         def __init__(self):
             super().__init__()
@@ -329,7 +329,7 @@ def test_randomised_models_are_recognised(net, images):
 
 
 class Coin(nn.Module):
-    """Answers class 1 with probability ``p``, whatever the image."""
+    """Predicts class 1 with probability ``p`` for any image."""
 
     def __init__(self, p: float) -> None:
         super().__init__()
@@ -343,7 +343,7 @@ class Coin(nn.Module):
 def test_randomised_models_are_decided_by_the_majority_and_by_the_seed(attack, find):
     x, y = torch.rand(40, 3, 4, 4), torch.zeros(40).long()
     rarely = find(Coin(0.2), attack("pgd-5", classes=3), x, y, randomised=True)
-    assert int(rarely.success.sum()) <= 2  # one lucky draw in five would fool nearly all of them in five steps
+    assert int(rarely.success.sum()) <= 2  # if one draw decided, nearly all would be misclassified within five steps
     assert int(find(Coin(0.2), attack("pgd-5", classes=3), x, y).success.sum()) > 8
     mostly = find(Coin(0.8), attack("pgd-5", classes=3), x, y, randomised=True)
     assert int(mostly.success.sum()) >= 38
@@ -351,7 +351,7 @@ def test_randomised_models_are_decided_by_the_majority_and_by_the_seed(attack, f
     same(rarely, find(Coin(0.2), attack("pgd-5", classes=3), x, y, randomised=True))
 
 
-def test_a_tie_of_votes_is_no_success():
+def test_a_tie_of_votes_is_not_a_success():
     class Alternate(nn.Module):
         calls = 0
 
@@ -420,7 +420,7 @@ def test_borderline_rows_are_marked(find):
     assert found.borderline.tolist() == [True, False]
 
 
-def test_no_images_give_no_findings(net, attack):
+def test_no_images_give_no_results(net, attack):
     x, none = torch.rand(0, 3, 16, 16), torch.arange(0)
     assert list(search(net, attack("fgsm"), x, none, none, seed=0, static_batch_size=4)) == []
 
@@ -435,7 +435,7 @@ def test_calls_are_padded_to_one_batch_size(net, images):
     assert logits.shape == (10, 10)
 
 
-def test_the_attacks_fulfil_the_contract(attack):
+def test_the_attacks_implement_the_protocol(attack):
     for made in (attack("fgsm"), attack("pgd-7"), attack("cw"), attack("cw-l2", 0.5, "l2")):
         assert isinstance(made, Attack)
         assert made.definition()["version"] == 1

@@ -21,7 +21,7 @@ N = 40
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch):
-    """The package's own defaults with fewer iterations, for both sides alike."""
+    """The package's defaults with fewer iterations, for both sides of a comparison."""
     package = import_pyautoattack()
     base = package.AutoAttack.__init__
 
@@ -120,7 +120,7 @@ def test_an_interruption_anywhere_changes_nothing(net, images, labels):
         assert set(again.tolist()) <= set(whole.sample[whole.norm == 0].tolist())
 
 
-def test_costs_add_up_to_what_the_model_was_asked(net, images, labels):
+def test_costs_add_up_to_the_calls_of_the_model(net, images, labels):
     rows = []
     net.register_forward_pre_hook(lambda _, args: rows.append(len(args[0])))
     attack = AutoAttack(ThreatModel.parse("linf", EPS["linf"]), 10, stages=("apgd-ce",))
@@ -131,10 +131,10 @@ def test_costs_add_up_to_what_the_model_was_asked(net, images, labels):
         1 for item in items if isinstance(item, AttackResult) and bool((item.norm > 0).all() & item.success.any())
     )
     padded = 16 * calls - verified
-    clean = 2 * 48 - N + 3 * 16 + N  # judged padded, asked three times whether randomised, asked by the package's loop
+    clean = 2 * 48 - N + 3 * 16 + N  # padded verification, three calls to detect noise, the package's loop
     assert int(found.forwards.sum()) > 300
     assert abs(sum(rows) - padded - clean - int(found.forwards.sum() - N)) <= 2 * 48
-    assert int(found.backwards.sum()) == 35 * 7  # the 35 clean hits, at the start and after each of the 6 steps
+    assert int(found.backwards.sum()) == 35 * 7  # the 35 correct images, at the start and after each of the 6 steps
 
 
 def test_leaves_generators_modes_and_buffers_alone(net, images, labels):
@@ -200,8 +200,8 @@ def test_stages_by_name(attack, stage):
         attack("pyautoattack:deepfool")
 
 
-def test_a_package_that_lies_is_not_believed(net, images, labels, monkeypatch):
-    """A stage that leaves eps fools the model, but is no success; its samples are reported once all the same."""
+def test_false_claims_of_a_package_are_rejected(net, images, labels, monkeypatch):
+    """Misclassified images outside eps are not successes, but their samples are still reported once."""
 
     class Liar:
         seed = 0
@@ -226,7 +226,7 @@ def test_all_broken_or_no_images(net, images, labels):
     assert len(sorted_findings(run(attack, net, images[5:6], labels[5:6]))) == 1
 
 
-def test_the_definition_names_what_the_result_depends_on():
+def test_the_definition_contains_everything_that_affects_results():
     attack = AutoAttack(ThreatModel.parse("linf", 0.1), 10)
     definition = attack.definition()
     assert isinstance(attack, PackageAttack)

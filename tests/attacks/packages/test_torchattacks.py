@@ -20,7 +20,7 @@ def run(attack, model, x, y, **options):
     return found[found.sample.argsort()], [item for item in items if isinstance(item, StageRecord)]
 
 
-def test_finds_what_a_direct_call_finds(net, images, labels, attack):
+def test_results_equal_those_of_a_direct_call(net, images, labels, attack):
     found, _ = run(attack("torchattacks:BIM", "2/255"), net, images, labels, batch_size=64)
     with torch.no_grad():
         right = net(images).argmax(1) == labels
@@ -42,7 +42,7 @@ def test_finds_what_a_direct_call_finds(net, images, labels, attack):
         ("CW", "l2", 1.0), ("FAB", "l2", 1.0), ("GN", "linf", 0.5), ("EADL1", "l1", 50.0),
     ],
 )  # fmt: skip
-def test_many_of_its_attacks_run_and_find_something(net, images, labels, attack, name, norm, eps):
+def test_many_classes_run_and_succeed(net, images, labels, attack, name, norm, eps):
     x, y = images[5:13], labels[5:13]
     made = attack(f"torchattacks:{name}", eps, norm)
     assert made.name == f"torchattacks:{name}"
@@ -57,7 +57,7 @@ def test_many_of_its_attacks_run_and_find_something(net, images, labels, attack,
     assert int(found.forwards.min()) > 1
 
 
-def test_steps_keep_their_proportion_to_eps(attack):
+def test_the_step_size_keeps_its_ratio_to_eps(attack):
     assert attack("torchattacks:PGD", "8/255").arguments(0)["alpha"] == pytest.approx(2 / 255)
     assert attack("torchattacks:PGD", "16/255").arguments(0)["alpha"] == pytest.approx(4 / 255)
     assert attack("torchattacks:PIFGSM", "4/255").arguments(0) == {"max_epsilon": pytest.approx(4 / 255)}
@@ -66,7 +66,7 @@ def test_steps_keep_their_proportion_to_eps(attack):
     }  # fmt: skip
 
 
-def test_its_autoattack_runs_and_is_not_called_autoattack(net, images, labels, attack):
+def test_autoattack_of_torchattacks_has_its_own_name(net, images, labels, attack):
     made = attack("torchattacks:AutoAttack", 0.02)
     found, _ = run(made, net, images[5:9], labels[5:9])
     assert int(found.success.sum()) > 2
@@ -88,12 +88,12 @@ def test_its_autoattack_runs_and_is_not_called_autoattack(net, images, labels, a
         ("MultiAttack", "linf", "needs attacks"),
     ],
 )
-def test_what_cannot_be_used_is_refused_in_one_sentence(attack, name, norm, message):
+def test_unusable_classes_raise_one_sentence(attack, name, norm, message):
     with pytest.raises(AdvdpnpError, match=message):
         attack(f"torchattacks:{name}", 0.1, norm)
 
 
-def test_the_same_seed_finds_the_same_and_a_resumed_run_too(net, images, labels, attack):
+def test_the_seed_determines_results_and_a_resumed_run_equals_a_full_one(net, images, labels, attack):
     made = attack("torchattacks:PGD", 0.006)
     first, records = run(made, net, images, labels)
     second, _ = run(made, net, images, labels)

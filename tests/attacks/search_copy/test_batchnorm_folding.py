@@ -12,7 +12,7 @@ IMAGES = torch.rand(6, 3, 8, 8, dtype=torch.float64, generator=torch.Generator()
 
 
 def _living(model):
-    """In evaluation mode, with statistics and weights as training leaves them."""
+    """In evaluation mode, with non-trivial statistics and weights, as after training."""
     torch.manual_seed(0)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
@@ -93,7 +93,7 @@ def test_layers_and_normalisations_of_several_uses_stay():
 
 
 class Peeking(nn.Module):
-    """What a normalisation takes goes elsewhere too, where no module sees it."""
+    """The input of a normalisation is also used elsewhere, outside any module."""
 
     def __init__(self):
         super().__init__()
@@ -105,14 +105,14 @@ class Peeking(nn.Module):
 
 
 class Reading(Peeking):
-    """Its own code reads a part of the normalisation."""
+    """Its forward reads a buffer or parameter of the normalisation."""
 
     def forward(self, x):
         return super().forward(x) + self.norm.weight
 
 
 class Counting(Peeking):
-    """What it does with a batch depends on the number of images."""
+    """Its outputs depend on the size of the batch."""
 
     def forward(self, x):
         if len(x) == len(IMAGES):
@@ -129,7 +129,7 @@ def test_a_model_that_folding_would_change_is_prepared_without(model):
     torch.testing.assert_close(prepared(images), model(images), rtol=1e-4, atol=1e-5)
 
 
-def test_attacks_ask_a_folded_copy_and_the_model_stays():
+def test_attacks_query_a_folded_copy_and_the_model_does_not_change():
     model, images = _living(Branches()).float(), IMAGES.float()
     expected = model(images)
     prepared = make_search_copy(model, images)

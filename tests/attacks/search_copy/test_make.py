@@ -22,7 +22,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("channels", "kernel", "stride", "padding", "size"), CASES)
-def test_gradients_of_strided_convolutions_are_those_of_autograd(channels, kernel, stride, padding, size):
+def test_gradients_of_strided_convolutions_equal_those_of_autograd(channels, kernel, stride, padding, size):
     plain = nn.Conv2d(channels, 5, kernel, stride, padding).double().requires_grad_(False)
     x = torch.rand(3, channels, size, size, dtype=torch.float64, requires_grad=True)
     y = plain(x)
@@ -59,7 +59,7 @@ def test_other_layers_stay_as_they_are(layer):
     assert not is_image_convolution(layer)
 
 
-def test_the_copy_says_the_same_and_leaves_the_model_alone(net, images):
+def test_the_copy_has_the_same_outputs_and_does_not_change_the_model(net, images):
     net.requires_grad_(False)
     before = copy.deepcopy(net.state_dict())
     prepared = make_search_copy(net, images)
@@ -73,7 +73,7 @@ def test_the_copy_says_the_same_and_leaves_the_model_alone(net, images):
 
 
 class Forgetful(nn.Module):
-    """A copy of it answers otherwise."""
+    """Its copies have different outputs."""
 
     def __init__(self, lost=None):
         super().__init__()
@@ -106,7 +106,7 @@ class Counting(nn.Module):
     [Forgetful(), nn.Sequential(nn.Flatten(), Uncopied(768, 4)), Counting(),
      nn.Sequential(nn.Flatten(), parametrizations.weight_norm(nn.Linear(768, 4)))],
 )  # fmt: skip
-def test_what_cannot_be_copied_faithfully_is_attacked_itself(model, images):
+def test_models_without_a_faithful_copy_are_searched_themselves(model, images):
     assert make_search_copy(model, images) is model
 
 
@@ -155,21 +155,21 @@ def test_a_copy_with_other_gradients_is_dropped_and_the_attack_is_as_strong_as_o
     assert make_search_copy(model.eval().requires_grad_(False), images[:8]) is model
 
 
-def test_a_copy_that_differs_at_the_first_queries_is_told_and_the_model_itself_searched(images, attack, find):
+def test_a_copy_that_differs_on_the_first_queries_is_reported_and_dropped(images, attack, find):
     grid = (images * 255).round() / 255
     model = DerivedWeights(strided(), everywhere=False)
     assert make_search_copy(model.eval().requires_grad_(False), grid[:8]) is not model
     with torch.no_grad():
         labels = model(grid).argmax(1)
     reports = []
-    for name, parting in (("fgsm", 0), ("pgd-5", 1)):  # FGSM asks at the clean images, PGD at random ones
+    for name, parting in (("fgsm", 0), ("pgd-5", 1)):  # FGSM starts at the clean images, PGD at random ones
         reports.clear()
         find(model, attack(name, 0.03), grid, labels, on_copy_differs=lambda: reports.append("differs"))
         assert len(reports) == parting
 
 
 class Residual(nn.Module):
-    """A block of a ResNet: two convolutions beside a shortcut."""
+    """A block of a ResNet: two convolutions with a shortcut."""
 
     def __init__(self, inputs, outputs, stride):
         super().__init__()
@@ -184,7 +184,7 @@ class Residual(nn.Module):
 
 
 def residual():
-    """As torchvision's resnet18 begins and ends, with fewer channels and blocks."""
+    """The structure of torchvision's resnet18 with fewer channels and blocks."""
     torch.manual_seed(0)
     net = nn.Sequential(
         nn.Conv2d(3, 8, 7, 2, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(3, 2, 1),
@@ -196,7 +196,7 @@ def residual():
 
 
 class Autocast(nn.Module):
-    """Computes in bfloat16 whatever its caller has chosen; returns bfloat16 logits."""
+    """Always computes in bfloat16 and returns bfloat16 logits."""
 
     def __init__(self, net):
         super().__init__()
@@ -209,7 +209,7 @@ class Autocast(nn.Module):
 
 @pytest.mark.parametrize("make", [strided, residual])
 @pytest.mark.parametrize("precision", ["32", "bf16"])
-def test_a_net_with_autocast_in_its_forward_is_attacked(make, precision, images, attack, find):
+def test_a_model_with_autocast_in_its_forward_is_attacked(make, precision, images, attack, find):
     model = Autocast(make())
     with torch.no_grad():
         labels = model(images).argmax(1)
