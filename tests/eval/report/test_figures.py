@@ -7,7 +7,11 @@ import pytest
 from matplotlib.image import imread
 
 from advdpnp.base.plotting import model_colours, spread_labels
+from advdpnp.eval.analysis.corruptions import corruption_record
+from advdpnp.eval.analysis.curves import corruption_grids
+from advdpnp.eval.analysis.rows import make_rows
 from advdpnp.eval.report.figures import draw_figures
+from advdpnp.eval.store.reader import find_results
 
 Store = Callable[..., Path]
 ROBUST = {"clean": 0.9, "fgsm": 0.5, "pgd-20": 0.4, "autoattack": 0.35}
@@ -70,3 +74,12 @@ def test_labels_keep_their_order_their_distance_and_their_bounds(values: list[fl
     assert (np.diff(places[order]) >= 5.0 - 1e-9).all()
     assert places.min() >= -1e-9
     assert places.max() <= 100 + 1e-9
+
+
+def test_heat_maps_round_what_the_table_says(store_model: Store) -> None:
+    """The mean of these cells is 54.5 %, and as a float 54.500000000000014."""
+    right = dict(enumerate((102, 102, 110, 116, 115), start=1))
+    rows = make_rows(find_results([store_model("net", ROBUST, cells={("fog", s): n / 200 for s, n in right.items()})]))
+    ((grid,),) = corruption_grids(rows).values()
+    assert grid.by_type["fog"] == corruption_record(rows[0])["corruption:fog"] == 54.5
+    assert grid.percent.loc["fog"].tolist() == [51.0, 51.0, 55.0, 58.0, 57.5]
