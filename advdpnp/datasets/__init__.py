@@ -1,4 +1,7 @@
-"""Data sets: whole uint8 tensors with a fixed split. Importing the package registers all of them."""
+"""Data sets as uint8 tensors with fixed splits. Importing the package registers all of them.
+
+Code here must not import models, attacks, training or evaluation.
+"""
 
 from advdpnp.datasets import digits as _digits  # noqa: F401
 from advdpnp.datasets import folder as _folder  # noqa: F401

@@ -1,7 +1,7 @@
-"""What a data set is: whole tensors, class names, and a split that never changes by itself.
+"""The data set class, the registry of data sets, and reproducible splits.
 
-Two seeds are kept apart. Which images are the *test* images is fixed for good, for a net trained under one seed is
-attacked under another. Which training images are held out for *validation* depends on the seed of the request.
+The *test* split never depends on a seed, because a model trained with one seed may be evaluated with another. The
+*validation* split, which is held out of the training images, depends on the seed of the request.
 """
 
 import hashlib
@@ -21,14 +21,14 @@ from advdpnp.base.randomness import Draw, seed_of
 from advdpnp.base.registry import Registry
 
 DATA_ROOT_VARIABLE = "ADVDPNP_DATA"
-LARGEST_VALIDATION_SHARE = 5  # a request for more than a fifth of the training images is cut down to that
+LARGEST_VALIDATION_SHARE = 5  # the validation split is at most a fifth of the training images
 
 DATASETS = Registry("data set", "advdpnp.datasets")
 
 
 @dataclass(frozen=True)
 class Split:
-    """Images and their labels, whole, on one device.
+    """Images and their labels, on one device.
 
     Attributes:
         images: uint8, shape (n, c, h, w).
@@ -43,7 +43,7 @@ class Split:
 
     @cached_property
     def content_hash(self) -> str:
-        """SHA-256 in hex over shapes and bytes of images and labels; the same on every device."""
+        """SHA-256 (hexadecimal) over shapes and bytes of images and labels; the same on every device."""
         digest = hashlib.sha256()
         for tensor in (self.images, self.labels):
             digest.update(f"{tensor.dtype} {tuple(tensor.shape)}\n".encode())
@@ -55,7 +55,7 @@ class Split:
         return Split(self.images.to(device), self.labels.to(device))
 
     def head(self, n: int | None) -> "Split":
-        """The first n images (all of them if there are fewer, or if n is None)."""
+        """The first n images, or all of them if there are fewer or n is None."""
         return self if n is None or n >= len(self) else Split(self.images[:n], self.labels[:n])
 
     def some_images(self, samples: np.ndarray) -> Tensor:
@@ -63,30 +63,30 @@ class Split:
         return self.images[torch.tensor(samples, device=self.images.device)].cpu()
 
     def some_labels(self, samples: np.ndarray) -> Tensor:
-        """Their labels, int64 (n,), on the CPU."""
+        """The labels with these indices (int64 (n,)), int64 (n,), on the CPU."""
         return self.labels[torch.tensor(samples, device=self.labels.device)].cpu()
 
     def pick(self, index: Tensor) -> "Split":
-        """The images with these indices (int64), in this order."""
+        """The images and labels with these indices (int64), in this order."""
         return Split(self.images[index], self.labels[index])
 
 
 def to_float(images: Tensor) -> Tensor:
-    """uint8 images (any shape) as float32 in [0, 1]: what every model takes."""
+    """Convert uint8 images of any shape to float32 in [0, 1], the input of every model."""
     return images.float() / 255
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A classification task: three splits and what is known about them.
+    """A classification task with three splits.
 
     Attributes:
-        name: the spec that loads it again ("cifar10", "npz:PATH").
-        class_names: one name per class; labels index it.
-        train: training images without the validation images; empty if they were not asked for.
-        validation: held out of the training images; empty if they were not asked for.
-        test: test images, in an order whose every beginning mixes the classes.
-        augmentation: what training does to images unless told otherwise, a key of ``augment.AUGMENTATIONS``.
+        name: the spec that loads it ("cifar10", "npz:PATH").
+        class_names: one name per class, indexed by label.
+        train: training images without the validation images; empty if not requested.
+        validation: images held out of the training images; empty if not requested.
+        test: test images, ordered so that the first n contain all classes in a mix.
+        augmentation: default augmentation of training, a key of ``augment.AUGMENTATIONS``.
         label: short name that is safe in file names ("cifar10", "npz-myfile").
     """
 
@@ -123,7 +123,7 @@ class Dataset:
 
     @property
     def std(self) -> tuple[float, ...]:
-        """Standard deviation of each channel, in [0, 1]; at least 1/255, so that dividing by it is always safe."""
+        """Standard deviation of each channel of the training images, in [0, 1]; at least 1/255 to divide by safely."""
         return self._moments[1]
 
     @cached_property
@@ -133,7 +133,7 @@ class Dataset:
         means, stds = [], []
         levels = torch.arange(256, dtype=torch.float64) / 255
         for channel in range(self.channels):
-            # Counting the 256 levels first makes float64 sums exact to the last digits, whatever the order of images.
+            # Counting the 256 levels first makes the sums independent of the order of the images.
             counts = torch.bincount(self.train.images[:, channel].flatten().cpu(), minlength=256).double()
             share = counts / counts.sum()
             mean = (share * levels).sum()
@@ -144,17 +144,17 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Request:
-    """What the caller of ``load_dataset`` wants; every builder in the registry is called with one.
+    """The arguments of ``load_dataset``, which every builder in the registry receives.
 
     Attributes:
         spec: the name as the caller wrote it.
-        data_root: folder that holds the data sets.
-        download: fetch what is missing.
+        data_root: folder of the data sets.
+        download: download missing data.
         train: load the training images too.
-        validation: how many of them to hold out, at most.
-        seed: which of them.
-        image_size: height and width that images of different sizes are brought to; None leaves it to the data set.
-        test: whether test images are wanted; files that hold none will do otherwise.
+        validation: number of training images to hold out, at most.
+        seed: determines which training images are held out.
+        image_size: height and width to resize images to, if their sizes differ; None for the data set's default.
+        test: load test images; if False, a file without test images is accepted.
     """
 
     spec: str
@@ -167,10 +167,14 @@ class Request:
     test: bool = True
 
     def refuse_image_size(self) -> None:
-        """For data sets whose images have one size."""
+        """Reject an image size, for data sets whose images have a fixed size.
+
+        Raises:
+            AdvdpnpError: an image size was requested.
+        """
         if self.image_size is not None:
             raise AdvdpnpError(
-                f"the images of {self.spec} have a fixed size; choose an image size for flowers102 and folder: only"
+                f"the images of {self.spec} have a fixed size; give an image size only for flowers102 and folder:"
             )
 
     def assemble(
@@ -182,11 +186,14 @@ class Request:
         augmentation: str,
         largest_validation: int | None = None,
     ) -> Dataset:
-        """Hold out the validation images and put the data set together.
+        """Hold out the validation images and build the data set.
 
         Args:
-            train: all training images, None if they were not asked for.
-            largest_validation: hold out no more than this, whatever was asked for.
+            train: all training images; None if they were not requested.
+            largest_validation: upper limit of the number of validation images.
+
+        Raises:
+            AdvdpnpError: the labels cannot be learned (see ``_check_labels``).
         """
         if train is None:
             train = validation = test.head(0)
@@ -201,16 +208,16 @@ class Request:
 
 
 def _check_labels(spec: str, train: Tensor, test: Tensor) -> None:
-    """Labels that cannot be learned are nearly always slips in making the data.
+    """Reject labels that cannot be learned; they nearly always result from mistakes in preparing the data.
 
     Raises:
-        AdvdpnpError: one class only, no class 0, or test images of classes without training images.
+        AdvdpnpError: there is only one class, or no class 0, or a class with test images but no training images.
     """
     known = torch.unique(train).tolist()
     if len(known) < 2:
         raise AdvdpnpError(f"the training images of {spec} are all of one class; a classifier needs at least 2")
     if known[0] != 0:
-        raise AdvdpnpError(f"the labels of {spec} begin at {known[0]}; number the classes from 0")
+        raise AdvdpnpError(f"the labels of {spec} start at {known[0]}; number the classes from 0")
     unknown = sorted(set(torch.unique(test).tolist()) - set(known))
     if unknown:
         listed = ", ".join(map(str, unknown[:5]))
@@ -218,7 +225,7 @@ def _check_labels(spec: str, train: Tensor, test: Tensor) -> None:
 
 
 def default_data_root() -> Path:
-    """The folder named by ADVDPNP_DATA, or ./data."""
+    """The folder in the environment variable ADVDPNP_DATA, or ./data."""
     return Path(os.environ.get(DATA_ROOT_VARIABLE) or "data").expanduser()
 
 
@@ -236,14 +243,14 @@ def load_dataset(
     """Load a data set by name.
 
     Args:
-        spec: a name of the registry: "cifar10", "npz:PATH", "folder:PATH"...
-        data_root: folder that holds the data sets; None takes ADVDPNP_DATA, else ./data.
-        download: fetch what is missing.
+        spec: a name in the registry: "cifar10", "npz:PATH", "folder:PATH"...
+        data_root: folder of the data sets; None for ADVDPNP_DATA, or ./data if it is not set.
+        download: download missing data.
         train: load the training images; without them the train and validation splits are empty.
-        validation: training images to hold out, stratified by class; at most a fifth of the training images.
-        seed: which training images are held out. The test images never depend on it.
-        image_size: pixels (one number for a square, or height and width) for sets whose images differ in size.
-        test: False for images to train on only: a file then needs to hold no test images.
+        validation: number of training images to hold out, stratified by class; at most a fifth of them.
+        seed: determines which training images are held out; the test images do not depend on it.
+        image_size: size in pixels (a side length, or height and width) for data sets whose images differ in size.
+        test: False accepts a file without test images.
 
     Raises:
         AdvdpnpError: no such data set, missing or damaged data, a failed download.
@@ -251,17 +258,17 @@ def load_dataset(
     import advdpnp.datasets  # noqa: F401  (its modules register themselves)
 
     if validation < 0:
-        raise AdvdpnpError(f"{validation} images cannot be held out for validation; give 0 or more")
+        raise AdvdpnpError(f"cannot hold out {validation} images for validation; give 0 or more")
     size = (image_size, image_size) if isinstance(image_size, int) else image_size
     if size is not None and min(size) < 1:
-        raise AdvdpnpError(f"an image size of {size[0]}x{size[1]} leaves no pixel; give 1 or more")
+        raise AdvdpnpError(f"an image size of {size[0]}x{size[1]} has no pixels; give 1 or more")
     root = Path(data_root).expanduser() if data_root is not None else default_data_root()
     made: Dataset = DATASETS.make(spec, request=Request(spec, root, download, train, validation, seed, size, test))
     return made
 
 
 def safe_label(spec: str) -> str:
-    """A short name without characters that mean something in a path: "npz:/a/my file.npz" -> "npz-my-file"."""
+    """A short name without characters that are special in paths: "npz:/a/my file.npz" -> "npz-my-file"."""
     kind, colon, path = spec.partition(":")
     stem = Path(path.rstrip("/\\")).expanduser().resolve() if colon else Path(kind)
     text = f"{kind}-{stem.stem if kind == 'npz' else stem.name}" if colon else kind
@@ -269,22 +276,22 @@ def safe_label(spec: str) -> str:
 
 
 def shuffled(n: int, key: int) -> Tensor:
-    """A permutation of 0..n-1 (int64) that depends on the key alone: not on torch's version, device or generators."""
+    """A permutation of 0..n-1 (int64) that depends only on the key, not on torch's version, device or generators."""
     return torch.argsort(Draw.of(key, torch.arange(n)).bits(()), stable=True)
 
 
 def stratified(labels: Tensor, count: int, key: int) -> tuple[Tensor, Tensor]:
-    """Pick ``count`` samples so that each class gives its share, to within one image.
+    """Pick ``count`` samples, stratified by class to within one image.
 
-    Shares are rounded by the largest remainder; a class keeps at least one image unless it has to give all.
+    Quotas are rounded by the largest-remainder method. At least one image of each class is not picked, if possible.
 
     Args:
         labels: int64, shape (n,).
-        count: how many to pick, 0 to n.
-        key: seed of the choice.
+        count: number of samples to pick, 0 to n.
+        key: seed of the selection.
 
     Returns:
-        indices of the picked samples in mixed order, and of the others in their own order; int64.
+        Indices of the picked samples in random order, and of the other samples in ascending order; int64.
     """
     sizes = torch.bincount(labels) if len(labels) else torch.zeros(0, dtype=torch.int64)
     share = sizes.double() * count / max(len(labels), 1)

@@ -1,4 +1,4 @@
-"""Image files of the user's own: one folder per class."""
+"""Data sets of image files, with one folder per class."""
 
 import os
 from collections import Counter
@@ -18,9 +18,9 @@ from advdpnp.datasets.base import DATASETS, Dataset, Request, Split, shuffled, s
 SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm", ".pbm", ".tif", ".tiff", ".webp"))
 LARGEST_DEFAULT = 224
 GRAY_MODES = frozenset(("1", "L", "LA"))
-DEEP_MODES = frozenset(("I", "F"))  # and I;16 with its byte orders: PIL would clip them to white
+DEEP_MODES = frozenset(("I", "F"))  # also I;16 and its byte orders; PIL would clip them to white
 TEST_SHARE = 5  # one image in five
-NAMED = 3  # of many bad files, how many a message names
+NAMED = 3  # a message names at most this many bad files
 UNREADABLE = "cannot be read as images; remove or replace them"
 
 Labelled = list[tuple[Path, int]]
@@ -30,19 +30,19 @@ Result = TypeVar("Result")
 
 @DATASETS.register(
     "folder:{path}",
-    description="image files: PATH/train/<class>/* and PATH/test/<class>/*, or PATH/<class>/* (a fifth is for testing)",
+    description="image files: PATH/train/<class>/* and PATH/test/<class>/*, or PATH/<class>/* (a fifth for testing)",
 )
 def folder(request: Request, path: str) -> Dataset:
-    """The image files under ``path``, RGB unless all of them are gray; class names are the folders' names, sorted.
+    """The image files under ``path``; gray if all of them are, otherwise RGB. The sorted folder names are the classes.
 
-    Without train/ and test/, a fifth of each class is for testing, chosen by a fixed seed and the files' names alone.
-    Test images are shuffled once, so that the first N mix the classes. Images become one size: the one asked for, else
-    the size that most files have, at most 224 in height and width. An image of another size is resized (bilinear)
-    so that it just covers that size, then its centre is cut out.
+    Without train/ and test/, a fifth of each class is the test split, which depends only on a fixed seed and the file
+    names. Test images are shuffled once, so that the first n mix the classes. All images get the same size: the
+    requested one, or the most common size, limited to 224 pixels in height and width. An image of another size is
+    resized (bilinear) to cover this size, then cropped at its centre.
     """
     root = Path(path).expanduser()
     train_files, test_files, names = _find(root)
-    # Every header is read even for the test images alone: size and channels must not depend on what was asked for.
+    # All headers are read even if only test images are: size and channels must not depend on the request.
     sizes, gray = _survey([file for file, _ in (*train_files, *test_files)])
     size = request.image_size or _common_size(sizes[: len(train_files)])
     test = _read(test_files, size, gray)
@@ -53,21 +53,21 @@ def folder(request: Request, path: str) -> Dataset:
 def _find(root: Path) -> tuple[Labelled, Labelled, list[str]]:
     """Training files, test files (shuffled), class names."""
     if not root.is_dir():
-        raise AdvdpnpError(f"there is no folder {root}; give one that holds one folder per class: folder:PATH")
+        raise AdvdpnpError(f"there is no folder {root}; give one that contains one folder per class: folder:PATH")
     inside = {child.name for child in _folders(root)}
     if {"train", "test"} <= inside:
         names = _classes(root / "train")
         unknown = sorted(set(_classes(root / "test")) - set(names))
         if unknown:
             raise AdvdpnpError(
-                f"{root}: test has the class '{unknown[0]}', train has not; give both the same class folders"
+                f"{root}: test has the class '{unknown[0]}' but train does not; give both the same class folders"
             )
         train, test = _files(root / "train", names), _files(root / "test", names, may_miss=True)
         if not test:
             raise AdvdpnpError(f"there is no image in {root / 'test'}; put image files into its class folders")
     elif "train" in inside:
         others = ", ".join(sorted(inside - {"train"})) or "nothing"
-        raise AdvdpnpError(f"{root} holds train beside {others}, but no test; name the folder of test images 'test'")
+        raise AdvdpnpError(f"{root} contains train and {others}, but no test; name the folder of test images 'test'")
     else:
         names = _classes(root)
         files = _files(root, names)
@@ -105,7 +105,7 @@ def _is_image(file: Path) -> bool:
 
 
 def _survey(files: Sequence[Path]) -> tuple[list[tuple[int, int]], bool]:
-    """Height and width of each file by its header, and whether all are gray."""
+    """Height and width of each image, read from the file header, and whether all images are gray."""
 
     def header(file: Path) -> tuple[tuple[int, int], str] | None:
         try:
@@ -118,7 +118,7 @@ def _survey(files: Sequence[Path]) -> tuple[list[tuple[int, int]], bool]:
     _refuse(UNREADABLE, (f for f, h in zip(files, headers, strict=True) if h is None))
     known = [h for h in headers if h is not None]
     deep = (f for f, (_, mode) in zip(files, known, strict=True) if mode in DEEP_MODES or mode.startswith("I;"))
-    _refuse("hold more than 8 bits per channel; convert them to 8 bits", deep)
+    _refuse("have more than 8 bits per channel; convert them to 8 bits", deep)
     return [size for size, _ in known], all(mode in GRAY_MODES for _, mode in known)
 
 
@@ -149,7 +149,7 @@ def _read(files: Labelled, size: tuple[int, int], gray: bool) -> Split:
 
 
 def _in_threads(work: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
-    """Decoding leaves Python's lock, so threads help."""
+    """Apply ``work`` to all items in threads, which run in parallel because decoding releases the GIL."""
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
         return list(pool.map(work, items))
 

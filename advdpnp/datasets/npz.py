@@ -1,4 +1,4 @@
-"""Arrays of the user's own: one ``.npz`` file with x_train, y_train, x_test, y_test."""
+"""Data sets of arrays: one ``.npz`` file with x_train, y_train, x_test, y_test."""
 
 import zipfile
 import zlib
@@ -20,8 +20,8 @@ CHANNELS = (1, 3)
 def npz(request: Request, path: str) -> Dataset:
     """The arrays of the file at ``path``; test images stay in the order of the file.
 
-    Without training images asked for, x_train need not be there. Arrays of Python objects are refused: reading them
-    would run code that the file brings along.
+    x_train may be missing if no training images are requested. Arrays of Python objects are rejected, because reading
+    them would run code from the file.
     """
     request.refuse_image_size()
     file = Path(path).expanduser()
@@ -37,7 +37,7 @@ def npz(request: Request, path: str) -> Dataset:
             labels = {part: arrays.labels(f"y_{part}", len(images[part])) for part in parts}
             known = [*labels.values()]
             if not request.train and "y_train" in archive.files:
-                known.append(arrays.labels("y_train", None))  # so that the number of classes is the one of training
+                known.append(arrays.labels("y_train", None))  # gives the same number of classes as in training
             names = arrays.class_names(known)
     except FileNotFoundError:
         raise AdvdpnpError(f"there is no file {file}; give the path of an .npz file: npz:PATH") from None
@@ -47,18 +47,18 @@ def npz(request: Request, path: str) -> Dataset:
     if len(parts) == 2 and images["train"].shape[1:] != images["test"].shape[1:]:
         raise AdvdpnpError(
             f"{file}: training images are {_size(images['train'])}, test images {_size(images['test'])} "
-            f"(channels x height x width); bring them to one size"
+            f"(channels x height x width); give both the same size"
         )
     splits = {part: Split(images[part], labels[part]) for part in parts}
     test = splits["test"] if "test" in splits else splits["train"].head(0)
     return request.assemble(splits.get("train"), test, names, augmentation="crop")
 
 
-_ALIASES = {"x_train": "image", "y_train": "label"}  # as the generated images of the literature are published
+_ALIASES = {"x_train": "image", "y_train": "label"}  # names in published files of generated images
 
 
 class _Arrays:
-    """The arrays of one open file, checked one by one."""
+    """Checked access to the arrays of one open file."""
 
     def __init__(self, file: Path, archive: np.lib.npyio.NpzFile) -> None:
         self.file = file
@@ -72,21 +72,21 @@ class _Arrays:
             key = _ALIASES[key]
         if key not in self.archive.files:
             held = ", ".join(sorted(self.archive.files)) or "nothing"
-            raise self._error(f"it has no array '{key}' (but {held}); it needs x_train, y_train, x_test and y_test")
+            raise self._error(f"there is no array '{key}', only {held}; it needs x_train, y_train, x_test and y_test")
         array: np.ndarray = self.archive[key]
         return array
 
     def images(self, key: str) -> torch.Tensor:
-        """uint8, (n, c, h, w)."""
+        """The images ``key``: uint8, (n, c, h, w)."""
         array = self._array(key)
         if array.dtype.kind in "fc":
             raise AdvdpnpError(
-                f"{self.file}: {key} holds {array.dtype} values, not uint8 from 0 to 255; if they lie in [0, 1] save "
+                f"{self.file}: {key} has {array.dtype} values, not uint8 from 0 to 255; if they are in [0, 1] save "
                 f"numpy.round({key} * 255).astype('uint8')"
             )
         if array.dtype != np.uint8:
             raise self._error(
-                f"{key} holds {array.dtype} values, not uint8; if they lie in 0..255 save {key}.astype('uint8')"
+                f"{key} has {array.dtype} values, not uint8; if they are in 0..255 save {key}.astype('uint8')"
             )
         if array.ndim not in (3, 4) or not array.size:
             raise self._error(f"{key} has shape {array.shape}; save images as NHWC, NCHW or NHW (gray)")
@@ -99,32 +99,34 @@ class _Arrays:
         return torch.from_numpy(np.ascontiguousarray(array if first else array.transpose(0, 3, 1, 2)))
 
     def labels(self, key: str, images: int | None) -> torch.Tensor:
-        """int64, (n,); as many as there are images, unless that is None."""
+        """The labels ``key``: int64, (n,); ``images`` is the required number of labels, or None."""
         array = self._array(key)
         if array.ndim != 1:
             flat = array.ndim > 0 and array.size == len(array)
             hint = f"save {key}.ravel()" if flat else f"if it is one-hot save {key}.argmax(1)"
             raise self._error(f"{key} has shape {array.shape}, not one whole number per image; {hint}")
         if array.dtype.kind not in "iu":
-            raise self._error(f"{key} holds {array.dtype} values; save labels as whole numbers (int64) from 0")
+            raise self._error(f"{key} has {array.dtype} values; save labels as whole numbers (int64) from 0")
         if images is not None and len(array) != images:
             raise self._error(
                 f"x_{key[2:]} has {images} images, {key} has {len(array)} labels; save one label per image"
             )
         if len(array) and int(array.min()) < 0:
-            raise self._error(f"{key} holds the negative label {array.min()}; number the classes from 0")
+            raise self._error(f"{key} has the negative label {array.min()}; number the classes from 0")
         return torch.from_numpy(array.astype(np.int64))
 
     def class_names(self, labels: list[torch.Tensor]) -> list[str]:
-        """The file's own names, or the numbers of the classes."""
+        """The class names in the file, or the numbers of the classes without any."""
         present = int(max(part.max() for part in labels if len(part)))
         if "class_names" not in self.archive.files:
             if present >= sum(len(part) for part in labels):
-                raise self._error(f"a label is {present}, more than there are images; number the classes from 0")
+                raise self._error(
+                    f"a label is {present}, which exceeds the number of images; number the classes from 0"
+                )
             return [str(label) for label in range(max(present + 1, 2))]
         array = self._array("class_names")
         if array.ndim != 1 or array.dtype.kind not in "US":
-            raise self._error("class_names is no list of texts; save numpy.array([...], dtype=str)")
+            raise self._error("class_names is not a list of strings; save numpy.array([...], dtype=str)")
         names = [name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name) for name in array.tolist()]
         if present >= len(names):
             raise self._error(f"class_names has {len(names)} names, but a label is {present}; give one per class")
@@ -141,7 +143,7 @@ def _explain(file: Path, error: Exception) -> AdvdpnpError:
         return AdvdpnpError(f"cannot read {file}: {error.strerror}; give the path of an .npz file: npz:PATH")
     if "pickle" in text.lower():
         return AdvdpnpError(
-            f"{file} holds Python objects, which are not read because that would run code; "
+            f"{file} contains Python objects, which are not read because that would run code; "
             f"save plain arrays of numbers with numpy.savez_compressed"
         )
-    return AdvdpnpError(f"{file} is damaged or cut short ({text or type(error).__name__}); copy or make it again")
+    return AdvdpnpError(f"{file} is damaged or truncated ({text or type(error).__name__}); copy or create it again")

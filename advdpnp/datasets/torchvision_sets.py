@@ -1,4 +1,4 @@
-"""Data sets of the field that torchvision can read and fetch."""
+"""Standard data sets that torchvision can read and download."""
 
 import contextlib
 import shlex
@@ -23,13 +23,13 @@ DIGIT_NAMES = tuple(str(digit) for digit in range(10))
 
 @dataclass(frozen=True)
 class Source:
-    """How torchvision keeps one data set.
+    """How torchvision stores one data set.
 
     Attributes:
-        spec: our name of it.
-        title: its name in sentences.
+        spec: its name in the registry.
+        title: its name in messages.
         reader: name of its class in torchvision.datasets.
-        files: the files or folders that hold it in the data root.
+        files: its files or folders in the data root.
     """
 
     spec: str
@@ -38,28 +38,28 @@ class Source:
     files: tuple[str, ...]
 
     def present(self, root: Path) -> bool:
-        """Whether something that looks like it lies in ``root``."""
+        """Whether any of its files is in ``root``."""
         return any((root / file).exists() for file in self.files)
 
     def command(self, root: Path) -> str:
-        """What a user types to fetch it into ``root``."""
+        """The command that downloads it to ``root``."""
         return f"advdpnp train --dataset {self.spec} --download --data-root {shlex.quote(str(root))}"
 
     def read(self, request: Request, arguments: Mapping[str, Any]) -> Any:
-        """torchvision's object of one part of the data set.
+        """torchvision's object for one split of the data set.
 
         Args:
-            arguments: by which torchvision's class tells its parts apart.
+            arguments: arguments of torchvision's class that select the split.
 
         Raises:
-            AdvdpnpError: missing, damaged, or not to be downloaded.
+            AdvdpnpError: the data set is missing or damaged, or its download failed.
         """
         root = request.data_root
         reader = getattr(_torchvision_datasets(), self.reader)
         holds = " and ".join(self.files)
         again = self.command(root)
         try:
-            # torchvision reports its mirrors on stdout, which belongs to results.
+            # torchvision reports its mirrors on stdout, which is reserved for results.
             with contextlib.redirect_stdout(sys.stderr):
                 return reader(root=str(root), download=request.download, **arguments)
         except MemoryError:
@@ -68,7 +68,7 @@ class Source:
             raise AdvdpnpError(f"no permission for {error.filename}; check who owns it, or set --data-root") from error
         except ImportError as error:
             raise AdvdpnpError(f"{self.title} cannot be read: {error}; install what is missing") from error
-        except Exception as error:  # torchvision raises RuntimeError, ValueError, AssertionError, EOFError, pickle's...
+        except Exception as error:  # torchvision raises RuntimeError, ValueError, AssertionError, EOFError, ...
             why = " ".join(str(error).split()) or type(error).__name__
             if request.download:
                 raise AdvdpnpError(
@@ -78,11 +78,11 @@ class Source:
             if self.present(root):
                 raise AdvdpnpError(
                     f"{self.title} in {root} is damaged or incomplete; delete {holds} there "
-                    f"and get it again with: {again}"
+                    f"and download it again with: {again}"
                 ) from error
             raise AdvdpnpError(
-                f"{self.title} is not in {root}; get it with: {again}, or set --data-root / {DATA_ROOT_VARIABLE} "
-                f"to the folder that holds {holds}"
+                f"{self.title} is not in {root}; download it with: {again}, or set --data-root / {DATA_ROOT_VARIABLE} "
+                f"to the folder that contains {holds}"
             ) from error
 
 
@@ -98,9 +98,9 @@ SOURCES = (CIFAR10, CIFAR100, SVHN, MNIST, FASHION_MNIST, FLOWERS102)
 def _torchvision_datasets() -> ModuleType:
     try:
         import torchvision.datasets
-    except Exception as error:  # a torchvision made for another torch fails with RuntimeError
+    except Exception as error:  # a torchvision that was built for another torch raises RuntimeError
         why = " ".join(str(error).split())
-        raise AdvdpnpError(f"torchvision does not import beside this torch ({why}); see: advdpnp doctor") from error
+        raise AdvdpnpError(f"torchvision does not import with this torch ({why}); see: advdpnp doctor") from error
     module: ModuleType = torchvision.datasets
     return module
 
@@ -134,21 +134,21 @@ def _mnist_split(part: Any) -> Split:
 
 @DATASETS.register(
     "cifar10",
-    description="50,000 + 10,000 photographs of 10 kinds of things, 32x32 RGB",
+    description="50,000 + 10,000 photographs of 10 classes, 32x32 RGB",
     reference="Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009",
 )
 def cifar10(request: Request) -> Dataset:
-    """CIFAR-10, test images in the order of the file."""
+    """CIFAR-10, with test images in the order of the file."""
     return _load(CIFAR10, request, _cifar_split, "crop-flip")
 
 
 @DATASETS.register(
     "cifar100",
-    description="50,000 + 10,000 photographs of 100 kinds of things, 32x32 RGB",
+    description="50,000 + 10,000 photographs of 100 classes, 32x32 RGB",
     reference="Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009",
 )
 def cifar100(request: Request) -> Dataset:
-    """CIFAR-100 with its 100 fine labels, test images in the order of the file."""
+    """CIFAR-100 with its 100 fine labels, and test images in the order of the file."""
     return _load(CIFAR100, request, _cifar_split, "crop-flip")
 
 
@@ -158,7 +158,7 @@ def cifar100(request: Request) -> Dataset:
     reference="Netzer et al., Reading Digits in Natural Images with Unsupervised Feature Learning, 2011",
 )
 def svhn(request: Request) -> Dataset:
-    """SVHN without its extra part, test images in the order of the file."""
+    """SVHN without its extra split, with test images in the order of the file."""
     return _load(
         SVHN,
         request,
@@ -175,7 +175,7 @@ def svhn(request: Request) -> Dataset:
     reference="LeCun et al., Gradient-Based Learning Applied to Document Recognition, 1998",
 )
 def mnist(request: Request) -> Dataset:
-    """MNIST, test images in the order of the file."""
+    """MNIST, with test images in the order of the file."""
     return _load(MNIST, request, _mnist_split, "crop", class_names=lambda part: DIGIT_NAMES)
 
 
@@ -185,19 +185,19 @@ def mnist(request: Request) -> Dataset:
     reference="Xiao et al., Fashion-MNIST: a Novel Image Dataset for Benchmarking, 2017",
 )
 def fashion_mnist(request: Request) -> Dataset:
-    """Fashion-MNIST, test images in the order of the file."""
+    """Fashion-MNIST, with test images in the order of the file."""
     return _load(FASHION_MNIST, request, _mnist_split, "crop-flip")
 
 
 @DATASETS.register(
     "flowers102",
-    description="2,040 + 6,149 photographs of 102 kinds of flowers, RGB, brought to 224x224",
+    description="2,040 + 6,149 photographs of 102 kinds of flowers, RGB, resized to 224x224",
     reference="Nilsback and Zisserman, Automated Flower Classification over a Large Number of Classes, 2008",
 )
 def flowers102(request: Request) -> Dataset:
-    """Flowers-102: its training and validation parts together are the training images; test images are shuffled once.
+    """Flowers-102; its training and validation splits together are the training images. Test images are shuffled once.
 
-    The short side is resized to the image size (default 224), then the centre is cut out.
+    Images are resized to cover the image size (default 224x224), then cropped at the centre.
     """
     height, width = request.image_size or FLOWERS_SIZE
 
@@ -212,8 +212,8 @@ def flowers102(request: Request) -> Dataset:
                 rows += list(images)
             except OSError as error:
                 raise AdvdpnpError(
-                    f"Flowers-102 in {request.data_root} is damaged ({error}); delete flowers-102 there and get it "
-                    f"again with: {FLOWERS102.command(request.data_root)}"
+                    f"Flowers-102 in {request.data_root} is damaged ({error}); delete flowers-102 there and download "
+                    f"it again with: {FLOWERS102.command(request.data_root)}"
                 ) from error
         pixels = torch.as_tensor(np.stack([image for image, _ in rows])).permute(0, 3, 1, 2)
         return _to_split(pixels, [label for _, label in rows])

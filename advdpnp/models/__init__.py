@@ -1,4 +1,7 @@
-"""Architectures. Importing this package registers every backbone that the project has."""
+"""Classifiers: architectures, heads, checkpoints, and loading of models from other projects.
+
+Importing this package registers every backbone. Code here must not import attacks, training or evaluation.
+"""
 
 from advdpnp.models.architectures import preact_resnet, resnet, small_cnn, timm_backbone, tiny_resnet, wide_resnet  # noqa: F401
 from advdpnp.models.base import MODELS, Backbone

@@ -1,4 +1,4 @@
-"""The registry of backbones, and what every backbone promises."""
+"""The registry of backbones, and the interface of a backbone."""
 
 from collections.abc import Iterable
 from typing import cast
@@ -15,7 +15,7 @@ MODELS = Registry("model", "advdpnp.models")
 class Backbone(nn.Module):
     """Maps images (n, c, h, w) to features (n, width).
 
-    Backbones from elsewhere need not derive from this class; an ``nn.Module`` with an integer ``width`` will do.
+    Other backbones need not derive from this class: an ``nn.Module`` with an integer ``width`` is enough.
     """
 
     width: int
@@ -25,9 +25,9 @@ class Backbone(nn.Module):
 
 
 def initialise(modules: Iterable[nn.Module]) -> None:
-    """Draw convolution weights as He et al., "Delving deep into rectifiers" (ICCV 2015), preserving backward variance.
+    """Initialise convolutions as in He et al., "Delving deep into rectifiers" (ICCV 2015), with ``mode="fan_out"``.
 
-    Normalisation and linear layers keep the defaults of PyTorch.
+    Normalisation and linear layers keep PyTorch's defaults.
     """
     for module in modules:
         if isinstance(module, nn.Conv2d):
@@ -35,7 +35,7 @@ def initialise(modules: Iterable[nn.Module]) -> None:
 
 
 def require_size(architecture: str, image_size: tuple[int, int], smallest: int = 8) -> None:
-    """Refuse images that the strides of ``architecture`` would shrink to nothing worth pooling.
+    """Reject images that are too small for the strides of ``architecture``.
 
     Raises:
         AdvdpnpError: a side is shorter than ``smallest`` pixels.

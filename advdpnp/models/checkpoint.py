@@ -1,4 +1,4 @@
-"""Checkpoints: weights as safetensors with everything needed to use them again in a JSON header."""
+"""Checkpoints: weights in a safetensors file, with a JSON header that describes the model and its training."""
 
 import hashlib
 import json
@@ -20,7 +20,7 @@ from advdpnp.models import ModelConfig, Network, build_model
 from advdpnp.models.weights import is_safetensors, load_into
 
 FORMAT = 1
-"""Version of the header; a reader refuses what is newer than itself."""
+"""Version of the header; a reader rejects newer versions than its own."""
 
 _KEY = "advdpnp"
 
@@ -29,10 +29,10 @@ def save_checkpoint(path: Path, model: Network, header: Mapping[str, Any]) -> No
     """Write ``model`` to ``path`` atomically.
 
     Args:
-        path: by custom ``*.safetensors``.
+        path: usually ``*.safetensors``.
         model: on any device and in any memory format.
         header: JSON values: dataset, method, recipe, metrics, class_names, name... The format version, the model's
-            description and the versions of the software are added.
+            configuration and the software versions are added.
 
     Raises:
         AdvdpnpError: the file cannot be written.
@@ -47,11 +47,11 @@ def load_checkpoint(path: Path) -> tuple[Network, dict[str, Any]]:
     """Read a checkpoint: the network (fp32, CPU, eval mode) and its header.
 
     Args:
-        path: the file, or a run folder, of which ``best.safetensors`` is taken.
+        path: the file, or a run folder that contains ``best.safetensors``.
 
     Raises:
-        AdvdpnpError: the file is missing, cut short, of another kind, from a newer version, or its weights are not
-            finite or do not fit their description.
+        AdvdpnpError: the file is missing, truncated, of another format or a newer version, or its weights are not
+            finite or do not match the model in its header.
     """
     path = checkpoint_file(path)
     header, tensors = _read(path)
@@ -65,13 +65,8 @@ def load_checkpoint(path: Path) -> tuple[Network, dict[str, Any]]:
     return model.float().eval(), header
 
 
-def read_header(path: Path) -> dict[str, Any]:
-    """The header of a checkpoint or run folder; the weights stay on the disk. Raises as ``load_checkpoint``."""
-    return _read(checkpoint_file(path), weights=False)[0]
-
-
 def has_header(path: Path) -> bool:
-    """Whether ``path`` is a file with this program's header. Raises as ``foreign.is_safetensors``."""
+    """Whether ``path`` is a file with a header of this program. Raises the errors of ``weights.is_safetensors``."""
     if not is_safetensors(path):
         return False
     try:
@@ -82,12 +77,12 @@ def has_header(path: Path) -> bool:
 
 
 def checkpoint_file(path: Path) -> Path:
-    """The file that ``path`` means: itself, or the ``best.safetensors`` of a run folder.
+    """The checkpoint file of ``path``: the path itself, or ``best.safetensors`` in a run folder.
 
     Raises:
         AdvdpnpError: it is a folder without that file.
     """
-    if not os.path.isdir(path):  # says no, where Path.is_dir raises, to what cannot be a name of a folder at all
+    if not os.path.isdir(path):  # returns False for invalid names, for which Path.is_dir raises
         return path
     if not (path / "best.safetensors").is_file():
         last = path / "last.safetensors"
@@ -99,8 +94,8 @@ def checkpoint_file(path: Path) -> Path:
 def weights_hash(model: nn.Module) -> str:
     """SHA-256 over names, types, shapes and bytes of all parameters and buffers, as 64 hexadecimal digits.
 
-    The device and the memory format do not matter. Buffers that are kept out of the state_dict count too: foreign nets
-    keep their normalisation in such buffers, and with another normalisation they are another model.
+    The hash does not depend on the device or the memory format. It includes buffers that are not in the state_dict:
+    models of other projects may store their normalisation there, and another normalisation makes another model.
     """
     tensors: dict[str, Tensor] = dict(model.named_buffers(remove_duplicate=False))
     tensors.update(model.named_parameters(remove_duplicate=False))
@@ -112,34 +107,34 @@ def weights_hash(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _read(path: Path, weights: bool = True) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if not is_safetensors(path):
         raise AdvdpnpError(
-            f"{path} is not a checkpoint of this program (not safetensors); to use weights from elsewhere, name their "
-            f"architecture: --model NAME --weights {path}"
+            f"{path} is not a checkpoint of this program (not safetensors); to use weights of another program, name "
+            f"their architecture: --model NAME --weights {path}"
         )
     try:
         with safe_open(path, framework="pt") as file:
             header = _header((file.metadata() or {}).get(_KEY), path)
-            return header, {name: file.get_tensor(name) for name in file.keys()} if weights else {}  # noqa: SIM118
+            return header, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise _damaged(path, error) from error
 
 
 def _damaged(path: Path, error: Exception) -> AdvdpnpError:
-    return AdvdpnpError(f"{path} is cut short or damaged ({error}); copy or make it again")
+    return AdvdpnpError(f"{path} is truncated or damaged ({error}); copy or create it again")
 
 
 def _header(text: str | None, path: Path) -> dict[str, Any]:
     if text is None:
         raise AdvdpnpError(
-            f"{path} holds weights without a header of ours; name their architecture: --model NAME --weights {path}"
+            f"{path} has weights but no header of this program; name their architecture: --model NAME --weights {path}"
         )
     try:
         header = json.loads(text)
         number = int(header["format"])
     except (ValueError, KeyError, TypeError) as error:
-        raise AdvdpnpError(f"the header of {path} is damaged; copy or make it again") from error
+        raise AdvdpnpError(f"the header of {path} is damaged; copy or create it again") from error
     if number > FORMAT:
         raise AdvdpnpError(
             f"{path} was written by a newer version (format {number}, this one reads up to {FORMAT}); update advdpnp"

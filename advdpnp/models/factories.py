@@ -1,4 +1,4 @@
-"""Functions of the user that build a model, found in a module or in a Python file."""
+"""Finds a user's function that builds a model, in a module or in a Python file."""
 
 import importlib
 import sys
@@ -13,7 +13,7 @@ from advdpnp.base.errors import AdvdpnpError, describe, did_you_mean
 
 
 def is_source(module: str) -> bool:
-    """Whether a spec names a Python file, not a module."""
+    """Whether the part of a spec before the colon names a Python file rather than a module."""
     return Path(module).suffix == ".py"
 
 
@@ -21,14 +21,14 @@ def find_factory(module: str, attribute: str) -> Callable[[], Any]:
     """The function ``attribute`` of a module or of a Python file.
 
     Raises:
-        AdvdpnpError: there is no such module or function, the import fails, or it cannot be called.
+        AdvdpnpError: there is no such module or function, the import fails, or the attribute is not callable.
     """
     try:
-        place: Any = _import_file(Path(module)) if is_source(module) else importlib.import_module(module)
+        owner: Any = _import_file(Path(module)) if is_source(module) else importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name and f"{module}.".startswith(f"{error.name}."):
             raise AdvdpnpError(
-                f"there is no Python module '{module}'; run the command in the folder that holds it, or install it"
+                f"there is no Python module '{module}'; run the command in the folder that contains it, or install it"
             ) from error
         raise AdvdpnpError(f"the module '{module}' needs '{error.name}', which is not installed; install it") from error
     except AdvdpnpError:
@@ -36,25 +36,26 @@ def find_factory(module: str, attribute: str) -> Callable[[], Any]:
     except Exception as error:
         raise AdvdpnpError(f"the module '{module}' fails when imported: {describe(error)}; fix it") from error
     for part in attribute.split("."):
-        if not hasattr(place, part):
-            hint = did_you_mean(part, dir(place), otherwise="check the spelling")
+        if not hasattr(owner, part):
+            hint = did_you_mean(part, dir(owner), otherwise="check the spelling")
             raise AdvdpnpError(f"the module '{module}' has no '{attribute}'; {hint}")
-        place = getattr(place, part)
-    if not callable(place):
-        raise AdvdpnpError(f"{module}:{attribute} is {type(place).__name__} data, not a function that builds a model")
-    factory: Callable[[], Any] = place
+        owner = getattr(owner, part)
+    if not callable(owner):
+        kind = type(owner).__name__
+        raise AdvdpnpError(f"{module}:{attribute} is of type {kind}, not a function that builds a model")
+    factory: Callable[[], Any] = owner
     return factory
 
 
 def _import_file(path: Path) -> ModuleType:
-    """The module in a file, under a name that no other module has."""
+    """Import a file as a module; its name is its path, so it cannot clash with another module."""
     path = path.resolve()
     if not path.is_file():
         raise AdvdpnpError(f"there is no file {path}; check the path before the colon")
     loader = SourceFileLoader(str(path), str(path))
     module = ModuleType(loader.name)
     module.__file__ = loader.path
-    sys.modules[loader.name] = module  # dataclasses look for themselves there
+    sys.modules[loader.name] = module  # dataclasses look up their module there
     try:
         loader.exec_module(module)
     except BaseException:
@@ -65,10 +66,10 @@ def _import_file(path: Path) -> ModuleType:
 
 @contextmanager
 def importable(folder: Path) -> Iterator[None]:
-    """Inside, imports look into this folder first."""
-    place = str(folder.resolve())
-    sys.path.insert(0, place)
+    """Put this folder first on the import path inside the block."""
+    entry = str(folder.resolve())
+    sys.path.insert(0, entry)
     try:
         yield
     finally:
-        sys.path.remove(place)
+        sys.path.remove(entry)

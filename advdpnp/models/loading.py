@@ -1,4 +1,4 @@
-"""Every model that can be named, loaded alike: checkpoints, architectures with weights, public zoos, factories."""
+"""Loads a model by name: a checkpoint, an architecture with weights, a RobustBench model, or a user's factory."""
 
 import importlib
 import math
@@ -26,16 +26,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model ready to be attacked: eval mode, fp32, on the CPU.
+    """A model that is ready to be evaluated: in eval mode, in float32, on the CPU.
 
     Attributes:
         model: maps float32 images (n, c, h, w) in [0, 1] to logits (n, classes).
-        name: what tables call it.
-        weights_hash: as ``checkpoint.weights_hash``.
-        architecture: the registered name, or the factory's or class's name.
-        method: the training method that the header names, else empty.
+        name: the name in tables.
+        weights_hash: see ``checkpoint.weights_hash``.
+        architecture: the registered name, or the name of the factory or class.
+        method: the training method in the header, or empty.
         parameters: number of parameters.
-        header: the checkpoint's header; empty for models from elsewhere.
+        header: the checkpoint's header; empty for models of other projects.
     """
 
     model: nn.Module
@@ -47,21 +47,21 @@ class LoadedModel:
     header: dict[str, Any]
 
     def metric(self, name: str) -> float | None:
-        """What the header says of the epoch that was kept ("seconds", "min_separation"); None if it says nothing."""
+        """A metric of the saved epoch ("seconds", "min_separation"), or None if the header has none of this name."""
         metrics = self.header.get("metrics")
         value = metrics.get(name) if isinstance(metrics, dict) else None
         return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
     @property
     def recipe(self) -> dict[str, Any]:
-        """The recipe in the header, without the seed and the description, which say nothing of what is trained."""
+        """The recipe in the header, without its seed and its description."""
         recipe = self.header.get("recipe")
         described = recipe if isinstance(recipe, dict) else {}
         return {key: value for key, value in described.items() if key not in ("seed", "description")}
 
     @property
     def training_seed(self) -> int | None:
-        """The seed in the header's recipe; None if it says nothing."""
+        """The seed of the recipe in the header, or None without one."""
         recipe = self.header.get("recipe")
         seed = recipe.get("seed") if isinstance(recipe, dict) else None
         return seed if isinstance(seed, int) else None
@@ -87,34 +87,35 @@ def load_model(
     name: str | None = None,
     normalisation: Normalisation | None = None,
 ) -> LoadedModel:
-    """Load what ``spec`` names.
+    """Load the model that ``spec`` names.
 
     Args:
         spec: one of
-            a checkpoint of this program, or a run folder, of which ``best.safetensors`` is taken;
+            a checkpoint of this program, or a run folder that contains ``best.safetensors``;
             a registered architecture (``resnet18``, ``timm:resnet50``) with ``weights``;
             ``robustbench:NAME`` or ``robustbench:L2/NAME``, downloaded into torch's hub folder on first use;
-            ``package.module:factory`` or ``folder/file.py:factory``, called without arguments; its weights are its
-            own, or ``weights``.
-        weights: a file of weights in any format that ``foreign.read_state_dict`` knows.
-        dataset: gives the shape of images and the number of classes; the model is then tried on one image.
+            ``package.module:factory`` or ``folder/file.py:factory``, called without arguments; ``weights``, if given,
+            replace the weights of the model that it returns.
+        weights: a file of weights in any format that ``weights.read_state_dict`` reads.
+        dataset: gives the shape of images and the number of classes; the model is then tested on one image.
         name: replaces the name that follows from the spec or the weights file.
-        normalisation: what the net was trained with, for weights of a registered architecture that do not tell.
+        normalisation: the normalisation that the model was trained with; needed for weights of a registered
+            architecture that do not contain it.
 
     Raises:
-        AdvdpnpError: the spec names nothing, a file or module is missing or damaged, the weights do not fit, a download
-            failed, or the model does not fit the data set.
+        AdvdpnpError: the spec names no model, a file or module is missing or damaged, the weights do not fit the
+            architecture, a download failed, or the model does not fit the data set.
     """
     load = next((load for matches, load in _KINDS if matches(spec)), None)
     if load is None:
         if spec.replace("-", "").isalnum():
             try:
-                MODELS.find(spec)  # perhaps a slip in an architecture's name: says which are near
+                MODELS.find(spec)  # perhaps a misspelt architecture: the error suggests similar names
             except AdvdpnpError as error:
                 raise AdvdpnpError(f"there is no file or folder '{spec}', and {error}") from None
         raise AdvdpnpError(
-            f"'{spec}' is no checkpoint, run folder or known architecture; give a file, a name that "
-            "`advdpnp list models` shows, robustbench:NAME, package.module:factory or file.py:factory"
+            f"'{spec}' is not a checkpoint, a run folder or a known architecture; give a file, a name from "
+            "`advdpnp list models`, robustbench:NAME, package.module:factory or file.py:factory"
         )
     with isolated_rng():
         found = load(spec, weights, dataset, normalisation)
@@ -134,14 +135,14 @@ def load_model(
 
 def _refuse(normalisation: Normalisation | None, spec: str) -> None:
     if normalisation is not None:
-        raise AdvdpnpError(f"{spec} normalises its images by itself; leave --mean and --std out")
+        raise AdvdpnpError(f"{spec} normalises its images itself; leave out --mean and --std")
 
 
 # Checkpoints of this program
 
 
 def _is_path(spec: str) -> bool:
-    # Unlike Path.exists, os.path.exists says no to what cannot be the name of a file at all.
+    # os.path.exists returns False for invalid file names, for which Path.exists raises.
     return Path(spec).suffix == ".safetensors" or (os.path.exists(spec) and not _is_registered(spec))
 
 
@@ -150,19 +151,19 @@ def _load_path(
 ) -> _Found:
     _refuse(normalisation, spec)
     if weights is not None:
-        raise AdvdpnpError(f"{spec} has its own weights; leave --weights out, or name an architecture in its place")
+        raise AdvdpnpError(f"{spec} has its own weights; leave out --weights, or name an architecture instead")
     path = checkpoint_file(Path(spec))
     model, header = load_checkpoint(path)
     return _Found(model, _checkpoint_name(path), model.config.architecture, header)
 
 
 def _checkpoint_name(path: Path) -> str:
-    """The file's stem; every run has a ``best`` and a ``last``, so these are called after their folder."""
+    """The file's stem. Every run has a ``best`` and a ``last`` file, so these get the name of their folder."""
     folder = path.resolve().parent.name
     return {"best": folder, "last": f"{folder}-last"}.get(path.stem, path.stem)
 
 
-# Registered architectures with weights from anywhere
+# Registered architectures with weights of any source
 
 
 def _is_registered(spec: str) -> bool:
@@ -182,7 +183,7 @@ def _load_registered(
         _refuse(normalisation, str(weights))
         model, header = load_checkpoint(weights)
         if model.config.architecture != spec:
-            raise AdvdpnpError(f"{weights} holds a {model.config.architecture}, not a {spec}; give the file alone")
+            raise AdvdpnpError(f"{weights} contains a {model.config.architecture}, not a {spec}; give the file alone")
         return _Found(model, _checkpoint_name(weights), spec, header)
     return _load_bare_weights(spec, weights, dataset, normalisation)
 
@@ -190,12 +191,12 @@ def _load_registered(
 def _load_bare_weights(
     architecture: str, weights: Path, dataset: "Dataset | None", normalisation: Normalisation | None
 ) -> _Found:
-    """Weights without a description: the data set gives the shapes, the file or the caller the normalisation.
+    """Load weights without a header: the data set gives the shapes, the file or the caller the normalisation.
 
-    It is never guessed: a wrong one costs accuracy that looks like robustness lost or won.
+    The normalisation is never guessed, because a wrong one changes both clean and robust accuracy.
     """
     if dataset is None:
-        raise AdvdpnpError(f"{weights} does not tell what it classifies; name the data set, or give a factory")
+        raise AdvdpnpError(f"{weights} does not say what it classifies; name the data set, or give a factory")
     state_dict = read_state_dict(weights)
     stored = [state_dict.get(f"normalise.{name}") for name in ("mean", "std")]
     if stored[0] is not None and stored[1] is not None:
@@ -205,8 +206,8 @@ def _load_bare_weights(
         mean, std = normalisation
     else:
         raise AdvdpnpError(
-            f"{weights} does not tell how its net normalises images; add --mean and --std (0 and 1 if it does not), "
-            "one value per channel with commas, or give package.module:factory, whose model does it"
+            f"{weights} does not say how its model normalises images; add --mean and --std (0 and 1 for none), one "
+            "value per channel with commas, or give package.module:factory, whose model normalises by itself"
         )
     config = ModelConfig(
         architecture=architecture,
@@ -225,7 +226,7 @@ def _load_bare_weights(
 
 
 def _as_network(state_dict: dict[str, Tensor], model: Network) -> dict[str, Tensor]:
-    """Rename a bare net's tensors to the network's; what the backbone does not know is the classifier's."""
+    """Rename the tensors of a bare model to those of ``model``; names not in the backbone belong to the head."""
     if any(name.startswith("backbone.") for name in state_dict):
         return state_dict
     own = model.backbone.state_dict()
@@ -251,40 +252,40 @@ def _load_robustbench(
     from advdpnp.base.compat import import_robustbench
 
     if weights is not None:
-        raise AdvdpnpError(f"{spec} comes with its own weights; leave --weights out")
+        raise AdvdpnpError(f"{spec} has its own weights; leave out --weights")
     import_robustbench()
     utils = importlib.import_module("robustbench.utils")
     threat, _, name = spec.removeprefix("robustbench:").rpartition("/")
-    shelf, threat = _shelf(name, threat, utils.all_models, None if dataset is None else dataset.name)
+    benchmark, threat = _benchmark(name, threat, utils.all_models, None if dataset is None else dataset.name)
     folder = Path(torch.hub.get_dir()) / "robustbench"
     try:
         with redirect_stdout(sys.stderr):  # it prints while it downloads
-            model = utils.load_model(name, model_dir=folder, dataset=shelf, threat_model=threat)
-    except Exception as error:  # network, Google Drive and file errors of every kind
+            model = utils.load_model(name, model_dir=folder, dataset=benchmark, threat_model=threat)
+    except Exception as error:  # any error of the network, Google Drive or the files
         raise AdvdpnpError(
             f"the RobustBench model '{name}' cannot be loaded ({describe(error)}); check the network connection, or "
-            f"put its weights into {folder / shelf / threat}"
+            f"put its weights into {folder / benchmark / threat}"
         ) from error
     return _Found(model, name, type(model).__name__)
 
 
-def _shelf(name: str, threat: str, models: Any, dataset: str | None) -> tuple[str, str]:
-    """Where the zoo has ``name``: (data set, threat model); the asked-for data set first, then Linf before L2."""
-    places = [
-        (shelf.value, kind.value)
-        for shelf, kinds in models.items()
+def _benchmark(name: str, threat: str, models: Any, dataset: str | None) -> tuple[str, str]:
+    """The (data set, threat model) that RobustBench lists ``name`` under; prefers ``dataset``, then Linf over L2."""
+    listings = [
+        (benchmark.value, kind.value)
+        for benchmark, kinds in models.items()
         for kind, names in kinds.items()
         if name in names and threat.lower() in ("", kind.value.lower())
     ]
-    if not places:
+    if not listings:
         known = {known for kinds in models.values() for names in kinds.values() for known in names}
         hint = did_you_mean(name, sorted(known), otherwise="robustbench.github.io lists them")
         raise AdvdpnpError(f"RobustBench has no model called '{name}'{f' for {threat}' * bool(threat)}; {hint}")
     order = ("Linf", "L2", "corruptions", "corruptions_3d")
-    return min(places, key=lambda place: (place[0] != dataset, order.index(place[1])))
+    return min(listings, key=lambda listing: (listing[0] != dataset, order.index(listing[1])))
 
 
-# Factories of the user's own
+# Factories of the user
 
 
 def _is_factory(spec: str) -> bool:
@@ -298,7 +299,7 @@ def _load_factory(
 ) -> _Found:
     _refuse(normalisation, spec)
     module, _, attribute = spec.rpartition(":")
-    # As ``python -m module`` and ``python file.py`` do it; console scripts see neither folder by themselves.
+    # Like ``python -m module`` and ``python file.py``; console scripts have neither folder on their import path.
     with importable(Path(module).parent if is_source(module) else Path()):
         factory = find_factory(module, attribute)
         try:
@@ -306,7 +307,7 @@ def _load_factory(
         except (Exception, SystemExit) as error:
             raise AdvdpnpError(f"{spec} fails when called without arguments: {describe(error)}; fix it") from error
     if not isinstance(model, nn.Module):
-        raise AdvdpnpError(f"{spec} returns a {type(model).__name__}, not a torch.nn.Module; let it return the model")
+        raise AdvdpnpError(f"{spec} returns a {type(model).__name__}, not a torch.nn.Module; make it return the model")
     if weights is not None:
         load_into(model, read_state_dict(weights), weights)
     return _Found(model, attribute if weights is None else weights.stem, attribute)
@@ -320,18 +321,18 @@ def _try(model: nn.Module, name: str, dataset: "Dataset") -> None:
     except Exception as error:
         size = "x".join(map(str, shape))
         raise AdvdpnpError(
-            f"the model '{name}' does not take the images of {dataset.name} ({size}): {describe(error)}; "
+            f"the model '{name}' does not accept the images of {dataset.name} ({size}): {describe(error)}; "
             "choose the data set it was made for"
         ) from error
     if not isinstance(logits, Tensor):
         raise AdvdpnpError(
-            f"the model '{name}' returns {type(logits).__name__} data; wrap it in one that returns the logits alone"
+            f"the model '{name}' returns a {type(logits).__name__}; wrap it in a module that returns only the logits"
         )
     if logits.shape != (1, dataset.classes):
-        gives = f"shape {tuple(logits.shape[1:])}"
+        shape = tuple(logits.shape[1:])
         raise AdvdpnpError(
-            f"the model '{name}' gives {gives} per image, but {dataset.name} has {dataset.classes} classes; "
-            "choose the data set it was made for"
+            f"the model '{name}' returns logits of shape {shape} per image, but {dataset.name} has {dataset.classes} "
+            "classes; choose the data set it was made for"
         )
 
 
@@ -343,4 +344,4 @@ _KINDS: tuple[tuple[Callable[[str], bool], _Loader], ...] = (
     (_is_robustbench, _load_robustbench),
     (_is_factory, _load_factory),
 )
-"""Tried in this order: whether a spec is of this kind, and how to load it."""
+"""The kinds of specs, in the order they are tried: whether a spec is of the kind, and how to load it."""

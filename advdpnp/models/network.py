@@ -1,4 +1,4 @@
-"""The classifier that this project trains: normalisation, backbone, projection and head in one module."""
+"""The classifier that this project trains: normalisation, backbone, projection and head."""
 
 import math
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from advdpnp.models.prototypes import CentreHead, PrototypeHead
 
 
 class Normalise(nn.Module):
-    """(x - mean) / std per channel, as a layer, so that attacks see images in [0, 1]."""
+    """(x - mean) / std per channel, as a layer, so that the model and its attacks take images in [0, 1]."""
 
     mean: Tensor
     std: Tensor
@@ -25,14 +25,14 @@ class Normalise(nn.Module):
         self.register_buffer("std", torch.tensor(std).reshape(-1, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images (n, c, h, w) to the same shape.
+        """Normalise images (n, c, h, w); the shape stays the same.
 
         Raises:
-            AdvdpnpError: another number of channels; gray images would silently broadcast to colour.
+            AdvdpnpError: another number of channels, which broadcasting would silently accept.
         """
         if x.shape[1] != len(self.mean):
             raise AdvdpnpError(f"the model takes images of {len(self.mean)} channels, not {x.shape[1]}; convert them")
-        # Spread over a whole image first: with channels_last, broadcasting would run in steps of three numbers.
+        # Expand to a whole image first: with channels_last, broadcasting would process three numbers at a time.
         layout = torch.channels_last if x.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
         mean, std = (v.expand(1, *x.shape[1:]).contiguous(memory_format=layout) for v in (self.mean, self.std))
         return (x - mean) / std
@@ -40,18 +40,18 @@ class Normalise(nn.Module):
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Everything needed to build a network again.
+    """Everything that is needed to rebuild a network.
 
     Attributes:
         architecture: a registered backbone ("resnet18", "timm:resnet50").
         classes: number of classes, at least 2.
         channels: channels of the images.
         image_size: (h, w) in pixels.
-        feature_dim: dimensions of the features; None keeps the backbone's own.
+        feature_dim: dimension of the features; None keeps the backbone's width.
         head: a key of ``HEADS``.
-        radius: length of the prototypes at the start; None for heads without prototypes.
+        radius: initial length of the prototypes; None for heads without prototypes.
         mean, std: normalisation, one number per channel, for images in [0, 1].
-        temperature: what a prototype head divides its inner products by; 1 for other heads.
+        temperature: divisor of a prototype head's inner products; 1 for other heads.
     """
 
     architecture: str
@@ -66,15 +66,15 @@ class ModelConfig:
     temperature: float = 1.0
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON takes it."""
+        """The values as a dict that JSON can store."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: Any) -> "ModelConfig":
-        """Read what ``to_dict`` gave, also after a trip through JSON.
+        """The configuration that ``to_dict`` converted, directly or by way of JSON.
 
         Raises:
-            AdvdpnpError: a field is missing, unknown or of the wrong kind.
+            AdvdpnpError: a field is missing, unknown or of the wrong type.
         """
         if not isinstance(values, Mapping):
             raise AdvdpnpError("there is no description of the model")
@@ -88,13 +88,13 @@ class ModelConfig:
             height, width = map(int, values["image_size"])
             numbers = {key: int(values[key]) for key in ("classes", "channels")}
         except (TypeError, ValueError):
-            raise AdvdpnpError("the description of the model holds something else where numbers should be") from None
+            raise AdvdpnpError("the description of the model has other values where it needs numbers") from None
         return cls(**{**values, **tuples, **numbers, "image_size": (height, width)})
 
 
 def _linear_head(dim: int, config: ModelConfig) -> nn.Module:
     if config.radius is not None:
-        raise AdvdpnpError("a linear head has no radius; leave the radius out or choose the prototype head")
+        raise AdvdpnpError("a linear head has no radius; leave out the radius or choose the prototype head")
     return nn.Linear(dim, config.classes)
 
 
@@ -115,7 +115,7 @@ class Network(nn.Module):
     """normalise -> backbone -> projection -> head.
 
     Args:
-        config: what the network was built from; kept, and written into checkpoints.
+        config: the configuration, which checkpoints store.
         backbone: maps (n, c, h, w) to (n, width) and has an integer ``width``.
     """
 
@@ -139,11 +139,11 @@ class Network(nn.Module):
 
 
 def build_model(config: ModelConfig, *, pretrained: bool = False) -> Network:
-    """Build a network with fresh weights, drawn from torch's global generator.
+    """Build a network with random weights, drawn from torch's global generator.
 
     Args:
         config: what to build.
-        pretrained: start the backbone from published weights, downloaded if need be; few backbones have some.
+        pretrained: start the backbone from published weights, downloaded if necessary; only some backbones have them.
 
     Raises:
         AdvdpnpError: no such architecture or head, a number out of range, images too small, no pretrained weights.
@@ -173,11 +173,12 @@ def _check(config: ModelConfig) -> None:
     if not (isinstance(config.temperature, int | float) and 0 < config.temperature < math.inf):
         raise AdvdpnpError(f"the temperature must be a positive number, not {config.temperature}")
     if config.temperature != 1 and config.head != "prototype":
-        raise AdvdpnpError("only a prototype head has a temperature; leave the temperature out")
+        raise AdvdpnpError("only a prototype head has a temperature; leave out the temperature")
     for name, values in (("mean", config.mean), ("std", config.std)):
         if len(values) != config.channels:
             raise AdvdpnpError(
-                f"the normalisation's {name} has {len(values)} values for {config.channels} channels; give as many"
+                f"the normalisation's {name} has {len(values)} values for {config.channels} channels; give one per "
+                "channel"
             )
         if not all(map(math.isfinite, values)):
             raise AdvdpnpError(f"the normalisation's {name} must be finite, not {values}")

@@ -1,4 +1,4 @@
-"""The prototype head: one vector per class that is both classifier weight and class centre."""
+"""The prototype head, whose vector of a class is both its classifier weight and its centre, and MinSep."""
 
 import math
 
@@ -7,14 +7,14 @@ from torch import Tensor, nn
 
 
 class PrototypeHead(nn.Module):
-    """Logits are inner products with the prototypes, <h(x), c_j> (DPNP, arXiv 2501.02477), over a temperature.
+    """Logits are the inner products <h(x), c_j> with the prototypes (DPNP, arXiv 2501.02477), over a temperature.
 
     Args:
         dim: length of a feature vector.
         classes: number of classes.
-        radius: radius alpha of the sphere that ``renormalise`` puts the prototypes on.
-        temperature: what the inner products are divided by; 1 is the papers' head. At a large radius it keeps the
-            logits where the softmax has a gradient.
+        radius: radius alpha of the sphere that ``renormalise`` projects the prototypes onto.
+        temperature: divisor of the inner products; 1 in the paper. At a large radius, a higher temperature keeps the
+            softmax from saturating.
     """
 
     def __init__(self, dim: int, classes: int, radius: float, temperature: float = 1.0) -> None:
@@ -29,12 +29,12 @@ class PrototypeHead(nn.Module):
         return self.logits(features, self.prototypes)
 
     def logits(self, features: Tensor, prototypes: Tensor) -> Tensor:
-        """Logits (n, classes) of features (n, dim) under these prototypes, which may be detached ones."""
+        """Logits (n, classes) of features (n, dim) for the given prototypes, which may be detached."""
         return features @ prototypes.T / self.temperature
 
     @torch.no_grad()
     def renormalise(self) -> None:
-        """Put every prototype back on the sphere, keeping its direction."""
+        """Project every prototype onto the sphere, keeping its direction."""
         self.prototypes.copy_(nn.functional.normalize(self.prototypes, dim=1) * self.radius)
 
     def extra_repr(self) -> str:
@@ -43,7 +43,7 @@ class PrototypeHead(nn.Module):
 
 
 class CentreHead(nn.Linear):
-    """A linear classifier beside a learned centre per class (Wen et al. 2016); the centres take no part in the logits.
+    """A linear classifier with a learned centre per class (Wen et al. 2016) that does not affect the logits.
 
     Args:
         dim: length of a feature vector.
@@ -56,12 +56,12 @@ class CentreHead(nn.Linear):
 
 
 def class_vectors(head: nn.Module) -> Tensor:
-    """What stands for each class in a head, (classes, dim): its prototypes, or the rows of a linear layer's weight."""
+    """The vector of each class in a head, (classes, dim): its prototypes, or the rows of a linear layer's weight."""
     if isinstance(head, PrototypeHead):
         return head.prototypes
     if isinstance(head, nn.Linear):
         return head.weight
-    raise TypeError(f"a {type(head).__name__} holds no vector per class")
+    raise TypeError(f"a {type(head).__name__} has no vector per class")
 
 
 @torch.no_grad()
@@ -74,8 +74,8 @@ def min_separation(vectors: Tensor) -> float:
 
 
 def simplex_bound(classes: int, dim: int) -> float:
-    """Largest MinSep that any arrangement can have, in degrees, where it is known: arccos(-1/(classes-1)).
+    """Upper bound of MinSep in degrees: arccos(-1 / (classes - 1)), the angle of the regular simplex.
 
-    The regular simplex needs dim >= classes - 1; in fewer dimensions this is an upper bound that cannot be reached.
+    The bound is reached only if dim >= classes - 1.
     """
     return math.degrees(math.acos(-1 / (classes - 1)))

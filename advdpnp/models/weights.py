@@ -1,4 +1,4 @@
-"""Weights that other programs wrote: read without running code, loaded strictly, differences listed by name."""
+"""Reads weight files of other programs without running code, and loads them strictly into a model."""
 
 import pickle
 import re
@@ -15,31 +15,31 @@ from torch import Tensor, nn
 from advdpnp.base.errors import AdvdpnpError
 
 WRAPPERS = ("state_dict", "model_state_dict", "net", "model")
-"""Keys under which training scripts put the weights beside other things."""
+"""Keys under which training scripts store the weights next to other values."""
 
 PREFIXES = ("module.", "_orig_mod.")
-"""What DataParallel, DistributedDataParallel and torch.compile put in front of every name."""
+"""Prefixes that DataParallel, DistributedDataParallel and torch.compile add to every name."""
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
     """Read the named tensors of a ``.safetensors``, ``.pt``, ``.pth`` or ``.th`` file; the suffix does not matter.
 
     Wrappers (``state_dict``, ``net``, ``model``, ``model_state_dict``, lists of one) and the prefixes of parallel and
-    compiled models are taken off. Nothing in the file is executed.
+    compiled models are removed. No code in the file is executed.
 
     Raises:
-        AdvdpnpError: the file is missing, unreadable, cut short, holds no weights, or would run code when opened.
+        AdvdpnpError: the file is missing, unreadable or truncated, has no weights, or would run code when opened.
     """
     if is_safetensors(path):
         try:
             return _without_prefixes(load_file(path))
         except (SafetensorError, OSError) as error:
-            raise AdvdpnpError(f"{path} is cut short or damaged ({error}); copy or make it again") from error
+            raise AdvdpnpError(f"{path} is truncated or damaged ({error}); copy or create it again") from error
     return _without_prefixes(_unwrap(_load_pickle(path), path))
 
 
 def is_safetensors(path: Path) -> bool:
-    """Whether the file starts as safetensors do, whole or not: the length of a JSON header, then the header.
+    """Whether the file starts like safetensors, with the length of a JSON header and the header; it may be truncated.
 
     Raises:
         AdvdpnpError: the file is missing, a folder, empty, or cannot be read.
@@ -56,20 +56,20 @@ def is_safetensors(path: Path) -> bool:
     except ValueError as error:
         raise AdvdpnpError(f"{str(path)!r} cannot be the name of a file ({error}); check the path") from error
     if not start:
-        raise AdvdpnpError(f"{path} is empty; copy or make it again")
+        raise AdvdpnpError(f"{path} is empty; copy or create it again")
     return len(start) == 9 and start[8:] == b"{" and int.from_bytes(start[:8], "little") < 1 << 32
 
 
 def load_into(model: nn.Module, state_dict: Mapping[str, Tensor], path: Path) -> None:
-    """Copy ``state_dict`` into ``model``, all of it or nothing.
+    """Copy all tensors of ``state_dict`` into ``model``; after an error, the model is unchanged.
 
-    BatchNorm's ``num_batches_tracked`` may be missing: files from before PyTorch 0.4.1 lack it, and nothing uses it.
+    BatchNorm's ``num_batches_tracked`` may be missing: files older than PyTorch 0.4.1 lack it, and nothing uses it.
 
     Args:
-        path: where the tensors come from, for messages.
+        path: the file of the tensors, for messages.
 
     Raises:
-        AdvdpnpError: names are missing, unexpected or of another shape (listed), or a value is not finite.
+        AdvdpnpError: tensors are missing, unexpected or of another shape (the message lists them), or not finite.
     """
     own = model.state_dict()
     missing = [name for name in own if name not in state_dict and not name.endswith("num_batches_tracked")]
@@ -87,7 +87,7 @@ def load_into(model: nn.Module, state_dict: Mapping[str, Tensor], path: Path) ->
         )
     bad = [name for name, tensor in state_dict.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
     if bad:
-        raise AdvdpnpError(f"{path} holds weights that are not finite ({_some(bad)}); use an earlier checkpoint")
+        raise AdvdpnpError(f"{path} has weights that are not finite ({_some(bad)}); use an earlier checkpoint")
     with torch.no_grad():
         for name, tensor in state_dict.items():
             own[name].copy_(tensor)
@@ -96,21 +96,21 @@ def load_into(model: nn.Module, state_dict: Mapping[str, Tensor], path: Path) ->
 def _load_pickle(path: Path) -> Any:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what it warns of, the messages below say
+            warnings.simplefilter("ignore")  # the messages below cover what it warns about
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         named = re.search(r"GLOBAL ([\w.]+)", str(error))
         if named or "REDUCE" in str(error):
             what = f" (it asks for {named[1]})" if named else ""
             raise AdvdpnpError(
-                f"{path} would run code when opened{what}, so it was refused; ask its maker for the bare weights: "
+                f"{path} would run code when opened{what}, so it was rejected; ask its author for the weights alone: "
                 "torch.save(model.state_dict(), FILE)"
             ) from None
-        raise AdvdpnpError(f"{path} is damaged or not a PyTorch file; copy or make it again") from error
-    except Exception as error:  # torch.load raises nearly anything on files that are cut short or not its own
+        raise AdvdpnpError(f"{path} is damaged or not a PyTorch file; copy or create it again") from error
+    except Exception as error:  # torch.load raises errors of many types on truncated or unrelated files
         if "TorchScript" in str(error):
             raise AdvdpnpError(f"{path} is a TorchScript program, not weights; save its state_dict instead") from None
-        raise AdvdpnpError(f"{path} is cut short, damaged or not a PyTorch file; copy or make it again") from error
+        raise AdvdpnpError(f"{path} is truncated, damaged or not a PyTorch file; copy or create it again") from error
 
 
 def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
@@ -129,12 +129,12 @@ def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
         return {str(name): tensor.detach() for name, tensor in content.items()}
     if isinstance(content, Mapping) and content:
         keys = _some([str(key) for key in content])
-        raise AdvdpnpError(f"{path} holds no weights under a known name, only {keys}; save the state_dict alone")
-    raise AdvdpnpError(f"{path} holds no weights but {type(content).__name__} data; save the model's state_dict")
+        raise AdvdpnpError(f"{path} has no weights under a known name, only {keys}; save the state_dict alone")
+    raise AdvdpnpError(f"{path} has no weights, only a {type(content).__name__}; save the model's state_dict")
 
 
 def _without_prefixes(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-    for prefix in PREFIXES * 2:  # twice, for compiled models inside parallel ones and the other way round
+    for prefix in PREFIXES * 2:  # twice, because compiled and parallel wrappers nest in either order
         if all(name.startswith(prefix) for name in state_dict):
             state_dict = {name.removeprefix(prefix): tensor for name, tensor in state_dict.items()}
     return state_dict

@@ -51,7 +51,7 @@ def _damaged_inputs(bench: Bench) -> Iterator[Row]:
         kept = _cut(path)
         ended = bench.start("eval", folder).wait()
         path.write_bytes(kept)
-        yield bench.row("eval", "the checkpoint is cut short", [ended], [2], "is cut short or damaged", folder)
+        yield bench.row("eval", "the checkpoint is cut short", [ended], [2], "is truncated or damaged", folder)
     with bench.folder("train") as folder:
         begun = bench.start("train", folder).until((folder / "runs" / "net" / "last.safetensors").exists)
         begun.after(0.2).send(signal.SIGKILL).wait()

@@ -245,7 +245,7 @@ def test_resuming_what_was_never_begun_is_refused(npz, tmp_path, capsys, monkeyp
     ("labels", "said"),
     [
         (np.zeros(160, dtype=int), "all of one class"),
-        (np.arange(160) % 4 + 1, "begin at 1"),
+        (np.arange(160) % 4 + 1, "start at 1"),
         (np.arange(160) % 3, "no training images of them"),
     ],
 )

@@ -397,7 +397,7 @@ class TestNpz:
             ({"x_train": np.zeros((0, 8, 6, 3), np.uint8)}, "(0, 8, 6, 3)"),
             ({"x_train": np.zeros((40, 8, 6, 5), np.uint8)}, "neither 1 nor 3 channels"),
             ({"x_train": np.zeros((40, 3, 6, 3), np.uint8)}, "NCHW or NHWC"),
-            ({"x_train": np.zeros((40, 6, 8, 3), np.uint8)}, "bring them to one size"),
+            ({"x_train": np.zeros((40, 6, 8, 3), np.uint8)}, "give both the same size"),
             ({"y_train": np.zeros(39, int)}, "40 images, y_train has 39 labels"),
             ({"y_train": np.arange(40) % 4 - 1}, "negative label -1"),
             ({"y_train": np.arange(40) % 4 / 2}, "whole numbers"),

@@ -62,12 +62,12 @@ def test_checkpoints_are_called_after_their_file_or_run(run: Path, file: str, na
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("nowhere/run", "no checkpoint, run folder or known architecture"),
+        ("nowhere/run", "not a checkpoint, a run folder or a known architecture"),
         ("nowhere.safetensors", "there is no file nowhere.safetensors"),
         ("resnet19", "no model called 'resnet19'; did you mean"),
         ("small-cnn", "architecture without weights; add --weights"),
-        ("", "no checkpoint, run folder or known architecture"),
-        ("a:b:c", "no checkpoint, run folder or known architecture"),
+        ("", "not a checkpoint, a run folder or a known architecture"),
+        ("a:b:c", "not a checkpoint, a run folder or a known architecture"),
     ],
 )
 def test_specs_that_name_nothing_say_so(spec: str, message: str) -> None:
@@ -132,13 +132,13 @@ def test_the_normalisation_of_bare_weights_is_never_guessed(tmp_path: Path) -> N
 
 
 def test_a_net_that_normalises_by_itself_takes_no_normalisation(run: Path) -> None:
-    with pytest.raises(AdvdpnpError, match="normalises its images by itself"):
+    with pytest.raises(AdvdpnpError, match="normalises its images itself"):
         load_model(str(run), normalisation=((0.0,), (1.0,)))
 
 
 def test_an_architecture_with_a_checkpoint_must_agree_with_it(run: Path) -> None:
     assert load_model("small-cnn", weights=run / "best.safetensors").method == "pgd-at"
-    with pytest.raises(AdvdpnpError, match="holds a small-cnn, not a resnet20"):
+    with pytest.raises(AdvdpnpError, match="contains a small-cnn, not a resnet20"):
         load_model("resnet20", weights=run / "best.safetensors")
 
 
@@ -149,9 +149,9 @@ def test_weights_of_another_architecture_are_listed_by_name(tmp_path: Path) -> N
 
 
 def test_a_model_that_does_not_fit_the_data_set_is_refused(run: Path) -> None:
-    with pytest.raises(AdvdpnpError, match=r"gives shape \(10,\) per image, but trial has 7 classes"):
+    with pytest.raises(AdvdpnpError, match=r"returns logits of shape \(10,\) per image, but trial has 7 classes"):
         load_model(str(run), dataset=data(classes=7))
-    with pytest.raises(AdvdpnpError, match=r"does not take the images of trial \(1x32x32\)"):
+    with pytest.raises(AdvdpnpError, match=r"does not accept the images of trial \(1x32x32\)"):
         load_model(str(run), dataset=data(channels=1))
     with pytest.raises(AdvdpnpError, match="images of 3 channels, not 1"):
         network()(torch.rand(2, 1, 32, 32))
@@ -232,14 +232,14 @@ def test_a_factory_with_weights_is_called_after_them(nets: str, tmp_path: Path) 
         ("{}:goood", "has no 'goood'; did you mean good"),
         ("{}:needs", "fails when called without arguments: TypeError: .*width"),
         ("{}:number", "returns a int, not a torch.nn.Module"),
-        ("{}:value", "is int data, not a function"),
+        ("{}:value", "is of type int, not a function"),
         ("{}_broken:good", "fails when imported: ValueError: half a module; fix it"),
         ("{}_needy:good", "needs 'not_installed_anywhere', which is not installed"),
         ("{}_broken.py:good", "fails when imported: ValueError: half a module; fix it"),
         ("{}_needy.py:good", "needs 'not_installed_anywhere', which is not installed"),
         ("absent/{}.py:good", "there is no file .*absent/{}.py; check the path before the colon"),
         ("{}.py:goood", "has no 'goood'; did you mean good"),
-        ("{}.py:", "is no checkpoint, run folder or known architecture"),
+        ("{}.py:", "is not a checkpoint, a run folder or a known architecture"),
         ("{}_absent:good", "there is no Python module '{}_absent'; run the command in the folder"),
         ("absent_package.nets:good", "there is no Python module 'absent_package.nets'"),
     ],

@@ -155,7 +155,7 @@ def test_a_failed_download_of_pretrained_weights_is_one_sentence(monkeypatch: py
         raise OSError("no route to host\nand much more")
 
     monkeypatch.setattr(timm, "create_model", fail)
-    with pytest.raises(AdvdpnpError, match=r"'resnet10t' cannot be had \(no route to host\); check the network"):
+    with pytest.raises(AdvdpnpError, match=r"'resnet10t' cannot be loaded \(no route to host\); check the network"):
         build_model(config("timm:resnet10t"), pretrained=True)
 
 

@@ -1,4 +1,4 @@
-"""Network bodies by name, one module per family; each registers itself in ``MODELS``.
+"""Backbones, one module per family; each registers itself in ``MODELS``.
 
-No heads, no weights and no loading: those are in ``advdpnp.models``.
+Heads, checkpoints and loading belong in ``advdpnp.models``.
 """

@@ -10,7 +10,7 @@ from advdpnp.models.base import MODELS, Backbone, initialise, require_size
 
 
 class PadShortcut(nn.Module):
-    """The shortcut without weights (option A of section 4.2): every second pixel, new channels zero on both sides."""
+    """The shortcut without weights (option A of section 4.2): subsampled, with zero channels added on both sides."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -49,13 +49,13 @@ class BasicBlock(nn.Module):
 
 
 class ResNet(Backbone):
-    """A 3x3 stem, then stages of basic blocks; every stage but the first halves the image; global average pooling.
+    """A 3x3 stem, stages of basic blocks, global average pooling. Every stage but the first halves the image.
 
     Args:
         channels: channels of the images.
         widths: channels of each stage.
         blocks: basic blocks in each stage.
-        shortcut: what joins blocks of different shapes, built from (inputs, outputs, stride).
+        shortcut: the module, built from (inputs, outputs, stride), of a shortcut that changes the shape.
     """
 
     def __init__(self, channels: int, widths: tuple[int, ...], blocks: int, shortcut: type[nn.Module]) -> None:

@@ -11,10 +11,11 @@ _GRID = 4
 class SmallCNN(Backbone):
     """Three 3x3 convolutions of stride 2 (32, 64, 128 channels), then a linear layer to 128 features.
 
-    The features are normalised and keep their sign, for the directions of prototypes have signs too.
+    The features are normalised and keep their sign, because prototypes may point in any direction.
 
-    Every stage halves the image before the channels grow, so an image of 32x32 costs 2.8 million multiplications, 200
-    times fewer than a ResNet-18. Maps of other than 4x4 (images above 32 or below 25 pixels) are average-pooled to 4x4.
+    Every stage halves the image before the number of channels grows. A 32x32 image costs 2.8 million multiplications,
+    200 times fewer than in a ResNet-18. Feature maps of other sizes (images above 32 or below 25 pixels) are
+    average-pooled to 4x4.
 
     Args:
         channels: channels of the images.
@@ -32,7 +33,7 @@ class SmallCNN(Backbone):
     def forward(self, x: Tensor) -> Tensor:
         """Images (n, c, h, w) to features (n, 128)."""
         h = self.stages(x)
-        if h.shape[2:] != (_GRID, _GRID):  # where it would change nothing, pooling would still cost determinism on CUDA
+        if h.shape[2:] != (_GRID, _GRID):  # the backward pass of pooling is not deterministic on CUDA, even at 4x4
             h = functional.adaptive_avg_pool2d(h, _GRID)
         features: Tensor = self.norm(self.linear(h.flatten(1)))
         return features

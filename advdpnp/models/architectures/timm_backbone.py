@@ -1,4 +1,4 @@
-"""Backbones of the timm package: ``timm:resnet50``, ``timm:vit_tiny_patch16_224``..."""
+"""Backbones of the timm package, such as ``timm:resnet50`` and ``timm:vit_tiny_patch16_224``."""
 
 from typing import Any
 
@@ -21,11 +21,11 @@ def timm_backbone(name: str, channels: int, image_size: tuple[int, int], pretrai
     Args:
         name: its name in timm.
         channels: channels of the images.
-        image_size: (h, w); models that are built for one size are built for this one.
-        pretrained: start from published weights, downloaded when they are not in the cache.
+        image_size: (h, w); transformers are built for this size.
+        pretrained: start from published weights, downloaded if they are not in the cache.
 
     Raises:
-        AdvdpnpError: timm has no such model, its weights cannot be had, or it does not take images of this size.
+        AdvdpnpError: timm has no such model, its weights cannot be loaded, or it does not accept images of this size.
     """
     import timm
 
@@ -34,10 +34,10 @@ def timm_backbone(name: str, channels: int, image_size: tuple[int, int], pretrai
         raise AdvdpnpError(f"timm has no model called '{name}'; {hint}")
     try:
         backbone = _create(name, image_size, pretrained=pretrained, num_classes=0, in_chans=channels)
-    except Exception as error:  # downloads and the hundreds of builders in timm fail in ways of their own
+    except Exception as error:  # downloads and timm's builders raise errors of many types
         what = "the pretrained weights of" if pretrained else "the timm model"
         hint = "check the network connection, or train from scratch" if pretrained else "choose another model"
-        raise AdvdpnpError(f"{what} '{name}' cannot be had ({first_line(error)}); {hint}") from error
+        raise AdvdpnpError(f"{what} '{name}' cannot be loaded ({first_line(error)}); {hint}") from error
     backbone.width = _width(backbone, name, (1, channels, *image_size))  # type: ignore[assignment]
     return backbone
 
@@ -45,7 +45,7 @@ def timm_backbone(name: str, channels: int, image_size: tuple[int, int], pretrai
 def _create(name: str, image_size: tuple[int, int], **options: Any) -> nn.Module:
     import timm
 
-    try:  # transformers are built for one image size; convolutional networks do not know the argument
+    try:  # transformers need the image size; convolutional networks reject the argument
         model: nn.Module = timm.create_model(name, img_size=image_size, **options)
     except TypeError as error:
         if "img_size" not in str(error):
@@ -55,7 +55,7 @@ def _create(name: str, image_size: tuple[int, int], **options: Any) -> nn.Module
 
 
 def _width(model: nn.Module, name: str, shape: tuple[int, ...]) -> int:
-    """Features that the model gives, found by trying: timm's ``num_features`` is not what every model returns."""
+    """The number of features, measured on one image: some timm models do not return ``num_features`` of them."""
     training = model.training
     try:
         with torch.no_grad():
@@ -63,12 +63,14 @@ def _width(model: nn.Module, name: str, shape: tuple[int, ...]) -> int:
     except Exception as error:
         size = f"{shape[2]}x{shape[3]}"
         raise AdvdpnpError(
-            f"the timm model '{name}' does not take images of {size} ({first_line(error)}); resize or choose another"
+            f"the timm model '{name}' does not accept images of {size} ({first_line(error)}); resize them or choose "
+            "another model"
         ) from error
     finally:
         model.train(training)
     if features.ndim != 2:
         raise AdvdpnpError(
-            f"the timm model '{name}' gives features of shape {tuple(features.shape[1:])}, not a vector; choose another"
+            f"the timm model '{name}' returns features of shape {tuple(features.shape[1:])}, not a vector; choose "
+            "another model"
         )
     return int(features.shape[1])

@@ -1,4 +1,4 @@
-"""A residual network of a tenth of a million parameters, for robust training on a CPU."""
+"""A residual network with 0.1 million parameters, for robust training on a CPU."""
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -12,8 +12,8 @@ _GRID = 8
 class TinyResNet(Backbone):
     """A stem of stride 2 (8 channels), basic blocks of stride 2 and 1 (16 channels), a linear layer to 100 features.
 
-    The shape of the "ResNet-2b" that verification papers share (Wang et al., beta-CROWN, 2021), with BatchNorm. The
-    features are normalised and keep their sign. Maps of other than 8x8 are average-pooled to 8x8.
+    The layout is that of the "ResNet-2b" of the verification literature (Wang et al., beta-CROWN, 2021), with
+    BatchNorm. The features are normalised and keep their sign. Feature maps of other sizes are average-pooled to 8x8.
 
     Args:
         channels: channels of the images.
