@@ -1,4 +1,4 @@
-"""Training: recipes, methods, the loop and what it needs, studies.
+"""Training: recipes, methods, the training loop, and studies.
 
-May use attacks (for the inner maximisation), models and data sets. Nothing here evaluates or draws.
+Code here may import attacks (for the inner maximisation), models and data sets, but never evaluation or commands.
 """

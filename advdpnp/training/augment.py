@@ -1,8 +1,8 @@
-"""Augmentation of whole batches on their own device: every sample draws its own crop and flip, without a Python loop.
+"""Augmentation of whole batches on their device; every sample gets its own random crop and flip.
 
-The recipe is the field's (He et al. 2016, section 4.2): pad 4 pixels on each side, cut out the original size at a
-random place, mirror half of the images. Padding is black (zeros), as in the code of the papers we compare with;
-reflection would give other numbers than theirs. 4 pixels are meant for images of 28 to 40 pixels.
+This is the standard augmentation (He et al. 2016, section 4.2): pad 4 pixels on each side, crop to the original size at
+a random position, mirror half of the images. The padding is zero (black), as in the code of the papers that this
+project compares with. 4 pixels suit images of 28 to 40 pixels.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,7 +17,7 @@ PADDING = 4
 
 
 def crop(images: Tensor, draw_generator: torch.Generator) -> Tensor:
-    """Move each image by up to 4 pixels in both directions; what comes in from outside is black."""
+    """Shift each image by up to 4 pixels along both axes and fill with black."""
     return _gather(images, draw_generator, mirror=False)
 
 
@@ -27,7 +27,7 @@ def crop_flip(images: Tensor, draw_generator: torch.Generator) -> Tensor:
 
 
 def unchanged(images: Tensor, draw_generator: torch.Generator) -> Tensor:
-    """The images as they are."""
+    """Return the images unchanged."""
     return images
 
 
@@ -39,16 +39,16 @@ AUGMENTATIONS: Mapping[str, Callable[[Tensor, torch.Generator], Tensor]] = {
 
 
 def augment(images: Tensor, how: str, draw_generator: torch.Generator) -> Tensor:
-    """Augment each image of a batch on its own.
+    """Augment every image of a batch independently.
 
     Args:
         images: (n, c, h, w), uint8 or float.
         how: a key of ``AUGMENTATIONS``.
-        draw_generator: the only source of randomness. On another device than the images it works too (the draws are
-            moved), so a generator on the CPU gives the same crops for every device.
+        draw_generator: the only source of randomness. It may be on another device than the images, so a generator on
+            the CPU gives the same crops on every device.
 
     Returns:
-        new images of the same shape, type and device ("none": the images themselves).
+        New images of the same shape, type and device ("none" returns the images themselves).
 
     Raises:
         AdvdpnpError: there is no such augmentation.
@@ -59,7 +59,7 @@ def augment(images: Tensor, how: str, draw_generator: torch.Generator) -> Tensor
 
 
 def _gather(images: Tensor, generator: torch.Generator, *, mirror: bool) -> Tensor:
-    """Crop and mirror in one go: every output pixel is looked up in the padded image, flattened to one dimension."""
+    """Crop and mirror at once, by gathering every output pixel from the flattened padded image."""
     n, c, h, w = images.shape
     device = images.device
 
@@ -70,6 +70,6 @@ def _gather(images: Tensor, generator: torch.Generator, *, mirror: bool) -> Tens
     columns = draw(2 * PADDING + 1) + torch.arange(w, device=device)
     if mirror:
         columns = torch.where(draw(2).bool(), columns.flip(1), columns)
-    place = rows[:, :, None] * (w + 2 * PADDING) + columns[:, None, :]
+    position = rows[:, :, None] * (w + 2 * PADDING) + columns[:, None, :]
     padded = pad(images, (PADDING,) * 4).flatten(2)
-    return padded.gather(2, place.reshape(n, 1, h * w).expand(n, c, h * w)).reshape(n, c, h, w)
+    return padded.gather(2, position.reshape(n, 1, h * w).expand(n, c, h * w)).reshape(n, c, h, w)

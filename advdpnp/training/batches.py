@@ -1,4 +1,4 @@
-"""The batches of a training run: which images each step sees, augmented, and the part of this process."""
+"""The augmented batches of a training run, and each process's share of them."""
 
 from collections.abc import Callable
 
@@ -14,14 +14,15 @@ from advdpnp.training.recipe import Recipe
 
 
 class Batches:
-    """Training images, with extra images mixed in where the recipe asks for them.
+    """Batches of training images and, if given, extra images.
 
-    With several processes each takes its slice of every batch. All random numbers are drawn for the whole batch in
-    every process, so the number of processes changes nothing but rounding (and the batches that BatchNorm sees).
+    With several processes, each takes its share of every batch. Every process draws the random numbers of the whole
+    batch, so the number of processes changes only rounding and the batches that BatchNorm sees.
 
     Attributes:
         size: images per step, over all processes; ``extra_size`` of them are extra images.
         steps: steps per epoch.
+        content_hash: hash of the training, validation and extra images.
     """
 
     def __init__(self, recipe: Recipe, dataset: Dataset, extra: Dataset | None, fabric: Fabric) -> None:
@@ -31,22 +32,22 @@ class Batches:
         self.extra_split = None if extra is None else _matching(extra, dataset).train.to(fabric.device)
         if len(self.split) < 2 or not len(dataset.validation):
             raise AdvdpnpError(
-                f"{dataset.name} leaves {len(self.split)} images to train on and {len(dataset.validation)} to "
-                "validate; give at least 10 training images"
+                f"{dataset.name} has {len(self.split)} images for training and {len(dataset.validation)} for "
+                "validation; give at least 10 training images"
             )
         self.size = min(recipe.batch_size, len(self.split))
         self.extra_size = 0 if extra is None else min(max(round(recipe.extra_share * self.size), 1), self.size - 1)
         self.steps = len(self.split) // (self.size - self.extra_size)
         if self.size % fabric.world_size:
             raise AdvdpnpError(
-                f"a batch of {self.size} cannot be shared by {fabric.world_size} processes; set batch_size to a "
+                f"a batch of {self.size} cannot be split among {fabric.world_size} processes; set batch_size to a "
                 f"multiple of {fabric.world_size}"
             )
         hashed = [dataset.train, dataset.validation, *([self.extra_split] if self.extra_split else [])]
         self.content_hash = "-".join(split.content_hash for split in hashed)
 
     def order(self, epoch: int) -> Callable[[int], Tensor]:
-        """For each step of the epoch the indices of its images; extra images are numbered after the training images."""
+        """A function from the step to the indices of its images; extra images come after the training images."""
         own = self.size - self.extra_size
         generator = torch.Generator().manual_seed(seed_of(self.seed, "order", epoch))
         order = torch.randperm(len(self.split), generator=generator)
@@ -65,25 +66,25 @@ class Batches:
         return torch.cat([part.images for part in parts]), torch.cat([part.labels for part in parts])
 
     def augmented(self, index: Tensor, epoch: int, step: int) -> tuple[Tensor, Tensor, Tensor]:
-        """This process's slice of a batch: float images in [0, 1], labels, indices."""
+        """This process's share of a batch: float images in [0, 1], labels, indices."""
         images, y = self.images(index)
         generator = torch.Generator(images.device).manual_seed(seed_of(self.seed, "augment", epoch, step))
-        # Every world_size-th image: extra images stand at the end of the batch, and each process needs its share.
-        mine = slice(self.fabric.global_rank, len(index), self.fabric.world_size)
-        x = to_float(augment(images, self.augmentation, generator))[mine]
-        return x.contiguous(memory_format=torch.channels_last), y[mine], index[mine]
+        # Every world_size-th image, because extra images are at the end of the batch and each process needs some.
+        share = slice(self.fabric.global_rank, len(index), self.fabric.world_size)
+        x = to_float(augment(images, self.augmentation, generator))[share]
+        return x.contiguous(memory_format=torch.channels_last), y[share], index[share]
 
 
 def _matching(extra: Dataset, dataset: Dataset) -> Dataset:
-    """``extra``, if its images have the shape of those of ``dataset``.
+    """Return ``extra`` if its images and classes match those of ``dataset``.
 
     Raises:
-        AdvdpnpError: they have another shape or more classes.
+        AdvdpnpError: the images have another shape or more classes.
     """
     kind, wanted = (extra.channels, *extra.image_size), (dataset.channels, *dataset.image_size)
     if kind != wanted or extra.classes > dataset.classes:
         raise AdvdpnpError(
             f"the extra images of {extra.name} are {'x'.join(map(str, kind))} of {extra.classes} classes, those of "
-            f"{dataset.name} {'x'.join(map(str, wanted))} of {dataset.classes}; bring them to the same shape"
+            f"{dataset.name} {'x'.join(map(str, wanted))} of {dataset.classes}; give both the same shape and classes"
         )
     return extra

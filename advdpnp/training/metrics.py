@@ -14,9 +14,10 @@ Sums = dict[str, Tensor]
 
 
 def add_terms(sums: Sums, terms: Terms) -> None:
-    """Add the terms of one step. Nothing is copied to the host, so nothing waits for the device.
+    """Add the terms of one step, without copying to the host or waiting for the device.
 
-    One value that is not finite spoils every term a step later; the term with the fewest finite values is the first.
+    A value that is not finite makes all terms of later steps not finite, so the term with the fewest finite values is
+    the first one that failed.
     """
     for name, value in terms.items():
         now = torch.stack([value.detach().float(), value.detach().isfinite().float()])
@@ -27,10 +28,10 @@ def mean_terms(sums: Sums, steps: int, place: str) -> dict[str, float]:
     """Mean of each term over ``steps`` steps.
 
     Args:
-        place: where the run stands and what is saved, for the message.
+        place: the position of the run and the state that is kept, for the message.
 
     Raises:
-        AdvdpnpError: a term is not finite; nothing is saved then, so the last good state is kept.
+        AdvdpnpError: a term is not finite.
     """
     totals = {name: total.tolist() for name, total in sums.items()}
     if any(finite < steps for _, finite in totals.values()):
@@ -43,18 +44,18 @@ def mean_terms(sums: Sums, steps: int, place: str) -> dict[str, float]:
 
 
 def sums_over_processes(sums: Sums, fabric: Fabric) -> Sums:
-    """Over all processes the mean of the sums and the smallest number of finite values."""
+    """The sums averaged over all processes, and the smallest number of finite values in any of them."""
     if fabric.world_size == 1:
         return sums
     gathered = {name: torch.as_tensor(fabric.all_gather(total)) for name, total in sums.items()}
-    return {name: torch.stack([each[:, 0].mean(), each[:, 1].min()]) for name, each in gathered.items()}
+    return {name: torch.stack([totals[:, 0].mean(), totals[:, 1].min()]) for name, totals in gathered.items()}
 
 
 def require_finite_weights(networks: Iterable[nn.Module], place: str) -> None:
-    """The loss of a step is computed before the weights change; what the last step did to them shows here.
+    """Check the weights, because the loss of the last step was computed before its update.
 
     Raises:
-        AdvdpnpError: a weight or statistic is not finite; nothing is saved then, so the last good state is kept.
+        AdvdpnpError: a weight or statistic is not finite.
     """
     for name, value in (item for network in networks for item in network.state_dict().items()):
         if value.is_floating_point() and not bool(value.isfinite().all()):

@@ -1,8 +1,8 @@
 """Recipes: everything that determines a training run, as validated data.
 
-A recipe is resolved from four layers, later ones winning: the defaults here, the budget of the data set
-(``recipes/budgets/*.yaml``: the same net, attack and epochs for every method), the method's own file
-(``recipes/*.yaml``), and what the user sets.
+A recipe is merged from four layers, each of which overrides the ones before: the defaults in this module, the budget of
+the data set (``recipes/budgets/*.yaml``: the same model, attack and epochs for every method), the file of the method
+(``recipes/*.yaml``), and the user's settings.
 """
 
 from collections.abc import Mapping
@@ -21,11 +21,15 @@ class _Section(BaseModel):
 
 
 class ModelSection(_Section):
-    """The net. ``head`` null: the one the method needs. ``feature_dim`` null: as wide as the backbone.
+    """The model.
 
-    ``radius``: length of the prototypes; ``temperature``: what a prototype head divides its inner products by.
-
-    ``pretrained``: start the backbone from published weights (architectures of timm), which may be downloaded.
+    Attributes:
+        architecture: a registered backbone.
+        feature_dim: dimension of the features; None keeps the backbone's width.
+        head: None for the head that the method needs.
+        radius: length of the prototypes.
+        temperature: divisor of a prototype head's inner products.
+        pretrained: start the backbone from published weights (architectures of timm), downloaded if necessary.
     """
 
     architecture: str = "small-cnn"
@@ -37,10 +41,14 @@ class ModelSection(_Section):
 
 
 class AttackSection(_Section):
-    """The threat model, and the PGD that makes the training images; ``relative_step`` is its step in units of eps.
+    """The threat model, and the PGD attack that generates adversarial training images.
 
-    ``mode``: whether BatchNorm uses its running statistics ("eval") or the batch's ("train") during the attack; no
-    statistics are updated in either.
+    Attributes:
+        norm, eps: the threat model.
+        steps: number of PGD steps.
+        relative_step: step size in units of eps.
+        mode: whether BatchNorm uses its running statistics ("eval") or those of the batch ("train") during the attack,
+            which never updates the running statistics.
     """
 
     norm: Literal["linf", "l2"] = "linf"
@@ -51,7 +59,11 @@ class AttackSection(_Section):
 
 
 class OptimiserSection(_Section):
-    """SGD. ``clip``: largest norm of the gradient, null for none. Prototypes may have their own decay and momentum."""
+    """SGD and its learning-rate schedule; prototypes may have their own weight decay and momentum.
+
+    Attributes:
+        clip: largest norm of the gradient; None for no clipping.
+    """
 
     lr: float = Field(default=0.1, gt=0)
     momentum: float = Field(default=0.9, ge=0, lt=1)
@@ -64,13 +76,16 @@ class OptimiserSection(_Section):
 
 
 class Recipe(_Section):
-    """A resolved training run.
+    """A resolved recipe.
 
-    ``method`` holds the method's name and its own values; ``augmentation`` null means the data set's own;
-    ``validation`` training images are held out to choose ``best``; ``validation_steps`` is the length of the PGD that
-    judges it; ``awp`` is the size gamma of adversarial weight perturbation, from epoch ``awp_start`` on; ``average``
-    the decay of a moving average of the weights, which is then what is judged and saved; ``extra_share`` the part of
-    every batch that comes from the extra images, if there are any.
+    Attributes:
+        method: the method's name and its own values.
+        augmentation: None for the data set's default.
+        validation: number of training images held out to select the best epoch.
+        validation_steps: number of PGD steps of the validation attacks.
+        awp: the size gamma of adversarial weight perturbation, used from epoch ``awp_start`` on; None for none.
+        average: decay of a moving average of the weights, which is then validated and saved; None for none.
+        extra_share: share of extra images in every batch, if there are any.
     """
 
     description: str = ""
@@ -115,10 +130,10 @@ def named_file(kind: str, spec: str, files: Mapping[str, Path]) -> Path:
     """The file that ``spec`` names: one of ``files``, or the path of a YAML file, which need not exist.
 
     Args:
-        kind: what messages call such a file ("recipe").
+        kind: the word for such a file in messages ("recipe").
 
     Raises:
-        AdvdpnpError: nothing is called that; the message offers what is nearest.
+        AdvdpnpError: there is no such file; the message suggests similar names.
     """
     if Path(spec).suffix in (".yaml", ".yml"):
         return Path(spec)
@@ -130,35 +145,35 @@ def named_file(kind: str, spec: str, files: Mapping[str, Path]) -> Path:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML file that holds a mapping.
+    """Read a YAML file that contains a mapping.
 
     Raises:
-        AdvdpnpError: no such file, or it is not YAML, or not a mapping.
+        AdvdpnpError: the file does not exist, is not YAML or is not a mapping.
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise AdvdpnpError(f"cannot read {path}: {error}; check the path") from error
     except yaml.YAMLError as error:
-        raise AdvdpnpError(f"{path} is not YAML ({' '.join(str(error).split())}); mend or replace it") from error
+        raise AdvdpnpError(f"{path} is not YAML ({' '.join(str(error).split())}); fix or replace it") from error
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
-        raise AdvdpnpError(f"{path} is not a list of `key: value` lines; see those of `advdpnp list recipes`")
+        raise AdvdpnpError(f"{path} is not a list of `key: value` lines; see the examples of `advdpnp list recipes`")
     return content
 
 
 def resolve_recipe(
     recipe: str, dataset: str, overrides: Mapping[str, Any] | None = None, settings: list[str] | None = None
 ) -> Recipe:
-    """Put the layers of a recipe together.
+    """Merge the layers of a recipe.
 
     Args:
         recipe: name of a recipe in the package, or path of a YAML file.
-        dataset: canonical name of the data set; its budget is used if there is one.
-        overrides: dotted paths to values, such as {"attack.eps": "4/255"}.
-        settings: the same as text, "method.beta=2"; the values are read as YAML.
+        dataset: canonical name of the data set, whose budget is used if there is one.
+        overrides: values by dotted path, such as {"attack.eps": "4/255"}; None leaves a value as it is.
+        settings: the same as text, "method.beta=2", with values in YAML.
 
     Raises:
-        AdvdpnpError: unknown recipe, unknown path or a value of the wrong kind.
+        AdvdpnpError: there is no such recipe or path, or a value is invalid.
     """
     path = named_file("recipe", recipe, recipe_files())
     values: dict[str, Any] = {}
@@ -169,11 +184,11 @@ def resolve_recipe(
     for setting in settings or []:
         key, equals, text = setting.partition("=")
         if not equals:
-            raise AdvdpnpError(f"'{setting}' sets nothing; write it as key=value, for example attack.steps=10")
+            raise AdvdpnpError(f"'{setting}' sets no value; write it as key=value, for example attack.steps=10")
         try:
             _set(values, key.strip(), yaml.safe_load(text))
         except yaml.YAMLError as error:
-            raise AdvdpnpError(f"the value of '{setting}' cannot be read; quote it as YAML would need it") from error
+            raise AdvdpnpError(f"the value of '{setting}' cannot be read; quote it as YAML requires") from error
     for key, value in (overrides or {}).items():
         if value is not None:
             _set(values, key, value)
@@ -181,15 +196,15 @@ def resolve_recipe(
 
 
 def parse_recipe(values: Mapping[str, Any], origin: str) -> Recipe:
-    """Validate plain values as a recipe; ``origin`` is what messages call it."""
+    """Validate plain values as a recipe; ``origin`` is its name in messages."""
     try:
         return Recipe(**_texts(values))
     except ValidationError as error:
-        raise AdvdpnpError(f"the recipe '{origin}' does not hold: {explain(error)}") from error
+        raise AdvdpnpError(f"the recipe '{origin}' is invalid: {explain(error)}") from error
 
 
 def explain(error: ValidationError) -> str:
-    """What is wrong in a validated value, in words: "epochs = 0: input should be greater than or equal to 1"."""
+    """The problems of an invalid value in words: "epochs = 0: input should be greater than or equal to 1"."""
     found = []
     for detail in error.errors():
         where = ".".join(map(str, detail["loc"]))
@@ -204,7 +219,7 @@ def explain(error: ValidationError) -> str:
 
 
 def _texts(values: Mapping[str, Any]) -> dict[str, Any]:
-    """YAML reads `eps: 0.1` as a number; a recipe keeps eps as it was written."""
+    """Convert an eps that YAML read as a number (`eps: 0.1`) to text, because a recipe keeps eps as text."""
     attack = values.get("attack")
     if isinstance(attack, Mapping) and isinstance(attack.get("eps"), int | float):
         return {**values, "attack": {**attack, "eps": str(attack["eps"])}}
@@ -224,5 +239,5 @@ def _set(values: dict[str, Any], key: str, value: Any) -> None:
     for name in path:
         values = values.setdefault(name, {})
         if not isinstance(values, dict):
-            raise AdvdpnpError(f"'{key}' names no value of a recipe: '{name}' holds no others")
+            raise AdvdpnpError(f"'{key}' is not a value of a recipe: '{name}' has no values of its own")
     values[last] = value

@@ -1,4 +1,4 @@
-"""The files of a training run: the state that a stopped run continues from, the networks and the metrics."""
+"""The files of a training run: the state to resume from, the networks and the metrics."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,30 +17,30 @@ from advdpnp.models.network import Network
 
 STATE = "training.pt"
 VECTORS = "class_vectors.safetensors"
-"""How prototypes moved: (epochs, classes, dim), one entry per finished epoch."""
+"""The class vectors after each finished epoch: (epochs, classes, dim)."""
 RUN_FILES = ("best.safetensors", "last.safetensors", "metrics.csv", VECTORS)
-"""What finished epochs leave beside the state."""
+"""The files of finished epochs, without the state."""
 
 _VERSION = 2
 RankState = dict[str, dict[str, Tensor]]
 
 
 def save_state(folder: Path, state: Mapping[str, Any]) -> None:
-    """Write everything that the next step depends on, in one file."""
-    # Through an open stream: torch.save given a path hides why it could not write.
+    """Write the complete state of a run to one file."""
+    # Through an open stream, because torch.save hides the reason of a failed write if it gets a path.
     with atomic_path(folder / STATE) as temporary, open(temporary, "wb") as stream:
         torch.save({"version": _VERSION, **state}, stream)
 
 
 def load_state(folder: Path, recipe: str, data: str, device: torch.device) -> dict[str, Any]:
-    """Read what ``save_state`` wrote.
+    """Read the state that ``save_state`` wrote.
 
     Args:
-        recipe: as YAML; the state must be of the same.
-        data: hash of the training images; the state must be of the same.
+        recipe: as YAML; the state must have the same recipe.
+        data: hash of the training images; the state must have the same hash.
 
     Raises:
-        AdvdpnpError: the state is damaged, of another version, recipe or data, or the best network is gone.
+        AdvdpnpError: the state is damaged or of another version, recipe or data, or the best network is missing.
     """
     path = folder / STATE
     try:
@@ -52,33 +52,33 @@ def load_state(folder: Path, recipe: str, data: str, device: torch.device) -> di
             raise KeyError(*missing)
     except AdvdpnpError:
         raise
-    except Exception as error:  # torch.load raises whatever the unpickler meets in a damaged file
+    except Exception as error:  # torch.load raises errors of many types on damaged files
         raise AdvdpnpError(
             f"{path} is damaged and cannot be resumed from; choose another --name, or remove the folder and train "
-            "again (best and last, if they are there, still hold the networks of finished epochs)"
+            "again (the best and last files, if present, still contain the networks of finished epochs)"
         ) from error
     if state["epoch"] and not (folder / "best.safetensors").exists():
         raise AdvdpnpError(
-            f"{folder} has lost its best.safetensors; choose another --name, or remove the folder and train again"
+            f"{folder} has no best.safetensors; choose another --name, or remove the folder and train again"
         )
     if state["recipe"] != recipe:
         changed = _changed_lines(state["recipe"], recipe)
-        raise AdvdpnpError(f"{folder} holds a run of another recipe ({changed}); use its values or another --name")
+        raise AdvdpnpError(f"{folder} contains a run of another recipe ({changed}); use its values or another --name")
     if state["data"] != data:
-        raise AdvdpnpError(f"{folder} holds a run on other training images; use the same data or another --name")
+        raise AdvdpnpError(f"{folder} contains a run on other training images; use the same data or another --name")
     return state
 
 
 def require_no_run_files(folder: Path) -> None:
-    """A run without a saved state starts again, and would overwrite the files of finished epochs.
+    """Check that a run without a saved state, which starts from scratch, overwrites no files of finished epochs.
 
     Raises:
-        AdvdpnpError: the folder holds such files.
+        AdvdpnpError: the folder contains such files.
     """
     left = [name for name in RUN_FILES if (folder / name).exists()]
     if left:
         raise AdvdpnpError(
-            f"{folder} holds {', '.join(left)} but no {STATE}, so there is nothing to continue from; "
+            f"{folder} contains {', '.join(left)} but no {STATE}, so there is no state to resume from; "
             "choose another --name, or remove the folder and train again"
         )
 
@@ -92,7 +92,7 @@ def save_epoch(
     *,
     best: bool,
 ) -> None:
-    """Write the files of a finished epoch: the network as ``last``, and as ``best`` if it is; metrics and vectors."""
+    """Write the files of a finished epoch: the network as ``last`` (and ``best``), the metrics and class vectors."""
     if best:
         save_checkpoint(folder / "best.safetensors", network, header)
     save_checkpoint(folder / "last.safetensors", network, header)
@@ -102,9 +102,10 @@ def save_epoch(
 
 
 def gather_rank_state(fabric: Fabric, network: nn.Module, sums: dict[str, Tensor]) -> RankState:
-    """What processes do not share between two steps, (processes, ...) each; empty if there is one process.
+    """State that differs between processes, with shape (processes, ...); empty for a single process.
 
-    Each has its own BatchNorm statistics until the next forward, and the inner attack comes before that.
+    Processes have different BatchNorm statistics until the next forward of the training step, and the inner attack uses
+    them before that.
     """
     if fabric.world_size == 1:
         return {}
@@ -115,15 +116,15 @@ def gather_rank_state(fabric: Fabric, network: nn.Module, sums: dict[str, Tensor
 def restore_rank_state(
     saved: RankState, fabric: Fabric, network: nn.Module, sums: dict[str, Tensor]
 ) -> dict[str, Tensor]:
-    """Give this process its own buffers and return its own sums, if as many processes continue as were stopped."""
-    mine = {
-        kind: {name: each[fabric.global_rank] for name, each in values.items()}
+    """Restore the buffers of this process and return its sums, if the number of processes is still the same."""
+    local = {
+        kind: {name: gathered[fabric.global_rank] for name, gathered in values.items()}
         for kind, values in saved.items()
-        if all(len(each) == fabric.world_size for each in values.values())
+        if all(len(gathered) == fabric.world_size for gathered in values.values())
     }
     for name, buffer in network.named_buffers():
-        buffer.copy_(mine.get("buffers", {}).get(name, buffer))
-    return mine.get("sums", sums)
+        buffer.copy_(local.get("buffers", {}).get(name, buffer))
+    return local.get("sums", sums)
 
 
 def _changed_lines(old: str, new: str) -> str:

@@ -19,7 +19,7 @@ from advdpnp.training.weights import perturbed_weights, untracked_statistics
 
 
 class _LossModule(nn.Module):
-    """The whole loss as one forward: data-parallel wrappers allow no other calls."""
+    """Computes the loss in one forward, the only call that data-parallel wrappers support."""
 
     def __init__(self, network: nn.Module, method: Method) -> None:
         super().__init__()
@@ -31,10 +31,10 @@ class _LossModule(nn.Module):
 
 
 class TrainingStep:
-    """Updates the weights of a network by one batch.
+    """Updates the weights of a network with one batch.
 
     Attributes:
-        optimiser: SGD with the recipe's values; prototypes have a group of their own.
+        optimiser: SGD with the values of the recipe; prototypes are in a parameter group of their own.
     """
 
     def __init__(
@@ -57,8 +57,10 @@ class TrainingStep:
 
         Args:
             x: float images (n, c, h, w) in [0, 1].
-            index: of each image in the training set; with seed and epoch it determines the attack's random start.
-            progress: share of the run that is done, in [0, 1], for the schedule of the learning rate.
+            y: labels (n,).
+            index: index of each image in the training set, which with the seed and the epoch determines the random
+                start of the attack.
+            progress: completed share of the run, in [0, 1], for the learning-rate schedule.
 
         Returns:
             The loss and its terms.
@@ -77,7 +79,7 @@ class TrainingStep:
         return {**terms, "loss": loss}
 
     def adversarial(self, network: nn.Module, x: Tensor, y: Tensor, index: Tensor, epoch: int) -> Tensor | None:
-        """Images of the inner attack, None if the method needs none; weights and BatchNorm statistics stay as they are.
+        """The adversarial images, or None if the method needs none; weights and BatchNorm statistics do not change.
 
         Args:
             network: the trained network, or the average of its weights.
@@ -89,7 +91,11 @@ class TrainingStep:
             return perturb(network, x, y, self.attack, draw)
 
     def _backward(self, x: Tensor, x_adv: Tensor | None, y: Tensor, epoch: int) -> tuple[Tensor, Terms]:
-        """Leave the gradients of the loss in the weights; with weight perturbation, those at the perturbed weights."""
+        """Compute the gradients of the loss, at the perturbed weights if the recipe perturbs them.
+
+        Returns:
+            The loss and its terms.
+        """
         self.optimiser.zero_grad(set_to_none=True)
         gamma = self.recipe.awp
         if gamma is None or not self.method.adversarial or epoch < self.recipe.awp_start:
@@ -108,7 +114,7 @@ class TrainingStep:
 
 @contextmanager
 def attack_mode(network: nn.Module, mode: str) -> Iterator[None]:
-    """Put the network into ``mode`` ("train" or "eval") for the inner attack; BatchNorm updates no statistics."""
+    """Set the network to ``mode`` ("train" or "eval") for the inner attack; BatchNorm updates no statistics."""
     network.train(mode == "train")
     with untracked_statistics(network) if mode == "train" else nullcontext():
         yield

@@ -1,7 +1,7 @@
-"""Studies: the same training with one or several values changed, several seeds each, judged on training images.
+"""Studies: compare variants of a recipe, each trained with several seeds, on held-out training images.
 
-A study chooses values, so it never sees a test image: it is judged on images held out of the training images, apart
-from those that choose the epoch.
+A study selects values of a recipe, so it never uses test images. It evaluates on images that are held out of the
+training images and differ from the validation images that select the epoch.
 """
 
 import itertools
@@ -22,15 +22,15 @@ from advdpnp.training.methods.base import build_method
 from advdpnp.training.recipe import Recipe, explain, named_file, packaged_files, read_yaml, resolve_recipe
 
 DEFAULT = "default"
-MEASURES = ("clean", "worst_case", "rare_clean", "rare_worst_case", "min_separation")  # what figures can show
-_RECIPE = "recipe"  # the factor that is no value of a recipe but its name
+MEASURES = ("clean", "worst_case", "rare_clean", "rare_worst_case", "min_separation")  # for figures
+_RECIPE = "recipe"  # this factor varies the name of the recipe instead of a value in it
 
 
 Values = Annotated[list[Any], Field(min_length=1)]
 
 
 class Rare(BaseModel):
-    """Classes of which only a share of the training images is kept."""
+    """Classes that keep only a share of their training images."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     classes: list[int] = Field(min_length=1)
@@ -47,21 +47,21 @@ class Curve(BaseModel):
 
 
 class Study(BaseModel):
-    """What is varied and how it is judged.
+    """Which values of a recipe vary, and how the models are evaluated.
 
     Attributes:
-        description: what the study asks.
+        description: the question of the study.
         dataset: canonical name of a data set.
-        recipe: what the variants change.
-        settings: "key=value" that all variants share.
-        vary: one factor at a time: the values to try instead of the recipe's.
-        grid: blocks; in each, all combinations of the values of its factors.
-        seeds: of the trainings.
-        judged: number of training images held out to judge by.
-        attacks: what the nets are judged under, as ``advdpnp eval --attacks`` takes it.
-        attacked: how many of the held-out images are attacked and judged; null for all.
-        rare: makes the training images unbalanced; accuracy on these classes is then told apart.
-        curve: draws a figure over a numeric factor; without one, every variant is drawn beside the default.
+        recipe: the recipe that the variants change.
+        settings: "key=value" settings of all variants.
+        vary: for each factor, the values to try; the other factors keep the recipe's values.
+        grid: blocks of factors; each block tries all combinations of the values of its factors.
+        seeds: training seeds of every variant.
+        judged: number of training images held out for the evaluation.
+        attacks: attacks of the evaluation, in the format of ``advdpnp eval --attacks``.
+        attacked: number of held-out images that are evaluated; None for all.
+        rare: makes the training images unbalanced; accuracy on the rare classes is reported separately.
+        curve: plots a figure over a numeric factor; without it, a figure compares every variant with the default.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -81,10 +81,10 @@ class Study(BaseModel):
 
 @dataclass(frozen=True)
 class Variant:
-    """One recipe of a study.
+    """One variant of a study's recipe.
 
     Attributes:
-        factors: dotted path of a recipe's value to that value, or "recipe" to a recipe's name.
+        factors: the changed values by their dotted path in the recipe; "recipe" stands for the recipe's name.
     """
 
     factors: dict[str, Any]
@@ -96,10 +96,10 @@ class Variant:
         return ", ".join([*([str(self.factors[_RECIPE])] if _RECIPE in self.factors else []), *words]) or DEFAULT
 
     def resolve(self, study: Study, seed: int) -> Recipe:
-        """The whole recipe.
+        """The recipe of this variant.
 
         Raises:
-            AdvdpnpError: it is none.
+            AdvdpnpError: the recipe is invalid.
         """
         overrides = {key: value for key, value in self.factors.items() if key != _RECIPE and value is not None}
         cleared = [f"{key}=null" for key, value in self.factors.items() if value is None]
@@ -117,24 +117,24 @@ def study_files() -> dict[str, Path]:
 
 
 def read_study(study: str) -> Study:
-    """A study of the package, or the path of a YAML file.
+    """Read a study of the package, or the YAML file at a path.
 
     Raises:
-        AdvdpnpError: there is none, or it does not hold.
+        AdvdpnpError: the study does not exist or is invalid.
     """
     try:
         read = Study(**read_yaml(named_file("study", study, study_files())))
     except ValidationError as error:
-        raise AdvdpnpError(f"the study '{study}' does not hold: {explain(error)}") from error
+        raise AdvdpnpError(f"the study '{study}' is invalid: {explain(error)}") from error
     _check(read)
     return read
 
 
 def _check(study: Study) -> None:
-    """A slip in the last variant should not wait for the trainings before it.
+    """Check all variants first, so that a mistake in the last one is reported before any training.
 
     Raises:
-        AdvdpnpError: there is one.
+        AdvdpnpError: a variant or the curve is invalid.
     """
     found = variants(study)
     factors = factor_names(found)
@@ -146,7 +146,7 @@ def _check(study: Study) -> None:
     twice = [label for label in labels if labels.count(label) > 1]
     if twice or len(set(study.seeds)) < len(study.seeds):
         what = f"two variants are both called '{twice[0]}'" if twice else "a seed is listed twice"
-        raise AdvdpnpError(f"{what}; take one of them out")
+        raise AdvdpnpError(f"{what}; remove one of them")
     for variant in found:
         recipe = variant.resolve(study, 0)
         build_method(recipe.method)
@@ -161,32 +161,32 @@ def _check(study: Study) -> None:
 
 
 def variants(study: Study) -> list[Variant]:
-    """All recipes of a study, each once, the unchanged one first where factors are varied one at a time."""
+    """All distinct variants of a study; with ``vary``, the unchanged recipe comes first."""
     found = [Variant({})] if study.vary or not study.grid else []
     found += [Variant({key: value}) for key, values in study.vary.items() for value in values]
     for block in study.grid:
         found += [Variant(dict(zip(block, values, strict=True))) for values in itertools.product(*block.values())]
-    return [variant for place, variant in enumerate(found) if variant not in found[:place]]
+    return [variant for index, variant in enumerate(found) if variant not in found[:index]]
 
 
 def runs(study: Study, shard: tuple[int, int] = (0, 1)) -> Iterator[tuple[Variant, int]]:
-    """Variants with seeds, seed by seed, so that what is there after half of the time is a whole table."""
+    """Pairs of variant and seed, ordered by seed, so that an unfinished study already compares all variants."""
     every = [(variant, seed) for seed in study.seeds for variant in variants(study)]
     yield from every[shard[0] :: shard[1]]
 
 
 def study_data(study: Study, data_root: Path | None = None) -> tuple[Dataset, Dataset]:
-    """The data set to train on, without test images, and the held-out images as the test images of another.
+    """The data set for training, without test images, and one whose test images are the held-out images.
 
     Raises:
-        AdvdpnpError: no such data set, too few training images, or a rare class that is no class.
+        AdvdpnpError: no such data set, too few training images, or a rare class that does not exist.
     """
     whole = load_dataset(study.dataset, data_root=data_root, validation=0)
-    strangers = [label for label in (study.rare.classes if study.rare else []) if not 0 <= label < whole.classes]
-    if strangers:
-        raise AdvdpnpError(f"the rare class {strangers[0]} is none of the {whole.classes} classes of {study.dataset}")
+    unknown = [label for label in (study.rare.classes if study.rare else []) if not 0 <= label < whole.classes]
+    if unknown:
+        raise AdvdpnpError(f"the rare class {unknown[0]} is not one of the {whole.classes} classes of {study.dataset}")
     if study.judged >= len(whole.train):
-        raise AdvdpnpError(f"{study.dataset} has {len(whole.train)} training images; judge by fewer than that")
+        raise AdvdpnpError(f"{study.dataset} has {len(whole.train)} training images; set judged to fewer than that")
     held_out, kept = stratified(whole.train.labels, study.judged, seed_of("study"))
     count = resolve_recipe(study.recipe, study.dataset, None, study.settings).validation
     validating, training = stratified(whole.train.labels[kept], min(count, len(kept) // 5), seed_of("study validation"))
@@ -199,26 +199,26 @@ def study_data(study: Study, data_root: Path | None = None) -> tuple[Dataset, Da
 
 
 def _thinned(labels: torch.Tensor, rare: Rare) -> torch.Tensor:
-    """Indices without the images that rare classes lose; every class keeps at least one."""
+    """Indices of the images to keep; every rare class keeps its share, and at least one image."""
     keep = torch.ones(len(labels), dtype=torch.bool)
     for label in rare.classes:
-        mine = torch.nonzero(labels == label).flatten()
-        keep[mine[max(1, round(rare.share * len(mine))) :]] = False
+        members = torch.nonzero(labels == label).flatten()
+        keep[members[max(1, round(rare.share * len(members))) :]] = False
     return torch.nonzero(keep).flatten()
 
 
 def parse_shard(text: str) -> tuple[int, int]:
-    """ "0/2" to (0, 2).
+    """Parse a share of the runs: "0/2" gives (0, 2).
 
     Raises:
-        AdvdpnpError: it is no share of the work.
+        AdvdpnpError: the text is not such a share.
     """
-    place, _, count = text.partition("/")
-    if not (text.isascii() and place.isdigit() and count.isdigit() and int(place) < int(count)):
-        raise AdvdpnpError(f"'{text}' names no share of the work; write 0/2 for the first half, 1/2 for the second")
-    return int(place), int(count)
+    index, _, count = text.partition("/")
+    if not (text.isascii() and index.isdigit() and count.isdigit() and int(index) < int(count)):
+        raise AdvdpnpError(f"'{text}' is not a share of the runs; write 0/2 for the first half, 1/2 for the second")
+    return int(index), int(count)
 
 
 def factor_names(found: Sequence[Variant]) -> list[str]:
-    """All factors that any variant changes, in order."""
+    """All factors that any variant changes, in order of appearance."""
     return list(dict.fromkeys(key for variant in found for key in variant.factors))

@@ -1,8 +1,8 @@
-"""The training loop: from a recipe and a data set to a folder with networks and metrics.
+"""The training loop, which turns a recipe and a data set into a folder with networks and metrics.
 
-The loop knows nothing of any method, and a method knows nothing of devices, precision or schedules. All randomness is a
-function of the recipe's seed, the epoch and the step. A run that was stopped anywhere therefore continues to the same
-weights, bit for bit on the CPU.
+The loop is independent of methods, and methods are independent of devices, precision and schedules. All randomness is a
+function of the recipe's seed, the epoch and the step, so an interrupted run that is resumed ends with the same weights,
+bit for bit on the CPU.
 """
 
 import os
@@ -26,19 +26,19 @@ from advdpnp.training.recipe import Recipe
 from advdpnp.training.state import STATE, require_no_run_files
 from advdpnp.training.training_run import TrainingRun
 
-_ROUND = 10  # steps between two reports, and with several processes between two checks for an interruption
+_ROUND = 10  # steps between reports, and with several processes between checks for an interruption
 
 
 @dataclass(frozen=True)
 class Hardware:
-    """The hardware of a run; it changes the results by no more than rounding.
+    """The hardware of a run; it changes results only by rounding.
 
     Attributes:
         device: "auto", "cpu" or "cuda".
-        devices: processes on each machine, one device each.
-        num_nodes: machines.
-        strategy: of Lightning Fabric: "auto", or "ddp" for several processes.
-        compile: compile the training step's network (torch.compile).
+        devices: number of processes on each machine, with one device each.
+        num_nodes: number of machines.
+        strategy: strategy of Lightning Fabric: "auto", or "ddp" for several processes.
+        compile: compile the network of the training step with torch.compile.
     """
 
     device: str = "auto"
@@ -51,18 +51,18 @@ class Hardware:
         """Lightning Fabric for this hardware.
 
         Raises:
-            AdvdpnpError: there is no such device, or torchrun has started another number of processes.
+            AdvdpnpError: there is no such device, or torchrun started another number of processes.
         """
         if self.device not in ("auto", "cpu", "cuda"):
             raise AdvdpnpError(f"there is no device called '{self.device}'; choose auto, cpu or cuda")
         if self.device == "cuda" and not torch.cuda.is_available():
-            raise AdvdpnpError("there is no CUDA device that torch can use; run `advdpnp doctor`, or use --device cpu")
+            raise AdvdpnpError("torch finds no CUDA device; run `advdpnp doctor`, or use --device cpu")
         processes = self.devices * self.num_nodes
         if torch.distributed.is_torchelastic_launched() and os.environ["WORLD_SIZE"] != str(processes):
-            # With one device each process would train alone, and all of them into the same folder.
+            # Otherwise every process would train alone and write to the same folder.
             raise AdvdpnpError(
-                f"torchrun has started {os.environ['WORLD_SIZE']} processes, and --devices times --num-nodes is "
-                f"{processes}; give --devices as many as it starts on each machine"
+                f"torchrun started {os.environ['WORLD_SIZE']} processes, but --devices times --num-nodes is "
+                f"{processes}; set --devices to the number of processes per machine"
             )
         strategy = "ddp" if self.strategy == "auto" and processes > 1 else self.strategy
         try:
@@ -80,13 +80,13 @@ class Hardware:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands.
+    """The progress of a run.
 
     Attributes:
-        epoch, epochs: finished epochs, and all epochs of the run.
-        step, steps: finished steps, and all steps of the run.
+        epoch, epochs: number of finished epochs, and of all epochs.
+        step, steps: number of finished steps, and of all steps of the run.
         terms: means of the loss terms over the epoch so far.
-        metrics: of the last finished epoch; empty before.
+        metrics: metrics of the last finished epoch; empty before the first.
         warnings: problems of the network of the last finished epoch, in sentences.
     """
 
@@ -110,24 +110,25 @@ def train(
     report: Callable[[Progress], None] = lambda progress: None,
     resume_command: str = "the same command with --resume",
 ) -> pd.DataFrame:
-    """Train by ``recipe`` and leave ``best``, ``last``, the metrics and the resolved recipe in ``folder``.
+    """Train with ``recipe`` and write the networks ``best`` and ``last``, the metrics and the recipe to ``folder``.
 
     For methods that train on adversarial images, ``best`` is the epoch with the highest robust accuracy on the
-    validation split: the lower of PGD on cross-entropy and PGD on the margin. For the others it is the epoch with the
-    highest clean accuracy, because their robust accuracy is noise about zero.
+    validation split, under the stronger of PGD on cross-entropy and PGD on the margin. For other methods it is the
+    epoch with the highest clean accuracy, because their robust accuracy is close to zero and mostly noise.
 
     Args:
-        extra: a data set whose training images are mixed in, by ``recipe.extra_share``.
+        extra: a data set whose training images make up ``recipe.extra_share`` of every batch.
+        resume: continue the run in ``folder``, if there is one.
         hardware: devices, processes and compilation.
         report: called by the first process every few steps and at the end of every epoch.
-        resume_command: what the message after an interruption tells the user to run.
+        resume_command: the command that the message after an interruption recommends.
 
     Returns:
         The metrics, one row per epoch.
 
     Raises:
-        AdvdpnpError: the folder already holds a run and ``resume`` is not set; the folder's run has another recipe or
-            has lost its state; the loss is no longer finite; the run was interrupted (everything computed is saved).
+        AdvdpnpError: the folder already contains a run and ``resume`` is not set; the run in the folder has another
+            recipe or no state; the loss is no longer finite; the run was interrupted (its state is saved).
     """
     keep_freed_memory()
     fabric = hardware.fabric(recipe.precision)
@@ -141,7 +142,7 @@ def train(
             stack.enter_context(_lost_processes())
         run = TrainingRun(recipe, dataset, extra, folder, fabric, compiled=hardware.compile)
         if fabric.is_global_zero:
-            stack.enter_context(folder_lock(folder))  # only now: a recipe that cannot be trained leaves no folder
+            stack.enter_context(folder_lock(folder))  # only now, so that an invalid recipe creates no folder
         _begin_or_resume(run, resume=resume)
         while run.epoch < recipe.epochs:
             for _ in run.steps_of_epoch():
@@ -156,7 +157,7 @@ def _begin_or_resume(run: TrainingRun, *, resume: bool) -> None:
     if (run.folder / STATE).exists():
         if not resume:
             raise AdvdpnpError(
-                f"{run.folder} already holds a run; add --resume to continue it or choose another --name"
+                f"{run.folder} already contains a run; add --resume to continue it or choose another --name"
             )
         run.load()
     elif resume:
@@ -168,14 +169,14 @@ def _begin_or_resume(run: TrainingRun, *, resume: bool) -> None:
 def _between_steps(
     run: TrainingRun, interrupted: Callable[[], bool], report: Callable[[Progress], None], resume_command: str
 ) -> None:
-    """Stop if the user wants to, else report every few steps.
+    """Stop if the run was interrupted, otherwise report every few steps.
 
     Raises:
-        AdvdpnpError: the run was interrupted; all that was computed is saved.
+        AdvdpnpError: the run was interrupted; its state is saved.
     """
     several = run.fabric.world_size > 1
     if several and run.step % _ROUND != 0 and run.step != run.batches.steps:
-        return  # all processes must stop at the same step, and asking each other takes time
+        return  # all processes must stop at the same step, and synchronising them takes time
     if run.any_process(interrupted()):
         run.save()
         place = f"epoch {run.epoch + 1} of {run.recipe.epochs}"
@@ -189,13 +190,13 @@ def _compiler_errors() -> Iterator[None]:
     try:
         yield
     except torch._dynamo.exc.BackendCompilerFailed as error:
-        need = f"torch.compile needs a C++ compiler that works ({first_line(error.inner_exception)})"
+        need = f"torch.compile needs a working C++ compiler ({first_line(error.inner_exception)})"
         raise AdvdpnpError(f"{need}; install g++, or leave out --compile") from error
 
 
 @contextmanager
 def _lost_processes() -> Iterator[None]:
-    """When a process ends, the others see a broken connection."""
+    """Explain the connection errors that the remaining processes raise if one process ends."""
     try:
         yield
     except RuntimeError as error:

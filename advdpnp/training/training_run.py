@@ -1,4 +1,4 @@
-"""A training run between two steps: everything that the next step depends on."""
+"""The state of a training run, and its transitions: train an epoch, validate, save, load."""
 
 import time
 from collections.abc import Iterator
@@ -26,19 +26,19 @@ from advdpnp.training.step import TrainingStep
 from advdpnp.training.validation import validate
 from advdpnp.training.weights import WeightAverage
 
-_STATISTICS_BATCHES = 16  # batches that the BatchNorm statistics of averaged weights are computed from
+_STATISTICS_BATCHES = 16  # number of batches for the BatchNorm statistics of averaged weights
 
 
 class TrainingRun:
-    """One run: its network, its batches, where it stands and what it has measured.
+    """One training run: its network, batches, progress and metrics.
 
     Attributes:
-        epoch, step: finished epochs, and finished steps of the current one.
-        sums: of the loss terms over the epoch so far, in this process.
+        epoch, step: number of finished epochs, and of finished steps in the current epoch.
+        sums: sums of the loss terms over the epoch so far, in this process.
         metrics: one row per finished epoch.
         vectors: class vectors (classes, dim) after each finished epoch.
-        warnings: what is wrong with the network of the last finished epoch, in sentences.
-        best: the score of the best epoch: the accuracies it is chosen by, the decisive one first.
+        warnings: problems of the network of the last finished epoch, in sentences.
+        best: score of the best epoch: the accuracies that select it, the decisive one first.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class TrainingRun:
         self.threat = ThreatModel.parse(recipe.attack.norm, recipe.attack.eps)
         torch.manual_seed(seed_of(recipe.seed, "initialisation"))
         self.network = build_model(_model_config(recipe, dataset, self.method), pretrained=recipe.model.pretrained)
-        # The faster layout for convolutions, measured on CPUs; it changes results in the last bits only.
+        # The faster memory layout for convolutions, measured on CPUs; results differ only by rounding.
         self.network.to(memory_format=torch.channels_last)
         self.training_step = TrainingStep(recipe, self.method, self.network, self.threat, fabric, compiled=compiled)
         self.average = None if recipe.average is None else WeightAverage(self.network, recipe.average)
@@ -74,17 +74,17 @@ class TrainingRun:
 
     @property
     def evaluated_network(self) -> Network:
-        """The network that is validated and saved: the average of the weights where the recipe keeps one."""
+        """The network that is validated and saved: the one with averaged weights if the recipe asks for them."""
         return self.network if self.average is None else self.average.network
 
     def any_process(self, flag: bool) -> bool:
-        """Whether the flag is set in any of the processes."""
+        """Whether the flag is set in any process."""
         if self.fabric.world_size == 1:
             return flag
         return bool(self.fabric.all_reduce(torch.tensor(float(flag), device=self.fabric.device), reduce_op="sum") > 0)
 
     def steps_of_epoch(self) -> Iterator[None]:
-        """Train to the end of the epoch; the run may be saved between any two steps."""
+        """Train to the end of the epoch, one step at a time; the run may be saved between any two steps."""
         if self.step == 0:
             self.method.start_epoch(self.network)
         order = self.batches.order(self.epoch)
@@ -107,7 +107,7 @@ class TrainingRun:
         return mean_terms(self.sums, self.step, self._place())
 
     def end_epoch(self) -> None:
-        """Validate, keep the best network, and save."""
+        """Validate the network, then save it and the state of the run."""
         self.sums = sums_over_processes(self.sums, self.fabric)
         means = self.means()
         self._require_finite_weights()
@@ -119,7 +119,7 @@ class TrainingRun:
         vectors = class_vectors(self.evaluated_network.head).detach().float().cpu().clone()
         angle = min_separation(vectors)
         if self.epoch == 0:
-            # A folder never holds networks without a state, even if the run is killed between two of its files.
+            # So that a folder never has networks without a state, even if the run is killed between two writes.
             self.save()
         self.vectors.append(vectors)
         self.warnings = found.warnings(angle)
@@ -146,7 +146,7 @@ class TrainingRun:
         self.save()
 
     def save(self) -> None:
-        """Write everything that the next step depends on, in one file."""
+        """Save the complete state of the run in one file."""
         self.means()
         self._require_finite_weights()
         ranks = gather_rank_state(self.fabric, self.network, self.sums)
@@ -174,7 +174,7 @@ class TrainingRun:
         """Continue from the saved state.
 
         Raises:
-            AdvdpnpError: the state is damaged, or of another recipe or data.
+            AdvdpnpError: the state is damaged, or belongs to another recipe or other data.
         """
         state = load_state(self.folder, self.recipe.to_yaml(), self.batches.content_hash, self.fabric.device)
         self.network.load_state_dict(state["network"])
@@ -195,15 +195,15 @@ class TrainingRun:
         return f"epoch {self.epoch + 1}, by step {self.step}; the last saved state in {self.folder} is kept"
 
     def _recompute_statistics(self, average: WeightAverage[Network]) -> None:
-        """BatchNorm statistics of the averaged weights, from forwards as the method makes them in training."""
+        """Recompute the BatchNorm statistics of the averaged weights, from training forwards of the method."""
         for own, buffer in zip(average.network.buffers(), self.network.buffers(), strict=True):
-            own.copy_(buffer)  # those of the last step, also where a state was saved after a recomputation
+            own.copy_(buffer)  # start from the last step's statistics, even if a resumed state has recomputed ones
         order, prepared = self.batches.order(self.epoch), []
         for step in range(min(self.batches.steps, _STATISTICS_BATCHES)):
             index = order(step)
             images, y = self.batches.images(index)
             x = to_float(images).contiguous(memory_format=torch.channels_last)
-            # Before the statistics are reset: the attack needs some, and uses those of the trained network.
+            # The attack runs before the statistics are reset, because it needs those of the trained network.
             x_adv = self.training_step.adversarial(average.network, x, y, index, self.epoch)
             prepared.append((x, x_adv, y))
         average.recompute_batchnorm(partial(self.method.loss, average.network, *batch) for batch in prepared)
@@ -229,7 +229,7 @@ def _model_config(recipe: Recipe, dataset: Dataset, method: Method) -> ModelConf
     head = recipe.model.head or method.head
     if head == "centre" and method.head != "centre":
         raise AdvdpnpError(
-            f"the method {recipe.method['name']} moves no centres; leave model.head out, or use the recipe center"
+            f"the method {recipe.method['name']} does not train centres; leave out model.head, or use the recipe center"
         )
     if method.inner_objective == "dlr" and dataset.classes < 3:
         raise AdvdpnpError(
@@ -238,11 +238,11 @@ def _model_config(recipe: Recipe, dataset: Dataset, method: Method) -> ModelConf
         )
     if recipe.awp is not None and not method.adversarial:
         raise AdvdpnpError(
-            f"awp perturbs weights against adversarial images, and {recipe.method['name']} has none; leave awp out"
+            f"awp needs adversarial images, which the method {recipe.method['name']} does not use; leave out awp"
         )
     if method.head == "prototype" and head != "prototype":
         raise AdvdpnpError(
-            f"the method {recipe.method['name']} needs prototypes; set model.head=prototype or leave it out"
+            f"the method {recipe.method['name']} needs prototypes; set model.head=prototype or leave out model.head"
         )
     return ModelConfig(
         architecture=recipe.model.architecture,

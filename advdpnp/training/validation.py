@@ -1,4 +1,4 @@
-"""What a training run is judged by after each epoch, and the signs that it fools itself."""
+"""Validation after each epoch: clean and robust accuracy, and warnings about gradient masking and collapse."""
 
 from dataclasses import dataclass
 
@@ -14,20 +14,20 @@ from advdpnp.base.statistics import mcnemar
 from advdpnp.datasets.base import Split, to_float
 
 _BATCH = 500
-LARGEST_GAP = 5.0  # points between PGD on cross-entropy and on the margin
-LARGEST_SILENT_SHARE = 0.05  # of rows whose cross-entropy has no gradient
+LARGEST_GAP = 5.0  # percentage points between PGD on cross-entropy and PGD on the margin
+LARGEST_SILENT_SHARE = 0.05  # share of images whose cross-entropy has no gradient
 SIGNIFICANT = 0.01
 COLLAPSE = 5.0  # degrees of MinSep
 
 
 @dataclass(frozen=True)
 class Validation:
-    """Accuracies on the held-out images, as shares.
+    """Accuracies on the validation images, as shares in [0, 1].
 
     Attributes:
-        clean: on the images themselves.
-        pgd: under PGD on cross-entropy.
-        pgd_margin: under PGD on the margin, which needs no softmax.
+        clean: accuracy on clean images.
+        pgd: accuracy under PGD on cross-entropy.
+        pgd_margin: accuracy under PGD on the margin, which does not use the softmax.
         gap_p: p-value of the exact McNemar test that the two attacks are equally strong.
         zero_gradient: share of images whose cross-entropy has a gradient of exactly zero.
     """
@@ -40,36 +40,46 @@ class Validation:
 
     @property
     def worst(self) -> float:
-        """The lower of the two robust accuracies: what a masked gradient cannot raise."""
+        """The lower of the two robust accuracies, which a saturated softmax cannot increase."""
         return min(self.pgd, self.pgd_margin)
 
     def warnings(self, min_separation: float | None) -> list[str]:
-        """What somebody who trains this net should know, in sentences."""
+        """Warnings about this model, in sentences.
+
+        Args:
+            min_separation: MinSep of the class vectors in degrees, or None.
+        """
         found = []
         gap = 100 * (self.pgd - self.pgd_margin)
         if gap > LARGEST_GAP and self.gap_p < SIGNIFICANT:
             found.append(
-                f"PGD on the margin leaves {gap:.1f} points less than PGD on cross-entropy (p = {self.gap_p:.1g}): the "
-                "softmax hides the gradient; use method.inner_objective=margin or a smaller model.radius"
+                f"accuracy is {gap:.1f} points lower under PGD on the margin than under PGD on cross-entropy "
+                f"(p = {self.gap_p:.1g}): the softmax masks the gradient; use method.inner_objective=margin or a "
+                "smaller model.radius"
             )
         if self.zero_gradient > LARGEST_SILENT_SHARE:
             found.append(
-                f"{100 * self.zero_gradient:.0f} % of the validation images have no cross-entropy gradient: attacks "
-                "that follow it are blind; use method.inner_objective=margin or a smaller model.radius"
+                f"{100 * self.zero_gradient:.0f} % of the validation images have a cross-entropy gradient of zero, "
+                "which disables gradient attacks; use method.inner_objective=margin or a smaller model.radius"
             )
         if min_separation is not None and min_separation < COLLAPSE:
             found.append(
-                f"the smallest angle between two classes is {min_separation:.1f} degrees: prototypes collapse; raise "
+                f"the smallest angle between two classes is {min_separation:.1f} degrees: classes collapse; raise "
                 "method.lambda_class_neg or lower optimiser.lr"
             )
         return found
 
 
 def validate(network: nn.Module, split: Split, threat: ThreatModel, steps: int, seed: int) -> Validation:
-    """Judge a network, in eval mode, on a split (uint8 images on the network's device).
+    """Measure the accuracies of a network in eval mode.
+
+    Args:
+        split: uint8 images on the device of the network.
+        steps: number of PGD steps.
+        seed: determines the random starts of PGD.
 
     Raises:
-        AdvdpnpError: its logits are not finite.
+        AdvdpnpError: the logits are not finite.
     """
     network.eval()
     attacks = {name: PGD(threat, steps=steps, objective=name) for name in ("ce", "margin")}
@@ -82,8 +92,8 @@ def validate(network: nn.Module, split: Split, threat: ThreatModel, steps: int, 
         logits, gradient = _cross_entropy_gradient(network, x, y)
         if not bool(logits.isfinite().all()):
             raise AdvdpnpError(
-                "training has diverged: the logits of validation images are no longer finite; the last saved state "
-                "stands; lower optimiser.lr or set optimiser.clip=1"
+                "training has diverged: the logits of validation images are no longer finite; the last saved state is "
+                "kept; lower optimiser.lr or set optimiser.clip=1"
             )
         clean = logits.argmax(1) == y
         right["clean"].append(clean)

@@ -1,4 +1,4 @@
-"""Weights beside the trained ones (moving average, perturbed to raise the loss), and BatchNorm statistics."""
+"""Moving averages and adversarial perturbations of weights, and control of BatchNorm statistics."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -12,14 +12,14 @@ N = TypeVar("N", bound=nn.Module)
 
 
 class WeightAverage(Generic[N]):
-    """A copy of a network that holds the moving average of its weights.
+    """A copy of a network whose weights are the moving average of the network's weights.
 
     Papers: Polyak and Juditsky, "Acceleration of Stochastic Approximation by Averaging", 1992; Izmailov et al.,
     "Averaging Weights Leads to Wider Optima and Better Generalization", UAI 2018, for BatchNorm.
 
     Args:
-        network: the one that is trained.
-        decay: share of the old average that each step keeps, in [0, 1).
+        network: the network being trained.
+        decay: weight of the old average in each update, in [0, 1).
     """
 
     def __init__(self, network: N, decay: float) -> None:
@@ -35,9 +35,9 @@ class WeightAverage(Generic[N]):
             own.copy_(buffer)
 
     def recompute_batchnorm(self, passes: Iterator[Callable[[], object]]) -> None:
-        """Replace the BatchNorm statistics by their mean over ``passes``, calls that each run one batch.
+        """Replace the BatchNorm statistics by their mean over ``passes``, calls that each process one batch.
 
-        The copied statistics belong to the weights of the last step; averaged weights give other activations.
+        The copied statistics belong to the weights of the last step, but averaged weights give other activations.
         """
         self.network.train()
         with fresh_statistics(self.network), torch.no_grad():
@@ -48,12 +48,12 @@ class WeightAverage(Generic[N]):
 
 @contextmanager
 def fresh_statistics(network: nn.Module) -> Iterator[None]:
-    """Inside, BatchNorm layers compute new statistics: the plain mean over all batches they see."""
+    """Make BatchNorm layers compute new running statistics inside the block, as the plain mean over its batches."""
     layers = _tracking_layers(network)
     momenta = [layer.momentum for layer in layers]
     for layer in layers:
         layer.reset_running_stats()
-        layer.momentum = None  # torch then keeps a cumulative mean
+        layer.momentum = None  # makes torch compute a cumulative mean
     try:
         yield
     finally:
@@ -63,11 +63,11 @@ def fresh_statistics(network: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def perturbed_weights(network: nn.Module, gamma: float) -> Iterator[None]:
-    """Inside, every weight matrix is moved up its gradient by gamma times its own norm; afterwards it is restored.
+    """Move every weight matrix along its gradient, by gamma times its own norm, inside the block.
 
-    Uses the gradients in ``.grad`` on entry (one ascent step, section 4.2), layer by layer as in equation 10. Biases,
-    normalisation scales and prototypes are left alone: perturbed prototypes would attack the class centres instead of
-    the feature extractor.
+    The perturbation is one ascent step (section 4.2) with the gradients in ``.grad`` on entry, layer by layer as in
+    equation 10. Biases, normalisation scales and prototypes are not perturbed: perturbed prototypes would attack the
+    class centres instead of the feature extractor. The weights are restored at the end of the block.
 
     Paper: Wu et al., "Adversarial Weight Perturbation Helps Robust Generalization", NeurIPS 2020.
     """
@@ -88,7 +88,7 @@ def perturbed_weights(network: nn.Module, gamma: float) -> Iterator[None]:
 
 @contextmanager
 def untracked_statistics(network: nn.Module) -> Iterator[None]:
-    """Inside, BatchNorm in training mode normalises by the batch and does not update its running statistics."""
+    """Make BatchNorm in training mode normalise by the batch without updating its statistics inside the block."""
     layers = _tracking_layers(network)
     for layer in layers:
         layer.track_running_stats = False

@@ -167,7 +167,7 @@ def test_an_error_that_all_processes_meet_is_told_once(tmp_path):
     )
     assert done.returncode == 2
     assert done.stderr.count("advdpnp: ") == 1, done.stderr
-    assert "cannot be shared by 2 processes" in done.stderr
+    assert "cannot be split among 2 processes" in done.stderr
 
 
 @pytest.fixture
@@ -221,5 +221,5 @@ def test_a_bar_that_is_not_shown_draws_nothing(capsys):
 def test_torchrun_and_devices_must_agree(no_launcher, monkeypatch):
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "a")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(AdvdpnpError, match=r"torchrun has started 2 processes.*give --devices"):
+    with pytest.raises(AdvdpnpError, match=r"torchrun started 2 processes.*set --devices"):
         Hardware("cpu").fabric("32-true")

@@ -77,7 +77,7 @@ def test_values_that_look_alike_stay_apart():
 
 @pytest.mark.parametrize("text", ["2/2", "\u00b2/3", "x", "1", "-1/2", "1/0", ""])
 def test_wrong_shards_are_refused(text):
-    with pytest.raises(AdvdpnpError, match="names no share of the work"):
+    with pytest.raises(AdvdpnpError, match="is not a share of the runs"):
         parse_shard(text)
 
 
@@ -87,7 +87,7 @@ def test_wrong_shards_are_refused(text):
         ("recipe: ce", "description"),
         ("description: x\nvary: {method.bta: [1]}", "no such value"),
         ("description: x\nrecipe: dppn", "no recipe called 'dppn'"),
-        ("description: x\njudged: 5000", "judge by fewer"),
+        ("description: x\njudged: 5000", "set judged to fewer"),
         ("[]", "key: value"),
         ("1: 2", "key: value"),
         ("description: x\nvary: {seed: [7]}", "cannot vary 'seed'; list it under seeds"),
@@ -98,7 +98,7 @@ def test_wrong_shards_are_refused(text):
         ("description: x\nattacks: fgsmm", "did you mean fgsm?"),
         ("description: x\nseeds: [0, -1]", "greater than or equal to 0"),
         ("description: x\nseeds: [0, 0]", "a seed is listed twice"),
-        ("description: x\nrare: {classes: [99], share: 0.1}", "99 is none of the 10 classes"),
+        ("description: x\nrare: {classes: [99], share: 0.1}", "99 is not one of the 10 classes"),
         ("description: x\ncurve: {x: model.radius, lines: recipe, y: [clean]}", "names 'model.radius'"),
     ],
 )

@@ -217,7 +217,7 @@ def test_compiling_without_a_compiler_is_one_sentence_and_exit_code_2(tmp_path):
     )
     assert done.returncode == 2
     sentence = done.stderr.strip().splitlines()[-1]
-    assert sentence.startswith("advdpnp: torch.compile needs a C++ compiler that works (")
+    assert sentence.startswith("advdpnp: torch.compile needs a working C++ compiler (")
     assert sentence.endswith("; install g++, or leave out --compile")
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "runs" / "run" / "training.pt").exists()  # so the name is free for a run without --compile
@@ -242,8 +242,8 @@ def test_infinite_values_are_no_recipe():
 @pytest.mark.parametrize(
     ("name", "changes", "message"),
     [
-        ("ce", {"model.head": "centre"}, "moves no centres"),
-        ("ce", {"awp": 0.1}, "leave awp out"),
+        ("ce", {"model.head": "centre"}, "does not train centres"),
+        ("ce", {"awp": 0.1}, "leave out awp"),
         ("ce", {"method.self": 1}, "there is no such value"),
     ],
 )
@@ -267,7 +267,7 @@ def test_resuming_says_what_is_lost(quadrants, tmp_path):
     with pytest.raises(AdvdpnpError, match=r"it lacks 'label_smoothing: 0.1'"):
         train(recipe("ce", **{"epochs": 1, "method.label_smoothing": 0.1}), quadrants, tmp_path, resume=True)
     (tmp_path / "best.safetensors").unlink()
-    with pytest.raises(AdvdpnpError, match=r"has lost its best\.safetensors"):
+    with pytest.raises(AdvdpnpError, match=r"has no best\.safetensors"):
         train(short, quadrants, tmp_path, resume=True)
     torch.save({"version": 2}, tmp_path / "training.pt")
     with pytest.raises(AdvdpnpError, match=r"damaged.*remove the folder"):
@@ -284,7 +284,9 @@ def test_resuming_what_has_lost_its_state_is_refused(quadrants, tmp_path, kept):
         if path.name != kept:
             path.unlink()
     before = (run / kept).read_bytes()
-    with pytest.raises(AdvdpnpError, match=rf"holds {kept} but no training\.pt.*another --name, or remove the folder"):
+    with pytest.raises(
+        AdvdpnpError, match=rf"contains {kept} but no training\.pt.*another --name, or remove the folder"
+    ):
         train(recipe("ce", epochs=1), quadrants, run, resume=True)
     assert (run / kept).read_bytes() == before
     (run / kept).unlink()

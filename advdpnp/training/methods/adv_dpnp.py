@@ -1,4 +1,4 @@
-"""Adv-DPNP: the clean branch moves the prototypes, the feature extractor learns from both branches."""
+"""Adv-DPNP: the prototypes learn from the clean branch, and the feature extractor from both branches."""
 
 from typing import ClassVar, Literal
 
@@ -22,19 +22,20 @@ Branches = Literal["both", "clean", "adversarial"]
 )
 @dataclass(frozen=True, config=STRICT)
 class AdvDPNP(PullingAndRepelling):
-    """Adv-DPNP (arXiv 2504.03782), with sg = stop-gradient on the prototypes c:
+    """Adv-DPNP (arXiv 2504.03782). With the stop-gradient operator sg and the prototypes c, the loss is
 
         (L_DPNP(x; c) + beta * [CE + pos + sample_neg](x_adv; sg(c))) / (1 + beta) + lambda_cons * D(x, x_adv; sg(c))
 
-    The division is this project's: a plain sum trains with a learning rate that grows with beta, until it collapses.
+    The division by (1 + beta) is a choice of this project: with a plain sum, the effective learning rate grows with
+    beta until training collapses.
 
     Attributes:
-        beta: weight of the adversarial branch beside the clean one.
+        beta: weight of the adversarial branch relative to the clean one.
         lambda_cons: weight of the consistency term.
         consistency: D, "kl" (from clean to adversarial) or "mse" (between the probabilities).
-        pos_branches, sample_neg_branches: the branches whose features are pulled, and repelled.
-        batchnorm: "joint": both branches pass as one batch and share its statistics, which are those the net will use
-            at test time; "separate": one pass each.
+        pos_branches, sample_neg_branches: the branches whose features are attracted and repelled.
+        batchnorm: "joint" computes both branches as one batch, whose BatchNorm statistics are those of test time;
+            "separate" uses one pass per branch.
     """
 
     adversarial: ClassVar[bool] = True

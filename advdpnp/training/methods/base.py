@@ -1,4 +1,4 @@
-"""What a training method is: a loss over clean and adversarial images, and nothing else."""
+"""The interface and the registry of training methods. A method is a loss over clean and adversarial images."""
 
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -12,22 +12,22 @@ from advdpnp.base.errors import AdvdpnpError
 from advdpnp.base.registry import Registry
 from advdpnp.training.recipe import explain
 
-#: Named scalars of one step. Those whose name ends in "accuracy" are shares of the batch, the others parts of the loss.
+#: Named scalars of one step. Names that end in "accuracy" are shares of the batch, the others are parts of the loss.
 Terms = dict[str, Tensor]
 
 METHODS = Registry("method", "advdpnp.methods")
 
-#: For every method: unknown values and numbers that are not finite are refused.
+#: Every method rejects unknown values and numbers that are not finite.
 STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 class Method(Protocol):
-    """A training method. It knows nothing of devices, precision, schedules or data sets.
+    """A training method, which is independent of devices, precision, schedules and data sets.
 
     Attributes:
         adversarial: whether the loss needs adversarial images; if not, ``x_adv`` is None.
-        head: the head the method needs: "linear" or "prototype".
-        inner_objective: name of what the training attack maximises (see ``advdpnp.attacks.losses``).
+        head: the head that the method needs: "linear", "prototype" or "centre".
+        inner_objective: name of the loss that the training attack maximises (see ``advdpnp.attacks.losses``).
     """
 
     adversarial: ClassVar[bool]
@@ -49,11 +49,11 @@ class Method(Protocol):
 
 @dataclass(frozen=True, config=STRICT)
 class Common:
-    """The values that every method has.
+    """Values that all methods have.
 
     Attributes:
-        inner_objective: what the training attack maximises.
-        label_smoothing: share of the target that goes to all classes alike, in every cross-entropy of the loss.
+        inner_objective: the loss that the training attack maximises.
+        label_smoothing: share of the target distributed evenly over all classes, in every cross-entropy of the loss.
     """
 
     inner_objective: Literal["ce", "margin", "dlr", "rescaled-ce", "kl"] = "ce"
@@ -71,10 +71,10 @@ class Common:
 
 
 def build_method(values: dict[str, Any]) -> Method:
-    """The method that a recipe's ``method`` section describes.
+    """Build the method that the ``method`` section of a recipe describes.
 
     Raises:
-        AdvdpnpError: the name is missing or unknown, or the method has no such value.
+        AdvdpnpError: the name is missing or unknown, or a value is unknown or invalid.
     """
     arguments = dict(values)
     name = arguments.pop("name", None)
@@ -88,6 +88,6 @@ def build_method(values: dict[str, Any]) -> Method:
 
 
 def accuracy(logits: Tensor, y: Tensor) -> Tensor:
-    """Share of the batch whose largest logit is the label's."""
+    """Share of the batch that is classified correctly."""
     with torch.no_grad():
         return (logits.argmax(1) == y).float().mean()

@@ -11,7 +11,7 @@ from advdpnp.training.methods.base import METHODS, STRICT, Common, Terms, accura
 @METHODS.register("ce", description="standard training: cross-entropy on clean images")
 @dataclass(frozen=True, config=STRICT)
 class CrossEntropy(Common):
-    """Cross-entropy. The baseline that every robust method must beat and every attack must break."""
+    """Cross-entropy on clean images, the baseline without robustness."""
 
     adversarial: ClassVar[bool] = False
     head: ClassVar[str] = "linear"

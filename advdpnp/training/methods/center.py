@@ -1,4 +1,4 @@
-"""Centre loss: cross-entropy with a linear classifier, and a pull of the features to a learned centre per class."""
+"""Centre loss: cross-entropy with a linear classifier, and attraction of the features to a learned class centre."""
 
 from typing import ClassVar
 
@@ -14,17 +14,17 @@ from advdpnp.training.methods.losses import pull
 
 @METHODS.register(
     "center",
-    description="cross-entropy and centre loss: features pulled to a learned centre of their class; clean images",
+    description="cross-entropy and centre loss: features attracted to a learned class centre; clean images",
     reference="Wen et al., A Discriminative Feature Learning Approach for Deep Face Recognition, 2016",
 )
 @dataclass(frozen=True, config=STRICT)
 class CentreLoss(Common):
     """CE + lambda_pos * ||h(x) - c_y||^2 (Wen et al. 2016, equation 5, whose lambda is twice this one).
 
-    The centres learn by the same SGD as the weights; the paper moves them by a rule of its own.
+    The centres are trained by SGD like the weights; the paper uses a separate update rule.
 
     Attributes:
-        lambda_pos: weight of the pull.
+        lambda_pos: weight of the attraction.
     """
 
     adversarial: ClassVar[bool] = False

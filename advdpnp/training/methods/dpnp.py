@@ -11,13 +11,13 @@ from advdpnp.training.methods.prototype_based import PullingAndRepelling, with_p
 
 @METHODS.register(
     "dpnp",
-    description="prototypes as weights and centres, pulled to their class and pushed from their rivals; clean images",
+    description="prototypes as weights and centres, attraction and repulsion; clean images",
     reference="arXiv 2501.02477 (reconstruction)",
     status="reconstruction",
 )
 @dataclass(frozen=True, config=STRICT)
 class DPNP(PullingAndRepelling):
-    """The whole DPNP loss: the terms of the samples and the repulsion between the prototypes."""
+    """The complete DPNP loss: the terms of the samples and the repulsion between prototypes."""
 
     adversarial: ClassVar[bool] = False
 

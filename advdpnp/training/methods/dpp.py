@@ -1,4 +1,4 @@
-"""DPP: prototypes with the positive term alone, the baseline that DPNP adds its negative terms to."""
+"""DPP: prototypes with only the positive term, to which DPNP adds negative terms."""
 
 from typing import ClassVar
 
@@ -11,13 +11,13 @@ from advdpnp.training.methods.prototype_based import Pulling, with_prototypes
 
 @METHODS.register(
     "dpp",
-    description="prototypes as weights and centres, pulled to their class only; clean images",
+    description="prototypes as weights and centres, attraction only; clean images",
     reference="the baseline of arXiv 2501.02477 (reconstruction)",
     status="reconstruction",
 )
 @dataclass(frozen=True, config=STRICT)
 class DPP(Pulling):
-    """Cross-entropy and the pull of the features to their own prototype."""
+    """Cross-entropy, and attraction of the features to the prototype of their class."""
 
     adversarial: ClassVar[bool] = False
 

@@ -1,4 +1,4 @@
-"""Fast adversarial training: one large step from a random start in place of many small ones."""
+"""Fast adversarial training: one large step from a random start instead of many small steps."""
 
 from pydantic.dataclasses import dataclass
 
@@ -13,4 +13,4 @@ from advdpnp.training.methods.pgd_at import PGDAdversarialTraining
 )
 @dataclass(frozen=True, config=STRICT)
 class FastAdversarialTraining(PGDAdversarialTraining):
-    """The loss of adversarial training; the single step is in the recipe (Wong et al. 2020, section 4)."""
+    """The loss of adversarial training; the recipe sets the single step (Wong et al. 2020, section 4)."""

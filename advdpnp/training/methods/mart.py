@@ -1,4 +1,4 @@
-"""MART: adversarial training that weighs samples by how wrong the net is on their clean image."""
+"""MART: adversarial training that gives misclassified clean images more weight."""
 
 from typing import ClassVar
 
@@ -19,7 +19,7 @@ from advdpnp.training.methods.base import METHODS, STRICT, Common, Terms, accura
 class MART(Common):
     """BCE(x_adv) + beta * KL(p(x) || p(x_adv)) * (1 - p_y(x)) (Wang et al. 2020, equation 11).
 
-    BCE is cross-entropy plus -log(1 - the largest probability of another class), both of the adversarial image.
+    BCE is the cross-entropy plus -log(1 - the largest probability of another class), both on the adversarial image.
 
     Attributes:
         beta: weight of the divergence (the paper's lambda, 5 in its experiments).
@@ -33,7 +33,7 @@ class MART(Common):
         clean, adversarial = model(x), model(x_adv)
         own = F.one_hot(y, clean.shape[1]).bool()
         log_clean, log_adversarial = clean.log_softmax(1), adversarial.log_softmax(1)
-        # log(1 - p_k) as the log-sum of all other classes: 1 - p rounds to 0 for confident nets, this does not.
+        # log(1 - p_k) as logsumexp over the other classes, because 1 - p_k rounds to 0 for confident models.
         rival = log_adversarial.detach().masked_fill(own, -torch.inf).argmax(1, keepdim=True)
         not_rival = log_adversarial.scatter(1, rival, -torch.inf).logsumexp(1)
         boosted = (

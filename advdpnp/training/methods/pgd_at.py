@@ -1,4 +1,4 @@
-"""Adversarial training: cross-entropy on the images that an inner attack found."""
+"""Adversarial training: cross-entropy on the images of the inner attack."""
 
 from typing import ClassVar
 
@@ -15,7 +15,7 @@ from advdpnp.training.methods.base import METHODS, STRICT, Common, Terms, accura
 )
 @dataclass(frozen=True, config=STRICT)
 class PGDAdversarialTraining(Common):
-    """Cross-entropy on adversarial images alone (Madry et al. 2018, section 2.1)."""
+    """Cross-entropy on adversarial images only (Madry et al. 2018, section 2.1)."""
 
     adversarial: ClassVar[bool] = True
     head: ClassVar[str] = "linear"

@@ -1,4 +1,4 @@
-"""What the methods with prototypes share: when the prototypes return to their sphere, and the terms of the loss."""
+"""Base classes of the methods with prototypes: the terms of the loss, and the renormalisation of the prototypes."""
 
 from typing import ClassVar, Literal
 
@@ -18,7 +18,7 @@ def with_prototypes(model: nn.Module) -> tuple[Network, PrototypeHead]:
     """The model as a network, and its prototype head.
 
     Raises:
-        AdvdpnpError: it has none.
+        AdvdpnpError: the model has no prototype head.
     """
     if not (isinstance(model, Network) and isinstance(model.head, PrototypeHead)):
         raise AdvdpnpError("this method needs a network with a prototype head; build it with head='prototype'")
@@ -27,12 +27,12 @@ def with_prototypes(model: nn.Module) -> tuple[Network, PrototypeHead]:
 
 @dataclass(frozen=True, config=STRICT)
 class Pulling(Common):
-    """Cross-entropy and the pull of the features to their own prototype.
+    """Cross-entropy, and attraction of the features to the prototype of their class.
 
     Attributes:
-        lambda_pos: weight of the pull.
-        renormalise: when the prototypes go back to their sphere: before each epoch (arXiv 2501.02477), after each
-            step, or never.
+        lambda_pos: weight of the attraction.
+        renormalise: when the prototypes are projected onto their sphere: before each epoch (arXiv 2501.02477), after
+            each step, or never.
     """
 
     head: ClassVar[str] = "prototype"
@@ -50,7 +50,16 @@ class Pulling(Common):
     def pulling_terms(
         self, head: PrototypeHead, features: Tensor, prototypes: Tensor, y: Tensor, suffix: str = "", pulls: bool = True
     ) -> tuple[Tensor, Terms]:
-        """Cross-entropy and pull; pass detached prototypes to leave them unmoved. ``pulls`` off: no pull."""
+        """Cross-entropy and attraction.
+
+        Args:
+            prototypes: detached prototypes get no gradient.
+            suffix: suffix of the names of the terms.
+            pulls: whether the attraction is part of the loss.
+
+        Returns:
+            The loss and its terms.
+        """
         logits = head.logits(features, prototypes)
         ce, pos = self.cross_entropy(logits, y), pull(features, prototypes, y)
         name = "adversarial_accuracy" if suffix else "clean_accuracy"
@@ -60,12 +69,12 @@ class Pulling(Common):
 
 @dataclass(frozen=True, config=STRICT)
 class PullingAndRepelling(Pulling):
-    """All the terms of DPNP.
+    """All terms of DPNP.
 
     Attributes:
-        lambda_sample_neg: repulsion of the features from the nearest rival prototype.
-        lambda_class_neg: repulsion of each prototype from its nearest rival.
-        repulsion: the reading of "L_1/2" (see ``advdpnp.training.methods.losses.REPULSIONS``).
+        lambda_sample_neg: weight of the repulsion of the features from the nearest prototype of another class.
+        lambda_class_neg: weight of the repulsion of each prototype from the nearest other prototype.
+        repulsion: the interpretation of "L_1/2" (see ``advdpnp.training.methods.losses.REPULSIONS``).
     """
 
     lambda_sample_neg: float = 0.01
@@ -83,13 +92,22 @@ class PullingAndRepelling(Pulling):
         pulls: bool = True,
         repels: bool = True,
     ) -> tuple[Tensor, Terms]:
-        """Cross-entropy, pull and repulsion of the samples; pass detached prototypes to leave them unmoved."""
+        """Cross-entropy, attraction and repulsion of the samples.
+
+        Args:
+            prototypes: detached prototypes get no gradient.
+            suffix: suffix of the names of the terms.
+            pulls, repels: whether the attraction and the repulsion are part of the loss.
+
+        Returns:
+            The loss and its terms.
+        """
         loss, terms = self.pulling_terms(head, features, prototypes, y, suffix, pulls)
         neg = sample_repulsion(features, prototypes, y, self.repulsion)
         loss = loss - self.lambda_sample_neg * neg if repels else loss
         return loss, {**terms, f"sample_neg{suffix}": neg}
 
     def class_term(self, prototypes: Tensor) -> tuple[Tensor, Terms]:
-        """The repulsion between the prototypes, with its weight and sign."""
+        """The repulsion between the prototypes, as a summand of the loss, and its value."""
         between = class_repulsion(prototypes, self.repulsion)
         return -self.lambda_class_neg * between, {"class_neg": between}

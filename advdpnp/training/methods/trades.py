@@ -1,4 +1,4 @@
-"""TRADES: cross-entropy on clean images, and a divergence that ties the adversarial output to the clean one."""
+"""TRADES: cross-entropy on clean images, and the divergence between clean and adversarial outputs."""
 
 from typing import ClassVar, Literal
 
@@ -16,7 +16,7 @@ from advdpnp.training.methods.losses import kl_consistency
 )
 @dataclass(frozen=True, config=STRICT)
 class TRADES(Common):
-    """CE(x) + beta * KL(p(x) || p(x_adv)), the inner attack maximising the KL (Zhang et al. 2019, equation 5).
+    """CE(x) + beta * KL(p(x) || p(x_adv)); the inner attack maximises the KL (Zhang et al. 2019, equation 5).
 
     Attributes:
         beta: weight of the divergence (the paper's 1/lambda; 6 in its experiments).
