@@ -56,7 +56,7 @@ def test_a_resolved_recipe_reads_back_the_same(tmp_path):
         ({"settings": ["epoch=3"]}, "epoch = 3: there is no such value"),
         ({"settings": ["epochs=0"]}, "epochs = 0"),
         ({"settings": ["epochs=many"]}, "epochs = 'many'"),
-        ({"settings": ["epochs.x=1"]}, "'epochs' holds no others"),
+        ({"settings": ["epochs.x=1"]}, "'epochs' has no values of its own"),
         ({"settings": ["optimiser.schedule=linear"]}, "one-cycle"),
         ({"settings": ["method=ce"]}, "method = 'ce'"),
     ],
