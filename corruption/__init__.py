@@ -1,10 +1,10 @@
 """Common corruptions: 19 types at 5 severities, regenerated for any data set or read from the official files.
 
-Paper: Hendrycks and Dietterich, "Benchmarking Neural Network Robustness to Common Corruptions and Perturbations",
-ICLR 2019.
+Code here may import ``advdpnp.base`` and ``advdpnp.datasets`` only. Paper: Hendrycks and Dietterich, "Benchmarking
+Neural Network Robustness to Common Corruptions and Perturbations", ICLR 2019.
 """
 
-# Importing the modules of operations registers them.
+# Importing the modules of functions registers the corruptions.
 from advdpnp.corruption.apply import corrupt
 from advdpnp.corruption.export import export_corruptions
 from advdpnp.corruption.functions import blur, digital, geometric, noise, spatter, weather  # noqa: F401

@@ -8,7 +8,7 @@ from advdpnp.base.randomness import Draw, seed_of
 from advdpnp.corruption.registry import find_corruption
 
 _VALUES_AT_ONCE = {"cpu": 1 << 18}
-"""Values worked on at once: few enough for the processor's cache, and for the memory of a GPU."""
+"""Numbers processed at once, limited by the cache of a CPU or the memory of a GPU."""
 _VALUES_AT_ONCE_ELSEWHERE = 1 << 25
 
 SMALLEST = 8
@@ -18,22 +18,22 @@ def corrupt(images: Tensor, name: str, severity: int, *, seed: int = 0, sample: 
     """Apply one corruption at one severity.
 
     Args:
-        images: uint8, shape (n, c, h, w), 1 or 3 channels, 8 pixels or more a side, on any device.
+        images: uint8, shape (n, c, h, w), 1 or 3 channels, sides of at least 8 pixels, on any device.
         name: a registered corruption ("gaussian_noise").
         severity: 1 to 5.
-        seed: of the run.
-        sample: int64, shape (n,): index of each image in its data set; 0 to n - 1 if not given. What an image becomes
-            depends on (seed, name, severity, its sample index) and its pixels, never on the batch it comes in.
+        seed: seed of the random numbers.
+        sample: int64, shape (n,): index of each image in its data set; 0 to n - 1 by default. A corrupted image depends
+            on (seed, name, severity, sample index) and its pixels, never on the other images of the batch.
 
     Returns:
         uint8, same shape and device.
 
     Raises:
         AdvdpnpError: unknown name, severity out of range, images of another type or shape, or an operation that fails
-            or gives anything but such images.
+            or returns other images.
 
-    The corruptions and their constants are those of Hendrycks and Dietterich (ICLR 2019) for 32x32 images; other
-    sizes multiply lengths by (shorter side / 32).
+    The corruptions and their constants are those of Hendrycks and Dietterich (ICLR 2019) for 32x32 images; for other
+    sizes, lengths are multiplied by (shorter side / 32).
     """
     corruption = find_corruption(name)
     corruption.constants_at(severity)
@@ -49,7 +49,7 @@ def corrupt(images: Tensor, name: str, severity: int, *, seed: int = 0, sample: 
     size = max(1, _VALUES_AT_ONCE.get(images.device.type, _VALUES_AT_ONCE_ELSEWHERE) // images[0].numel())
     with torch.no_grad():
         parts = [
-            # A copy: operations may write on what they are given.
+            # A copy, because operations may modify their input.
             corruption(
                 images[start : start + size].clone(memory_format=torch.contiguous_format),
                 severity,

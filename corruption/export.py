@@ -1,4 +1,4 @@
-"""Write regenerated corruptions in the layout of the official files, for tools that read those."""
+"""Writes regenerated corruptions in the layout of the official files, for tools that read them."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -57,7 +57,7 @@ def export_corruptions(
     written = [out / f"{name}.npy" for name in names]
     n, c, h, w = test.images.shape
     for name, path in zip(names, written, strict=True):
-        # Written piece by piece and not through a memory map: on a full disk that ends in a signal, not in an error.
+        # Written in pieces instead of a memory map, which on a full disk raises a signal instead of an error.
         with atomic_path(path) as temporary, open(temporary, "wb") as stream:
             shape = (len(SEVERITIES) * n, h, w, c)
             np.lib.format.write_array_header_1_0(stream, {"descr": "|u1", "fortran_order": False, "shape": shape})

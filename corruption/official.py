@@ -1,7 +1,8 @@
-"""The published files of CIFAR-10-C and CIFAR-100-C, read by memory map.
+"""Reads the official files of CIFAR-10-C and CIFAR-100-C by memory map.
 
-Layout (Zenodo records 2535967 and 3555552): one folder with ``<type>.npy`` per type, uint8 (50000, 32, 32, 3), the
-10,000 test images at severity 1, then at severity 2, and so on; and ``labels.npy``, the 10,000 labels five times.
+Layout (Zenodo records 2535967 and 3555552): one folder with a file ``<type>.npy`` per type, uint8 (50000, 32, 32, 3),
+which contains the 10,000 test images at severity 1, then at severity 2, and so on; and ``labels.npy`` with the 10,000
+labels repeated five times.
 """
 
 import hashlib
@@ -20,10 +21,10 @@ from advdpnp.corruption.registry import SEVERITIES, find_corruption
 from advdpnp.corruption.types import BENCHMARK
 
 MARKER = "regenerated.json"
-"""Stands in folders of this layout that the package wrote itself: they never pass for the official files."""
+"""Marks folders of this layout that this package wrote, so that they are not mistaken for the official files."""
 
 _FINGERPRINT_STRIDE = 97
-"""One image in so many goes into the fingerprint: reading all 2.3 GB would take longer than some evaluations."""
+"""The fingerprint uses one image in this many, because reading all 2.3 GB would take longer than some evaluations."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Release:
 
 
 RELEASES = {"cifar10": Release("CIFAR-10-C", 2535967), "cifar100": Release("CIFAR-100-C", 3555552)}
-"""By the name of the data set."""
+"""The releases by name of the data set."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +49,9 @@ class OfficialCorruptions:
     """The folder of one release.
 
     Attributes:
-        folder: holds the .npy files.
-        release: what it should hold.
-        label: as tables name it ("cifar10-c").
+        folder: contains the .npy files.
+        release: the release that the folder should contain.
+        label: the name in tables ("cifar10-c").
     """
 
     folder: Path

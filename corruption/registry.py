@@ -1,4 +1,4 @@
-"""The registry of corruptions, and what a corruption is."""
+"""The registry of corruptions, and the class of a corruption."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ SEVERITIES = (1, 2, 3, 4, 5)
 
 _SETS = {"benchmark": BENCHMARK, "all": BENCHMARK + EXTRA}
 _TAKEN = (*_SETS, "none", "labels")
-"""Words that mean something else to --corruption-types, or as the name of a file."""
+"""Reserved names: keywords of --corruption-types, and the file of labels."""
 
 Constants = tuple[float, ...]
 Operation = Callable[..., Tensor]
@@ -30,11 +30,11 @@ class Corruption:
     """One type of corruption.
 
     Attributes:
-        name: also the file name in the layout of the official files.
-        group: "noise", "blur", "weather" or "digital"; a plug-in may name its own.
-        constants: what the operation takes, for severity 1 to 5; lengths are in pixels of a 32x32 image.
+        name: the name, which is also the file name in the layout of the official files.
+        group: "noise", "blur", "weather" or "digital"; plug-ins may use other groups.
+        constants: arguments of the operation for severity 1 to 5; lengths are in pixels of a 32x32 image.
         operation: ``operation(images, draw, *constants) -> images``, uint8 (n, c, h, w) to uint8 of the same shape.
-            Every random number comes from ``draw`` (one stream per sample) and no sample may touch another.
+            All random numbers must come from ``draw`` (one stream per sample), and samples must not affect each other.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Corruption:
         """The constants of one severity.
 
         Raises:
-            AdvdpnpError: severity is no whole number from 1 to 5.
+            AdvdpnpError: the severity is not a whole number from 1 to 5.
         """
         if isinstance(severity, bool) or not isinstance(severity, Integral) or severity not in SEVERITIES:
             raise AdvdpnpError(f"there is no severity {severity!r} of {self.name}; choose a whole number from 1 to 5")

@@ -1,4 +1,4 @@
-"""A sheet of one image under every type and severity, to see with one's own eyes what the numbers are about."""
+"""Draws one image under every type and severity, for visual inspection."""
 
 import math
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from advdpnp.corruption.apply import corrupt
 from advdpnp.corruption.registry import SEVERITIES
 from advdpnp.corruption.types import BENCHMARK, EXTRA
 
-_GAP = 1 / 16  # of an image's side, white, between images
+_GAP = 1 / 16  # white gap between images, as a share of their side
 
 
 def draw_sheet(

@@ -1,4 +1,4 @@
-"""Where an evaluation gets its corrupted images: the official files or regenerated ones, one of them for all cells."""
+"""The source of an evaluation's corrupted images: the official files, or regenerated corruptions."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +16,7 @@ from advdpnp.corruption.types import BENCHMARK, EXTRA
 from advdpnp.datasets.base import Dataset, Split, default_data_root
 
 VERSION = 1
-"""Of the operations: raised when any of them gives other images, so that stored verdicts are not taken for new."""
+"""Version of the operations: increased when any of them changes its images, so that old verdicts are not reused."""
 
 Cell = tuple[str, int]
 
@@ -25,7 +25,7 @@ class CorruptionSource(Protocol):
     """Corrupted versions of a data set's test images.
 
     Attributes:
-        label: what tables call it: "cifar10-c", or "cifar10-c (regenerated)".
+        label: the name in tables: "cifar10-c", or "cifar10-c (regenerated)".
         cells: (type, severity) in the benchmark's order.
     """
 
@@ -102,7 +102,7 @@ def _regenerated(dataset: Dataset, names: tuple[str, ...], data_root: Path, seed
     check_images(first)
     for name in set(names) - set(BENCHMARK + EXTRA):
         for severity in SEVERITIES:
-            corrupt(first, name, severity)  # a plug-in that fails does so now and not after hours
+            corrupt(first, name, severity)  # a plug-in that fails should fail now, not after hours
     return Regenerated(dataset, _cells(names), seed)
 
 
@@ -156,7 +156,7 @@ MODES: dict[str, Callable[[Dataset, tuple[str, ...], Path, int], CorruptionSourc
     "regenerated": _regenerated,
     **{f"{name}-c": _official_of(name) for name in RELEASES},
 }
-"""What ``--corruptions`` takes besides "none"."""
+"""The values of ``--corruptions`` other than "none"."""
 
 
 def as_bytes(dataset: Dataset) -> Dataset:

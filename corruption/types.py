@@ -1,4 +1,4 @@
-"""Which types there are: the benchmark's fifteen in its order, the four extra ones, and their groups."""
+"""The types of corruptions: the benchmark's fifteen in its order, the four extra ones, and their groups."""
 
 from collections.abc import Iterable
 
@@ -19,10 +19,10 @@ BENCHMARK = (
     "pixelate",
     "jpeg_compression",
 )
-"""The types whose mean over five severities each (75 cells) is the reported number."""
+"""The reported number is the mean over these types at five severities (75 cells)."""
 
 EXTRA = ("speckle_noise", "gaussian_blur", "spatter", "saturate")
-"""Reported apart."""
+"""Reported separately."""
 
 GROUPS = {
     "noise": BENCHMARK[:3],
@@ -30,7 +30,7 @@ GROUPS = {
     "weather": BENCHMARK[7:11],
     "digital": BENCHMARK[11:],
 }
-"""The benchmark's types by group, as its authors group them."""
+"""The benchmark's types by its authors' groups."""
 
 
 def in_order(names: Iterable[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""The corruption functions, one module per group; each declares itself in ``CORRUPTIONS``.
+"""The corruption functions, one module per group; each registers its functions in ``CORRUPTIONS``.
 
-Only what a corruption does to images. Files, tables and severities of whole benchmarks are in ``advdpnp.corruption``.
+Only what a corruption does to images belongs here; files and sources of images are in ``advdpnp.corruption``.
 """

@@ -53,7 +53,7 @@ def _exchange(levels: Tensor, draw: Draw, reach: int, turn: int) -> Tensor:
     inside = (rows > reach) & (rows <= h - reach) & (columns > reach) & (columns <= w - reach)
     place = rows * w + columns
     source = torch.where(inside, place + shift[:, 0] * w + shift[:, 1], place).reshape(n, h * w)
-    # `last`: the pixel at the end of the chain of sources that were visited earlier, that is, lie further on.
+    # `last`: the end of the chain of sources that were replaced earlier, that is, that have a larger index.
     last = torch.maximum(source, place.reshape(1, -1))
     while reach > 1:
         further = last.gather(1, last)
@@ -107,10 +107,10 @@ def motion_blur(images: Tensor, draw: Draw, radius: float, sigma: float) -> Tens
 )
 def zoom_blur(images: Tensor, draw: Draw, end: float) -> Tensor:
     """Mean of the image and of its centre-cropped enlargements by 1, 1.01, 1.02, ... up to ``end``, exclusive."""
-    # The generator's own floating-point range: it does include 1.06 and 1.11, and its last digit decides how many
-    # pixels an enlargement by 1.25 has.
+    # The floating-point range of the generator: because of rounding it includes 1.06 and 1.11, and the last digit
+    # decides how many pixels an enlargement by 1.25 has.
     factors = np.arange(1, end, 0.01).tolist()
-    # Pixels in front: interpolation then moves whole rows of memory, which is faster.
+    # With the spatial axes first, interpolation copies whole rows of memory, which is faster.
     x = to_unit(images).permute(2, 3, 0, 1).contiguous()
     total = x.clone()
     for factor in factors:

@@ -1,4 +1,4 @@
-"""Digital: contrast, pixelate, JPEG compression, saturate. Ratios and qualities, so nothing scales with the size."""
+"""Digital: contrast, pixelate, JPEG compression, saturate. Their constants do not depend on the image size."""
 
 import io
 
@@ -23,7 +23,7 @@ from advdpnp.corruption.registry import declare
 def contrast(images: Tensor, draw: Draw, factor: float) -> Tensor:
     """Scale each channel towards its mean over the image."""
     x = to_unit(images)
-    # Integer sums are the same in any order, so also in any batch.
+    # Integer sums do not depend on the order of summation, and so not on the batch.
     mean = images.sum((2, 3), keepdim=True, dtype=torch.int64).to(torch.float32) / (255 * images[0, 0].numel())
     return to_levels((x - mean) * factor + mean)
 
@@ -47,7 +47,7 @@ def saturate(images: Tensor, draw: Draw, scale: float, shift: float) -> Tensor:
     range_ = value - darkest
     saturation = torch.where(value > 0, range_ / value, 0.0)
     changed = (saturation * scale + shift).clamp(0, 1)
-    # Within a hue, each channel lies below V by a fixed share of V * S.
+    # At a fixed hue, each channel is below V by a fixed share of V * S.
     share = torch.where(range_ > 0, (value - x) / range_, torch.tensor([0.0, 1.0, 1.0], device=x.device)[:, None, None])
     return to_levels(value - share * (value * changed))
 

@@ -23,7 +23,7 @@ def affine_positions(draw: Draw, height: int, width: int, reach: float) -> tuple
     corners = torch.tensor(((1, 1), (1, -1), (-1, -1)), dtype=torch.float64, device=device)
     before = centre + side * corners  # (3, 2), x first
     after = before + (draw.uniform((3, 2), 0, dtype=torch.float64) * 2 - 1) * reach
-    # A pixel p = after_0 + s (after_1 - after_0) + t (after_2 - after_0) comes from the same combination of `before`.
+    # The source of p = after_0 + s (after_1 - after_0) + t (after_2 - after_0) is the same combination of `before`.
     one, two = (after[:, 1] - after[:, 0]).unbind(1), (after[:, 2] - after[:, 0]).unbind(1)
     area = (one[0] * two[1] - one[1] * two[0])[:, None, None]
     x = torch.arange(width, dtype=torch.float64, device=device)[None, None, :] - after[:, 0, 0, None, None]

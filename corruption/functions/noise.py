@@ -1,4 +1,4 @@
-"""Noise: gaussian, shot, impulse, speckle. Each value of each pixel on its own, so nothing scales with the size."""
+"""Noise: gaussian, shot, impulse, speckle. Values change independently, so the constants do not depend on the size."""
 
 from functools import lru_cache
 
@@ -13,7 +13,7 @@ from advdpnp.corruption.registry import declare
 REFERENCE = "Hendrycks and Dietterich, Benchmarking Neural Network Robustness to Common Corruptions, ICLR 2019"
 
 _PRECISION = 40
-"""Bits of the uniform numbers that choose a Poisson count."""
+"""Bits of the uniform numbers that select a Poisson count."""
 
 
 def _shape(images: Tensor) -> tuple[int, ...]:

@@ -15,11 +15,11 @@ WATER = (175.0, 238.0, 238.0)
 MUD = (63.0, 42.0, 20.0)
 
 _FARTHEST = 20
-"""Distances to a drop's edge are cut here, in pixels at any size."""
+"""Upper limit of distances to a drop's edge, in pixels at any image size."""
 
 _MUD_MINIMUM = 0.8
 _LIGHT = ((-2, -1, 0), (-1, 1, 1), (0, 1, 2))
-"""Emboss: drops look lit from one corner."""
+"""Emboss filter, which lights drops from one corner."""
 
 
 def equalise(levels: Tensor) -> Tensor:

@@ -69,7 +69,7 @@ def frost(images: Tensor, draw: Draw, image_weight: float, frost_weight: float) 
     side = textures.shape[-1]
     top = draw.integers((), max(1, side - height + 1), 2)
     left = draw.integers((), max(1, side - width + 1), 3)
-    # Images longer than a texture, three times as long as high, see it again from its beginning.
+    # Images with an aspect ratio above 3 are longer than a texture, which then repeats.
     rows = (top[:, None] + torch.arange(height, device=images.device)) % side
     columns = (left[:, None] + torch.arange(width, device=images.device)) % side
     crop = textures[kind[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)

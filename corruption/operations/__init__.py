@@ -1,4 +1,4 @@
-"""Image operations that corruption functions are made of: filters, colour spaces, layers, textures.
+"""Image operations that corruption functions use: filters, edges, colours, noise layers, textures.
 
-No corruption, no severity and no randomness beyond the draws that are handed in.
+Code here must not define corruptions or severities, and takes all random numbers from its ``draw`` argument.
 """

@@ -1,4 +1,4 @@
-"""Edges of 8-bit images (Canny, PAMI 1986) and distances to them, batched."""
+"""Batched edge detection in 8-bit images (Canny, PAMI 1986), and distances to edges."""
 
 import torch
 from torch import Tensor
@@ -6,10 +6,10 @@ from torch import Tensor
 from advdpnp.corruption.operations import filters
 
 _TANGENT = 0.4142135623730951
-"""Of 22.5 degrees: gradients within this angle of an axis are compared along it, others along a diagonal."""
+"""tan(22.5 degrees): gradients within this angle of an axis are compared along the axis, others along a diagonal."""
 
 _STRAIGHT, _DIAGONAL, _KNIGHT = 1.0, 1.4, 2.1969
-"""Lengths of the moves that a distance is measured by."""
+"""Lengths of the moves of a chamfer distance."""
 
 
 def _shifted(padded: Tensor, dy: int, dx: int) -> Tensor:

@@ -1,8 +1,9 @@
-"""Filters and resampling that give one sample the same bits in any batch.
+"""Filters and resampling whose results for a sample are bit-identical in any batch.
 
 Convolution and matrix libraries choose their order of summation by the shape of the batch, and truncation to uint8
-makes a changed last bit visible. So everything here is a sum of shifted copies in a fixed order. Boundaries are named
-as in scipy.ndimage: "nearest" (a a | a b c | c c), "reflect" (b a | a b c | c b), "mirror" (c b | a b c | b a).
+turns a changed last bit into another level. All filters here are therefore sums of shifted copies in a fixed order.
+Boundaries have the names of scipy.ndimage: "nearest" (a a | a b c | c c), "reflect" (b a | a b c | c b), "mirror"
+(c b | a b c | b a).
 """
 
 import math

@@ -1,15 +1,15 @@
-"""Images as 8-bit levels and as numbers in [0, 1], and the scale that lengths follow."""
+"""Conversions between 8-bit levels and numbers in [0, 1], grey and colour, and the scale of lengths."""
 
 import torch
 from torch import Tensor
 
 BENCHMARK_SIZE = 32
-"""All lengths among the constants are in pixels of images of this size."""
+"""The image size, in pixels, for which lengths among the constants are given."""
 
 LUMA = (0.299, 0.587, 0.114)
 
 _ROUNDING = 1e-4
-"""In levels; above what float32 arithmetic loses and far below what shows. See `to_levels`."""
+"""In levels; above the rounding errors of float32 and far below a visible change (see `to_levels`)."""
 
 
 def to_unit(images: Tensor) -> Tensor:
@@ -20,8 +20,8 @@ def to_unit(images: Tensor) -> Tensor:
 def to_levels(x: Tensor) -> Tensor:
     """Clip to [0, 1] and truncate to uint8, as the benchmark's generator does.
 
-    A value that is a whole level but for float32 rounding stays that level: otherwise a flat grey 100 would come
-    back as 99 from one device and as 100 from another.
+    A value just below a whole level, as float32 rounding may leave it, becomes that level. Otherwise, the same value
+    could become 99 on one device and 100 on another.
     """
     return (x.clamp(0, 1) * 255 + _ROUNDING).to(torch.uint8)
 

@@ -1,4 +1,4 @@
-"""Plasma fractals by the diamond-square algorithm (Fournier, Fussell and Carpenter, CACM 1982), batched, on a torus."""
+"""Batched plasma fractals on a torus, by the diamond-square algorithm (Fournier, Fussell and Carpenter, CACM 1982)."""
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ def plasma(draw: Draw, size: int, decay: float) -> Tensor:
     """
     side = 1 << max(size - 1, 1).bit_length()
     n = len(draw.key)
-    # float64: heights start near 10,000 and the finest details must not be lost in them.
+    # float64, because heights start near 10,000 and must keep the finest details.
     heights = torch.zeros(n, side, side, dtype=torch.float64, device=draw.key.device)
     step, spread, level = side, _FIRST_SPREAD, 0
     while step >= 2:

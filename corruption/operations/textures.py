@@ -1,8 +1,8 @@
-"""Drawn textures of frost: needles of ice in patches of different directions, whitish blue on a dark pane.
+"""Synthetic frost textures: needles of ice in patches of different directions, whitish blue on a dark pane.
 
-The benchmark's generator crops five photographs that are not free to ship. These stand in for them: they are a fixed
-part of the package (no user seed changes them) and can be drawn at any resolution. Their coarseness was chosen so that
-a net of standard training loses about as much as on the photographs.
+The benchmark's generator crops five photographs that may not be redistributed. These textures replace them. They are
+fixed (independent of the user's seed) and can be generated at any resolution. Their coarseness was chosen so that a
+model of standard training loses about as much accuracy as on the photographs.
 """
 
 from functools import lru_cache
@@ -16,15 +16,15 @@ from advdpnp.base.randomness import Draw, seed_of
 
 TEXTURES = 5
 _BARE = (0.65, 0.58, 0.52, 0.46, 0.40)
-"""Share of each texture without ice."""
+"""Share of each texture that is free of ice."""
 
 SIDE = 96
-"""Side of a texture in pixels of the 32x32 benchmark: room for 65 x 65 crops."""
+"""Side of a texture in pixels of the 32x32 benchmark, which allows 65 x 65 crops."""
 
 _LATTICE = 64
 _DIRECTIONS = 4
 _SHADES = (0.04, 0.92)
-"""Of the bare pane and of thick ice."""
+"""Brightness of the bare pane and of thick ice."""
 _BLUE_TINT = np.array([0.90, 1.0, 1.07])
 
 Plane = NDArray[np.float64]
@@ -74,7 +74,7 @@ def _texture(kind: int, side: int, octaves: int) -> Plane:
 
     cover = _value_noise(draw, 400, rows / 30, columns / 30)  # thick and thin places
     light = ice + 0.12 * cover
-    # The thickest part of the ice is white, the thinnest shows the pane; textures differ in how much is bare.
+    # The thickest ice is white and the thinnest shows the pane; textures differ in their bare share.
     bare, white = np.quantile(light, (_BARE[kind], 0.99))
     thickness = np.clip((light - bare) / (white - bare), 0, 1)
     shade = _SHADES[0] + (_SHADES[1] - _SHADES[0]) * thickness**0.65
