@@ -56,7 +56,7 @@ class Check:
 
 def doctor(mend: Mend = False) -> None:
     """Check versions, devices and the reference packages, and print the command that fixes each finding."""
-    checks = fix() if mend else diagnose()
+    checks = fix(lambda line: console.err.print(line, markup=False)) if mend else diagnose()
     for check in checks:
         mark = "[green]ok[/]" if check.ok else "[red]!![/]"
         console.out.print(f"{mark}  {check.name:<24} {check.value}")
@@ -78,14 +78,17 @@ def diagnose() -> list[Check]:
     return checks
 
 
-def fix() -> list[Check]:
+def fix(announce: Callable[[str], None]) -> list[Check]:
     """Run the remedies that only touch this installation, then look again, in a new interpreter.
 
     What the commands print goes to standard error.
+
+    Args:
+        announce: is called with each command before it runs.
     """
     remedies = dict.fromkeys(check.remedy for check in diagnose() if not check.ok and check.automatic)
     for remedy in remedies:
-        print(f"$ {remedy}", file=sys.stderr, flush=True)
+        announce(f"$ {remedy}")
         subprocess.run(remedy, shell=True, stdout=STANDARD_ERROR, check=False)
     if not remedies:
         return diagnose()

@@ -157,7 +157,7 @@ class TestLinks:
         assert "came out as text" in check.finding
         assert check.automatic
         without_a_new_interpreter(monkeypatch, [])
-        doctor.fix()
+        doctor.fix(lambda line: None)
         assert broken_links(package) == []
 
 
@@ -227,7 +227,9 @@ def test_mending_runs_only_what_touches_this_installation(monkeypatch: pytest.Mo
     fresh = [Check("fresh", "seen by a new interpreter")]
     monkeypatch.setattr(doctor, "PROBES", {"probe": probe})
     without_a_new_interpreter(monkeypatch, fresh)
-    assert doctor.fix() == fresh
+    announced: list[str] = []
+    assert doctor.fix(announced.append) == fresh
+    assert announced == [f'$ touch "{tmp_path / "ours"}"', f'$ echo again >> "{tmp_path / "count"}"']
     assert (tmp_path / "ours").exists()
     assert (tmp_path / "count").read_text() == "again\n"
     assert not (tmp_path / "theirs").exists()
