@@ -1,6 +1,5 @@
 """The Python interface: models evaluated into a results folder, or one model on arrays in memory."""
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,11 +20,13 @@ from advdpnp.eval.report.leaderboard import tabulate_rows, writing_tables
 from advdpnp.eval.report.write import write_report
 from advdpnp.eval.run.components import Components
 from advdpnp.eval.run.evaluate import requested_rows, run_models
+from advdpnp.eval.run.memory import MemoryResults
 from advdpnp.eval.run.model_run import ModelStopped
 from advdpnp.eval.run.progress import Progress
 from advdpnp.eval.run.ranks import ALONE, Shard
+from advdpnp.eval.run.results import ResultsFolder
 from advdpnp.eval.store.adversarial_images import StoredImages
-from advdpnp.eval.store.reader import StoredEvaluation, find_results
+from advdpnp.eval.store.reader import StoredEvaluation
 from advdpnp.models.checkpoint import weights_hash
 from advdpnp.models.loading import LoadedModel
 
@@ -62,17 +63,18 @@ def evaluate_models(
     """
     with one_speaks(shard.first):
         config = EvaluationConfig.of(**options)
+    results = ResultsFolder(out, shard)
     try:
         result = run_models(
-            models, dataset, config, out=out, shard=shard, transfer_from=transfer_from, progress=progress,
-            command=command, components=components,
+            models, dataset, config, results, transfer_from=transfer_from, progress=progress, command=command,
+            components=components,
         )  # fmt: skip
         if not shard.first:
             return tabulate_rows([])
         with writing_tables(out):
-            rows = requested_rows(models, result, out)
+            rows = requested_rows(models, result, results)
             keys = {row.key for row in rows}
-            others = [row for row in make_rows(find_results([out])) if row.key not in keys]
+            others = [row for row in make_rows(results.evaluations()) if row.key not in keys]
             write_report([*rows, *others], out)
         result.raise_problems()
     except ModelStopped as error:
@@ -178,15 +180,15 @@ def _evaluate(
     config = EvaluationConfig.of(device=device, **options)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     loaded = LoadedModel(model, name, weights_hash(model), type(model).__name__, "", parameters, {})
-    with tempfile.TemporaryDirectory(prefix="advdpnp-") as folder:
-        result = run_models([loaded], dataset, config, out=Path(folder), progress=progress, command="advdpnp.evaluate")
-        row = tabulate_rows(requested_rows([loaded], result, Path(folder)))
-        result.raise_problems()
-        units = find_results([Path(folder)])
-        verdicts = pd.concat([unit.keyed_frame() for unit in units], ignore_index=True)
-        found = {
-            unit.label: _stored_images(unit, dataset.test) for unit in units if config.save_adversarials and unit.threat
-        }
+    results = MemoryResults()
+    result = run_models([loaded], dataset, config, results, progress=progress, command="advdpnp.evaluate")
+    row = tabulate_rows(requested_rows([loaded], result, results))
+    result.raise_problems()
+    units = results.evaluations()
+    verdicts = pd.concat([unit.keyed_frame() for unit in units], ignore_index=True)
+    found = {
+        unit.label: _stored_images(unit, dataset.test) for unit in units if config.save_adversarials and unit.threat
+    }
     return Evaluation(row, verdicts, found)
 
 

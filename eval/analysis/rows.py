@@ -159,8 +159,10 @@ class Row:
 
     @cached_property
     def _measurements(self) -> list[DiagnosticRecord]:
-        folder = self.clean.verdicts.path.parent
-        return diagnostics_of(folder, self.model.weights_hash, self.data, self.threat.norm, self.threat.eps)
+        return diagnostics_of(
+            self.clean.diagnostics(), self.clean.folder, self.model.weights_hash, self.data, self.threat.norm,
+            self.threat.eps,
+        )  # fmt: skip
 
     @cached_property
     def examples(self) -> Examples | None:

@@ -15,7 +15,8 @@ from advdpnp.eval.run.components import Components
 from advdpnp.eval.run.evaluate import run_models
 from advdpnp.eval.run.progress import Progress
 from advdpnp.eval.run.ranks import ALONE, Shard
-from advdpnp.eval.store.reader import StoredEvaluation, find_results
+from advdpnp.eval.run.results import ResultsFolder
+from advdpnp.eval.store.reader import StoredEvaluation
 from advdpnp.models.loading import LoadedModel
 
 
@@ -54,9 +55,10 @@ def cross_check(
         raise AdvdpnpError(f"the reference packages have no counterpart of {attacks}; add for example autoattack")
     both = ",".join([*pairs, *pairs.values()])
     config = EvaluationConfig.of(attacks=both, limit=limit, seed=seed, **options)
-    run_models(models, dataset, config, out=out, shard=shard, progress=progress, components=components).raise_problems()
+    results = ResultsFolder(out, shard)
+    run_models(models, dataset, config, results, progress=progress, components=components).raise_problems()
     names = {model.weights_hash: model.name for model in models}
-    units = [unit for unit in find_results([out]) if unit.model.weights_hash in names and unit.seed == seed]
+    units = [unit for unit in results.evaluations() if unit.model.weights_hash in names and unit.seed == seed]
     by_key = {
         (unit.model.weights_hash, unit.threat, unit.label): unit
         for unit in sorted(units, key=lambda unit: len(unit.samples) == min(limit, len(dataset.test)))

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -19,8 +18,9 @@ from advdpnp.eval.run.model_run import run_model
 from advdpnp.eval.run.plan import Plan
 from advdpnp.eval.run.progress import Progress, Silent
 from advdpnp.eval.run.provenance import command_line
-from advdpnp.eval.run.ranks import ALONE, Shard, at_work
-from advdpnp.eval.store.reader import StoredEvaluation, find_results
+from advdpnp.eval.run.ranks import Shard
+from advdpnp.eval.run.results import Results
+from advdpnp.eval.store.reader import StoredEvaluation
 from advdpnp.models.loading import LoadedModel
 
 
@@ -59,22 +59,20 @@ def run_models(
     models: Sequence[LoadedModel],
     dataset: Dataset,
     config: EvaluationConfig,
+    results: Results,
     *,
-    out: Path,
-    shard: Shard = ALONE,
     transfer_from: Sequence[LoadedModel] = (),
     progress: Progress | None = None,
     command: str | None = None,
     components: Components | None = None,
 ) -> RunResult:
-    """Evaluate models and store their verdicts below ``out``; what is stored already is not repeated.
+    """Evaluate models; what is in ``results`` already is not repeated.
 
     Args:
         models: what to evaluate. Their modes, weights and devices are restored afterwards.
         dataset: whose test images are used.
         config: the options.
-        out: folder of the results.
-        shard: which of several processes this is.
+        results: where verdicts go.
         transfer_from: models whose adversarial images are tested on every other one (columns ``transfer:NAME``).
         progress: receives the course of the evaluation; nothing is printed.
         command: the command line, for the record; None finds out.
@@ -85,6 +83,7 @@ def run_models(
             writes to.
         ModelError: every model stopped answering; with several processes, the first that did.
     """
+    shard = results.shard
     with one_speaks(shard.first):
         if not models:
             raise AdvdpnpError("there is no model to evaluate; give a checkpoint or --model")
@@ -92,10 +91,10 @@ def run_models(
     asked: set[str] = set()
     failures: list[ModelError] = []
     warnings: list[str] = []
-    with isolated_rng(), at_work(shard, out):
+    with isolated_rng(), results.at_work():
         for model in models:
             try:
-                asked |= run_model(model, plan, out, warnings)
+                asked |= run_model(model, plan, results, warnings)
             except ModelError as error:
                 if shard.world > 1:  # the others would wait for this model's verdicts
                     raise
@@ -147,7 +146,7 @@ def _make_plan(
     return plan
 
 
-def requested_rows(models: Sequence[LoadedModel], result: RunResult, out: Path) -> list[Row]:
+def requested_rows(models: Sequence[LoadedModel], result: RunResult, results: Results) -> list[Row]:
     """One row per model and threat model, of the plan's samples; clean images alone if no attack was asked for."""
     plan = result.plan
     names = {(model.name, model.weights_hash) for model in models}
@@ -159,4 +158,4 @@ def requested_rows(models: Sequence[LoadedModel], result: RunResult, out: Path) 
             return False
         return unit.threat is None or (unit.threat[:2] in radii and unit.seed == plan.seed)
 
-    return make_rows([unit for unit in find_results([out]) if concerns(unit)], plan.samples, preferred=result.asked)
+    return make_rows([unit for unit in results.evaluations() if concerns(unit)], plan.samples, preferred=result.asked)

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,22 +20,19 @@ from advdpnp.eval.diagnostics import (
     SANITY_SAMPLES,
     DiagnosticRecord,
     ModelProbe,
-    has_diagnostics,
     measure_gradients,
     measure_outputs,
     training_modules,
-    write_diagnostics,
 )
 from advdpnp.eval.run.byte_images import misclassified_by, pack
 from advdpnp.eval.run.device import device_name, on_device, user_code
 from advdpnp.eval.run.plan import Plan
-from advdpnp.eval.run.ranks import Peers
+from advdpnp.eval.run.results import OpenModel, Results
 from advdpnp.eval.run.tasks import Setting, Task, TransferTask, attack_task, clean_task, corruption_task
 from advdpnp.eval.store.key import CLEAN, EvaluationKey, short_hash
-from advdpnp.eval.store.model_folder import ModelFolder, open_model
 from advdpnp.eval.store.model_record import ModelRecord
 from advdpnp.eval.store.schema import FOUND
-from advdpnp.eval.store.writer import Pack, VerdictWriter
+from advdpnp.eval.store.writer import Pack, VerdictCollector
 from advdpnp.models.loading import LoadedModel
 
 
@@ -44,15 +40,15 @@ class ModelStopped(ModelError):
     """A model stopped answering during an evaluation; verdicts found before are stored."""
 
 
-def run_model(loaded: LoadedModel, plan: Plan, out: Path, warnings: list[str]) -> set[str]:
-    """Do what the plan asks of one model and store it below ``out``; what is stored already is not repeated.
+def run_model(loaded: LoadedModel, plan: Plan, results: Results, warnings: list[str]) -> set[str]:
+    """Do what the plan asks of one model; what is in ``results`` already is not repeated.
 
     Returns:
         Hashes of all units that the plan asks for.
 
     Raises:
         ModelError: the model stops answering on the way; its name stands before what it was asked.
-        AdvdpnpError: it cannot be evaluated, or the folder not be written.
+        AdvdpnpError: it cannot be evaluated, or its results cannot be written.
     """
     identity = ModelRecord(
         name=loaded.name,
@@ -67,11 +63,11 @@ def run_model(loaded: LoadedModel, plan: Plan, out: Path, warnings: list[str]) -
         class_names=tuple(plan.dataset.class_names),
         dataset=plan.dataset.label,
     )
-    with open_model(plan.shard.folder(out), identity) as folder, on_device(loaded.model, plan.device):
+    with results.open(identity, plan.components.patience) as place, on_device(loaded.model, plan.device):
         static_batch_size = plan.components.first_batch_size(plan.device)
         while True:
             try:
-                return set(_Run(loaded, plan, folder, out, static_batch_size, warnings).everything())
+                return set(_Run(loaded, plan, place, static_batch_size, warnings).everything())
             except ModelError as error:
                 kind = ModelStopped if isinstance(error, ModelStopped) else ModelError
                 raise kind(f"{loaded.name}: {error}") from error
@@ -107,21 +103,14 @@ class _Run:
         self,
         loaded: LoadedModel,
         plan: Plan,
-        folder: ModelFolder,
-        out: Path,
+        place: OpenModel,
         static_batch_size: int,
         warnings: list[str],
     ) -> None:
         self.warnings = warnings
-        self.name, self.model, self.plan, self.folder, self.static_batch_size = (
-            loaded.name,
-            loaded.model,
-            plan,
-            folder,
-            static_batch_size,
-        )
-        self.weights_hash = loaded.weights_hash
-        self.results, self.peers = folder.below(out), Peers(plan.shard, out)
+        self.name, self.model, self.weights_hash = loaded.name, loaded.model, loaded.weights_hash
+        self.plan, self.static_batch_size = plan, static_batch_size
+        self.own, self.collected, self.peers = place.own, place.collected, place.peers
         self._preflight()
 
     def everything(self) -> Iterator[str]:
@@ -177,13 +166,14 @@ class _Run:
     def _compare_with_stored(self, samples: np.ndarray, margins: np.ndarray) -> None:
         """Refuse to mix verdicts of models of equal weights that compute different things: their code changed."""
         unit = self.setting.key(CLEAN, None, {})
-        if not self.results.has(unit):
+        if not self.collected.has(unit):
             return
-        stored = self.results.read(unit).frame.set_index("sample")["margin"].reindex(samples).to_numpy()
+        verdicts = self.collected.read(unit)
+        stored = verdicts.frame.set_index("sample")["margin"].reindex(samples).to_numpy()
         before, now = stored[~np.isnan(stored)], margins[~np.isnan(stored)]
         if len(before) and np.abs(before - now).max() > 0.01 * max(1.0, float(np.abs(before).max())):
             raise AdvdpnpError(
-                f"{self.name} answers otherwise than when the verdicts in {self.results.path} were made, though its "
+                f"{self.name} answers otherwise than when the verdicts in {verdicts.path.parent} were made, though its "
                 "weights are the same: its code has changed; evaluate it under another name or into another folder"
             )
 
@@ -195,7 +185,7 @@ class _Run:
         for threat in (None, *(self.plan.threats if self.plan.attacked else ())):
             norm, eps, text = ("", None, "") if threat is None else (threat.norm, threat.eps, threat.text)
             about = DiagnosticRecord(self.weights_hash, self._data, len(samples), self.plan.seed, norm, eps, text, {})
-            if norm == "l1" or has_diagnostics(self.folder.path, about):
+            if norm == "l1" or self.own.has_diagnostics(about):
                 continue
             modules = training_modules(self.model) if threat is None else []
             with evaluation_mode(self.model):
@@ -210,7 +200,7 @@ class _Run:
                         numbers = measure_gradients(subject, threat)
                 except ModelError as error:
                     numbers = {"failed": str(error)}
-            write_diagnostics(self.folder.path, replace(about, numbers=numbers))
+            self.own.write_diagnostics(replace(about, numbers=numbers))
 
     @property
     def _data(self) -> str:
@@ -221,18 +211,18 @@ class _Run:
         unit = task.key
         samples, progress, shard = self.plan.samples, self.plan.progress, self.plan.shard
         keeping = self._keeping(unit)
-        if self.results.is_complete(unit, samples, images=keeping) or not (shard.first or task.shared):
+        if self.collected.is_complete(unit, samples, images=keeping) or not (shard.first or task.shared):
             return unit.hash
-        if keeping and not task.shared and len(self.folder.stored(unit)) > len(self.folder.stored(unit, images=True)):
-            self.folder.forget_records(unit)  # a continued search does not repeat what it has reported
+        if keeping and not task.shared and len(self.own.stored(unit)) > len(self.own.stored(unit, images=True)):
+            self.own.forget_records(unit)  # a continued search does not repeat what it has reported
         known = np.intersect1d(self._known(unit), samples)
-        own = np.intersect1d(self.folder.stored(unit, images=keeping), samples)
+        own = np.intersect1d(self.own.stored(unit, images=keeping), samples)
         threat = "" if unit.threat is None else f", {unit.threat.label}"
         progress.start(self.name, unit.label + threat, len(samples), len(own))
         facts, pack_images = self._facts(task.seed, task.info), self._packer(unit) if keeping else None
         with (
             _naming(f"{unit.label}{threat}"),
-            self.folder.writer(unit, samples, facts, complete=shard.first, pack=pack_images) as writer,
+            self.own.writer(unit, samples, facts, complete=shard.first, pack=pack_images) as writer,
         ):
             if shard.first:
                 self._gather(unit, writer)
@@ -250,7 +240,7 @@ class _Run:
                 if not len(mine):
                     break
         for folder in self.peers.folders() if shard.first else ():
-            self.folder.below(folder).clear(unit)
+            folder.clear(unit)
         progress.finish()
         if keeping and shard.first:
             self._warn_if_search_changed(unit, writer.differing)
@@ -269,7 +259,7 @@ class _Run:
 
     def _warn_if_search_changed(self, unit: EvaluationKey, differing: np.ndarray) -> None:
         """Note what a search that was repeated for its images has found otherwise than it is stored."""
-        lacking = np.setdiff1d(self.plan.samples, self.folder.stored(unit, images=True))
+        lacking = np.setdiff1d(self.plan.samples, self.own.stored(unit, images=True))
         if not len(differing) and not len(lacking):
             return
         threat = "" if unit.threat is None else f", {unit.threat.label}"
@@ -284,7 +274,7 @@ class _Run:
         """Samples of a unit that any process, of this run or of an earlier one, has judged."""
         for attempt in range(50):
             try:
-                folders = [self.results, *map(self.folder.below, self.peers.folders())]
+                folders = [self.collected, *self.peers.folders()]
                 images = self._keeping(unit)
                 return np.unique(np.concatenate([folder.stored(unit, images=images) for folder in folders]))
             except (AdvdpnpError, FileNotFoundError):
@@ -293,16 +283,16 @@ class _Run:
                 time.sleep(0.1)  # the first process is putting parts together
         raise AssertionError("unreachable")
 
-    def _gather(self, unit: EvaluationKey, writer: VerdictWriter) -> np.ndarray:
+    def _gather(self, unit: EvaluationKey, writer: VerdictCollector) -> np.ndarray:
         """Take over what other processes have found so far; returns the samples that nobody has judged."""
-        missing = np.setdiff1d(self.plan.samples, self.folder.stored(unit, images=self._keeping(unit)))
+        missing = np.setdiff1d(self.plan.samples, self.own.stored(unit, images=self._keeping(unit)))
         for folder in self.peers.folders():
-            taken = writer.gather(self.folder.below(folder).parts_folder(unit), missing)
+            taken = writer.gather(folder.parts_folder(unit), missing)
             missing = np.setdiff1d(missing, list(taken))
             self.plan.progress.advance(len(taken), sum(not broken for broken in taken.values()))
         return missing
 
-    def _left_by_others(self, unit: EvaluationKey, writer: VerdictWriter) -> np.ndarray:
+    def _left_by_others(self, unit: EvaluationKey, writer: VerdictCollector) -> np.ndarray:
         """Wait for what the other processes find; returns what none of them will, because it has died."""
         while True:
             alive = self.peers.any_alive()  # asked first: what a process wrote before it died is seen below
@@ -311,7 +301,7 @@ class _Run:
                 return missing
             time.sleep(0.2)
 
-    def _record(self, writer: VerdictWriter, findings: AttackResult, *, with_images: bool) -> None:
+    def _record(self, writer: VerdictCollector, findings: AttackResult, *, with_images: bool) -> None:
         columns = _columns(findings)
         if not with_images:
             return writer.add(columns)

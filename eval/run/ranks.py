@@ -19,9 +19,9 @@ from filelock import FileLock, Timeout
 
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.base.files import folder_lock
+from advdpnp.eval.store.model_folder import ModelFolder
 
 FOLDER = ".shards"
-_PATIENCE = 60.0  # seconds until a process that was never seen counts as dead
 _VARIABLES = (("RANK", "WORLD_SIZE", "LOCAL_RANK"), ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"))
 
 
@@ -89,20 +89,38 @@ def at_work(shard: Shard, out: Path) -> Iterator[None]:
         yield
 
 
-class Peers:
-    """The other processes as the first one sees them."""
+class NoPeers:
+    """The other processes of an evaluation by one process: there are none."""
 
-    def __init__(self, shard: Shard, out: Path) -> None:
-        self._out, self._ranks = out, range(1, shard.world) if shard.first else range(0)
-        self._seen: set[int] = set()
-        self._begun = time.monotonic()
-
-    def folders(self) -> list[Path]:
-        """Where processes, of this run or of an earlier one, have written."""
-        return sorted(path for path in (self._out / FOLDER).glob("*") if path.is_dir())
+    def folders(self) -> list[ModelFolder]:
+        """Where other processes, of this run or of an earlier one, have stored results of a model."""
+        return []
 
     def any_alive(self) -> bool:
         """Whether to wait for one of them."""
+        return False
+
+
+class Peers(NoPeers):
+    """The other processes as the first one sees them.
+
+    Args:
+        shard: which process this is.
+        out: the results folder.
+        own: the model's folder of this process.
+        patience: seconds after which a process that was never seen is dead.
+    """
+
+    def __init__(self, shard: Shard, out: Path, own: ModelFolder, patience: float) -> None:
+        self._out, self._own, self._patience = out, own, patience
+        self._ranks = range(1, shard.world) if shard.first else range(0)
+        self._seen: set[int] = set()
+        self._begun = time.monotonic()
+
+    def folders(self) -> list[ModelFolder]:
+        return [self._own.below(path) for path in sorted((self._out / FOLDER).glob("*")) if path.is_dir()]
+
+    def any_alive(self) -> bool:
         return any(self._alive(rank) for rank in self._ranks)
 
     def _alive(self, rank: int) -> bool:
@@ -114,4 +132,4 @@ class Peers:
         except Timeout:
             self._seen.add(rank)
             return True
-        return rank not in self._seen and time.monotonic() - self._begun < _PATIENCE
+        return rank not in self._seen and time.monotonic() - self._begun < self._patience

@@ -30,7 +30,7 @@ from advdpnp.datasets import to_float
 from advdpnp.eval.run.device import on_device, user_code
 from advdpnp.eval.run.plan import Plan
 from advdpnp.eval.store.key import CLEAN, CORRUPTION, EvaluationKey, sample_set_hash
-from advdpnp.eval.store.writer import VerdictWriter
+from advdpnp.eval.store.writer import VerdictCollector
 
 ENGINE = 2
 """Raised whenever the engine searches differently for the same definition (steps, draws, order); part of every key.
@@ -104,7 +104,7 @@ class Task(Protocol):
     def info(self) -> AttackInfo | None:
         """What the attack declares about itself; None where its definition says all."""
 
-    def find(self, samples: np.ndarray, writer: VerdictWriter) -> Iterator[AttackResult]:
+    def find(self, samples: np.ndarray, writer: VerdictCollector) -> Iterator[AttackResult]:
         """Results of all ``samples`` (int64), in parts of any size and order; ``writer`` keeps notes and progress."""
 
 
@@ -119,7 +119,7 @@ class JudgeTask:
         self.setting, self.images = setting, images
         self.key = setting.key(label, None, definition)
 
-    def find(self, samples: np.ndarray, writer: VerdictWriter) -> Iterator[AttackResult]:
+    def find(self, samples: np.ndarray, writer: VerdictCollector) -> Iterator[AttackResult]:
         with self.setting.replicas(self.key.label) as replicas:
             for block in np.array_split(samples, range(replicas.width, len(samples), replicas.width)):
                 yield self._judged(replicas, block)
@@ -165,7 +165,7 @@ class SearchTask:
             label, definition["precision"] = f"{label} ({precision} search)", f"{precision} search, float32 verdict"
         self.key, self.info = setting.key(label, attack.threat, definition), declared_info(attack)
 
-    def find(self, samples: np.ndarray, writer: VerdictWriter) -> Iterator[AttackResult]:
+    def find(self, samples: np.ndarray, writer: VerdictCollector) -> Iterator[AttackResult]:
         plan = self.setting.plan
         for block in plan.blocks(samples):
             batch = self.setting.batch(block)
@@ -191,7 +191,7 @@ class PackageTask:
         samples = sample_set_hash(plan.samples.tolist())
         self.key = setting.key(label, attack.threat, {**definition, "samples": samples})
 
-    def find(self, samples: np.ndarray, writer: VerdictWriter) -> Iterator[AttackResult]:
+    def find(self, samples: np.ndarray, writer: VerdictCollector) -> Iterator[AttackResult]:
         plan = self.setting.plan
         done = [StageRecord(**{k: torch.from_numpy(v) for k, v in record.items()}) for record in writer.records()]
         options = RunOptions(plan.seed, self.batch_size, plan.device, done)
@@ -214,7 +214,7 @@ class TransferTask:
         definition = {"attack": attack.definition(), "seed": self.seed}
         self.key = setting.key(attack.name, attack.threat, definition)
 
-    def find(self, samples: np.ndarray, writer: VerdictWriter) -> Iterator[AttackResult]:
+    def find(self, samples: np.ndarray, writer: VerdictCollector) -> Iterator[AttackResult]:
         plan, attack, size = self.setting.plan, self.attack, self.setting.plan.components.transfer_block
         failure = f"{attack.source_name} fails on the images of {plan.dataset.label}"
         remedy = "both models must take the same images; leave it out of --transfer-from"

@@ -88,8 +88,7 @@ class Contents:
 
     def verdicts(self, record: EvaluationRecord) -> pa.Table:
         """The verdicts of one evaluation, with the columns of ``FOUND``."""
-        rows = self.stored_rows(record)
-        return rows if record.kind == ATTACKS else _from_cells(rows)
+        return from_stored(record.kind, self.stored_rows(record))
 
 
 def read_contents(folder: Path) -> Contents | None:
@@ -226,6 +225,11 @@ def as_stored(kind: Kind, verdicts: pa.Table) -> pa.Table:
         return verdicts.replace_schema_metadata(None)
     columns = ["sample", "label", "adversarial_prediction", "forwards", "borderline"]
     return verdicts.select(columns).rename_columns(_CELLS.names).replace_schema_metadata(None)
+
+
+def from_stored(kind: Kind, rows: pa.Table) -> pa.Table:
+    """Verdicts with the columns of ``FOUND`` from what ``as_stored`` has made of them."""
+    return rows if kind == ATTACKS else _from_cells(rows)
 
 
 def _from_cells(rows: pa.Table) -> pa.Table:

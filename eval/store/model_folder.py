@@ -28,10 +28,12 @@ from advdpnp.base.files import folder_lock, write_text
 from advdpnp.eval.store.adversarial_images import SUFFIX, Source, choose_images, read_samples, read_tables
 from advdpnp.eval.store.commit import Complete, commit, finish_commit
 from advdpnp.eval.store.data_files import Contents, data_path, read_contents, read_images
-from advdpnp.eval.store.index import EvaluationRecord, Index, read_index
+from advdpnp.eval.store.diagnostics_record import DiagnosticRecord
+from advdpnp.eval.store.index import EvaluationRecord, Index, read_index, write_diagnostics
 from advdpnp.eval.store.key import EvaluationKey, file_name
 from advdpnp.eval.store.model_record import ModelRecord
 from advdpnp.eval.store.old_layout import convert, is_old
+from advdpnp.eval.store.reader import has_diagnostics
 from advdpnp.eval.store.schema import FOUND, Verdicts, needs_image, read_table, table_info, to_verdicts
 from advdpnp.eval.store.writer import Pack, VerdictWriter
 
@@ -159,7 +161,15 @@ class ModelFolder:
         if complete:
             writer.differing = self._compact(unit, samples, saved=pack is not None)
 
-    def _everything(self, unit: EvaluationKey) -> "_Found":
+    def has_diagnostics(self, about: DiagnosticRecord) -> bool:
+        """Whether this measurement is stored, by this version."""
+        return has_diagnostics(self.path, about)
+
+    def write_diagnostics(self, measured: DiagnosticRecord) -> None:
+        """Store a measurement, in the place of an older one of the same."""
+        write_diagnostics(self.path, measured)
+
+    def _everything(self, unit: EvaluationKey) -> "FoundParts":
         """All that is stored for an evaluation, complete or in parts, the oldest first.
 
         A sample comes again where a writer was killed after compaction, whose parts are complete already, and where a
@@ -167,59 +177,36 @@ class ModelFolder:
         """
         contents = self.contents()
         record = contents.index.find(unit.hash)
-        found = _Found(contents, parts=0)
+        found = FoundParts()
         if record is not None:
             said = {**record.info, "saved": record.saved, "image_shape": record.image_shape}
             said |= {"metadata": record.metadata, "eps_text": record.eps_text}
             source: Source = partial(read_images, self.path, record.hash)
-            found.take(contents.verdicts(record), said, source if record.images else None, partial(_samples_of, source))
+            images = source if record.images else None
+            found.take(contents.verdicts(record), said, images, partial(_samples_of, source), new=False)
         for path in sorted(self.parts_folder(unit).glob("*.parquet")):
             table, images_path = read_table(path), path.with_suffix(SUFFIX)
             images = partial(read_tables, images_path) if images_path.exists() else None
             info = table_info(table, path)
             found.take(table.replace_schema_metadata(None), info, images, partial(read_samples, images_path))
-            found.parts += 1
         return found
 
     def _compact(self, unit: EvaluationKey, samples: np.ndarray, *, saved: bool) -> np.ndarray:
         """Make an evaluation complete; returns the samples (int64) that a repeated search judged otherwise."""
         found = self._everything(unit)
-        everything = found.table()
-        sample = everything.column("sample").to_numpy()
-        _, first = np.unique(sample, return_index=True)
-        table = everything.take(pa.array(first))
-        missing = np.setdiff1d(samples, sample)
-        if len(missing):
-            raise AdvdpnpError(
-                f"the attack {unit.label} gave no verdict for {len(missing)} of {len(samples)} samples "
-                f"(first: {missing[0]}); this is a fault of the attack, report it to its author"
-            )
-        if len(table) and found.parts:
-            saved = saved or found.said["saved"]
-            record = EvaluationRecord(
-                hash=unit.hash,
-                identity=unit.identity,
-                eps_text=found.said["eps_text"],
-                rows=len(table),
-                runs=_merge_runs(found.runs),
-                metadata=found.said["metadata"],
-                image_shape=tuple(found.said["image_shape"]),
-                saved=saved,
-            )
-            needed = table.column("sample").to_numpy()[needs_image(table)] if saved else np.zeros(0, np.int64)
-            images = choose_images(found.images, np.unique(sample), needed) if found.images else None
-            commit(found.contents, [Complete(record, table, images)])
+        complete = found.complete(unit, samples, saved=saved)
+        if complete is not None:
+            commit(self.contents(), [complete])
         self.discard(unit)
-        return _judged_otherwise(everything, first)
+        return found.judged_otherwise()
 
 
 @dataclass
-class _Found:
-    """What is stored for one evaluation.
+class FoundParts:
+    """What has been found for one evaluation.
 
     Attributes:
-        contents: what is complete in the folder.
-        parts: how many there are.
+        new: whether any of it is not complete yet.
         tables: verdicts, the oldest first.
         runs: that gave a verdict which counts.
         images: what reads the images of each table.
@@ -227,8 +214,7 @@ class _Found:
         said: the latest metadata.
     """
 
-    contents: Contents
-    parts: int
+    new: bool = False
     tables: list[pa.Table] = field(default_factory=list)
     runs: list[dict[str, Any]] = field(default_factory=list)
     images: list[Source] = field(default_factory=list)
@@ -237,9 +223,16 @@ class _Found:
     known: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
 
     def take(
-        self, table: pa.Table, info: Mapping[str, Any], images: Source | None, saved: Callable[[], np.ndarray]
+        self,
+        table: pa.Table,
+        info: Mapping[str, Any],
+        images: Source | None,
+        saved: Callable[[], np.ndarray],
+        *,
+        new: bool = True,
     ) -> None:
-        """Add what one file holds."""
+        """Add a part, or what was complete before (not ``new``)."""
+        self.new |= new
         sample = table.column("sample").to_numpy()
         before = self.said
         if not self.tables or not np.isin(sample, self.known).all():
@@ -261,20 +254,57 @@ class _Found:
         """Samples (int64) whose image was saved."""
         return np.concatenate([np.zeros(0, np.int64), *(read() for read in self.saved)])
 
+    def complete(self, unit: EvaluationKey, samples: np.ndarray, *, saved: bool) -> Complete | None:
+        """The evaluation that this makes up; None if nothing is new.
+
+        Args:
+            unit: its key.
+            samples: int64 indices that must all be judged.
+            saved: whether the images of all misclassified samples were to be saved.
+
+        Raises:
+            AdvdpnpError: some of ``samples`` were not judged.
+        """
+        everything = self.table()
+        sample = everything.column("sample").to_numpy()
+        missing = np.setdiff1d(samples, sample)
+        if len(missing):
+            raise AdvdpnpError(
+                f"the attack {unit.label} gave no verdict for {len(missing)} of {len(samples)} samples "
+                f"(first: {missing[0]}); this is a fault of the attack, report it to its author"
+            )
+        table = everything.take(pa.array(np.unique(sample, return_index=True)[1]))
+        if not len(table) or not self.new:
+            return None
+        saved = saved or self.said["saved"]
+        record = EvaluationRecord(
+            hash=unit.hash,
+            identity=unit.identity,
+            eps_text=self.said["eps_text"],
+            rows=len(table),
+            runs=_merge_runs(self.runs),
+            metadata=self.said["metadata"],
+            image_shape=tuple(self.said["image_shape"]),
+            saved=saved,
+        )
+        needed = table.column("sample").to_numpy()[needs_image(table)] if saved else np.zeros(0, np.int64)
+        images = choose_images(self.images, np.unique(sample), needed) if self.images else None
+        return Complete(record, table, images)
+
+    def judged_otherwise(self) -> np.ndarray:
+        """Samples (int64) with a verdict that differs from their first one."""
+        everything = self.table()
+        sample = everything.column("sample").to_numpy()
+        _, first, place = np.unique(sample, return_index=True, return_inverse=True)
+        differs = np.zeros(len(sample), dtype=bool)
+        for name in _WHAT_COUNTS:
+            values = everything.column(name).to_numpy()
+            differs |= values != values[first[place]]
+        return np.unique(sample[differs])
+
 
 def _samples_of(images: Source) -> np.ndarray:
     return np.concatenate([np.zeros(0, np.int64), *(table.column("sample").to_numpy() for table in images())])
-
-
-def _judged_otherwise(everything: pa.Table, first: np.ndarray) -> np.ndarray:
-    """Samples with a verdict that differs from their first one, whose places are given."""
-    sample = everything.column("sample").to_numpy()
-    known = first[np.searchsorted(sample[first], sample)]
-    differs = np.zeros(len(sample), dtype=bool)
-    for name in _WHAT_COUNTS:
-        values = everything.column(name).to_numpy()
-        differs |= values != values[known]
-    return np.unique(sample[differs])
 
 
 def _merge_runs(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -206,6 +206,10 @@ class StoredEvaluation:
         said = ("label", "clean_prediction", "adversarial_prediction", "success")
         return images | {name: frame[name].to_numpy() for name in said}
 
+    def diagnostics(self) -> tuple[DiagnosticRecord, ...]:
+        """All measurements of the model that are stored with its verdicts."""
+        return read_diagnostics(self.folder)
+
     def _images(self) -> Iterator[pa.Table]:
         if not self.record.images:
             return iter(())
@@ -322,13 +326,15 @@ def has_diagnostics(folder: Path, about: DiagnosticRecord) -> bool:
     return any(each.key == about.key for each in read_diagnostics(folder))
 
 
-def diagnostics_of(folder: Path, weights: str, data: str, norm: str, eps: float) -> list[DiagnosticRecord]:
-    """What is stored of a model on these data: its answers, and its search under this threat model ("" for none).
+def diagnostics_of(
+    measured: Iterable[DiagnosticRecord], folder: Path, weights: str, data: str, norm: str, eps: float
+) -> list[DiagnosticRecord]:
+    """Of what is stored in ``folder``: a model's answers on these data, and its search under this threat model.
 
     Raises:
-        AdvdpnpError: it is damaged, or there is only what a newer version has measured.
+        AdvdpnpError: there is only what a newer version has measured.
     """
-    mine = [each for each in read_diagnostics(folder) if (each.weights, each.data) == (weights, data)]
+    mine = [each for each in measured if (each.weights, each.data) == (weights, data)]
     chosen = []
     for wanted in ("", norm) if norm else ("",):
         same = [each for each in mine if each.norm == wanted and (not wanted or each.eps == eps)]

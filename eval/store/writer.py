@@ -1,7 +1,8 @@
-"""Writing the verdicts of one evaluation: in parts while its search is running, so that nothing found is lost."""
+"""The verdicts of one evaluation: collected in parts, which are written while its search runs, so none are lost."""
 
 import time
-from collections.abc import Callable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,28 +40,22 @@ Pack = Callable[[np.ndarray, np.ndarray, np.ndarray], pa.Table]
 """Sample indices (n,), labels (n,) and adversarial images (n, c, h, w) to rows of ``adversarial_images``."""
 
 
-class VerdictWriter:
-    """Collects verdicts and writes them in parts, at most every ``FLUSH_SECONDS``.
+class VerdictCollector(ABC):
+    """Collects verdicts and hands them on in parts, at most every ``FLUSH_SECONDS``.
 
     Attributes:
         differing: once the evaluation is complete: samples (int64) that were searched again and judged otherwise.
     """
 
     def __init__(
-        self,
-        parts: Path,
-        identity: ModelRecord,
-        unit: EvaluationKey,
-        facts: Mapping[str, Any],
-        pack: Pack | None = None,
+        self, identity: ModelRecord, unit: EvaluationKey, facts: Mapping[str, Any], pack: Pack | None = None
     ) -> None:
-        self._parts, self._identity, self._unit, self._pack = parts, identity, unit, pack
+        self._identity, self._unit, self._pack = identity, unit, pack
         self.differing = np.zeros(0, np.int64)
         self._facts = dict(facts)
         self._kept: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
         self._pending: list[pa.Table] = []
         self._gathered: set[Path] = set()
-        self._next_part = 1 + max((int(p.stem) for p in self._parts.glob("*.parquet") if p.stem.isdigit()), default=-1)
         self._first: list[int] = []  # the lowest samples so far
         self._examples: list[pa.Table] = []
         self._image_shape: tuple[int, ...] = ()
@@ -118,14 +113,12 @@ class VerdictWriter:
         self._facts |= facts
 
     def flush(self) -> None:
-        """Write what is pending. Images go first: a verdict on disk means that its images are there too."""
+        """Hand on what is pending."""
         if not self._pending:
             return
         images = list(self._examples)
         if self._kept and self._pack is not None:
             images.append(self._pack(*map(np.concatenate, zip(*self._kept, strict=True))))
-        if images:
-            write_adversarials(self._parts / f"{self._next_part:06d}{SUFFIX}", images)
         self._kept, self._examples = [], []
         now = time.monotonic()
         table = pa.concat_tables(self._pending)
@@ -139,8 +132,7 @@ class VerdictWriter:
             "image_shape": self._image_shape,
             "runs": [{**run, "seconds": round(now - self._clock, 3), "samples": len(table)}],
         }
-        write_table(self._parts / f"{self._next_part:06d}.parquet", table, info)
-        self._next_part += 1
+        self._write(table, info, images or None)
         self._pending = []
         self._clock = self._last_flush = now
 
@@ -163,19 +155,49 @@ class VerdictWriter:
             self._gathered.add(path)
             if new.any():
                 found = table.filter(pa.array(new))
-                if images.exists():
-                    write_adversarials(self._parts / f"{self._next_part:06d}{SUFFIX}", read_tables(images))
-                write_table(self._parts / f"{self._next_part:06d}.parquet", found, info)
-                self._next_part += 1
+                self._write(found, info, read_tables(images) if images.exists() else None)
                 taken |= dict(zip(found.column("sample").to_pylist(), found.column("success").to_pylist(), strict=True))
         return taken
 
+    @abstractmethod
     def checkpoint(self, record: Columns) -> None:
         """Keep what a search needs to continue from here; it is gone when the evaluation is complete."""
+
+    @abstractmethod
+    def records(self) -> list[dict[str, np.ndarray]]:
+        """What ``checkpoint`` was given, in order, by this run and by those that were interrupted."""
+
+    @abstractmethod
+    def _write(self, table: pa.Table, info: Mapping[str, Any], images: Iterable[pa.Table] | None) -> None:
+        """Keep a part: verdicts, what ``table_info`` is to say of them, and tables of ``to_table``, at least one."""
+
+
+class VerdictWriter(VerdictCollector):
+    """Writes each part to files of a folder."""
+
+    def __init__(
+        self,
+        parts: Path,
+        identity: ModelRecord,
+        unit: EvaluationKey,
+        facts: Mapping[str, Any],
+        pack: Pack | None = None,
+    ) -> None:
+        super().__init__(identity, unit, facts, pack)
+        self._parts = parts
+        self._next_part = 1 + max((int(p.stem) for p in parts.glob("*.parquet") if p.stem.isdigit()), default=-1)
+
+    def checkpoint(self, record: Columns) -> None:
         self.flush()
         path = self._parts / f"record-{len(self.records()):06d}.npz"
         write_arrays(path, record)
 
+    def _write(self, table: pa.Table, info: Mapping[str, Any], images: Iterable[pa.Table] | None) -> None:
+        # Images go first: a verdict on disk means that its images are there too.
+        if images is not None:
+            write_adversarials(self._parts / f"{self._next_part:06d}{SUFFIX}", images)
+        write_table(self._parts / f"{self._next_part:06d}.parquet", table, info)
+        self._next_part += 1
+
     def records(self) -> list[dict[str, np.ndarray]]:
-        """What ``checkpoint`` was given, in order, by this run and by those that were interrupted."""
         return [read_arrays(path) for path in sorted(self._parts.glob("record-*.npz"))]

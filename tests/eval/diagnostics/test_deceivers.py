@@ -385,9 +385,10 @@ def test_measurements_are_found_by_what_they_are_about(tmp_path: Path) -> None:
     put("linf", 0.2, 99)
     put("l2", 0.1, 99)
     put("linf", 0.1, 99, data="other")
-    assert [each.numbers["n"] for each in diagnostics_of(tmp_path, "w", "d", "linf", 0.1)] == [10, 50]
-    assert [each.numbers["n"] for each in diagnostics_of(tmp_path, "w", "d", "", float("nan"))] == [10]
-    assert diagnostics_of(tmp_path, "v", "d", "linf", 0.1) == []
+    measured = read_diagnostics(tmp_path)
+    assert [each.numbers["n"] for each in diagnostics_of(measured, tmp_path, "w", "d", "linf", 0.1)] == [10, 50]
+    assert [each.numbers["n"] for each in diagnostics_of(measured, tmp_path, "w", "d", "", float("nan"))] == [10]
+    assert diagnostics_of(measured, tmp_path, "v", "d", "linf", 0.1) == []
     each = DiagnosticRecord("w", "d", 10, 0, "linf", 0.1, "0.1", {"n": 10})
     assert has_diagnostics(tmp_path, each)
     index = read_index(tmp_path)

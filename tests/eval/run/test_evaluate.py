@@ -1,4 +1,5 @@
 import random
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -20,9 +21,15 @@ from advdpnp.corruption import BENCHMARK
 from advdpnp.datasets import Dataset, Split
 from advdpnp.eval.analysis.columns import read_leaderboard
 from advdpnp.eval.api import evaluate, evaluate_models
+from advdpnp.eval.config import EvaluationConfig
+from advdpnp.eval.report.leaderboard import tabulate_rows
 from advdpnp.eval.run.components import Components
 from advdpnp.eval.run.device import choose_device
+from advdpnp.eval.run.evaluate import requested_rows, run_models
+from advdpnp.eval.run.memory import MemoryResults
 from advdpnp.eval.run.provenance import without_folder
+from advdpnp.eval.run.ranks import ALONE
+from advdpnp.eval.run.results import ResultsFolder
 from advdpnp.eval.store.reader import find_results
 from advdpnp.models.checkpoint import weights_hash
 from advdpnp.models.loading import LoadedModel
@@ -434,6 +441,46 @@ def test_in_memory_evaluation_agrees_for_all_kinds_of_arrays_and_with_files(tmp_
     assert found.groupby("attack").size().to_dict() == {"clean": N, "fgsm": N, "pgd-5": N}
     robust = ~found[found["attack"] == "pgd-5"]["success"]
     assert round(100 * robust.mean(), 2) == expected["pgd-5"].iloc[0]
+
+
+def test_in_memory_evaluation_returns_what_files_hold_and_writes_none(
+    tmp_path: Path, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = EvaluationConfig.of(
+        attacks="fgsm,pgd-5", eps=["0.02"], device="cpu", save_adversarials=True, corruptions="auto"
+    )
+    components = replace(SMALL, corruption_cells=lambda mode, data, root, seed, types: Dimmed(data))
+    on_disk, in_memory = ResultsFolder(tmp_path, ALONE), MemoryResults()
+    expected_run = run_models([loaded(Net())], dataset, config, on_disk, command="", components=components)
+    monkeypatch.setattr(tempfile, "_get_candidate_names", lambda: pytest.fail("a temporary file was made"))
+    monkeypatch.chdir(tmp_path)
+    files = sorted(tmp_path.rglob("*"))
+    found_run = run_models([loaded(Net())], dataset, config, in_memory, command="", components=components)
+    evaluate(Net(), dataset.test.images, dataset.test.labels, eps=0.02, attacks="fgsm", save_adversarials=True)
+    assert sorted(tmp_path.rglob("*")) == files
+    timed = ["seconds", "date"]
+    (expected_row,) = requested_rows([loaded(Net())], expected_run, on_disk)
+    (found_row,) = requested_rows([loaded(Net())], found_run, in_memory)
+    assert found_row.measured == expected_row.measured
+    assert found_row.measured_samples == expected_row.measured_samples == N
+    pd.testing.assert_frame_equal(
+        tabulate_rows([found_row]).drop(columns=timed), tabulate_rows([expected_row]).drop(columns=timed)
+    )
+    expected, found = on_disk.evaluations(), in_memory.evaluations()
+    assert [unit.label for unit in found] == ["clean", "corruption/fog/1", "corruption/fog/2", "fgsm", "pgd-5"]
+    clean = dataset.test.some_images
+    for a, b in zip(found, expected, strict=True):
+        pd.testing.assert_frame_equal(a.keyed_frame(), b.keyed_frame())
+        assert (a.record.images, a.record.image_shape, a.record.saved) == (
+            b.record.images, b.record.image_shape, b.record.saved,
+        )  # fmt: skip
+        assert a.info.keys() == b.info.keys()
+        images = [[(part.sample, part.x_adv, part.intact) for part in unit.adversarials(clean, N)] for unit in (a, b)]
+        for one, other in zip(*(map(np.concatenate, zip(*each, strict=True)) for each in images), strict=True):
+            np.testing.assert_array_equal(one, other)
+        for name, values in b.examples().items():
+            np.testing.assert_array_equal(a.examples()[name], values)
+    assert found[-1].record.images > 8
 
 
 def test_in_memory_evaluation_with_corruptions_of_float_images() -> None:

@@ -30,7 +30,6 @@ from advdpnp.attacks.algorithms.pgd import PGD
 from advdpnp.base.compat import import_pyautoattack
 from advdpnp.datasets import Dataset, Split
 from advdpnp.models.checkpoint import weights_hash
-from advdpnp.eval.run import ranks as shards
 from advdpnp.eval.run.components import Components
 from advdpnp.eval.api import evaluate_models
 from advdpnp.eval.run.ranks import shard_of_environment
@@ -38,7 +37,6 @@ from advdpnp.eval.store import writer
 from advdpnp.models.loading import LoadedModel
 
 writer.FLUSH_SECONDS = 0.0  # so that the first verdicts are seen while others are searched for
-shards._PATIENCE = 5.0
 import_pyautoattack()
 
 def evaluate(out, rank, world, slow, keep):
@@ -63,7 +61,7 @@ def evaluate(out, rank, world, slow, keep):
     model = LoadedModel(net.eval(), "net", weights_hash(net), "Linear", "", 148, {})
     evaluate_models([model], data, out=Path(out), attacks="fgsm,pgd-4,pyautoattack:apgd-ce", eps=["0.02"],
                     device="cpu", shard=shard_of_environment(), command="test", save_adversarials=keep,
-                    components=Components(static_batch_size=4))
+                    components=Components(static_batch_size=4, patience=5.0))
 
 for line in sys.stdin:
     order = json.loads(line)

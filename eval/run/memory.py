@@ -1,0 +1,150 @@
+"""Results in memory: what a results folder would hold, without files."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from advdpnp.base.errors import AdvdpnpError
+from advdpnp.eval.run.ranks import ALONE, NoPeers, Shard
+from advdpnp.eval.run.results import OpenModel
+from advdpnp.eval.store.data_files import as_stored, from_stored
+from advdpnp.eval.store.diagnostics_record import DiagnosticRecord
+from advdpnp.eval.store.key import EvaluationKey
+from advdpnp.eval.store.model_folder import FoundParts
+from advdpnp.eval.store.model_record import ModelRecord
+from advdpnp.eval.store.reader import StoredEvaluation
+from advdpnp.eval.store.schema import Columns, Verdicts, to_verdicts
+from advdpnp.eval.store.writer import Pack, VerdictCollector
+
+_NOWHERE = Path("memory")  # the name of the file in errors
+
+
+@dataclass(frozen=True)
+class MemoryEvaluation(StoredEvaluation):
+    """An evaluation that was never on disk.
+
+    Attributes:
+        images: tables with the columns of ``IMAGES``.
+        measured: the measurements of the model.
+    """
+
+    images: tuple[pa.Table, ...]
+    measured: list[DiagnosticRecord]
+
+    @property
+    def images_path(self) -> Path:
+        return _NOWHERE
+
+    def diagnostics(self) -> tuple[DiagnosticRecord, ...]:
+        return tuple(self.measured)
+
+    def _images(self) -> Iterator[pa.Table]:
+        return iter(self.images)
+
+
+class MemoryCollector(VerdictCollector):
+    """Keeps the parts of one evaluation. A search that is interrupted is lost, so it needs no checkpoints."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.found = FoundParts()
+
+    def checkpoint(self, record: Columns) -> None:
+        pass
+
+    def records(self) -> list[dict[str, np.ndarray]]:
+        return []
+
+    def _write(self, table: pa.Table, info: Mapping[str, Any], images: Iterable[pa.Table] | None) -> None:
+        info, pieces = json.loads(json.dumps(info, sort_keys=True)), list(images or ())  # as a file would hold it
+        self.found.take(table, info, partial(iter, pieces) if pieces else None, lambda: np.zeros(0, np.int64))
+
+
+class MemoryModel:
+    """The results of one model, as ``ModelFolder`` has them."""
+
+    def __init__(self, model: ModelRecord) -> None:
+        self.model = model
+        self.evaluations: dict[str, MemoryEvaluation] = {}
+        self.measured: list[DiagnosticRecord] = []
+        self._running: dict[str, FoundParts] = {}
+
+    def has(self, unit: EvaluationKey) -> bool:
+        return unit.hash in self.evaluations
+
+    def read(self, unit: EvaluationKey) -> Verdicts:
+        return self.evaluations[unit.hash].verdicts
+
+    def stored(self, unit: EvaluationKey, *, images: bool = False) -> np.ndarray:
+        running = self._running.get(unit.hash)
+        if running is not None:
+            return running.known
+        return self.evaluations[unit.hash].samples if self.has(unit) else np.zeros(0, np.int64)
+
+    def is_complete(self, unit: EvaluationKey, samples: np.ndarray, *, images: bool = False) -> bool:
+        return bool(np.isin(samples, self.stored(unit)).all())
+
+    def forget_records(self, unit: EvaluationKey) -> None:
+        pass
+
+    def has_diagnostics(self, about: DiagnosticRecord) -> bool:
+        return any(each.key == about.key for each in self.measured)
+
+    def write_diagnostics(self, measured: DiagnosticRecord) -> None:
+        self.measured.append(measured)
+
+    @contextmanager
+    def writer(
+        self,
+        unit: EvaluationKey,
+        samples: np.ndarray,
+        facts: Mapping[str, Any],
+        *,
+        complete: bool = True,
+        pack: Pack | None = None,
+    ) -> Iterator[MemoryCollector]:
+        collector = MemoryCollector(self.model, unit, facts, pack)
+        self._running[unit.hash] = collector.found
+        try:
+            yield collector
+        finally:
+            del self._running[unit.hash]
+        collector.flush()
+        done = collector.found.complete(unit, samples, saved=pack is not None)
+        if done is None:
+            raise AdvdpnpError(f"{unit.label} has no verdicts")
+        images = tuple(done.images or ())
+        record = replace(done.record, images=sum(map(len, images)))
+        table = from_stored(record.kind, as_stored(record.kind, done.verdicts))
+        verdicts = to_verdicts(_NOWHERE, table, record.info)
+        self.evaluations[unit.hash] = MemoryEvaluation(self.model, record, verdicts, images, self.measured)
+
+
+@dataclass(frozen=True)
+class MemoryResults:
+    """The results of an evaluation by this process alone."""
+
+    shard: Shard = ALONE
+    models: dict[str, MemoryModel] = field(default_factory=dict)
+
+    def at_work(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    @contextmanager
+    def open(self, model: ModelRecord, patience: float) -> Iterator[OpenModel]:
+        own = self.models.setdefault(model.weights_hash, MemoryModel(model))
+        yield OpenModel(own, own, NoPeers())
+
+    def evaluations(self) -> list[StoredEvaluation]:
+        return [
+            each
+            for model in self.models.values()
+            for each in sorted(model.evaluations.values(), key=lambda each: each.record.stem)
+        ]

@@ -1,0 +1,90 @@
+"""Where the runner puts what it finds: a results folder, which several processes can share, or memory."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from advdpnp.eval.run.ranks import NoPeers, Peers, Shard, at_work
+from advdpnp.eval.store.diagnostics_record import DiagnosticRecord
+from advdpnp.eval.store.key import EvaluationKey
+from advdpnp.eval.store.model_folder import open_model
+from advdpnp.eval.store.model_record import ModelRecord
+from advdpnp.eval.store.reader import StoredEvaluation, find_results
+from advdpnp.eval.store.schema import Verdicts
+from advdpnp.eval.store.writer import Pack, VerdictCollector
+
+
+class ModelResults(Protocol):
+    """The results of one model. ``ModelFolder`` documents the methods."""
+
+    def has(self, unit: EvaluationKey) -> bool: ...
+    def read(self, unit: EvaluationKey) -> Verdicts: ...
+    def stored(self, unit: EvaluationKey, *, images: bool = False) -> np.ndarray: ...
+    def is_complete(self, unit: EvaluationKey, samples: np.ndarray, *, images: bool = False) -> bool: ...
+    def forget_records(self, unit: EvaluationKey) -> None: ...
+    def has_diagnostics(self, about: DiagnosticRecord) -> bool: ...
+    def write_diagnostics(self, measured: DiagnosticRecord) -> None: ...
+    def writer(
+        self,
+        unit: EvaluationKey,
+        samples: np.ndarray,
+        facts: Mapping[str, Any],
+        *,
+        complete: bool = True,
+        pack: Pack | None = None,
+    ) -> AbstractContextManager[VerdictCollector]: ...
+
+
+@dataclass(frozen=True)
+class OpenModel:
+    """The results of one model while this process may write to them.
+
+    Attributes:
+        own: where this process writes.
+        collected: where the first process collects; ``own`` in the first process.
+        peers: the other processes.
+    """
+
+    own: ModelResults
+    collected: ModelResults
+    peers: NoPeers
+
+
+class Results(Protocol):
+    """The results of an evaluation."""
+
+    @property
+    def shard(self) -> Shard:
+        """Which of several processes this is."""
+
+    def at_work(self) -> AbstractContextManager[None]:
+        """Show other processes that this one lives."""
+
+    def open(self, model: ModelRecord, patience: float) -> AbstractContextManager[OpenModel]:
+        """The results of one model, locked against others; a process that was never seen is dead after ``patience``."""
+
+    def evaluations(self) -> list[StoredEvaluation]:
+        """Everything that is complete."""
+
+
+@dataclass(frozen=True)
+class ResultsFolder:
+    """Results below the folder ``out``."""
+
+    out: Path
+    shard: Shard
+
+    def at_work(self) -> AbstractContextManager[None]:
+        return at_work(self.shard, self.out)
+
+    @contextmanager
+    def open(self, model: ModelRecord, patience: float) -> Iterator[OpenModel]:
+        with open_model(self.shard.folder(self.out), model) as own:
+            yield OpenModel(own, own.below(self.out), Peers(self.shard, self.out, own, patience))
+
+    def evaluations(self) -> list[StoredEvaluation]:
+        return find_results([self.out])
