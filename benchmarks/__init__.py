@@ -1,1 +1,4 @@
-"""Measurements on real input, against other packages and nets."""
+"""Measurements on real input, against other packages and public nets, and experiments behind committed tables.
+
+Each script names its command and writes one table. Nothing in the package imports from here.
+"""

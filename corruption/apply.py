@@ -61,20 +61,20 @@ def corrupt(images: Tensor, name: str, severity: int, *, seed: int = 0, sample: 
 
 
 def check_images(images: Tensor) -> None:
-    """Refuse what no corruption takes.
+    """Reject images that corruptions do not accept.
 
     Raises:
-        AdvdpnpError: other than uint8 (n, 1 or 3, h, w), or too small.
+        AdvdpnpError: the images are not uint8 of shape (n, 1 or 3, h, w), or too small.
     """
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
         raise AdvdpnpError(
             f"corruptions take uint8 images of shape (n, 1 or 3, height, width), not {_describe(images)}; "
-            "convert them (rounding, if they are in [0, 1])"
+            "convert them (scale and round them if they are in [0, 1])"
         )
     if min(images.shape[-2:]) < SMALLEST:
         raise AdvdpnpError(
             f"images of {images.shape[-2]}x{images.shape[-1]} pixels are too small for corruptions; "
-            f"resize them to {SMALLEST} pixels or more a side"
+            f"resize them to at least {SMALLEST} pixels per side"
         )
 
 

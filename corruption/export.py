@@ -33,21 +33,21 @@ def export_corruptions(
 
     Args:
         test: the clean images and labels.
-        label: of the data set; stands in the marker.
-        out: folder, made if need be; each file takes its place when whole.
+        label: label of the data set, which the marker contains.
+        out: folder, created if necessary; each file is written atomically.
         names: the types to write.
-        seed: of the run.
+        seed: seed of the corruptions.
         progress: called after each type and severity.
 
     Returns:
-        The files written.
+        The paths of the written files.
 
     Raises:
-        AdvdpnpError: unknown type; the folder holds other images or another seed, cannot be written, or the disk is
-            full.
+        AdvdpnpError: unknown type; the folder contains other images or another seed, or cannot be written; or the disk
+            is full.
 
-    The marker (regenerated.json) keeps the folder from being taken for the official files, and says what all files of
-    the folder were made with.
+    The marker (regenerated.json) distinguishes the folder from the official files, and records the data and the seed of
+    all files in the folder.
     """
     out = Path(out)
     for name in names:
@@ -75,13 +75,13 @@ def export_corruptions(
 
 
 def check_export(test: Split, label: str, out: Path, *, seed: int) -> dict[str, Any]:
-    """See that what a folder holds already was made of these images with this seed, for one marker tells of all of it.
+    """Check that existing files of a folder come from the same images and seed, because one marker describes them all.
 
     Returns:
-        What the marker shall say.
+        The content of the marker.
 
     Raises:
-        AdvdpnpError: it is no folder, or holds files that were made elsewhere, otherwise, or of other images.
+        AdvdpnpError: ``out`` is not a folder, or contains files of another program, other images or another seed.
     """
     about = {
         "data": f"{label}-c (regenerated)",
@@ -91,25 +91,25 @@ def check_export(test: Split, label: str, out: Path, *, seed: int) -> dict[str, 
         "frost": "drawn textures",
     }
     if out.is_file():
-        raise AdvdpnpError(f"{out} is a file; give a folder, made if need be")
+        raise AdvdpnpError(f"{out} is a file; give a folder, which is created if necessary")
     if not any(out.glob("*.npy")):
         return about
     try:
         marker = json.loads((out / MARKER).read_text(encoding="utf-8"))
         differ = [key for key, value in about.items() if marker[key] != value]
     except FileNotFoundError:
-        raise AdvdpnpError(f"{out} holds files that were not made by advdpnp; choose another folder") from None
+        raise AdvdpnpError(f"{out} contains files that advdpnp did not write; choose another folder") from None
     except (OSError, ValueError, TypeError, KeyError):
         raise AdvdpnpError(
-            f"{out / MARKER} does not tell how the files beside it were made; delete the folder or choose another"
+            f"{out / MARKER} does not describe the files in its folder; delete the folder or choose another"
         ) from None
     if "seed" in differ:
         raise AdvdpnpError(
-            f"{out} holds corruptions of seed {marker['seed']}, not {about['seed']}; choose another folder"
+            f"{out} contains corruptions of seed {marker['seed']}, not {about['seed']}; choose another folder"
         )
     if differ:
         raise AdvdpnpError(
-            f"{out} holds corruptions of other images (or of fewer, or of another version of advdpnp); delete it or "
+            f"{out} contains corruptions of other images (or of fewer, or of another version of advdpnp); delete it or "
             "choose another folder"
         )
     return about

@@ -29,14 +29,14 @@ _FINGERPRINT_STRIDE = 97
 
 @dataclass(frozen=True)
 class Release:
-    """A published set of corrupted test images: its folder, and where a user gets it."""
+    """A published set of corrupted test images: its folder and its Zenodo record."""
 
     folder: str
     record: int
 
     @property
     def where(self) -> str:
-        """For messages."""
+        """The download address, for messages."""
         return f"https://zenodo.org/records/{self.record} (unpack {self.folder}.tar)"
 
 
@@ -61,35 +61,35 @@ class OfficialCorruptions:
 
     @cached_property
     def labels(self) -> Tensor:
-        """int64, shape (n,): one label per image, checked to be the same at each severity.
+        """The labels of one severity, int64 (n,), checked to be the same at every severity.
 
         Raises:
-            AdvdpnpError: labels.npy is missing, damaged, or not five times the same list.
+            AdvdpnpError: labels.npy is missing, damaged, or not the same list five times.
         """
         stored = self._load("labels")
         path = self.folder / "labels.npy"
         if stored.ndim != 1 or not len(stored) or len(stored) % len(SEVERITIES) or stored.dtype.kind not in "iu":
             raise AdvdpnpError(
-                f"{path} should hold one whole number for each image at five severities, not {_describe(stored)}; "
+                f"{path} should contain one whole number for each image at five severities, not {_describe(stored)}; "
                 f"get it again from {self.release.where}"
             )
         rows = np.asarray(stored, dtype=np.int64).reshape(len(SEVERITIES), -1)
         if (rows != rows[0]).any():
             raise AdvdpnpError(
-                f"{path} differs between severities, so its order is not the published one; "
+                f"{path} differs between severities, so it is not in the published order; "
                 f"get it again from {self.release.where}"
             )
         return torch.from_numpy(rows[0].copy())
 
     def missing(self, names: Sequence[str] = BENCHMARK) -> list[str]:
-        """The files of these types, and labels.npy, that are not there."""
+        """The missing files of these types and labels.npy."""
         return [f"{name}.npy" for name in (*names, "labels") if not (self.folder / f"{name}.npy").is_file()]
 
     def require(self, names: Sequence[str] = BENCHMARK) -> None:
-        """See that all files of these types are there, whole and of the right kind, before a long run starts.
+        """Check, before a long run starts, that all files of these types exist and have the right type and shape.
 
         Raises:
-            AdvdpnpError: some are not; the message names them and where to get them.
+            AdvdpnpError: a file is missing or damaged; the message says where to get it.
         """
         if missing := self.missing(names):
             shown = ", ".join(missing[:4]) + (f" and {len(missing) - 4} more" if len(missing) > 4 else "")
@@ -110,22 +110,21 @@ class OfficialCorruptions:
         return torch.from_numpy(np.ascontiguousarray(chosen.transpose(0, 3, 1, 2)).copy())
 
     def fingerprint(self, name: str, severity: int) -> str:
-        """sha256, hex, of a spread of the cell's images: what tells two versions of a file apart."""
-        count = len(self.labels)
-        spread = torch.arange(0, count, _FINGERPRINT_STRIDE)
-        return hashlib.sha256(self.images(name, severity, spread).numpy().tobytes()).hexdigest()
+        """SHA-256 (hexadecimal) of a subset of the cell's images, which identifies the version of a file."""
+        subset = torch.arange(0, len(self.labels), _FINGERPRINT_STRIDE)
+        return hashlib.sha256(self.images(name, severity, subset).numpy().tobytes()).hexdigest()
 
     def _array(self, name: str) -> NDArray[np.uint8]:
         if name not in self._open:
             array, path = self._load(name), self.folder / f"{name}.npy"
             if array.dtype != np.uint8 or array.ndim != 4 or array.shape[-1] not in (1, 3):
                 raise AdvdpnpError(
-                    f"{path} should hold uint8 images of shape (n, height, width, channels), not {_describe(array)}; "
+                    f"{path} must hold uint8 images (n, height, width, channels), not {_describe(array)}; "
                     f"get it again from {self.release.where}"
                 )
             if len(array) != len(SEVERITIES) * len(self.labels):
                 raise AdvdpnpError(
-                    f"{path} holds {len(array)} images and {self.folder / 'labels.npy'} "
+                    f"{path} has {len(array)} images but {self.folder / 'labels.npy'} "
                     f"{len(SEVERITIES) * len(self.labels)} labels; get both again from {self.release.where}"
                 )
             self._open[name] = array
@@ -139,18 +138,18 @@ class OfficialCorruptions:
             raise AdvdpnpError(f"there is no {path}; get it from {self.release.where}") from None
         except (ValueError, EOFError, OSError) as error:
             raise AdvdpnpError(
-                f"{path} is damaged or was not downloaded to its end ({error}); get it again from {self.release.where}"
+                f"{path} is damaged or its download is incomplete ({error}); get it again from {self.release.where}"
             ) from error
         if not isinstance(array, np.ndarray):
-            raise AdvdpnpError(f"{path} is no .npy file but an archive; get it again from {self.release.where}")
+            raise AdvdpnpError(f"{path} is an archive, not a .npy file; get it again from {self.release.where}")
         return array
 
 
 def find_official(dataset_name: str, data_root: Path) -> OfficialCorruptions | None:
     """The official corruptions of a data set ("cifar10", "cifar100") in ``data_root``, or None.
 
-    None means that there is no release for the data set, no folder, or a folder that this package wrote itself. A
-    folder that lacks files is returned: `OfficialCorruptions.require` says what is missing.
+    None means that the data set has no release, that there is no folder, or that this package wrote the folder. An
+    incomplete folder is returned; `OfficialCorruptions.require` reports the missing files.
     """
     release = RELEASES.get(dataset_name)
     if release is None:

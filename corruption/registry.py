@@ -53,10 +53,10 @@ class Corruption:
         return self.constants[severity - 1]
 
     def __call__(self, images: Tensor, severity: int, draw: Draw) -> Tensor:
-        """Corrupt uint8 images (n, c, h, w), which are the operation's to write on; same shape, type and device.
+        """Corrupt uint8 images (n, c, h, w), which the operation may modify; returns the same shape, type and device.
 
         Raises:
-            AdvdpnpError: the operation fails or gives anything else.
+            AdvdpnpError: the operation fails or returns anything else.
         """
         constants, shape, device = self.constants_at(severity), images.shape, images.device
         try:
@@ -65,13 +65,13 @@ class Corruption:
             raise
         except Exception as error:
             raise AdvdpnpError(
-                f"the corruption '{self.name}' fails: {type(error).__name__}: {first_line(error)}; mend its code"
+                f"the corruption '{self.name}' fails: {type(error).__name__}: {first_line(error)}; fix its code"
             ) from error
         if not isinstance(made, Tensor) or (made.shape, made.dtype, made.device) != (shape, torch.uint8, device):
             what = f"{made.dtype} of shape {tuple(made.shape)}" if isinstance(made, Tensor) else type(made).__name__
             raise AdvdpnpError(
-                f"the corruption '{self.name}' made {what} of images of shape {tuple(shape)}; it must return uint8 of "
-                f"the same shape on {device} (levels 0 to 255: clip and convert floats)"
+                f"the corruption '{self.name}' returns {what} for images of shape {tuple(shape)}; it must return uint8 "
+                f"of the same shape on {device} (clip floats to 0..255 and convert them)"
             )
         return made
 
@@ -85,16 +85,16 @@ def declare(
     reference: str = "",
     status: Status = "exact",
 ) -> Callable[[Operation], Operation]:
-    """Decorate an operation (see `Corruption`) so that it can be named; plug-ins use this too.
+    """A decorator that registers an operation (see `Corruption`); plug-ins use it too.
 
-    The mean of the benchmark is over its own 15 types: others stand beside it.
+    Other types than the benchmark's 15 do not enter the benchmark's mean.
 
     Raises:
-        AdvdpnpError: the name is taken or is no file name, or there are not five severities.
+        AdvdpnpError: the name is reserved or not a file name, or there are not five severities.
     """
     if name in _TAKEN or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+-]*", name):
         raise AdvdpnpError(
-            f"a corruption cannot be called '{name}'; take letters, digits and _ . + -, and none of {', '.join(_TAKEN)}"
+            f"a corruption cannot be called '{name}'; use letters, digits and _ . + -, and none of {', '.join(_TAKEN)}"
         )
     if len(constants) != len(SEVERITIES) or not all(isinstance(each, tuple) for each in constants):
         raise AdvdpnpError(
@@ -111,25 +111,25 @@ def declare(
 
 
 def find_corruption(name: str) -> Corruption:
-    """The corruption of that name.
+    """The corruption with this name.
 
     Raises:
-        AdvdpnpError: there is none; the message offers the nearest names.
+        AdvdpnpError: there is none; the message suggests similar names.
     """
     found = CORRUPTIONS.make(name)
     if not isinstance(found, Corruption):
-        raise AdvdpnpError(f"the corruption '{name}' was not made by advdpnp.corruption.declare; mend its package")
+        raise AdvdpnpError(f"the corruption '{name}' was not registered by advdpnp.corruption.declare; fix its package")
     return found
 
 
 def choose_types(wanted: str | Sequence[str]) -> tuple[str, ...]:
-    """The types that a user asked for: "benchmark" (15), "all" (these and the 4 extra ones), or names.
+    """The requested types: "benchmark" (15), "all" (these and the 4 extra ones), or names.
 
     Args:
-        wanted: one text with commas, or a sequence of such words.
+        wanted: comma-separated text, or a sequence of such words.
 
     Raises:
-        AdvdpnpError: an unknown name, or none at all.
+        AdvdpnpError: a name is unknown, or there is none.
     """
     parts = wanted.split(",") if isinstance(wanted, str) else wanted
     if not isinstance(parts, Sequence) or not all(isinstance(part, str) for part in parts):

@@ -19,20 +19,20 @@ _GAP = 1 / 16  # white gap between images, as a share of their side
 def draw_sheet(
     image: Tensor, path: Path | str, *, names: Sequence[str] = BENCHMARK + EXTRA, seed: int = 0, sample: int = 0
 ) -> None:
-    """Draw the image clean and corrupted: a line per type, a column per severity.
+    """Draw the image clean and corrupted, with a row per type and a column per severity.
 
     Args:
         image: uint8 (c, h, w), 1 or 3 channels.
-        path: PNG to write.
+        path: the PNG file to write.
         names: the types, in this order.
-        seed, sample: as ``corrupt`` takes them; the sheet shows what an evaluation of this sample sees.
+        seed, sample: see ``corrupt``; with the same values, the sheet shows the images of an evaluation.
 
     Raises:
-        AdvdpnpError: no type or an unknown one, an image that cannot be corrupted, or a file that cannot be written.
+        AdvdpnpError: a type is unknown or there is none, the image cannot be corrupted, or the file cannot be written.
     """
     if not names:
-        raise AdvdpnpError("there is nothing to draw; name a corruption or more")
-    from advdpnp.base.plotting import bare, drawing  # matplotlib takes a second to import, and few want a sheet
+        raise AdvdpnpError("there is nothing to draw; name at least one corruption")
+    from advdpnp.base.plotting import bare, drawing  # imported here, because matplotlib takes a second to import
 
     lines = [_line(image, name, seed, sample) for name in names]
     half = math.ceil(len(lines) / (2 if len(lines) > 6 else 1))

@@ -39,7 +39,7 @@ class CorruptionSource(Protocol):
         """The test images with these indices (int64 (n,)), corrupted: uint8 (n, c, h, w), on the data's device."""
 
     def definition(self, name: str, severity: int) -> dict[str, Any]:
-        """Everything that determines the images of a cell besides the clean ones; JSON."""
+        """Everything that determines the images of a cell, except the clean images; JSON values."""
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ MODES: dict[str, Callable[[Dataset, tuple[str, ...], Path, int], CorruptionSourc
 
 
 def as_bytes(dataset: Dataset) -> Dataset:
-    """The data set with uint8 test images, which is what corruptions are made of; floats are rounded."""
+    """The data set with uint8 test images, which corruptions need; floats in [0, 1] are rounded to levels."""
     test = dataset.test
     if test.images.dtype == torch.uint8:
         return dataset
@@ -175,22 +175,22 @@ def corruption_cells(
     *,
     types: str | Sequence[str] = "benchmark",
 ) -> CorruptionSource | None:
-    """The source of corrupted test images that a user asked for, checked so far that a long run will not stop on it.
+    """The requested source of corrupted test images, checked so that a long run does not fail on it later.
 
     Args:
-        mode: "none"; "auto" (the official files where their folder is there, else regenerated); "cifar10-c" or
+        mode: "none"; "auto" (the official files if their folder exists, otherwise regenerated); "cifar10-c" or
             "cifar100-c" (the official files); "regenerated".
-        dataset: the clean data set; its test images are in the order of the files they come from.
-        data_root: folder of data; by default the environment variable ADVDPNP_DATA, else ./data.
-        seed: of the regenerated corruptions.
-        types: "benchmark" (15), "all" (19), or names, a plug-in's among them; see ``choose_types``.
+        dataset: the clean data set, with test images in the order of their files.
+        data_root: folder of the data sets; by default ADVDPNP_DATA, or ./data if it is not set.
+        seed: seed of regenerated corruptions.
+        types: "benchmark" (15), "all" (19), or names, including those of plug-ins; see ``choose_types``.
 
     Returns:
-        None for "none".
+        The source, or None for the mode "none".
 
     Raises:
-        AdvdpnpError: unknown mode or type; a plug-in that fails; official files that are missing, damaged or of
-            another data set.
+        AdvdpnpError: a mode or type is unknown, a plug-in fails, or official files are missing, damaged or of another
+            data set.
     """
     if mode == "none":
         return None

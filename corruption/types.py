@@ -34,6 +34,6 @@ GROUPS = {
 
 
 def in_order(names: Iterable[str]) -> list[str]:
-    """Types as tables and pictures list them: the benchmark's order, the extra ones, then a user's own by name."""
+    """Types in the order of tables and figures: the benchmark's, the extra ones, then other types by name."""
     usual = BENCHMARK + EXTRA
     return sorted(set(names), key=lambda name: (usual.index(name) if name in usual else len(usual), name))

@@ -27,11 +27,11 @@ def gaussian_blur(images: Tensor, draw: Draw, sigma: float) -> Tensor:
     "defocus_blur",
     group="blur",
     constants=((0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (1, 0.2), (1.5, 0.1)),
-    description="disk of a lens out of focus",
+    description="blur of a lens that is out of focus",
     reference=REFERENCE,
 )
 def defocus_blur(images: Tensor, draw: Draw, radius: float, alias: float) -> Tensor:
-    """Mean over a disk whose edge is softened by a Gaussian of deviation ``alias`` (3x3 pixels at 32x32)."""
+    """Mean over a disk, smoothed by a Gaussian of standard deviation ``alias`` (3x3 pixels at 32x32)."""
     scale = scale_of(images)
     window = max(1, round(scale))
     padded = filters.pad(images, int(radius * scale) + window, "mirror")
@@ -42,10 +42,10 @@ def defocus_blur(images: Tensor, draw: Draw, radius: float, alias: float) -> Ten
 
 
 def _exchange(levels: Tensor, draw: Draw, reach: int, turn: int) -> Tensor:
-    """Give each pixel, from the bottom right to the top left, the value of one at a random shift in [-reach, reach).
+    """Replace each pixel, from the bottom right to the top left, by one at a random shift in [-reach, reach).
 
-    A pixel whose source was visited before it takes what the source has become, which is again the value of some
-    original pixel. Following these chains by doubling replaces the loop over pixels.
+    If the source pixel was replaced earlier, its new value is used, which is again the value of some original pixel.
+    Following these chains by pointer doubling replaces the loop over pixels.
     """
     n, c, h, w = levels.shape
     shift = draw.integers((2, h, w), 2 * reach, turn) - reach
@@ -68,14 +68,14 @@ def _exchange(levels: Tensor, draw: Draw, reach: int, turn: int) -> Tensor:
     "glass_blur",
     group="blur",
     constants=((0.05, 1, 1), (0.25, 1, 1), (0.4, 1, 1), (0.25, 1, 2), (0.4, 1, 2)),
-    description="pixels exchanged with near ones, as through frosted glass",
+    description="exchange of nearby pixels, as seen through frosted glass",
     reference=REFERENCE,
 )
 def glass_blur(images: Tensor, draw: Draw, sigma: float, reach: int, passes: int) -> Tensor:
-    """Gaussian, truncation to levels, random exchange of near pixels, Gaussian again.
+    """Gaussian filter, truncation to levels, random exchange of nearby pixels, Gaussian filter.
 
-    As in the benchmark's generator, the exchange only copies: the second half of each swap reads what the first half
-    has just written.
+    As in the benchmark's generator, the exchange only copies, because the second half of each swap reads the value that
+    the first half has just written.
     """
     scale = scale_of(images)
     levels = to_levels(filters.gaussian_filter(to_unit(images), sigma * scale))
@@ -88,7 +88,7 @@ def glass_blur(images: Tensor, draw: Draw, sigma: float, reach: int, passes: int
     "motion_blur",
     group="blur",
     constants=((6, 1.0), (6, 1.5), (6, 2.0), (8, 2.0), (9, 2.5)),
-    description="camera moved along a random direction",
+    description="camera movement along a random direction",
     reference=REFERENCE,
 )
 def motion_blur(images: Tensor, draw: Draw, radius: float, sigma: float) -> Tensor:
@@ -102,7 +102,7 @@ def motion_blur(images: Tensor, draw: Draw, radius: float, sigma: float) -> Tens
     "zoom_blur",
     group="blur",
     constants=((1.06,), (1.11,), (1.16,), (1.21,), (1.26,)),
-    description="camera moved towards the scene",
+    description="camera movement towards the scene",
     reference=REFERENCE,
 )
 def zoom_blur(images: Tensor, draw: Draw, end: float) -> Tensor:

@@ -17,7 +17,7 @@ from advdpnp.corruption.registry import declare
     "contrast",
     group="digital",
     constants=((0.75,), (0.5,), (0.4,), (0.3,), (0.15,)),
-    description="less contrast around the mean of each channel",
+    description="lower contrast around the mean of each channel",
     reference=REFERENCE,
 )
 def contrast(images: Tensor, draw: Draw, factor: float) -> Tensor:
@@ -32,13 +32,13 @@ def contrast(images: Tensor, draw: Draw, factor: float) -> Tensor:
     "saturate",
     group="digital",
     constants=((0.3, 0), (0.1, 0), (1.5, 0), (2, 0.1), (2.5, 0.2)),
-    description="less, then more colour: the saturation of HSV changed",
+    description="lower, then higher saturation (HSV)",
     reference=REFERENCE,
 )
 def saturate(images: Tensor, draw: Draw, scale: float, shift: float) -> Tensor:
-    """S of HSV becomes S * scale + shift; grey pixels have hue 0, so a shift turns them red, as in the generator.
+    """S of HSV becomes S * scale + shift. As in the generator, a shift turns grey pixels red, because their hue is 0.
 
-    Images of one channel have no saturation and stay as they are.
+    Images with one channel have no saturation and do not change.
     """
     if images.shape[1] == 1:
         return images.clone()
@@ -53,12 +53,12 @@ def saturate(images: Tensor, draw: Draw, scale: float, shift: float) -> Tensor:
 
 
 def _box_windows(size: int, target: int) -> list[tuple[int, int]]:
-    """First pixel and number of pixels that each of ``target`` pixels averages: Pillow's box filter."""
+    """The first pixel and the number of pixels that each of ``target`` pixels averages in Pillow's box filter."""
     ratio = size / target
     half = 0.5 * max(ratio, 1.0)
     windows = []
-    for place in range(target):
-        centre = (place + 0.5) * ratio
+    for index in range(target):
+        centre = (index + 0.5) * ratio
         low, high = max(int(centre - half + 0.5), 0), min(int(centre + half + 0.5), size)
         inside = [i for i in range(low, high) if -0.5 < (i - centre + 0.5) / max(ratio, 1.0) <= 0.5]
         windows.append((inside[0], len(inside)))
@@ -66,7 +66,7 @@ def _box_windows(size: int, target: int) -> list[tuple[int, int]]:
 
 
 def _box_resize(levels: Tensor, height: int, width: int) -> Tensor:
-    """Box filter of integer levels (n, c, h, w) to (n, c, height, width), across first, rounded after each axis."""
+    """Box-filter integer levels (n, c, h, w) to (n, c, height, width): first the width, rounding after each axis."""
     for axis, target in ((-1, width), (-2, height)):
         windows = _box_windows(levels.shape[axis], target)
         first = torch.tensor([low for low, _ in windows], device=levels.device)
@@ -101,7 +101,7 @@ def pixelate(images: Tensor, draw: Draw, scale: float) -> Tensor:
     reference=REFERENCE,
 )
 def jpeg_compression(images: Tensor, draw: Draw, quality: int) -> Tensor:
-    """Encode and decode with Pillow, on the CPU: one image at a time, as codecs do."""
+    """Encode and decode with Pillow on the CPU, one image at a time."""
     pixels = np.ascontiguousarray(images.permute(0, 2, 3, 1).cpu().numpy())
     decoded = np.empty_like(pixels)
     for before, after in zip(pixels, decoded, strict=True):

@@ -12,10 +12,10 @@ from advdpnp.corruption.registry import declare
 
 
 def affine_positions(draw: Draw, height: int, width: int, reach: float) -> tuple[Tensor, Tensor]:
-    """Where each pixel comes from when three points around the centre are moved by up to ``reach`` pixels.
+    """Source positions of all pixels under the affine map that moves three points by up to ``reach`` pixels.
 
     Returns:
-        rows and columns, float64, shape (n, height, width).
+        Rows and columns, float64, shape (n, height, width).
     """
     device = draw.key.device
     centre = torch.tensor((width // 2, height // 2), dtype=torch.float64, device=device)
@@ -38,13 +38,13 @@ def affine_positions(draw: Draw, height: int, width: int, reach: float) -> tuple
     "elastic_transform",
     group="digital",
     constants=((0, 0, 0.08), (0.05, 0.2, 0.07), (0.08, 0.06, 0.06), (0.1, 0.04, 0.05), (0.1, 0.03, 0.03)),
-    description="stretched and wrinkled like rubber",
+    description="random affine map and smooth random displacements",
     reference=REFERENCE,
 )
 def elastic_transform(images: Tensor, draw: Draw, alpha: float, sigma: float, affine: float) -> Tensor:
-    """Affine map of three points, then displacements: uniform noise, Gaussian with sigma, times alpha.
+    """Affine map, then displacements: uniform noise, smoothed by a Gaussian of sigma, times alpha.
 
-    The three constants are in multiples of the image's side.
+    The three constants are multiples of the image's side.
     """
     x = to_unit(images)
     height, width = images.shape[-2:]

@@ -36,11 +36,11 @@ def gaussian_noise(images: Tensor, draw: Draw, deviation: float) -> Tensor:
     "speckle_noise",
     group="noise",
     constants=((0.06,), (0.10,), (0.12,), (0.16,), (0.20,)),
-    description="normal noise in proportion to the value",
+    description="normal noise proportional to the value",
     reference=REFERENCE,
 )
 def speckle_noise(images: Tensor, draw: Draw, deviation: float) -> Tensor:
-    """Add x times normal noise of this standard deviation."""
+    """Add normal noise of this standard deviation, multiplied by x (images in [0, 1])."""
     x = to_unit(images)
     return to_levels(x + x * (draw.normal(_shape(images)) * deviation))
 
@@ -53,18 +53,18 @@ def speckle_noise(images: Tensor, draw: Draw, deviation: float) -> Tensor:
     reference=REFERENCE,
 )
 def impulse_noise(images: Tensor, draw: Draw, amount: float) -> Tensor:
-    """Set this share of all values to 0 or 255, half of them each."""
+    """Set this share of all values to 0 or 255, with equal probability."""
     chance = draw.uniform(_shape(images))
     return images.masked_fill(chance < amount, 255).masked_fill(chance < amount / 2, 0)
 
 
 @lru_cache(maxsize=16)
 def _poisson_table(count: int) -> tuple[Tensor, Tensor]:
-    """The distribution functions of Poisson(count * level / 255) for all 256 levels, as one ascending list.
+    """The cumulative distributions of Poisson(count * level / 255) for all 256 levels, as one ascending table.
 
     Returns:
-        int64 (256 * count,): for level l and m = 0..count-1, (l + P(N <= m)) * 2**40; and uint8 (count + 1,): the
-        level that m / count becomes (counts above ``count`` are clipped to it, so the list needs no more).
+        int64 (256 * count,): (l + P(N <= m)) * 2**40 for level l and m = 0..count-1; and uint8 (count + 1,): the level
+        of m / count (larger counts are clipped to ``count``, so the table ends there).
     """
     level = torch.arange(256, dtype=torch.float64)[:, None]
     outcome = torch.arange(count, dtype=torch.float64)[None]
@@ -78,11 +78,11 @@ def _poisson_table(count: int) -> tuple[Tensor, Tensor]:
     "shot_noise",
     group="noise",
     constants=((500,), (250,), (100,), (75,), (50,)),
-    description="Poisson noise of few photons",
+    description="Poisson noise of a low photon count",
     reference=REFERENCE,
 )
 def shot_noise(images: Tensor, draw: Draw, photons: int) -> Tensor:
-    """Poisson(photons * x) / photons: exact, by inverting the distribution function of each of the 256 levels."""
+    """Poisson(photons * x) / photons, exact, by inverting the cumulative distribution of each of the 256 levels."""
     boundaries, levels = (table.to(images.device) for table in _poisson_table(photons))
     level = images.long()
     key = (level << _PRECISION) + (draw.bits(_shape(images)) >> (63 - _PRECISION))

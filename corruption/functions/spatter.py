@@ -23,7 +23,7 @@ _LIGHT = ((-2, -1, 0), (-1, 1, 1), (0, 1, 2))
 
 
 def equalise(levels: Tensor) -> Tensor:
-    """Histogram equalisation per image: uint8 (n, 1, h, w) to the same; flat images stay as they are."""
+    """Equalise the histogram of each image, uint8 (n, 1, h, w); constant images do not change."""
     n = len(levels)
     flat = levels.reshape(n, -1).long()
     counts = torch.zeros(n, 256, dtype=torch.int64, device=levels.device)
@@ -36,13 +36,13 @@ def equalise(levels: Tensor) -> Tensor:
 
 
 def _mean_3x3(x: Tensor) -> Tensor:
-    """Mean of 3x3 pixels, mirrored at the edges."""
+    """Mean of 3x3 pixels, with mirrored borders."""
     padded = filters.pad(x, 1, "mirror")
     return filters.correlate_valid(filters.correlate_valid(padded, (1.0, 1.0, 1.0), -1), (1.0, 1.0, 1.0), -2) / 9
 
 
 def _emboss(levels: Tensor) -> Tensor:
-    """Correlation with the light, clipped to levels; integer arithmetic."""
+    """Correlation with the emboss filter in integer arithmetic, clipped to levels."""
     height, width = levels.shape[-2:]
     padded = filters.pad(levels.to(torch.int32), 1, "mirror")
     total = torch.zeros_like(levels, dtype=torch.int32)
@@ -53,7 +53,7 @@ def _emboss(levels: Tensor) -> Tensor:
 
 
 def _water(layer: Tensor, threshold: float, strength: float) -> Tensor:
-    """How much water covers each pixel: the layer times a shading by the distance to the drops' edges."""
+    """The amount of water on each pixel: the layer, shaded by the distance to the drops' edges."""
     levels = to_levels(layer.masked_fill(layer < threshold, 0))
     distance = distance_to(canny(levels, 50, 150), _FARTHEST)
     shade = equalise((_mean_3x3(distance) + 1e-5).to(torch.uint8))
@@ -86,10 +86,10 @@ def spatter(
     strength: float,
     mud: int,
 ) -> Tensor:
-    """Where a blurred normal layer exceeds the threshold, water is added or mud replaces the image.
+    """Add water, or replace the image by mud, where a blurred layer of normal noise exceeds the threshold.
 
-    The shading of water is made of windows of 3x3 pixels at any size, as in the generator: on larger images it is
-    finer, and water adds up to half as much again.
+    As in the generator, the shading of water uses windows of 3x3 pixels at any size. On larger images it is therefore
+    finer, and water adds up to 50 % more.
     """
     x = to_unit(images)
     layer = draw.normal((1, *layer_size(images))) * deviation + mean

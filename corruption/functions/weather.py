@@ -23,7 +23,7 @@ from advdpnp.corruption.registry import declare
         (0.25, 0.3, 2.25, 0.6, 12, 6, 0.85),
         (0.3, 0.3, 1.25, 0.65, 14, 12, 0.8),
     ),
-    description="falling flakes over a whitened scene",
+    description="falling snowflakes over a whitened scene",
     reference=REFERENCE,
 )
 def snow(
@@ -37,7 +37,7 @@ def snow(
     sigma: float,
     mix: float,
 ) -> Tensor:
-    """Flakes are the peaks of a normal layer, blurred along a falling direction, and laid over the image twice."""
+    """Add flakes twice: peaks of a layer of normal noise, with motion blur along a falling direction."""
     x = to_unit(images)
     scale, (height, width) = scale_of(images), images.shape[-2:]
     layer = draw.normal((1, *layer_size(images))) * deviation + mean
@@ -58,10 +58,10 @@ def snow(
     status="ours",
 )
 def frost(images: Tensor, draw: Draw, image_weight: float, frost_weight: float) -> Tensor:
-    """Weighted sum with a random crop of one of five textures.
+    """Weighted sum of the image and a random crop of one of five textures.
 
-    The official files use photographs of frost; the textures here are drawn, so numbers on this type are comparable
-    with each other, and less so with official ones.
+    The official files use photographs of frost, but the textures here are synthetic. Results are comparable
+    with each other, and less so with official results.
     """
     height, width = images.shape[-2:]
     textures = frost_textures(scale_of(images)).to(images.device)
@@ -82,11 +82,11 @@ def frost(images: Tensor, draw: Draw, image_weight: float, frost_weight: float) 
     "fog",
     group="weather",
     constants=((0.2, 3), (0.5, 3), (0.75, 2.5), (1, 2), (1.5, 1.75)),
-    description="a cloudy veil that takes contrast away",
+    description="fog that reduces contrast",
     reference=REFERENCE,
 )
 def fog(images: Tensor, draw: Draw, strength: float, decay: float) -> Tensor:
-    """Add a plasma fractal, then scale back to the image's own maximum."""
+    """Add a plasma fractal, then rescale to the maximum of the image."""
     x = to_unit(images)
     height, width = images.shape[-2:]
     peak = x.amax((1, 2, 3), keepdim=True)
@@ -98,11 +98,11 @@ def fog(images: Tensor, draw: Draw, strength: float, decay: float) -> Tensor:
     "brightness",
     group="weather",
     constants=((0.05,), (0.1,), (0.15,), (0.2,), (0.3,)),
-    description="more light: the value of HSV raised",
+    description="higher value (HSV)",
     reference=REFERENCE,
 )
 def brightness(images: Tensor, draw: Draw, shift: float) -> Tensor:
-    """Raise V of HSV, with H and S as they are: all channels are scaled by new V / V, and black becomes grey."""
+    """Raise V of HSV and keep H and S: all channels are scaled by new V / V, and black becomes grey."""
     x = to_unit(images)
     value = x.amax(1, keepdim=True)
     raised = (value + shift).clamp(max=1)

@@ -22,10 +22,10 @@ def _ring(x: Tensor) -> Tensor:
 
 
 def canny(levels: Tensor, low: int, high: int) -> Tensor:
-    """Edge pixels, bool (n, 1, h, w), of uint8 images of that shape.
+    """Edge pixels, bool (n, 1, h, w), of uint8 images of the same shape.
 
-    Sobel gradients of 3x3 pixels with repeated borders, their L1 length, thinning along the gradient, and weak edges
-    (above ``low``) kept where they touch, through other weak ones, a strong edge (above ``high``).
+    Uses 3x3 Sobel gradients with repeated borders, their L1 norm, non-maximum suppression, and hysteresis: weak edges
+    (above ``low``) are kept if they are connected to a strong edge (above ``high``).
     """
     p = filters.pad(levels.to(torch.int32), 1, "nearest")
     nw, n, ne = (_shifted(p, -1, dx) for dx in (-1, 0, 1))
@@ -57,7 +57,7 @@ def canny(levels: Tensor, low: int, high: int) -> Tensor:
 
 
 def _steps(across: Tensor, down: int) -> Tensor:
-    """Length of the shortest path of straight, diagonal and knight's moves over (across, down) pixels."""
+    """Length of the shortest path of straight, diagonal and knight's moves that spans (across, down) pixels."""
     far, near = across.clamp(min=down), across.clamp(max=down)
     flat = (far - 2 * near) * _STRAIGHT + near * _KNIGHT
     steep = (2 * near - far) * _DIAGONAL + (far - near) * _KNIGHT
@@ -67,8 +67,8 @@ def _steps(across: Tensor, down: int) -> Tensor:
 def distance_to(edge: Tensor, farthest: int) -> Tensor:
     """Distance of each pixel to the nearest edge pixel of its image, at most ``farthest``; float32, same shape.
 
-    Euclidean up to 2 %, by paths of moves in a 5x5 neighbourhood (Borgefors, CVGIP 1986), as the generator measures.
-    In each row only the nearest edge pixel can matter, so one pass along rows and one over rows are enough.
+    Like the generator, it uses the 5x5 chamfer distance (Borgefors, CVGIP 1986), within 2 % of the Euclidean distance.
+    Only the nearest edge pixel of each row matters, so one pass along rows and one across rows are enough.
     """
     height, width = edge.shape[-2:]
     columns = torch.arange(width, device=edge.device)

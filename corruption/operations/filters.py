@@ -36,7 +36,7 @@ BOUNDARIES: dict[str, Callable[[Tensor, int], Tensor]] = {
 
 
 def pad(x: Tensor, margin: int, boundary: str, axes: Sequence[int] = (-2, -1)) -> Tensor:
-    """Extend x by ``margin`` on both ends of each axis; margins beyond the image's own size are fine."""
+    """Extend x by ``margin`` at both ends of each axis; the margin may exceed the size of the image."""
     if not margin:
         return x
     for axis in axes:
@@ -46,24 +46,24 @@ def pad(x: Tensor, margin: int, boundary: str, axes: Sequence[int] = (-2, -1)) -
 
 
 def gaussian_kernel(sigma: float, radius: int) -> list[float]:
-    """Weights of a Gaussian at -radius..radius, sum 1; a sigma of 0 is the identity."""
+    """Weights of a Gaussian at -radius..radius, with sum 1; a sigma of 0 gives the identity."""
     weights = [math.exp(-0.5 * (i / sigma) ** 2) if sigma else float(i == 0) for i in range(-radius, radius + 1)]
     total = sum(weights)
     return [weight / total for weight in weights]
 
 
 def correlate_valid(x: Tensor, kernel: Sequence[float], axis: int) -> Tensor:
-    """Correlate along one axis without padding: the axis gets shorter by len(kernel) - 1."""
+    """Correlate along one axis without padding, which shortens the axis by len(kernel) - 1."""
     length = x.shape[axis] - len(kernel) + 1
     total = x.narrow(axis, 0, length) * kernel[0]
-    for place, weight in enumerate(kernel[1:], 1):
-        # Not add(alpha=...): its vector and scalar code may round differently, and which runs depends on the batch.
-        total += x.narrow(axis, place, length) * weight
+    for offset, weight in enumerate(kernel[1:], 1):
+        # Not add(alpha=...): its vector and scalar code may round differently, and the batch decides which one runs.
+        total += x.narrow(axis, offset, length) * weight
     return total
 
 
 def gaussian_filter(x: Tensor, sigma: float, *, boundary: str = "nearest", truncate: float = 4.0) -> Tensor:
-    """Gaussian filter of the last two axes, cut at ``truncate`` standard deviations; sigma in pixels."""
+    """Gaussian filter of the last two axes, truncated at ``truncate`` standard deviations; sigma in pixels."""
     radius = int(truncate * sigma + 0.5)
     if not radius:
         return x
@@ -80,7 +80,7 @@ def disk_sums(levels: Tensor, radius: float) -> tuple[Tensor, int]:
         levels: integers, (n, c, h + 2 r, w + 2 r) with r = int(radius).
 
     Returns:
-        int32 (n, c, h, w); integers, so exact in any order.
+        int32 (n, c, h, w), which is exact in any order of summation; and the number of pixels.
     """
     reach = int(radius)
     height, width = (side - 2 * reach for side in levels.shape[-2:])
@@ -97,11 +97,11 @@ def disk_sums(levels: Tensor, radius: float) -> tuple[Tensor, int]:
 
 
 def motion_blur(levels: Tensor, radius: float, sigma: float, angle: Tensor) -> Tensor:
-    """One-sided Gaussian blur along a line, as ImageMagick's: nearest pixels on the line, edges repeated.
+    """One-sided Gaussian blur along a line, like ImageMagick's, with nearest pixels and repeated borders.
 
     Args:
         levels: uint8 (n, c, h, w).
-        radius: the line has 2 ceil(radius) + 1 pixels, in pixels.
+        radius: in pixels; the line has 2 ceil(radius) + 1 pixels.
         sigma: in pixels.
         angle: float64 (n,), in degrees.
 
@@ -122,13 +122,13 @@ def motion_blur(levels: Tensor, radius: float, sigma: float, angle: Tensor) -> T
             break
         y = _nearest(rows + torch.ceil(i * down - 0.5).long()[:, None], h)
         x = _nearest(columns + torch.ceil(i * across - 0.5).long()[:, None], w)
-        place = (y[:, :, None] * w + x[:, None, :]).reshape(n, 1, h * w).expand(n, c, h * w)
-        blurred += source.gather(2, place) * (weight / total)
+        position = (y[:, :, None] * w + x[:, None, :]).reshape(n, 1, h * w).expand(n, c, h * w)
+        blurred += source.gather(2, position) * (weight / total)
     return (blurred + 0.5).to(torch.uint8).reshape(n, c, h, w)
 
 
 def interpolate(x: Tensor, position: Tensor, axis: int) -> Tensor:
-    """Linear interpolation along one axis at ``position``, float64 (m,), in pixels; clipped to the ends."""
+    """Linear interpolation along one axis at ``position``, float64 (m,), in pixels, clipped to the axis."""
     size = x.shape[axis]
     position = position.clamp(0, size - 1)
     left = position.floor().clamp(max=max(size - 2, 0)).long()
@@ -140,9 +140,9 @@ def interpolate(x: Tensor, position: Tensor, axis: int) -> Tensor:
 
 
 def zoom_positions(size: int, factor: float) -> Tensor:
-    """Where the pixels of a centre-cropped linear enlargement of one axis lie in the original; float64 (size,).
+    """Positions in the original of the pixels of a centre-cropped linear enlargement of one axis; float64 (size,).
 
-    The crop of ceil(size / factor) pixels is enlarged so that its end pixels stay end pixels, and the middle is kept.
+    A crop of ceil(size / factor) pixels is enlarged with aligned end pixels, and then cropped at its centre.
     """
     crop = math.ceil(size / factor)
     enlarged = round(crop * factor)
@@ -151,14 +151,14 @@ def zoom_positions(size: int, factor: float) -> Tensor:
 
 
 def zoom(x: Tensor, factor: float, axes: tuple[int, int] = (-2, -1)) -> Tensor:
-    """Centre-cropped linear enlargement of two axes, of the same size; factor at least 1."""
+    """Linear enlargement of two axes by a factor of at least 1, centre-cropped to the same size."""
     for axis in axes:
         x = interpolate(x, zoom_positions(x.shape[axis], factor).to(x.device), axis)
     return x
 
 
 def enlarge(x: Tensor, height: int, width: int) -> Tensor:
-    """Linear resampling of (..., h, w) to (..., height, width), pixel areas aligned; meant for enlarging."""
+    """Linear resampling of (..., h, w) to (..., height, width) with aligned pixel areas, for enlargement."""
     for axis, size in ((-2, height), (-1, width)):
         if x.shape[axis] != size:
             centres = (torch.arange(size, dtype=torch.float64) + 0.5) * (x.shape[axis] / size) - 0.5
@@ -167,11 +167,12 @@ def enlarge(x: Tensor, height: int, width: int) -> Tensor:
 
 
 def sample_linear(x: Tensor, rows: Tensor, columns: Tensor, boundary: str) -> Tensor:
-    """Bilinear interpolation at free positions.
+    """Bilinear interpolation at arbitrary positions.
 
     Args:
         x: (n, c, h, w).
-        rows, columns: (n, h', w'), in pixels; beyond the image it continues as ``boundary`` says.
+        rows, columns: (n, h', w'), in pixels.
+        boundary: extends the image beyond its borders (see ``BOUNDARIES``).
 
     Returns:
         (n, c, h', w').
@@ -183,8 +184,8 @@ def sample_linear(x: Tensor, rows: Tensor, columns: Tensor, boundary: str) -> Te
     flat = x.reshape(n, c, h * w)
 
     def corner(dy: int, dx: int) -> Tensor:
-        place = fold(top.long() + dy, h) * w + fold(left.long() + dx, w)
-        return flat.gather(2, place.reshape(n, 1, -1).expand(n, c, -1)).reshape(n, c, *rows.shape[1:])
+        position = fold(top.long() + dy, h) * w + fold(left.long() + dx, w)
+        return flat.gather(2, position.reshape(n, 1, -1).expand(n, c, -1)).reshape(n, c, *rows.shape[1:])
 
     upper_left, lower_left = corner(0, 0), corner(1, 0)
     upper = upper_left + (corner(0, 1) - upper_left) * right

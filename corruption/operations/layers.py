@@ -1,8 +1,8 @@
-"""The grid on which random layers with structure are drawn.
+"""The grid on which structured noise layers are generated.
 
-Snow, spatter and the displacements of the elastic transform start from noise per pixel that is then filtered and cut
-at thresholds. Were it drawn at every size on the image's own pixels, larger images would have finer and far fewer
-flakes. So it is drawn on a grid of about 32 pixels with the benchmark's constants, and enlarged linearly.
+Snow, spatter and the displacements of the elastic transform filter and threshold pixel noise. On the pixel grid of
+larger images, the result would be finer and have far fewer flakes. The noise is therefore generated on a grid of about
+32 pixels with the benchmark's constants, and enlarged linearly.
 """
 
 from torch import Tensor
@@ -11,7 +11,7 @@ from advdpnp.corruption.operations.pixels import scale_of
 
 
 def layer_size(images: Tensor) -> tuple[int, int]:
-    """(height, width) of the grid: shorter side 32, or the image's own where that is smaller."""
+    """(height, width) of the grid, whose shorter side is 32, or that of the image if it is smaller."""
     scale = max(1.0, scale_of(images))
     height, width = images.shape[-2:]
     return round(height / scale), round(width / scale)

@@ -27,7 +27,7 @@ def to_levels(x: Tensor) -> Tensor:
 
 
 def scale_of(images: Tensor) -> float:
-    """What a length of the 32x32 benchmark is multiplied by for these images: their shorter side / 32."""
+    """The factor for lengths of the 32x32 benchmark: the shorter side of the images / 32."""
     return min(images.shape[-2:]) / BENCHMARK_SIZE
 
 
@@ -40,6 +40,6 @@ def grey(x: Tensor) -> Tensor:
 
 
 def colour(rgb: tuple[float, float, float], like: Tensor) -> Tensor:
-    """A colour, 0 to 255 per channel, as float32 (c, 1, 1) in [0, 1]; its luma where ``like`` has one channel."""
+    """A colour, 0 to 255 per channel, as float32 (c, 1, 1) in [0, 1]; its luma if ``like`` has one channel."""
     x = torch.tensor(rgb, device=like.device).div(255).reshape(1, 3, 1, 1)
     return (x if like.shape[1] == 3 else grey(x))[0]

@@ -12,9 +12,9 @@ def plasma(draw: Draw, size: int, decay: float) -> Tensor:
     """Height maps in [0, 1], one per sample.
 
     Args:
-        draw: the samples' streams.
-        size: in pixels; rounded up to a power of two.
-        decay: the spread of a level is (100 / decay**level)**2: the smaller, the rougher.
+        draw: random streams of the samples.
+        size: side in pixels, rounded up to a power of two.
+        decay: the amplitude at a level is (100 / decay**level)**2; a smaller decay gives rougher maps.
 
     Returns:
         float32, shape (n, s, s) with s the power of two; each map has minimum 0 and maximum 1.

@@ -31,7 +31,7 @@ Plane = NDArray[np.float64]
 
 
 def _value_noise(draw: Draw, purpose: int, rows: Plane, columns: Plane) -> Plane:
-    """Smooth noise with about one hill per unit, mean 0, deviation about 0.6, at free positions, on a torus."""
+    """Smooth noise on a torus at arbitrary positions: about one hill per unit, mean 0, standard deviation about 0.6."""
     lattice = draw.normal((_LATTICE, _LATTICE), purpose, dtype=torch.float64)[0].numpy()
     above, left = np.floor(rows), np.floor(columns)
     down, right = (t * t * (3 - 2 * t) for t in (rows - above, columns - left))
@@ -43,13 +43,13 @@ def _value_noise(draw: Draw, purpose: int, rows: Plane, columns: Plane) -> Plane
 
 
 def _needles(draw: Draw, purpose: int, rows: Plane, columns: Plane, angle: float, octaves: int) -> Plane:
-    """Ridges along one direction, sharp at their crest: finer ones riding on coarse ones; 0 to 1."""
+    """Ridges with sharp crests along one direction, finer ones on top of coarse ones, in [0, 1]."""
     along = rows * np.sin(angle) + columns * np.cos(angle)
-    beside = rows * np.cos(angle) - columns * np.sin(angle)
+    across = rows * np.cos(angle) - columns * np.sin(angle)
     total, weight_sum = np.zeros_like(rows), 0.0
     for octave in range(octaves):
         cell, weight = 7.0 / 2**octave, 0.65**octave
-        noise = _value_noise(draw, purpose + octave, beside / cell, along / (4 * cell))
+        noise = _value_noise(draw, purpose + octave, across / cell, along / (4 * cell))
         total += weight * (1 - np.minimum(np.abs(noise) * 1.6, 1.0)) ** 1.5
         weight_sum += weight
     return total / weight_sum
@@ -72,7 +72,7 @@ def _texture(kind: int, side: int, octaves: int) -> Plane:
         angle = turn + np.pi * i / _DIRECTIONS
         ice += shares[i] * _needles(draw, 1000 + 100 * i, rows, columns, angle, octaves)
 
-    cover = _value_noise(draw, 400, rows / 30, columns / 30)  # thick and thin places
+    cover = _value_noise(draw, 400, rows / 30, columns / 30)  # large-scale variation of the thickness
     light = ice + 0.12 * cover
     # The thickest ice is white and the thinnest shows the pane; textures differ in their bare share.
     bare, white = np.quantile(light, (_BARE[kind], 0.99))
@@ -83,9 +83,9 @@ def _texture(kind: int, side: int, octaves: int) -> Plane:
 
 @lru_cache(maxsize=4)
 def frost_textures(scale: float) -> Tensor:
-    """All textures for images ``scale`` times as large as 32x32; float32, shape (5, 3, s, s) with s = 96 scale.
+    """All textures for images ``scale`` times as large as 32x32; float32, shape (5, 3, s, s) with s = 96 * scale.
 
-    Larger images get finer needles besides the large ones.
+    Larger images have additional finer needles.
     """
     side = round(SIDE * scale)
     octaves = 3 + max(0, min(2, round(np.log2(scale))))

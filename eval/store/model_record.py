@@ -50,5 +50,5 @@ def read_model_record(path: Path) -> ModelRecord:
         return ModelRecord(**content)
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise AdvdpnpError(
-            f"{path} is damaged ({error}); run the evaluation again with the same --out to mend it"
+            f"{path} is damaged ({error}); run the evaluation again with the same --out to rewrite it"
         ) from error

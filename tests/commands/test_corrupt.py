@@ -53,7 +53,7 @@ def test_a_folder_holds_one_seed_and_one_set_of_images(tmp_path, capsys):
     assert corrupt_digits(out, "fog", 4, "--seed", "1") == 0
     marker = (out / "regenerated.json").read_bytes()
     assert corrupt_digits(out, "snow") == 2
-    assert "holds corruptions of seed 1, not 0; choose another folder" in capsys.readouterr().err
+    assert "contains corruptions of seed 1, not 0; choose another folder" in capsys.readouterr().err
     (out / "labels.npy").unlink()  # as after a kill: the marker alone tells
     assert corrupt_digits(out, "snow", 5, "--seed", "1") == 2
     assert "corruptions of other images" in capsys.readouterr().err
@@ -61,7 +61,7 @@ def test_a_folder_holds_one_seed_and_one_set_of_images(tmp_path, capsys):
     assert (out / "regenerated.json").read_bytes() == marker
     (out / "regenerated.json").write_text("{}")
     assert corrupt_digits(out, "snow", 4, "--seed", "1") == 2
-    assert "does not tell how the files beside it were made" in capsys.readouterr().err
+    assert "does not describe the files in its folder" in capsys.readouterr().err
 
 
 def test_the_folder_is_no_file(tmp_path, capsys):

@@ -249,12 +249,12 @@ def test_a_plug_in_cannot_enter_the_mean():
 @pytest.mark.parametrize(
     ("operation", "sentence"),
     [
-        (lambda images, draw, nothing: images[:, :, 1:], r"made torch.uint8 of shape \(9, 3, 31, 32\) of"),
-        (lambda images, draw, nothing: images / 255, "made torch.float32 of shape .* must return uint8"),
+        (lambda images, draw, nothing: images[:, :, 1:], r"returns torch.uint8 of shape \(9, 3, 31, 32\) for"),
+        (lambda images, draw, nothing: images / 255, "returns torch.float32 of shape .* must return uint8"),
         (lambda images, draw, nothing: images[0], "of the same shape"),
-        (lambda images, draw, nothing: None, "made NoneType of images"),
-        (lambda images, draw, nothing: images @ nothing, "'test-own' fails: TypeError: .*; mend its code"),
-        (lambda images, draw: images, "'test-own' fails: TypeError: .*; mend its code"),
+        (lambda images, draw, nothing: None, "returns NoneType for images"),
+        (lambda images, draw, nothing: images @ nothing, "'test-own' fails: TypeError: .*; fix its code"),
+        (lambda images, draw: images, "'test-own' fails: TypeError: .*; fix its code"),
     ],
 )  # fmt: skip
 def test_what_a_users_own_corruption_does_wrong_is_one_sentence(natural, own, operation, sentence):

@@ -143,9 +143,9 @@ def test_a_file_that_would_run_code_is_refused(root, dataset):
 @pytest.mark.parametrize(
     ("array", "message"),
     [
-        (np.zeros((20, 32, 32, 3), np.float32), "should hold uint8 images.*float32"),
-        (np.zeros((20, 32, 32), np.uint8), "should hold uint8 images"),
-        (np.zeros((15, 32, 32, 3), np.uint8), "holds 15 images and .*labels.npy 20 labels"),
+        (np.zeros((20, 32, 32, 3), np.float32), "must hold uint8 images.*float32"),
+        (np.zeros((20, 32, 32), np.uint8), "must hold uint8 images"),
+        (np.zeros((15, 32, 32, 3), np.uint8), "has 15 images but .*labels.npy 20 labels"),
     ],
 )
 def test_a_file_of_another_kind_is_one_sentence(array, message, root, dataset):
@@ -214,7 +214,7 @@ def test_images_of_another_size_or_an_archive_are_one_sentence(root, dataset):
             corruption_cells("cifar10-c", dataset, root)
     with open(path, "wb") as stream:
         np.savez(stream, np.zeros(3))
-    with pytest.raises(AdvdpnpError, match="file but an archive"):
+    with pytest.raises(AdvdpnpError, match="is an archive, not a"):
         corruption_cells("cifar10-c", dataset, root)
 
 
@@ -226,14 +226,14 @@ def test_images_too_small_for_corruptions_are_refused_before_any_work(tmp_path, 
 
 def test_files_without_labels_are_other_peoples_too(tmp_path, dataset):
     np.save(tmp_path / "fog.npy", np.zeros(3))
-    with pytest.raises(AdvdpnpError, match="not made by advdpnp"):
+    with pytest.raises(AdvdpnpError, match="advdpnp did not write"):
         export_corruptions(dataset.test, dataset.label, tmp_path, names=["fog"])
     assert np.load(tmp_path / "fog.npy").shape == (3,)
 
 
 def test_other_peoples_files_and_other_images_are_never_mixed_in(tmp_path, dataset):
     np.save(tmp_path / "labels.npy", np.zeros(30, dtype=np.uint8))
-    with pytest.raises(AdvdpnpError, match="not made by advdpnp"):
+    with pytest.raises(AdvdpnpError, match="advdpnp did not write"):
         export_corruptions(dataset.test, dataset.label, tmp_path, names=["fog"])
     (tmp_path / "labels.npy").unlink()
     export_corruptions(dataset.test, dataset.label, tmp_path, names=["fog"])
