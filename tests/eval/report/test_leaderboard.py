@@ -180,7 +180,7 @@ def test_markdown_has_a_table_per_threat_the_best_in_bold_and_flags_explained(st
     assert "| net | 80.00 | **50.00** | **50.00** | 200 | randomised |" in text
     assert "a\\|b" in text
     assert "digits, linf eps 8/255, n = 200, seed 0" in text
-    assert "- `randomised`: the model answers differently" in text
+    assert "- `randomised`: the model gives different logits" in text
 
 
 def test_markdown_escapes_what_a_data_set_is_called(store_model: Store) -> None:
