@@ -49,15 +49,6 @@ def test_public_names_exist():
         _ = advdpnp.no_such_name
 
 
-@pytest.mark.parametrize(
-    "page", ["README.md", "results/README.md", *(f"docs/{p.name}" for p in ROOT.glob("docs/*.md"))]
-)
-def test_what_the_guide_links_to_is_there(page):
-    path = ROOT / page
-    links = re.findall(r"\]\((?!http)([^)#]+)", path.read_text(encoding="utf-8"))
-    assert all((path.parent / link).exists() for link in links), links
-
-
 @pytest.mark.slow
 def test_the_wheel_holds_all_four_packages_and_the_recipes(tmp_path):
     tree = tmp_path / "tree"
@@ -98,3 +89,32 @@ def test_links_checked_out_as_text_are_one_sentence(capsys, monkeypatch):
     monkeypatch.setattr(advdpnp.commands.doctor, "broken_links", lambda package: ["attacks"])
     assert run(["list", "attacks"]) == 2
     assert "advdpnp doctor" in capsys.readouterr().err
+
+
+HOUSE = [path for path in SOURCES if path.relative_to(ROOT).parts[0] != "tests"]
+FOLDERS = sorted({path.parent for path in SOURCES})
+
+
+def _name(path):
+    return str(path.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=_name)
+def test_no_folder_holds_more_modules_than_can_be_seen_at_once(folder):
+    modules = {path.name for path in folder.glob("*.py")} - {"__init__.py", "__main__.py", "conftest.py"}
+    assert len(modules) <= 12, sorted(modules)
+
+
+@pytest.mark.parametrize("path", HOUSE, ids=_name)
+def test_modules_and_functions_are_short(path):
+    text = path.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 350
+    functions = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    lengths = {node.name: node.end_lineno - node.lineno + 1 for node in functions}
+    assert {name: length for name, length in lengths.items() if length > 60} == {}
+
+
+@pytest.mark.parametrize("path", [path for path in HOUSE if path.name == "__init__.py"], ids=_name)
+def test_each_package_says_what_lives_in_it_and_what_may_not(path):
+    said = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    assert len(said.splitlines()) >= 3, said

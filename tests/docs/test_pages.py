@@ -17,7 +17,8 @@ from advdpnp.eval.analysis.rows import make_rows
 from advdpnp.eval.store.reader import find_results
 
 ROOT = Path(advdpnp.__file__).resolve().parent.parent
-PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
+GUIDES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]
+PAGES = sorted([*GUIDES, *(ROOT / "results").rglob("README.md")])
 IDS = [str(page.relative_to(ROOT)) for page in PAGES]
 LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]+))?\)")
 FILE = re.compile(r"`((?:advdpnp|attacks|benchmarks|corruption|docs|eval|results|tests)/[\w./-]*)`")
