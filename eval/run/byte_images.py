@@ -1,4 +1,4 @@
-"""Adversarial images rounded to bytes, where they hold all the same: a tenth of the size of what attacks make."""
+"""Adversarial images rounded to bytes where they are still misclassified: a tenth of the size of float32 images."""
 
 from collections.abc import Callable, Iterator
 
@@ -15,18 +15,18 @@ from advdpnp.attacks.threat import ThreatModel
 from advdpnp.datasets import to_float
 from advdpnp.eval.store.adversarial_images import Clean, to_table
 
-Fooled = Callable[[Tensor, Tensor], Tensor]
+Judge = Callable[[Tensor, Tensor], Tensor]
 """Images float32 (n, c, h, w) and labels (n,) to whether they are misclassified beyond doubt, bool (n,)."""
 
-_SHRUNK = 0.98  # of a perturbation that reaches the surface of an L1 or L2 ball: rounded to bytes it would stick out
+_SHRUNK = 0.98  # of an L1 or L2 perturbation: one on the surface of the ball can leave it when it is rounded
 
 
-def misclassified_by(model: nn.Module, static_batch_size: int, device: torch.device, noise: int | None) -> Fooled:
+def misclassified_by(model: nn.Module, static_batch_size: int, device: torch.device, noise: int | None) -> Judge:
     """Whether images are misclassified, in float32; borderline cases count as not.
 
     Args:
         static_batch_size: rows of every model call.
-        noise: seed of a randomised model; None: it is not.
+        noise: seed of a randomised model; None for other models.
     """
 
     def misclassified(x: Tensor, y: Tensor) -> Tensor:
@@ -45,15 +45,16 @@ def pack(
     *,
     clean: Clean,
     threat: ThreatModel,
-    misclassified: Fooled,
+    misclassified: Judge,
 ) -> pa.Table:
-    """Rows of ``adversarials``: each image rounded to bytes where that is within the threat model and fools the model.
+    """Rows of ``adversarials``: images rounded to bytes where the result stays adversarial and in the threat model.
 
     Args:
         sample, label: int64 (n,).
-        x_adv: float32 (n, c, h, w), what an attack has found for these samples.
-        clean: where it gives float32, nothing is rounded: clean images need not be bytes themselves.
-        misclassified: decides.
+        x_adv: float32 (n, c, h, w), the adversarial images.
+        clean: gives the clean images; where these are float32, nothing is rounded.
+        threat: the threat model.
+        misclassified: whether rounded images are still misclassified.
     """
     original, y, images = clean(sample), torch.from_numpy(label), torch.from_numpy(x_adv)
     rounded = original.dtype == torch.uint8
@@ -63,9 +64,9 @@ def pack(
 
 
 def _differences(
-    clean: Tensor, y: Tensor, x_adv: Tensor, threat: ThreatModel, misclassified: Fooled
+    clean: Tensor, y: Tensor, x_adv: Tensor, threat: ThreatModel, misclassified: Judge
 ) -> list[bytes | None]:
-    """From clean images to images of bytes that hold, modulo 256; None where there is none."""
+    """Rounded less clean images, bytes modulo 256; None where no rounded image is adversarial."""
     found: list[bytes | None] = [None] * len(clean)
     x = to_float(clean)
     for candidate in _candidates(clean, x_adv, threat):
@@ -80,10 +81,11 @@ def _differences(
 
 
 def _candidates(clean: Tensor, x_adv: Tensor, threat: ThreatModel) -> Iterator[Tensor]:
-    """Images of bytes near those that an attack made, uint8, the nearest first.
+    """Images near the adversarial ones, uint8 (n, c, h, w), the nearest first.
 
-    For Linf the second is rounded away from the clean image, as far as eps allows: what is lost by rounding is mostly
-    found again a little further on. In other norms rounding makes a perturbation longer, so it is shrunk before.
+    For Linf the second candidate is rounded away from the clean image, as far as eps allows: a slightly larger
+    perturbation mostly stays adversarial. In other norms rounding can make a perturbation longer, so it is
+    shrunk first.
     """
     before = clean.float()
     change = 255 * x_adv - before

@@ -124,20 +124,16 @@ def _make_plan(
         config.corruptions, as_bytes(dataset), config.data_root, config.seed, types=config.corruption_types
     )
     plan = Plan(
+        config=config,
         dataset=dataset,
-        attacks=config.attacks,
         threats=threats,
         samples=np.arange(n),
-        seed=config.seed,
-        batch_size=config.batch_size,
         device=device,
+        precision=choose_precision(config.precision, device),
         progress=progress or Silent(),
         corruptions=cells,
-        engine=config.engine,
-        precision=choose_precision(config.precision, device),
         shard=shard,
         transfer_from=tuple(transfer_from),
-        save_adversarials=config.save_adversarials,
         components=components,
         command=command_line() if command is None else command,
     )
@@ -156,6 +152,6 @@ def requested_rows(models: Sequence[LoadedModel], result: RunResult, results: Re
     def concerns(unit: StoredEvaluation) -> bool:
         if (unit.model.name, unit.model.weights_hash) not in names or unit.data != plan.dataset.test.content_hash:
             return False
-        return unit.threat is None or (unit.threat[:2] in radii and unit.seed == plan.seed)
+        return unit.threat is None or (unit.threat[:2] in radii and unit.seed == plan.config.seed)
 
     return make_rows([unit for unit in results.evaluations() if concerns(unit)], plan.samples, preferred=result.asked)

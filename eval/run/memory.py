@@ -1,4 +1,4 @@
-"""Results in memory: what a results folder would hold, without files."""
+"""Results in memory, equal to those that a results folder holds."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping

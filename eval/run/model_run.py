@@ -44,10 +44,10 @@ def run_model(loaded: LoadedModel, plan: Plan, results: Results, warnings: list[
     """Do what the plan asks of one model; what is in ``results`` already is not repeated.
 
     Returns:
-        Hashes of all units that the plan asks for.
+        Hashes of all evaluations that the plan asks for.
 
     Raises:
-        ModelError: the model stops answering on the way; its name stands before what it was asked.
+        ModelError: the model stops answering; the message begins with its name and the evaluation.
         AdvdpnpError: it cannot be evaluated, or its results cannot be written.
     """
     identity = ModelRecord(
@@ -72,7 +72,7 @@ def run_model(loaded: LoadedModel, plan: Plan, results: Results, warnings: list[
                 kind = ModelStopped if isinstance(error, ModelStopped) else ModelError
                 raise kind(f"{loaded.name}: {error}") from error
             except torch.OutOfMemoryError:
-                # Another shape makes other units: nothing found under this one is mixed with what follows.
+                # The batch size is part of every key, so verdicts of different sizes are never mixed.
                 if static_batch_size == 1:
                     raise AdvdpnpError(
                         f"{loaded.name} does not fit in the memory of {plan.device} even with one image; "
@@ -82,7 +82,7 @@ def run_model(loaded: LoadedModel, plan: Plan, results: Results, warnings: list[
 
 
 def _recipe_hash(loaded: LoadedModel) -> str:
-    """Nets that differ in nothing but the seed of their training share it."""
+    """Equal for models that differ only in the seed of their training."""
     recipe = loaded.recipe
     return short_hash([loaded.header.get("dataset"), recipe]) if recipe else ""
 
@@ -114,13 +114,12 @@ class _Run:
         self._preflight()
 
     def everything(self) -> Iterator[str]:
-        """Run all units; yields the hash of each when it is complete."""
+        """Run all evaluations; yields the hash of each when it is complete."""
         yield self._complete(clean_task(self.setting))
         self._run_diagnostics()
         for threat in self.plan.threats:
-            attacks = dict(
-                self.plan.components.resolve_attacks(self.plan.attacks, threat, self.classes, self.plan.engine)
-            )
+            config, resolve = self.plan.config, self.plan.components.resolve_attacks
+            attacks = dict(resolve(config.attacks, threat, self.classes, config.engine))
             infos = {label: describe(attack) for label, attack in attacks.items()}
             for label in by_cost(infos):  # cheap results first
                 yield self._complete(attack_task(self.setting, label, attacks[label]))
@@ -133,9 +132,9 @@ class _Run:
                 yield self._complete(corruption_task(self.setting, source, name, severity))
 
     def _preflight(self) -> None:
-        """Find the number of classes, whether the model is randomised and whether it looks at its whole batch.
+        """Find the number of classes, whether the model is randomised and whether its answers depend on the batch.
 
-        Refuses what cannot be evaluated, before hours of work and not after.
+        A model that cannot be evaluated is refused here, before hours of work.
         """
         samples = self.plan.samples[: self.static_batch_size]
         x, y = self.plan.images(samples), self.plan.labels(samples)
@@ -164,7 +163,7 @@ class _Run:
             self._compare_with_stored(samples, -margin(logits, y).numpy())
 
     def _compare_with_stored(self, samples: np.ndarray, margins: np.ndarray) -> None:
-        """Refuse to mix verdicts of models of equal weights that compute different things: their code changed."""
+        """Refuse to mix verdicts of models that have equal weights but compute different things: their code changed."""
         unit = self.setting.key(CLEAN, None, {})
         if not self.collected.has(unit):
             return
@@ -178,20 +177,20 @@ class _Run:
             )
 
     def _run_diagnostics(self) -> None:
-        """Measure what flags are made of, unless it is there already."""
+        """Make the measurements that flags rest on, unless they are stored already."""
         if not self.plan.shard.first:
             return
-        samples = self.plan.samples[:SANITY_SAMPLES]
+        samples, seed = self.plan.samples[:SANITY_SAMPLES], self.plan.config.seed
         for threat in (None, *(self.plan.threats if self.plan.attacked else ())):
             norm, eps, text = ("", None, "") if threat is None else (threat.norm, threat.eps, threat.text)
-            about = DiagnosticRecord(self.weights_hash, self._data, len(samples), self.plan.seed, norm, eps, text, {})
+            about = DiagnosticRecord(self.weights_hash, self._data, len(samples), seed, norm, eps, text, {})
             if norm == "l1" or self.own.has_diagnostics(about):
                 continue
             modules = training_modules(self.model) if threat is None else []
             with evaluation_mode(self.model):
                 device = self.plan.device
                 x, y = self.plan.images(samples).to(device), self.plan.labels(samples).to(device)
-                subject = ModelProbe(self.model, x, y, self.static_batch_size, self.plan.seed)
+                subject = ModelProbe(self.model, x, y, self.static_batch_size, seed)
                 numbers: dict[str, Any]
                 try:
                     if threat is None:
@@ -247,18 +246,18 @@ class _Run:
         return unit.hash
 
     def _keeping(self, unit: EvaluationKey) -> bool:
-        """Whether the adversarial images of a unit are to be stored."""
-        return self.plan.save_adversarials and unit.threat is not None
+        """Whether the adversarial images of an evaluation are to be stored."""
+        return self.plan.config.save_adversarials and unit.threat is not None
 
     def _packer(self, unit: EvaluationKey) -> Pack:
-        """What makes the images of a unit compact."""
+        """The function that makes the images of an evaluation compact."""
         assert unit.threat is not None
         noise = self.setting.noise("rounded", unit.label)
         misclassified = misclassified_by(self.model, self.static_batch_size, self.plan.device, noise)
         return partial(pack, clean=self.plan.dataset.test.some_images, threat=unit.threat, misclassified=misclassified)
 
     def _warn_if_search_changed(self, unit: EvaluationKey, differing: np.ndarray) -> None:
-        """Note what a search that was repeated for its images has found otherwise than it is stored."""
+        """Warn where a search that was repeated for its images found other verdicts than the stored ones."""
         lacking = np.setdiff1d(self.plan.samples, self.own.stored(unit, images=True))
         if not len(differing) and not len(lacking):
             return
@@ -271,7 +270,7 @@ class _Run:
         )
 
     def _known(self, unit: EvaluationKey) -> np.ndarray:
-        """Samples of a unit that any process, of this run or of an earlier one, has judged."""
+        """Samples of an evaluation that any process, of this run or an earlier one, has judged."""
         for attempt in range(50):
             try:
                 folders = [self.collected, *self.peers.folders()]
@@ -284,7 +283,7 @@ class _Run:
         raise AssertionError("unreachable")
 
     def _gather(self, unit: EvaluationKey, writer: VerdictCollector) -> np.ndarray:
-        """Take over what other processes have found so far; returns the samples that nobody has judged."""
+        """Take over the verdicts of other processes so far; returns the samples without a verdict."""
         missing = np.setdiff1d(self.plan.samples, self.own.stored(unit, images=self._keeping(unit)))
         for folder in self.peers.folders():
             taken = writer.gather(folder.parts_folder(unit), missing)
@@ -293,7 +292,7 @@ class _Run:
         return missing
 
     def _left_by_others(self, unit: EvaluationKey, writer: VerdictCollector) -> np.ndarray:
-        """Wait for what the other processes find; returns what none of them will, because it has died."""
+        """Wait for the verdicts of other processes; returns the samples that are left because a process died."""
         while True:
             alive = self.peers.any_alive()  # asked first: what a process wrote before it died is seen below
             missing = self._gather(unit, writer)
@@ -324,5 +323,5 @@ class _Run:
 
 
 def _columns(findings: AttackResult) -> dict[str, np.ndarray]:
-    """What verdicts hold of findings."""
+    """The columns of verdicts."""
     return {name: getattr(findings, name).numpy() for name in FOUND.names}

@@ -1,4 +1,4 @@
-"""What an evaluation asks of every model, on which images and where; and what is written down about the run."""
+"""What an evaluation asks of every model, on which images and which device, and what is recorded of the run."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,15 +8,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from advdpnp.attacks.engine.precision import FLOAT32
 from advdpnp.attacks.names import attack_names
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.base.versions import software_versions
 from advdpnp.corruption import CorruptionSource
 from advdpnp.datasets import Dataset, to_float
+from advdpnp.eval.config import EvaluationConfig
 from advdpnp.eval.run.components import Components
 from advdpnp.eval.run.progress import Progress
-from advdpnp.eval.run.ranks import ALONE, Shard
+from advdpnp.eval.run.ranks import Shard
 from advdpnp.models.loading import LoadedModel
 
 BLOCK_BYTES = 2**30
@@ -29,52 +29,44 @@ def _now() -> str:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is asked of every model.
+    """The options of an evaluation, and what they mean here.
 
     Attributes:
+        config: the options.
         dataset: whose test images are used; uint8, or float32 in [0, 1].
-        attacks: "all", "none" or names with commas.
         threats: the threat models.
         samples: indices of the test images, int64, sorted.
-        seed: of everything random in the searches.
-        batch_size: most rows in flight, or None; for attacks of other packages their batch size.
         device: where models run.
-        progress: is told what happens.
+        precision: of our searches: "32", "tf32" or "bf16". Verdicts are always float32.
+        progress: receives the course of the evaluation.
         corruptions: where corrupted images come from; None for none.
-        engine: "own" or "reference": whose implementations of the attacks.
-        precision: of our searches ("32", "tf32", "bf16"); never of what counts.
         shard: which of several processes this is.
-        transfer_from: models whose adversarial images are tried on every other one.
-        save_adversarials: whether to store the image of every sample that an attack breaks.
-        components: what the runner calls; replaced by tests alone.
+        transfer_from: models whose adversarial images are tested on every other one.
+        components: what the runner calls.
         command: the command line, for the record.
         versions: of the software, for the record.
         date: when it began, ISO 8601.
     """
 
+    config: EvaluationConfig
     dataset: Dataset
-    attacks: str
     threats: tuple[ThreatModel, ...]
     samples: np.ndarray
-    seed: int
-    batch_size: int | None
     device: torch.device
+    precision: str
     progress: Progress
-    corruptions: CorruptionSource | None = None
-    engine: str = "own"
-    precision: str = FLOAT32
-    shard: Shard = ALONE
-    transfer_from: tuple[LoadedModel, ...] = ()
-    save_adversarials: bool = False
-    components: Components = field(default_factory=Components)
-    command: str = ""
+    corruptions: CorruptionSource | None
+    shard: Shard
+    transfer_from: tuple[LoadedModel, ...]
+    components: Components
+    command: str
     versions: Mapping[str, str] = field(default_factory=software_versions)
     date: str = field(default_factory=_now)
 
     @property
     def attacked(self) -> bool:
-        """Whether any attack is asked for, beside those that are transferred."""
-        return bool(attack_names(self.attacks, self.dataset.classes, self.engine))
+        """Whether any attack is asked for; transferred images are none."""
+        return bool(attack_names(self.config.attacks, self.dataset.classes, self.config.engine))
 
     def labels(self, samples: np.ndarray) -> Tensor:
         """Labels of some samples, int64, on the CPU."""

@@ -1,10 +1,10 @@
-"""One evaluation by several processes: each takes its share of the samples, the first collects and finishes.
+"""One evaluation by several processes: each evaluates a share of the samples, the first collects the verdicts.
 
     torchrun --nproc-per-node 4 -m advdpnp eval ...        or        srun -n 4 advdpnp eval ...
 
-The processes meet in the results folder alone, which all must see: process R writes below ``OUT/.shards/R``, and the
-first gathers what is there. It takes over the share of a process that has died, so what is lost with one is only time.
-As no verdict depends on its company, the number of processes changes nothing.
+The processes communicate through the results folder alone, which all must see: process R writes below
+``OUT/.shards/R``, and the first collects from there. It evaluates the share of a process that has died. No verdict
+depends on the other samples of its batch, so the number of processes changes no verdict.
 """
 
 import os
@@ -32,7 +32,7 @@ class Shard:
     Attributes:
         rank: from 0; the first one collects.
         world: how many there are.
-        local: its number on this machine, which is that of its GPU.
+        local: its number on this machine, which is also the number of its GPU.
     """
 
     rank: int = 0
@@ -45,7 +45,7 @@ class Shard:
         return self.rank == 0
 
     def share(self, samples: np.ndarray) -> np.ndarray:
-        """The samples of this process; neighbours go to different ones."""
+        """The samples of this process: every ``world``-th one."""
         return samples[self.rank :: self.world]
 
     def folder(self, out: Path) -> Path:
@@ -57,10 +57,10 @@ ALONE = Shard()
 
 
 def shard_of_environment() -> Shard:
-    """What torchrun or SLURM say in the environment; without them, one process.
+    """The shard that torchrun or SLURM set in the environment; without them, one process.
 
     Raises:
-        AdvdpnpError: their variables are no numbers, or contradict each other.
+        AdvdpnpError: their variables are not numbers, or contradict each other.
     """
     for names in _VARIABLES:
         texts = [os.environ.get(name, "0" if name == names[2] else "") for name in names]
@@ -81,7 +81,7 @@ def shard_of_environment() -> Shard:
 
 @contextmanager
 def at_work(shard: Shard, out: Path) -> Iterator[None]:
-    """Show the first process that this one lives; the operating system takes the sign away when it dies."""
+    """Hold a lock that shows the first process that this one is alive; the operating system frees it at its death."""
     if shard.first:
         yield
         return

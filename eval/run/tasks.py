@@ -1,6 +1,6 @@
-"""The kinds of work on one model: images without an adversary, our searches, attacks of packages, transferred images.
+"""The kinds of evaluation: images without an adversary, our searches, attacks of packages, transferred images.
 
-Each is a ``Task``: a key, and a way to find results for samples. What happens to results is the caller's business.
+Each is a ``Task``: a key, and a method that finds results for samples. The caller stores the results.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -33,8 +33,9 @@ from advdpnp.eval.store.key import CLEAN, CORRUPTION, EvaluationKey, sample_set_
 from advdpnp.eval.store.writer import VerdictCollector
 
 ENGINE = 2
-"""Raised whenever the engine searches differently for the same definition (steps, draws, order); part of every key.
-Rounding, which differs between processors and versions of torch, does not raise it: every result is verified."""
+"""Version of the search (steps, draws, order), part of every key. It grows when the same definition searches
+differently. Rounding, which differs between processors and versions of torch, does not count: every result is
+verified."""
 
 PACKAGE_BATCH_SIZE = 250
 """Batch size of attacks of other packages unless the user gives one. What they find depends on it."""
@@ -46,9 +47,9 @@ class Setting:
 
     Attributes:
         model: the model.
-        plan: what is asked of it.
+        plan: what is evaluated.
         static_batch_size: rows of every model call.
-        randomised: whether it answers the same images differently.
+        randomised: whether its logits of the same images differ from call to call.
     """
 
     model: nn.Module
@@ -67,8 +68,8 @@ class Setting:
         return EvaluationKey(label, self.plan.dataset.test.content_hash, threat, {**execution, **definition})
 
     def noise(self, *purpose: str) -> int | None:
-        """Seed of a randomised model's draws; None for other models."""
-        return seed_of(self.plan.seed, "noise", *purpose) if self.randomised else None
+        """Seed of the random numbers of a randomised model; None for other models."""
+        return seed_of(self.plan.config.seed, "noise", *purpose) if self.randomised else None
 
     @contextmanager
     def replicas(self, label: str) -> Iterator[ModelReplicas]:
@@ -94,7 +95,7 @@ class Task(Protocol):
 
     @property
     def seed(self) -> int | None:
-        """Seed of the search; None for what draws nothing."""
+        """Seed of the search; None where nothing is random."""
 
     @property
     def shared(self) -> bool:
@@ -159,7 +160,7 @@ class SearchTask:
     shared = True
 
     def __init__(self, setting: Setting, label: str, attack: Attack | AttackEnsemble) -> None:
-        self.setting, self.attack, self.seed = setting, attack, setting.plan.seed
+        self.setting, self.attack, self.seed = setting, attack, setting.plan.config.seed
         definition, precision = {"attack": attack.definition(), "seed": self.seed}, setting.plan.precision
         if precision != FLOAT32:
             label, definition["precision"] = f"{label} ({precision} search)", f"{precision} search, float32 verdict"
@@ -171,7 +172,7 @@ class SearchTask:
             batch = self.setting.batch(block)
             yield from plan.components.search(
                 self.setting.model, self.attack, batch.x, batch.y, torch.from_numpy(block),
-                seed=plan.seed, static_batch_size=self.setting.static_batch_size, max_active=plan.batch_size,
+                seed=self.seed, static_batch_size=self.setting.static_batch_size, max_active=plan.config.batch_size,
                 device=plan.device, randomised=self.setting.randomised, precision=plan.precision,
                 on_copy_differs=partial(writer.note, copy_differs=True),
             )  # fmt: skip
@@ -184,17 +185,17 @@ class PackageTask:
 
     def __init__(self, setting: Setting, label: str, attack: PackageAttack) -> None:
         plan = setting.plan
-        self.setting, self.attack, self.seed, self.info = setting, attack, plan.seed, declared_info(attack)
-        requested, first = plan.batch_size or PACKAGE_BATCH_SIZE, plan.components.first_batch_size(plan.device)
-        self.batch_size = max(1, requested * setting.static_batch_size // first)  # shrinks where memory was short
-        definition = {"attack": attack.definition(), "seed": plan.seed, "batch_size": self.batch_size}
+        self.setting, self.attack, self.seed, self.info = setting, attack, plan.config.seed, declared_info(attack)
+        requested, first = plan.config.batch_size or PACKAGE_BATCH_SIZE, plan.components.first_batch_size(plan.device)
+        self.batch_size = max(1, requested * setting.static_batch_size // first)  # smaller after an out-of-memory error
+        definition = {"attack": attack.definition(), "seed": plan.config.seed, "batch_size": self.batch_size}
         samples = sample_set_hash(plan.samples.tolist())
         self.key = setting.key(label, attack.threat, {**definition, "samples": samples})
 
     def find(self, samples: np.ndarray, writer: VerdictCollector) -> Iterator[AttackResult]:
         plan = self.setting.plan
         done = [StageRecord(**{k: torch.from_numpy(v) for k, v in record.items()}) for record in writer.records()]
-        options = RunOptions(plan.seed, self.batch_size, plan.device, done)
+        options = RunOptions(plan.config.seed, self.batch_size, plan.device, done)
         for item in self.attack.run(self.setting.model, self.setting.batch(plan.samples), options):
             if isinstance(item, StageRecord):
                 writer.checkpoint({f.name: getattr(item, f.name).cpu().numpy() for f in fields(item)})
@@ -210,7 +211,7 @@ class TransferTask:
     shared, info = True, None
 
     def __init__(self, setting: Setting, attack: Transfer) -> None:
-        self.setting, self.attack, self.seed = setting, attack, setting.plan.seed
+        self.setting, self.attack, self.seed = setting, attack, setting.plan.config.seed
         definition = {"attack": attack.definition(), "seed": self.seed}
         self.key = setting.key(attack.name, attack.threat, definition)
 
@@ -222,7 +223,7 @@ class TransferTask:
             batch = self.setting.batch(block).to(plan.device)
             with user_code(failure, remedy), on_device(attack.source, plan.device):
                 x_adv = attack.images(
-                    batch, seed=plan.seed, static_batch_size=self.setting.static_batch_size, device=plan.device
+                    batch, seed=plan.config.seed, static_batch_size=self.setting.static_batch_size, device=plan.device
                 )
             with self.setting.replicas(attack.name) as replicas:
                 yield attack.try_on(replicas, batch, x_adv)

@@ -24,17 +24,17 @@ if TYPE_CHECKING:
 
     from advdpnp.training.trainer import Progress as TrainingProgress
 
-_PIPED_WIDTH = 200  # where output is no terminal nothing tells how wide it may be, and tables must not be cut
+_PIPED_WIDTH = 200  # of tables where output is not a terminal; they must not be cut
 
 #: Results go to standard output, everything else to standard error, so that output can be piped.
 out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else _PIPED_WIDTH)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
-_WORTH_A_LINE = 1.0  # seconds; ninety-five quick cells would drown the rest
+_WORTH_A_LINE = 1.0  # seconds; quicker evaluations, such as the cells of corruptions, leave no line
 
 
 def _bars() -> Progress:
-    """What both kinds of work show: name, bar, count, a note of their own, time gone and time left."""
+    """Bars with name, count, a note, elapsed and remaining time."""
     return Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -48,12 +48,12 @@ def _bars() -> Progress:
 
 
 def first_process(processes: int = 1) -> bool:
-    """Whether this process speaks to the user: the first of those that torchrun, SLURM or Lightning Fabric started.
+    """Whether this process prints: the first of those that torchrun, SLURM or Lightning Fabric started.
 
     Args:
-        processes: how many shall work together; the tasks of a SLURM job that each train alone all speak.
+        processes: how many train together. With 1, every task of a SLURM job trains alone and prints.
     """
-    # Inside a SLURM job torchrun numbers processes by itself, so its RANK decides where there is one.
+    # torchrun sets RANK; inside a SLURM job it counts, not the variables of SLURM.
     names = ["RANK"] if os.environ.get("RANK") else ["LOCAL_RANK"]
     if names == ["LOCAL_RANK"] and processes > 1:
         names += ["NODE_RANK", "SLURM_PROCID"]
@@ -62,10 +62,10 @@ def first_process(processes: int = 1) -> bool:
 
 @contextmanager
 def training_bar(name: str, *, shown: bool = True) -> Iterator[Callable[["TrainingProgress"], None]]:
-    """A bar over all steps of a run with loss and accuracy; one line per finished epoch where output is no terminal.
+    """A bar over all steps of a run with loss and accuracy, and a line per finished epoch.
 
     Args:
-        shown: whether anything is drawn; of several processes that train together, one does.
+        shown: whether anything is drawn; of several processes that train together, only the first draws.
     """
     if not shown:
         yield lambda state: None
@@ -97,14 +97,14 @@ def training_bar(name: str, *, shown: bool = True) -> Iterator[Callable[["Traini
 
 @contextmanager
 def counting_bar(name: str, total: int) -> Iterator[Callable[[], None]]:
-    """A bar over pieces of work of one kind; the function is called after each."""
+    """A bar over ``total`` steps; call the function after each."""
     with _bars() as progress:
         task = progress.add_task(name, note="", total=total)
         yield lambda: progress.advance(task)
 
 
 class _EvaluationBar:
-    """One bar per unit (an attack under a threat model, or a cell of the corruptions); finished ones leave a line."""
+    """One bar per evaluation (an attack, or a corruption of one severity); finished ones leave a line."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress

@@ -1,4 +1,4 @@
-"""What ``advdpnp study`` does: train, judge, tabulate, draw; whatever is there is kept, whatever is missing is made."""
+"""What ``advdpnp study`` does: train and evaluate what is missing, then write the table and the figure."""
 
 import json
 from pathlib import Path
@@ -63,16 +63,16 @@ def _folder(folder: Path, variant: Variant, seed: int) -> Path:
 
 
 def _definition(study: Study, variant: Variant, seed: int, data: str) -> str:
-    """Hash of everything that what is measured depends on."""
+    """Hash of everything that the measurements depend on."""
     recipe = variant.resolve(study, seed).to_yaml()
     return short_hash([recipe, study.attacks, study.rare.model_dump() if study.rare else None, data])
 
 
 def _judged(run: Path, definition: str) -> dict[str, float] | None:
-    """What was measured of a training, if it is finished.
+    """The measurements of a training, or None if it is not finished.
 
     Raises:
-        AdvdpnpError: it is that of another study, or cannot be read.
+        AdvdpnpError: they are of another study, or cannot be read.
     """
     path = run / _JUDGED
     if not path.exists():
@@ -98,7 +98,7 @@ def _train_and_judge(
         metrics = train(
             recipe, training, run, resume=True, hardware=Hardware(device), report=report, resume_command=command
         )
-    # The last epoch, not the best: choosing by images as few as these would add noise of its own.
+    # The last epoch, not the best: a choice by so few images would add noise.
     network = load_model(str(run / "last.safetensors")).model
     assert isinstance(network, Network)
     found = evaluate(
@@ -131,13 +131,13 @@ def _rare(verdicts: pd.DataFrame, classes: list[int]) -> dict[str, float]:
 
 
 def collect(study: Study, folder: Path, data: str) -> pd.DataFrame:
-    """One line per finished training: the variant, its factors, its seed, and what was measured.
+    """One row per finished training: variant, factors, seed and measurements.
 
     Args:
-        data: hashes of the images, as ``study_command`` names them.
+        data: hashes of the images, as ``study_command`` joins them.
 
     Raises:
-        AdvdpnpError: a training is that of another study, or cannot be read.
+        AdvdpnpError: the measurements of a training are of another study, or cannot be read.
     """
     found = variants(study)
     factors = factor_names(found)
@@ -156,7 +156,7 @@ def collect(study: Study, folder: Path, data: str) -> pd.DataFrame:
 
 
 def summary(frame: pd.DataFrame) -> pd.DataFrame:
-    """Mean and standard deviation over the seeds, one line per variant, columns (measure, mean or std)."""
+    """Mean and standard deviation over the seeds: one row per variant, columns (measure, "mean" or "std")."""
     measures = list(frame.columns[list(frame.columns).index("seed") + 1 :])
     factors = list(frame.columns[1 : list(frame.columns).index("seed")])
     grouped = frame.groupby("variant", sort=False)
@@ -168,7 +168,7 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def to_markdown(study: Study, frame: pd.DataFrame, n: int) -> str:
-    """Mean and spread over seeds; with factors varied one at a time, what each changes against the default."""
+    """The summary as Markdown; with factors varied one at a time, also the change from the default."""
     table = summary(frame)
     measures = [column[0] for column in table.columns if column[1] == "mean" and column[0] != "seconds"]
     base = table.loc[DEFAULT] if DEFAULT in table.index and study.vary else None
