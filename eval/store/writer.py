@@ -119,7 +119,6 @@ class VerdictCollector(ABC):
         images = list(self._examples)
         if self._kept and self._pack is not None:
             images.append(self._pack(*map(np.concatenate, zip(*self._kept, strict=True))))
-        self._kept, self._examples = [], []
         now = time.monotonic()
         table = pa.concat_tables(self._pending)
         run = {key: self._facts[key] for key in _OF_A_RUN if key in self._facts}
@@ -133,7 +132,7 @@ class VerdictCollector(ABC):
             "runs": [{**run, "seconds": round(now - self._clock, 3), "samples": len(table)}],
         }
         self._write(table, info, images or None)
-        self._pending = []
+        self._pending, self._kept, self._examples = [], [], []  # only now: after an error all of it is pending still
         self._clock = self._last_flush = now
 
     def gather(self, parts: Path, wanted: np.ndarray) -> dict[int, bool]:
