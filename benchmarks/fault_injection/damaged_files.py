@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from advdpnp.eval.store.adversarial_images import SUFFIX, write_adversarials
-from advdpnp.eval.store.commit import Complete, commit
-from advdpnp.eval.store.data_files import Contents, read_contents, read_images
+from advdpnp.eval.store.commit import commit
+from advdpnp.eval.store.data_files import Contents, read_contents
 from advdpnp.eval.store.model_folder import PARTS
-from advdpnp.eval.store.schema import write_table
+from advdpnp.eval.store.writer import write_part
 from benchmarks.fault_injection.bench import Bench
 from benchmarks.fault_injection.commands import Command
 from benchmarks.timing import Row
@@ -92,19 +92,13 @@ def _unfinished(results: Path, label: str) -> Path:
     contents = read_contents(folder)
     assert contents is not None
     (record,) = [each for each in contents.index.evaluations if each.identity["label"] == label]
-    others = [each for each in contents.index.evaluations if each is not record]
-    images = {each.hash: list(read_images(folder, each.hash)) for each in contents.index.evaluations if each.images}
+    unfinished = contents.evaluation(record)
     part = folder / PARTS / record.stem / "000000.parquet"
-    if record.hash in images:
-        write_adversarials(part.with_suffix(SUFFIX), images[record.hash])
-    said = {"identity": record.identity, "runs": record.runs, "eps_text": record.eps_text, "saved": record.saved}
-    said |= {"metadata": record.metadata, "image_shape": record.image_shape}
-    write_table(part, contents.verdicts(record), said)
+    if unfinished.images is not None:
+        write_adversarials(part.with_suffix(SUFFIX), unfinished.images())
+    write_part(part, unfinished.verdicts, record)
     empty = Contents(folder, replace(contents.index, files={}, evaluations=()), {})
-    commit(
-        empty,
-        [Complete(e, contents.verdicts(e), iter(images[e.hash]) if e.hash in images else None) for e in others],
-    )
+    commit(empty, [contents.evaluation(each) for each in contents.index.evaluations if each is not record])
     return part
 
 

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,11 @@ import pyarrow as pa
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.eval.run.ranks import ALONE, NoPeers, Shard
 from advdpnp.eval.run.results import OpenModel
-from advdpnp.eval.store.data_files import as_stored, from_stored
+from advdpnp.eval.store.data_files import EvaluationData, as_stored, from_stored
 from advdpnp.eval.store.diagnostics_record import DiagnosticRecord
+from advdpnp.eval.store.index import EvaluationRecord
 from advdpnp.eval.store.key import EvaluationKey
-from advdpnp.eval.store.model_folder import FoundParts
+from advdpnp.eval.store.model_folder import join_pieces, judged_samples
 from advdpnp.eval.store.model_record import ModelRecord
 from advdpnp.eval.store.reader import StoredEvaluation
 from advdpnp.eval.store.schema import Columns, Verdicts, to_verdicts
@@ -31,12 +32,10 @@ class MemoryEvaluation(StoredEvaluation):
     """An evaluation that was never on disk.
 
     Attributes:
-        images: tables with the columns of ``IMAGES``.
         measured: the measurements of the model.
     """
 
-    images: tuple[pa.Table, ...]
-    measured: list[DiagnosticRecord]
+    measured: list[DiagnosticRecord] = field(default_factory=list)
 
     @property
     def images_path(self) -> Path:
@@ -45,16 +44,13 @@ class MemoryEvaluation(StoredEvaluation):
     def diagnostics(self) -> tuple[DiagnosticRecord, ...]:
         return tuple(self.measured)
 
-    def _images(self) -> Iterator[pa.Table]:
-        return iter(self.images)
-
 
 class MemoryCollector(VerdictCollector):
     """Keeps the parts of one evaluation. A search that is interrupted is lost, so it needs no checkpoints."""
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self.found = FoundParts()
+        self.found: list[EvaluationData] = []
 
     def checkpoint(self, record: Columns) -> None:
         pass
@@ -62,9 +58,11 @@ class MemoryCollector(VerdictCollector):
     def records(self) -> list[dict[str, np.ndarray]]:
         return []
 
-    def _write(self, table: pa.Table, info: Mapping[str, Any], images: Iterable[pa.Table] | None) -> None:
-        info, pieces = json.loads(json.dumps(info, sort_keys=True)), list(images or ())  # as a file would hold it
-        self.found.take(table, info, partial(iter, pieces) if pieces else None, lambda: np.zeros(0, np.int64))
+    def _write(self, verdicts: pa.Table, record: EvaluationRecord, images: Iterable[pa.Table] | None) -> None:
+        said = json.loads(json.dumps(asdict(record), sort_keys=True))  # as a file would hold it
+        said["image_shape"] = tuple(said["image_shape"])
+        tables = tuple(images or ())
+        self.found.append(EvaluationData(EvaluationRecord(**said), verdicts, partial(iter, tables) if tables else None))
 
 
 class MemoryModel:
@@ -74,7 +72,7 @@ class MemoryModel:
         self.model = model
         self.evaluations: dict[str, MemoryEvaluation] = {}
         self.measured: list[DiagnosticRecord] = []
-        self._running: dict[str, FoundParts] = {}
+        self._running: dict[str, list[EvaluationData]] = {}
 
     def has(self, unit: EvaluationKey) -> bool:
         return unit.hash in self.evaluations
@@ -85,7 +83,7 @@ class MemoryModel:
     def stored(self, unit: EvaluationKey, *, images: bool = False) -> np.ndarray:
         running = self._running.get(unit.hash)
         if running is not None:
-            return running.known
+            return judged_samples(running, images=False)
         return self.evaluations[unit.hash].samples if self.has(unit) else np.zeros(0, np.int64)
 
     def is_complete(self, unit: EvaluationKey, samples: np.ndarray, *, images: bool = False) -> bool:
@@ -110,21 +108,23 @@ class MemoryModel:
         complete: bool = True,
         pack: Pack | None = None,
     ) -> Iterator[MemoryCollector]:
-        collector = MemoryCollector(self.model, unit, facts, pack)
+        collector = MemoryCollector(unit, facts, pack)
         self._running[unit.hash] = collector.found
         try:
             yield collector
         finally:
             del self._running[unit.hash]
         collector.flush()
-        done = collector.found.complete(unit, samples, saved=pack is not None)
+        done = join_pieces(unit, collector.found, samples, saved=pack is not None)
         if done is None:
             raise AdvdpnpError(f"{unit.label} has no verdicts")
-        images = tuple(done.images or ())
+        images = tuple(done.images() if done.images else ())
         record = replace(done.record, images=sum(map(len, images)))
         table = from_stored(record.kind, as_stored(record.kind, done.verdicts))
         verdicts = to_verdicts(_NOWHERE, table, record.info)
-        self.evaluations[unit.hash] = MemoryEvaluation(self.model, record, verdicts, images, self.measured)
+        self.evaluations[unit.hash] = MemoryEvaluation(
+            self.model, record, verdicts, partial(iter, images) if images else None, self.measured
+        )
 
 
 @dataclass(frozen=True)

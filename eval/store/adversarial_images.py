@@ -28,10 +28,10 @@ from advdpnp.base.files import atomic_path
 from advdpnp.datasets import to_float
 
 SUFFIX = ".adversarials"
-"""Of the file of images beside a part."""
+"""Of the file of images of a part."""
 
 EXAMPLES = 8
-"""So many samples, the first ones of an evaluation, always have their image stored."""
+"""How many samples, the first ones of an evaluation, always have their image stored."""
 
 IMAGES = pa.schema(
     [
@@ -45,6 +45,7 @@ IMAGES = pa.schema(
 
 _ROW_GROUP = 2**25  # bytes
 _DIGEST = 8
+_ROWS = 512  # that are in memory at once
 
 Clean = Callable[[np.ndarray], Tensor]
 """Sample indices (n,) to their clean images (n, c, h, w): uint8, or float32 in [0, 1]."""
@@ -65,44 +66,39 @@ def to_table(
     images = [each if difference is None else None for each, difference in zip(exact, differences, strict=True)]
     digests = [_digest(d or e or b"") for d, e in zip(differences, images, strict=True)]
     columns = (sample, differences, images, digests, clean)
-    return pa.Table.from_arrays([pa.array(c, f.type) for c, f in zip(columns, IMAGES, strict=True)], schema=IMAGES)
+    return pa.table(dict(zip(IMAGES.names, columns, strict=True)), schema=IMAGES)
 
 
 def write_adversarials(path: Path, tables: Iterable[pa.Table]) -> None:
-    """Write tables of ``to_table`` or ``read_tables`` to one file, atomically; at least one."""
-    with atomic_path(path) as temporary:
-        write_images(temporary, tables)
-
-
-def write_images(path: Path, tables: Iterable[pa.Table]) -> None:
-    """The same to a path that is nobody's yet."""
-    with contextlib.ExitStack() as stack:
+    """Write tables of ``to_table`` or ``read_tables`` to one file, atomically; without any it is empty."""
+    with atomic_path(path) as temporary, contextlib.ExitStack() as stack:
         writer: pq.ParquetWriter | None = None
-        waiting: list[pa.Table] = []
-        for table in tables:
+        for table in _row_groups(tables):
             if writer is None:
-                stream = stack.enter_context(open(path, "wb"))
                 dictionaries = [name for name in ("unit", "clean") if name in table.column_names]
                 writer = stack.enter_context(
                     pq.ParquetWriter(
-                        stream, table.schema, compression="zstd", compression_level=9, use_dictionary=dictionaries,
-                        write_statistics=False, write_page_checksum=True,
+                        stack.enter_context(open(temporary, "wb")), table.schema, compression="zstd",
+                        compression_level=9, use_dictionary=dictionaries, write_statistics=False,
+                        write_page_checksum=True,
                     )
                 )  # fmt: skip
-            waiting.append(table)
-            if sum(each.nbytes for each in waiting) >= _ROW_GROUP:
-                writer.write_table(pa.concat_tables(waiting).unify_dictionaries())
-                waiting = []
-        if writer is not None and waiting:
-            writer.write_table(pa.concat_tables(waiting).unify_dictionaries())
+            writer.write_table(table)
+
+
+def _row_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    waiting: list[pa.Table] = []
+    for table in tables:
+        waiting.append(table)
+        if sum(each.nbytes for each in waiting) >= _ROW_GROUP:
+            yield pa.concat_tables(waiting).unify_dictionaries()
+            waiting = []
+    if waiting:
+        yield pa.concat_tables(waiting).unify_dictionaries()
 
 
 def read_samples(path: Path) -> np.ndarray:
-    """Indices (int64) of the samples whose image was saved in the file beside a part, beyond those for figures.
-
-    Raises:
-        AdvdpnpError: the file is damaged.
-    """
+    """Indices (int64) of the samples whose image was saved with a part, beyond those for figures."""
     if not path.exists():
         return np.zeros(0, np.int64)
     with _open(path) as file:
@@ -113,14 +109,8 @@ def read_samples(path: Path) -> np.ndarray:
     return np.asarray(table.column("sample").to_numpy(), dtype=np.int64)
 
 
-def read_tables(
-    path: Path, start: int = 0, count: int | None = None, rows: int = 512, unit: str | None = None
-) -> Iterator[pa.Table]:
-    """Some rows of a file, ``count`` from ``start``, in pieces of at most ``rows``; with ``unit``, of that one alone.
-
-    Raises:
-        AdvdpnpError: the file is damaged.
-    """
+def read_tables(path: Path, start: int = 0, count: int | None = None, unit: str | None = None) -> Iterator[pa.Table]:
+    """Some rows of a file, ``count`` from ``start``, in small tables; ``unit``: all are of this one."""
     with _open(path) as file:
         end = file.metadata.num_rows if count is None else start + count
         first = 0
@@ -128,7 +118,7 @@ def read_tables(
             place, first = first, first + file.metadata.row_group(group).num_rows
             if first <= start or place >= end:
                 continue
-            for batch in file.iter_batches(rows, [group]):
+            for batch in file.iter_batches(_ROWS, [group]):
                 table = pa.Table.from_batches([batch])
                 low, high = max(0, start - place), min(len(table), end - place)
                 if low < high:
@@ -142,7 +132,7 @@ class StoredImages:
 
     Attributes:
         sample: int64 (n,).
-        x_adv: float32 (n, c, h, w), exactly as they were judged; anything at all in a file that was tampered with.
+        x_adv: float32 (n, c, h, w), exactly as they were judged; anything where the file was changed.
         intact: whether each is what was written, bool (n,).
     """
 
@@ -159,17 +149,17 @@ def decode_images(tables: Iterable[pa.Table], clean: Clean, samples: int, path: 
         samples: how many it has.
 
     Raises:
-        AdvdpnpError: the file is damaged, or its images are of another size or of samples that do not exist.
+        AdvdpnpError: they are of another size, or of samples that do not exist.
     """
     shape = clean(np.zeros(1, np.int64)).shape[1:]
     read = 0
     for table in tables:
         sample = table.column("sample").to_numpy()
         if table.column("sample").null_count or ((sample < 0) | (sample >= samples)).any():
-            raise AdvdpnpError(f"{path} has images of samples that the data set has not; choose another --dataset")
+            raise AdvdpnpError(f"{path} has images of samples that are not in the data set; choose another --dataset")
         read += len(table)
         if read > samples:
-            raise AdvdpnpError(f"{path} has {read} images or more, the data set {samples}; it was tampered with")
+            raise AdvdpnpError(f"{path} has {read} images or more, the data set {samples}; the file was changed")
         yield _decode(table, np.asarray(sample, dtype=np.int64), clean, shape.numel(), path)
 
 
@@ -183,10 +173,8 @@ def _decode(table: pa.Table, sample: np.ndarray, clean: Clean, pixels: int, path
             raise AdvdpnpError(f"the images in {path} are not of the size of the data set's; choose another --dataset")
         stored = image if difference is None else difference
         intact[place] = stored is not None and _digest(stored) == digest and None in (difference, image)
-        if difference is not None and original.dtype == torch.uint8:
-            x_adv[place] = _moved(original[place], difference)
-        elif image is not None:
-            x_adv[place] = torch.from_numpy(_floats(image)).reshape(original[place].shape)
+        if image is not None or (difference is not None and original.dtype == torch.uint8):
+            x_adv[place] = _restore(original[place], difference, image)
     return StoredImages(sample, x_adv, intact)
 
 
@@ -198,20 +186,14 @@ def decode_examples(tables: Iterable[pa.Table], shape: Sequence[int], path: Path
 
     Returns:
         sample int64 (n,), x and x_adv float32 (n, c, h, w); without any, n is 0.
-
-    Raises:
-        AdvdpnpError: they are of another shape.
     """
     found: dict[int, tuple[np.ndarray, np.ndarray]] = {}
     try:
         for table in tables:
             for row in table.filter(table.column("clean").is_valid()).to_pylist():
-                x = _floats(row["clean"]).reshape(tuple(shape))
-                if row["difference"] is None:
-                    x_adv = _floats(row["image"]).reshape(x.shape)
-                else:
-                    x_adv = _moved(torch.from_numpy(x).mul(255).round().to(torch.uint8), row["difference"]).numpy()
-                found[row["sample"]] = x, x_adv
+                clean = _floats(row["clean"]).reshape(*shape)
+                as_bytes = clean.mul(255).round().to(torch.uint8)
+                found[row["sample"]] = clean.numpy(), _restore(as_bytes, row["difference"], row["image"]).numpy()
     except (TypeError, ValueError, RuntimeError) as error:
         raise images_damaged(path) from error
     samples = sorted(found)
@@ -232,37 +214,31 @@ def choose_images(sources: Sequence[Source], samples: np.ndarray, all_of: np.nda
         samples: sorted samples of the evaluation, int64; the first ``EXAMPLES`` keep whatever image they have.
         all_of: samples, int64, that are to keep their image too, if it was saved and not only for figures.
     """
-    shown, needed = set(samples[:EXAMPLES].tolist()), set(all_of.tolist())
-    best: dict[int, tuple[bool, int, int]] = {}  # where the image of a sample is: source and row
+    shown = samples[:EXAMPLES]
     clean: dict[int, bytes] = {}
-    for number, sample, row, original in _rows_of(sources):
-        if sample not in shown and (original is not None or sample not in needed):
-            continue
-        # An image that was rounded for storage comes before the same one as the attack made it.
-        best[sample] = min(best.get(sample, (True, len(sources), 0)), (original is not None, number, row))
-        if original is not None:
-            clean.setdefault(sample, original)
-    chosen = {(number, row) for _, number, row in best.values()}
+    found = [np.zeros((4, 0), np.int64)]  # sample, whether the image is for figures alone, source, row
     for number, source in enumerate(sources):
-        begin = 0
+        row = 0
         for table in source():
-            rows = table.filter(pa.array([(number, begin + i) in chosen for i in range(len(table))]))
-            begin += len(table)
-            if len(rows):
-                kept = rows.column("sample").to_pylist()
-                originals = pa.array([clean.get(each) if each in shown else None for each in kept], pa.binary())
-                yield rows.set_column(rows.column_names.index("clean"), "clean", originals)
-
-
-def _rows_of(sources: Sequence[Source]) -> Iterator[tuple[int, int, int, bytes | None]]:
-    """Of every row: number of the source, sample, number of the row, clean image."""
+            sample, original = table.column("sample").to_numpy(), table.column("clean")
+            for_figures = original.is_valid().to_numpy()
+            found.append(np.stack([sample, for_figures, np.full_like(sample, number), row + np.arange(len(table))]))
+            row += len(table)
+            for place in np.flatnonzero(for_figures & np.isin(sample, shown)):
+                clean.setdefault(int(sample[place]), original[int(place)].as_py())
+    rows = np.concatenate(found, axis=1)
+    kept = np.isin(rows[0], shown) | ((rows[1] == 0) & np.isin(rows[0], all_of))
+    # An image that was rounded for storage comes before the same one as the attack made it.
+    rows = rows[:, kept][:, np.lexsort(rows[::-1, kept])]
+    chosen = rows[:, np.unique(rows[0], return_index=True)[1]]
     for number, source in enumerate(sources):
-        begin = 0
+        mine, row = chosen[3, chosen[2] == number], 0
         for table in source():
-            samples, originals = (table.column(name).to_pylist() for name in ("sample", "clean"))
-            for i, (sample, original) in enumerate(zip(samples, originals, strict=True)):
-                yield number, sample, begin + i, original
-            begin += len(table)
+            picked = table.filter(pa.array(np.isin(row + np.arange(len(table)), mine)))
+            row += len(table)
+            if len(picked):
+                originals = pa.array([clean.get(each) for each in picked.column("sample").to_pylist()], pa.binary())
+                yield picked.set_column(picked.column_names.index("clean"), "clean", originals)
 
 
 def _bytes_of(images: Tensor) -> list[bytes]:
@@ -270,12 +246,14 @@ def _bytes_of(images: Tensor) -> list[bytes]:
     return [row.tobytes() for row in exact]
 
 
-def _floats(stored: bytes) -> np.ndarray:
-    return np.frombuffer(stored, dtype="<f4").astype(np.float32)
+def _floats(stored: bytes) -> Tensor:
+    return torch.from_numpy(np.frombuffer(stored, dtype="<f4").astype(np.float32))
 
 
-def _moved(original: Tensor, difference: bytes) -> Tensor:
-    """An image of bytes moved by a difference modulo 256, as float32."""
+def _restore(original: Tensor, difference: bytes | None, image: bytes | None) -> Tensor:
+    """The adversarial image, float32: the image of bytes ``original`` moved modulo 256, or what was stored itself."""
+    if difference is None or original.dtype != torch.uint8:
+        return _floats(image or b"").reshape(original.shape)
     change = torch.frombuffer(bytearray(difference), dtype=torch.uint8).reshape(original.shape)
     return to_float(original + change)
 
@@ -293,7 +271,7 @@ def _as_images(table: pa.Table, unit: str | None) -> pa.Table:
 
 
 def images_damaged(path: Path) -> AdvdpnpError:
-    """What to say of a file of images that cannot be read or is not what was written."""
+    """The error for a file of images that cannot be read or is not what was written."""
     return AdvdpnpError(
         f"the images in {path} are damaged; delete the file and run the same evaluation again with "
         "--save-adversarials, which makes them again"

@@ -7,8 +7,7 @@ that ``units.json`` names: a reader takes whichever has that checksum, and the n
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,28 +15,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from advdpnp.base.files import atomic_path
-from advdpnp.eval.store.adversarial_images import images_damaged, read_tables, write_images
+from advdpnp.eval.store.adversarial_images import write_adversarials
 from advdpnp.eval.store.data_files import (
     KINDS,
     Contents,
+    EvaluationData,
     as_stored,
     data_path,
-    find_images,
-    images_before,
     new_path,
     row_schema,
     sha256_of,
 )
-from advdpnp.eval.store.index import (
-    ADVERSARIALS,
-    ATTACKS,
-    DataFile,
-    EvaluationRecord,
-    Index,
-    Kind,
-    read_index,
-    write_index,
-)
+from advdpnp.eval.store.index import DataFile, EvaluationRecord, Index, Kind, read_index, write_index
 
 _ENCODINGS = {  # all other columns of integers and text are dictionaries
     "sample": "DELTA_BINARY_PACKED",
@@ -47,88 +36,66 @@ _ENCODINGS = {  # all other columns of integers and text are dictionaries
     "margin": "BYTE_STREAM_SPLIT",
 }
 
-Write = Callable[[Path], None]
 
+def commit(before: Contents, complete: Sequence[EvaluationData]) -> None:
+    """Add evaluations to what is complete in a folder, or put them in the place of those with the same hash.
 
-@dataclass(frozen=True)
-class Complete:
-    """An evaluation that is to be complete.
-
-    Attributes:
-        record: what the index is to say of it; ``images`` is counted.
-        verdicts: with the columns of ``FOUND``, sorted by sample.
-        images: with the columns of ``IMAGES``; None: it has none, and none are stored.
+    Images are counted here, whatever the records say. Those of all evaluations are written anew if a given one has any.
     """
-
-    record: EvaluationRecord
-    verdicts: pa.Table
-    images: Iterator[pa.Table] | None = None
-
-
-def commit(before: Contents, complete: Sequence[Complete]) -> None:
-    """Add evaluations to what is complete in a folder, or put them in the place of those with the same hash."""
     given = {each.record.hash: each for each in complete}
     index = before.index.with_evaluations([each.record for each in complete])
+
+    def data(record: EvaluationRecord) -> EvaluationData:
+        return given[record.hash] if record.hash in given else before.evaluation(record)
+
     new: dict[Kind, Path | None] = {}
     if any(each.images is not None for each in complete):
-        index, new[ADVERSARIALS] = _write_images(before, index, given)
+        index, new["adversarials"] = _write_images(before.folder, index, data)
     for kind in {each.record.kind for each in complete}:
-        pieces = [
-            (each.hash, as_stored(kind, given[each.hash].verdicts) if each.hash in given else before.stored_rows(each))
-            for each in index.of_kind(kind)
-        ]
-        new[kind] = _write(before.folder, kind, partial(_write_rows, kind, pieces))
+        new[kind] = _write_verdicts(before.folder, kind, [data(record) for record in index.of_kind(kind)])
     _replace(before.folder, index, new)
 
 
-def _write_images(before: Contents, index: Index, given: Mapping[str, Complete]) -> tuple[Index, Path | None]:
+def _write_images(
+    folder: Path, index: Index, data: Callable[[EvaluationRecord], EvaluationData]
+) -> tuple[Index, Path | None]:
     """Write all images anew; returns the index with their numbers, and the file, or None if there are no images."""
-    old = find_images(before.folder, before.index) if ADVERSARIALS in before.index.files else None
-    if old is None and ADVERSARIALS in before.index.files:
-        raise images_damaged(data_path(before.folder, ADVERSARIALS))
-    counts: dict[str, int] = {}
+    counts = dict.fromkeys((record.hash for record in index.evaluations), 0)
 
     def tables() -> Iterator[pa.Table]:
         for record in index.evaluations:
-            known = before.index.find(record.hash)
-            if record.hash in given:
-                pieces = given[record.hash].images or iter(())
-            elif old is not None and known is not None and known.images:
-                pieces = read_tables(old, images_before(before.index, known), known.images, unit=known.hash)
-            else:
-                continue
-            for piece in pieces:
-                counts[record.hash] = counts.get(record.hash, 0) + len(piece)
-                codes = pa.array(np.zeros(len(piece), np.int32))
-                unit = pa.DictionaryArray.from_arrays(codes, pa.array([record.hash]))
-                yield piece.add_column(0, "unit", unit)
+            images = data(record).images
+            for table in images() if images is not None else ():
+                counts[record.hash] += len(table)
+                yield table.add_column(0, "unit", _unit([record.hash], [len(table)]))
 
-    written = _write(before.folder, ADVERSARIALS, lambda path: write_images(path, tables()))
-    records = [replace(each, images=counts.get(each.hash, 0)) for each in index.evaluations]
-    if not counts:
-        written.unlink()
-    return replace(index, evaluations=tuple(records)), written if counts else None
+    path = new_path(folder, "adversarials")
+    write_adversarials(path, tables())
+    if not any(counts.values()):
+        path.unlink()
+    records = tuple(replace(each, images=counts[each.hash]) for each in index.evaluations)
+    return replace(index, evaluations=records), path if any(counts.values()) else None
 
 
-def _write_rows(kind: Kind, pieces: Sequence[tuple[str, pa.Table]], path: Path) -> None:
-    codes = np.repeat(np.arange(len(pieces), dtype=np.int32), [len(rows) for _, rows in pieces])
-    unit = pa.DictionaryArray.from_arrays(pa.array(codes), pa.array([name for name, _ in pieces], pa.string()))
-    table = pa.concat_tables([rows for _, rows in pieces])
+def _write_verdicts(folder: Path, kind: Kind, evaluations: Sequence[EvaluationData]) -> Path:
+    unit = _unit([each.record.hash for each in evaluations], [len(each.verdicts) for each in evaluations])
+    table = pa.concat_tables([as_stored(kind, each.verdicts) for each in evaluations])
     table = pa.Table.from_arrays([unit, *table.columns], schema=row_schema(kind))
     encodings = {name: each for name, each in _ENCODINGS.items() if name in table.column_names}
     others = [f.name for f in table.schema if f.name not in encodings and not pa.types.is_boolean(f.type)]
-    with open(path, "wb") as stream:
+    path = new_path(folder, kind)
+    with atomic_path(path) as temporary, open(temporary, "wb") as stream:
         pq.write_table(
             table, stream, compression="zstd", compression_level=9, write_page_checksum=True, write_statistics=False,
             use_dictionary=others, column_encoding=encodings,
         )  # fmt: skip
-
-
-def _write(folder: Path, kind: Kind, write: Callable[[Path], None]) -> Path:
-    path = new_path(folder, kind)
-    with atomic_path(path) as temporary:
-        write(temporary)
     return path
+
+
+def _unit(hashes: Sequence[str], rows: Sequence[int]) -> pa.DictionaryArray:
+    """The column that names the evaluation of each row."""
+    codes = np.repeat(np.arange(len(hashes), dtype=np.int32), rows)
+    return pa.DictionaryArray.from_arrays(pa.array(codes), pa.array(hashes, pa.string()))
 
 
 def _replace(folder: Path, index: Index, new: Mapping[Kind, Path | None]) -> None:
@@ -137,7 +104,7 @@ def _replace(folder: Path, index: Index, new: Mapping[Kind, Path | None]) -> Non
     for kind, path in new.items():
         files.pop(kind, None)
         if path is not None:
-            rows = sum(each.images if kind == ADVERSARIALS else each.rows for each in index.of_kind(kind))
+            rows = sum(each.images if kind == "adversarials" else each.rows for each in index.of_kind(kind))
             files[kind] = DataFile(sha256_of(path), rows)
     write_index(folder, replace(index, files=files))
     for kind, path in new.items():
@@ -160,11 +127,11 @@ def finish_commit(folder: Path) -> None:
     if index is None:
         return
     lost = {kind for kind in index.files if not data_path(folder, kind).exists()}
-    if ATTACKS in lost:
-        lost.add(ADVERSARIALS)
+    if "attacks" in lost:
+        lost.add("adversarials")
     if lost:
         kept = [
-            replace(record, images=0, saved=False) if ADVERSARIALS in lost else record
+            replace(record, images=0, saved=False) if "adversarials" in lost else record
             for record in index.evaluations
             if record.kind not in lost
         ]

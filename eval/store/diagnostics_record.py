@@ -1,4 +1,4 @@
-"""What is measured beside the verdicts, per model, data and threat model: the numbers that flags are made of."""
+"""What is measured in addition to verdicts, per model, data and threat model: the numbers that flags are made of."""
 
 from dataclasses import dataclass
 from typing import Annotated, Any

@@ -1,8 +1,8 @@
 """``units.json``: every complete evaluation of one model, and the data files that hold its rows.
 
 It is written last, in one step: what it names is complete, what it does not name does not exist. Runs and metadata that
-several evaluations share are stored once. Per data file it holds
-the SHA-256 and the number of rows, so that a torn, exchanged or edited file is noticed; its own text has one too.
+several evaluations share are stored once. It holds the SHA-256 and the number of rows of each data file, and a checksum
+of itself, so that a torn, exchanged or edited file is noticed.
 """
 
 import hashlib
@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, TypeAdapter
 
@@ -22,9 +22,6 @@ from advdpnp.eval.store.key import stem_of
 INDEX = "units.json"
 FORMAT = 2
 
-ATTACKS: Final = "attacks"
-CORRUPTIONS: Final = "corruptions"
-ADVERSARIALS: Final = "adversarials"
 Kind = Literal["attacks", "corruptions", "adversarials"]
 
 _Count = Annotated[int, Field(ge=0)]
@@ -84,7 +81,7 @@ class EvaluationRecord:
     @property
     def kind(self) -> Kind:
         """Which data file holds its verdicts."""
-        return CORRUPTIONS if self.identity["threat"] is None and "corruption" in self.identity else ATTACKS
+        return "corruptions" if self.identity["threat"] is None and "corruption" in self.identity else "attacks"
 
     @property
     def stem(self) -> str:
@@ -120,7 +117,7 @@ class Index:
 
     def of_kind(self, kind: Kind) -> list[EvaluationRecord]:
         """Evaluations whose rows are in one data file, in the order of their rows."""
-        return [each for each in self.evaluations if (each.images if kind == ADVERSARIALS else each.kind == kind)]
+        return [each for each in self.evaluations if (each.images if kind == "adversarials" else each.kind == kind)]
 
     def with_evaluations(self, records: Sequence[EvaluationRecord]) -> "Index":
         """The same with these evaluations added, or put in the place of those with the same hash."""
@@ -135,7 +132,7 @@ def read_index(folder: Path) -> Index | None:
     """Read the index of a model's folder; None if it has none.
 
     Raises:
-        AdvdpnpError: it is damaged, or of a newer version.
+        AdvdpnpError: it is of a newer version.
     """
     path = folder / INDEX
     try:
@@ -158,10 +155,10 @@ def read_index(folder: Path) -> Index | None:
 
 
 def _check(index: Index) -> None:
-    counts = {ATTACKS: 0, CORRUPTIONS: 0, ADVERSARIALS: 0}
+    counts = {"attacks": 0, "corruptions": 0, "adversarials": 0}
     for record in index.evaluations:
         counts[record.kind] += record.rows
-        counts[ADVERSARIALS] += record.images
+        counts["adversarials"] += record.images
         if not all(isinstance(run["seconds"], int | float) for run in record.runs) or not record.runs:
             raise ValueError("a run without a time")
     if {kind: file.rows for kind, file in index.files.items()} != {kind: n for kind, n in counts.items() if n}:

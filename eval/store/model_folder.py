@@ -13,9 +13,9 @@ model's folder at a time; readers need no lock.
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,17 +25,17 @@ import pyarrow as pa
 
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.base.files import folder_lock, write_text
-from advdpnp.eval.store.adversarial_images import SUFFIX, Source, choose_images, read_samples, read_tables
-from advdpnp.eval.store.commit import Complete, commit, finish_commit
-from advdpnp.eval.store.data_files import Contents, data_path, read_contents, read_images
+from advdpnp.eval.store.adversarial_images import choose_images
+from advdpnp.eval.store.commit import commit, finish_commit
+from advdpnp.eval.store.data_files import Contents, EvaluationData, data_path, read_contents
 from advdpnp.eval.store.diagnostics_record import DiagnosticRecord
 from advdpnp.eval.store.index import EvaluationRecord, Index, read_index, write_diagnostics
 from advdpnp.eval.store.key import EvaluationKey, file_name
 from advdpnp.eval.store.model_record import ModelRecord
 from advdpnp.eval.store.old_layout import convert, is_old
 from advdpnp.eval.store.reader import has_diagnostics
-from advdpnp.eval.store.schema import FOUND, Verdicts, needs_image, read_table, table_info, to_verdicts
-from advdpnp.eval.store.writer import Pack, VerdictWriter
+from advdpnp.eval.store.schema import FOUND, Verdicts, needs_image, to_verdicts
+from advdpnp.eval.store.writer import Pack, VerdictWriter, read_part
 
 PARTS = ".parts"
 
@@ -83,26 +83,12 @@ class ModelFolder:
         """Sorted indices (int64) of the samples that have a verdict, complete or not; with ``images`` of those alone
         whose verdict needs no image or has one that was saved for it.
         """
-        found = self._everything(unit)
-        table = found.table()
-        sample = table.column("sample").to_numpy()
-        if images:
-            sample = sample[~needs_image(table) | np.isin(sample, found.pictured())]
-        return np.unique(sample)
+        return judged_samples([*self._complete(unit), *self._parts(unit)], images=images)
 
     def is_complete(self, unit: EvaluationKey, samples: np.ndarray, *, images: bool = False) -> bool:
         """Whether all ``samples`` are complete, with ``images`` those that they need too."""
-        contents = self.contents()
-        record = contents.index.find(unit.hash)
-        if record is None:
-            return False
-        table = contents.verdicts(record)
-        sample = table.column("sample").to_numpy()
-        if images:
-            none = np.zeros(0, np.int64)
-            pictured = _samples_of(partial(read_images, self.path, record.hash)) if record.saved else none
-            sample = sample[~needs_image(table) | np.isin(sample, pictured)]
-        return bool(np.isin(samples, sample).all())
+        complete = self._complete(unit)
+        return bool(complete) and bool(np.isin(samples, judged_samples(complete, images=images)).all())
 
     def read(self, unit: EvaluationKey) -> Verdicts:
         """The verdicts of a complete evaluation."""
@@ -116,20 +102,16 @@ class ModelFolder:
         """The same model's folder below another one than the results'."""
         return ModelFolder(folder / self.path.name, self.identity)
 
-    def discard(self, unit: EvaluationKey) -> None:
-        """Forget what an interrupted search of the evaluation has left."""
+    def clear(self, unit: EvaluationKey) -> None:
+        """Delete the parts of an evaluation, which is complete here or in another folder."""
         shutil.rmtree(self.parts_folder(unit), ignore_errors=True)
         with suppress(OSError):
             (self.path / PARTS).rmdir()  # unless another evaluation has parts
 
     def forget_records(self, unit: EvaluationKey) -> None:
-        """Have an interrupted search that cannot be continued step by step begin again; verdicts stay."""
+        """Delete the records of a search that cannot be continued step by step; its verdicts stay."""
         for path in self.parts_folder(unit).glob("record-*.npz"):
             path.unlink()
-
-    def clear(self, unit: EvaluationKey) -> None:
-        """Forget all of an evaluation that is not complete here: another folder has it."""
-        self.discard(unit)
 
     @contextmanager
     def writer(
@@ -140,7 +122,7 @@ class ModelFolder:
         *,
         complete: bool = True,
         pack: Pack | None = None,
-    ) -> Iterator["VerdictWriter"]:
+    ) -> Iterator[VerdictWriter]:
         """Add verdicts to an evaluation. However the block is left, what was added is on disk; left without an error,
         the evaluation is complete, unless ``complete`` says that another process will see to that.
 
@@ -153,7 +135,7 @@ class ModelFolder:
         Raises:
             AdvdpnpError: some of ``samples`` were not judged.
         """
-        writer = VerdictWriter(self.parts_folder(unit), self.identity, unit, facts, pack)
+        writer = VerdictWriter(self.parts_folder(unit), unit, facts, pack)
         try:
             yield writer
         finally:
@@ -169,142 +151,103 @@ class ModelFolder:
         """Store a measurement, in the place of an older one of the same."""
         write_diagnostics(self.path, measured)
 
-    def _everything(self, unit: EvaluationKey) -> "FoundParts":
-        """All that is stored for an evaluation, complete or in parts, the oldest first.
-
-        A sample comes again where a writer was killed after compaction, whose parts are complete already, and where a
-        search was repeated for its images. The first verdict counts, and only the runs that gave one.
-        """
+    def _complete(self, unit: EvaluationKey) -> list[EvaluationData]:
+        """The evaluation as the data files have it, if it is complete for some samples."""
         contents = self.contents()
         record = contents.index.find(unit.hash)
-        found = FoundParts()
-        if record is not None:
-            said = {**record.info, "saved": record.saved, "image_shape": record.image_shape}
-            said |= {"metadata": record.metadata, "eps_text": record.eps_text}
-            source: Source = partial(read_images, self.path, record.hash)
-            images = source if record.images else None
-            found.take(contents.verdicts(record), said, images, partial(_samples_of, source), new=False)
-        for path in sorted(self.parts_folder(unit).glob("*.parquet")):
-            table, images_path = read_table(path), path.with_suffix(SUFFIX)
-            images = partial(read_tables, images_path) if images_path.exists() else None
-            info = table_info(table, path)
-            found.take(table.replace_schema_metadata(None), info, images, partial(read_samples, images_path))
-        return found
+        return [] if record is None else [contents.evaluation(record)]
+
+    def _parts(self, unit: EvaluationKey) -> list[EvaluationData]:
+        """Its parts, the oldest first."""
+        return [read_part(path) for path in sorted(self.parts_folder(unit).glob("*.parquet"))]
 
     def _compact(self, unit: EvaluationKey, samples: np.ndarray, *, saved: bool) -> np.ndarray:
-        """Make an evaluation complete; returns the samples (int64) that a repeated search judged otherwise."""
-        found = self._everything(unit)
-        complete = found.complete(unit, samples, saved=saved)
-        if complete is not None:
-            commit(self.contents(), [complete])
-        self.discard(unit)
-        return found.judged_otherwise()
+        """Make an evaluation complete; returns the samples (int64) that a repeated search judged otherwise.
 
-
-@dataclass
-class FoundParts:
-    """What has been found for one evaluation.
-
-    Attributes:
-        new: whether any of it is not complete yet.
-        tables: verdicts, the oldest first.
-        runs: that gave a verdict which counts.
-        images: what reads the images of each table.
-        saved: what reads the samples (int64) whose image was saved, beyond those for figures.
-        said: the latest metadata.
-    """
-
-    new: bool = False
-    tables: list[pa.Table] = field(default_factory=list)
-    runs: list[dict[str, Any]] = field(default_factory=list)
-    images: list[Source] = field(default_factory=list)
-    saved: list[Callable[[], np.ndarray]] = field(default_factory=list)
-    said: dict[str, Any] = field(default_factory=lambda: {"saved": False, "image_shape": ()})
-    known: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
-
-    def take(
-        self,
-        table: pa.Table,
-        info: Mapping[str, Any],
-        images: Source | None,
-        saved: Callable[[], np.ndarray],
-        *,
-        new: bool = True,
-    ) -> None:
-        """Add a part, or what was complete before (not ``new``)."""
-        self.new |= new
-        sample = table.column("sample").to_numpy()
-        before = self.said
-        if not self.tables or not np.isin(sample, self.known).all():
-            self.runs += info["runs"]
-            self.said = before | {"metadata": info["metadata"]}
-            self.said.setdefault("eps_text", info["eps_text"])
-        self.said["saved"] = before["saved"] or info["saved"]
-        self.said["image_shape"] = info["image_shape"] or before["image_shape"]
-        self.known = np.union1d(self.known, sample)
-        self.tables.append(table)
-        self.images += [] if images is None else [images]
-        self.saved += [saved] if info["saved"] else []
-
-    def table(self) -> pa.Table:
-        """All verdicts."""
-        return pa.concat_tables(self.tables) if self.tables else FOUND.empty_table()
-
-    def pictured(self) -> np.ndarray:
-        """Samples (int64) whose image was saved."""
-        return np.concatenate([np.zeros(0, np.int64), *(read() for read in self.saved)])
-
-    def complete(self, unit: EvaluationKey, samples: np.ndarray, *, saved: bool) -> Complete | None:
-        """The evaluation that this makes up; None if nothing is new.
-
-        Args:
-            unit: its key.
-            samples: int64 indices that must all be judged.
-            saved: whether the images of all misclassified samples were to be saved.
-
-        Raises:
-            AdvdpnpError: some of ``samples`` were not judged.
+        A sample comes again where a writer was killed after compaction, whose parts are complete already, and where a
+        search was repeated for its images.
         """
-        everything = self.table()
-        sample = everything.column("sample").to_numpy()
-        missing = np.setdiff1d(samples, sample)
-        if len(missing):
-            raise AdvdpnpError(
-                f"the attack {unit.label} gave no verdict for {len(missing)} of {len(samples)} samples "
-                f"(first: {missing[0]}); this is a fault of the attack, report it to its author"
-            )
-        table = everything.take(pa.array(np.unique(sample, return_index=True)[1]))
-        if not len(table) or not self.new:
-            return None
-        saved = saved or self.said["saved"]
-        record = EvaluationRecord(
-            hash=unit.hash,
-            identity=unit.identity,
-            eps_text=self.said["eps_text"],
-            rows=len(table),
-            runs=_merge_runs(self.runs),
-            metadata=self.said["metadata"],
-            image_shape=tuple(self.said["image_shape"]),
-            saved=saved,
+        parts = self._parts(unit)
+        pieces = [*self._complete(unit), *parts]
+        whole = join_pieces(unit, pieces, samples, saved=saved)
+        if whole is not None and parts:
+            commit(self.contents(), [whole])
+        self.clear(unit)
+        return _judged_otherwise(pieces)
+
+
+def judged_samples(pieces: Sequence[EvaluationData], *, images: bool) -> np.ndarray:
+    """Sorted samples (int64) that have a verdict; with ``images``, also the image that it needs."""
+    none = np.zeros(0, np.int64)
+    sample = np.concatenate([none, *(each.verdicts.column("sample").to_numpy() for each in pieces)])
+    if images:
+        bare = np.concatenate([np.zeros(0, bool), *(needs_image(each.verdicts) for each in pieces)])
+        pictured = np.concatenate([none, *(each.pictured() for each in pieces if each.pictured)])
+        sample = sample[~bare | np.isin(sample, pictured)]
+    return np.unique(sample)
+
+
+def join_pieces(
+    unit: EvaluationKey, pieces: Sequence[EvaluationData], samples: np.ndarray, *, saved: bool
+) -> EvaluationData | None:
+    """The evaluation that the pieces, the oldest first, make up; of each sample the first verdict counts.
+
+    Args:
+        unit: its key.
+        pieces: what was found for it; without verdicts, there is no evaluation.
+        samples: int64 indices that must all be judged.
+        saved: whether the images of all misclassified samples were to be saved.
+
+    Raises:
+        AdvdpnpError: some of ``samples`` were not judged.
+    """
+    everything = _all_verdicts(pieces)
+    judged, first = np.unique(everything.column("sample").to_numpy(), return_index=True)
+    missing = np.setdiff1d(samples, judged)
+    if len(missing):
+        raise AdvdpnpError(
+            f"the attack {unit.label} gave no verdict for {len(missing)} of {len(samples)} samples "
+            f"(first: {missing[0]}); this is a fault of the attack, report it to its author"
         )
-        needed = table.column("sample").to_numpy()[needs_image(table)] if saved else np.zeros(0, np.int64)
-        images = choose_images(self.images, np.unique(sample), needed) if self.images else None
-        return Complete(record, table, images)
-
-    def judged_otherwise(self) -> np.ndarray:
-        """Samples (int64) with a verdict that differs from their first one."""
-        everything = self.table()
-        sample = everything.column("sample").to_numpy()
-        _, first, place = np.unique(sample, return_index=True, return_inverse=True)
-        differs = np.zeros(len(sample), dtype=bool)
-        for name in _WHAT_COUNTS:
-            values = everything.column(name).to_numpy()
-            differs |= values != values[first[place]]
-        return np.unique(sample[differs])
+    if not len(judged):
+        return None
+    table = everything.take(pa.array(first))
+    record = replace(_joined(pieces), hash=unit.hash, identity=unit.identity, rows=len(table))
+    record = replace(record, saved=saved or record.saved)
+    needed = judged[needs_image(table)] if record.saved else np.zeros(0, np.int64)
+    sources = [each.images for each in pieces if each.images is not None]
+    return EvaluationData(record, table, partial(choose_images, sources, judged, needed) if sources else None)
 
 
-def _samples_of(images: Source) -> np.ndarray:
-    return np.concatenate([np.zeros(0, np.int64), *(table.column("sample").to_numpy() for table in images())])
+def _joined(pieces: Sequence[EvaluationData]) -> EvaluationRecord:
+    """One record for all pieces, the oldest first; a piece that only repeats samples adds no run."""
+    record, runs = pieces[0].record, [*pieces[0].record.runs]
+    known = pieces[0].verdicts.column("sample").to_numpy()
+    for each in pieces[1:]:
+        sample = each.verdicts.column("sample").to_numpy()
+        if not np.isin(sample, known).all():
+            runs += each.record.runs
+            record = replace(record, metadata=each.record.metadata)
+            known = np.union1d(known, sample)
+        shape = each.record.image_shape or record.image_shape
+        record = replace(record, image_shape=shape, saved=record.saved or each.record.saved)
+    return replace(record, runs=_merge_runs(runs))
+
+
+def _all_verdicts(pieces: Sequence[EvaluationData]) -> pa.Table:
+    return pa.concat_tables([FOUND.empty_table(), *(each.verdicts for each in pieces)])
+
+
+def _judged_otherwise(pieces: Sequence[EvaluationData]) -> np.ndarray:
+    """Samples (int64) with a verdict that differs from their first one."""
+    everything = _all_verdicts(pieces)
+    sample = everything.column("sample").to_numpy()
+    _, first, place = np.unique(sample, return_index=True, return_inverse=True)
+    differs = np.zeros(len(sample), dtype=bool)
+    for name in _WHAT_COUNTS:
+        values = everything.column(name).to_numpy()
+        differs |= values != values[first[place]]
+    return np.unique(sample[differs])
 
 
 def _merge_runs(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -19,10 +19,10 @@ class ModelRecord:
         parameters: their number.
         class_names: names of the classes, in the order of the logits; may be empty.
         dataset: name of the data set it was last evaluated on.
-        min_separation: smallest angle between two classes, in degrees; None if the checkpoint does not tell.
-        training_seconds: what training took until the epoch that was kept; None if the checkpoint does not tell.
-        recipe_hash: of all that the checkpoint says of its training but the seed; "" if it does not tell.
-        training_seed: the seed it was trained with; None if the checkpoint does not tell.
+        min_separation: smallest angle between two classes, in degrees; None if the checkpoint does not say.
+        training_seconds: what training took until the epoch that was kept; None if the checkpoint does not say.
+        recipe_hash: of all that the checkpoint says of its training but the seed; "" if it does not say.
+        training_seed: the seed it was trained with; None if the checkpoint does not say.
     """
 
     name: str
@@ -39,11 +39,7 @@ class ModelRecord:
 
 
 def read_model_record(path: Path) -> ModelRecord:
-    """Read a ``model.json``.
-
-    Raises:
-        AdvdpnpError: it is damaged.
-    """
+    """Read a ``model.json``."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         content["class_names"] = tuple(content.get("class_names", ()))

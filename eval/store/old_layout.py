@@ -10,11 +10,12 @@ Every command still reads such folders; ``convert`` makes today's of them, and a
 """
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -25,27 +26,21 @@ from advdpnp.base.errors import AdvdpnpError
 from advdpnp.eval.store.adversarial_images import (
     IMAGES,
     SUFFIX,
+    Source,
     choose_images,
     read_samples,
     read_tables,
     to_table,
     write_adversarials,
 )
-from advdpnp.eval.store.commit import Complete, commit
-from advdpnp.eval.store.data_files import Contents, data_path, read_contents
-from advdpnp.eval.store.data_files import read_images as read_new_images
+from advdpnp.eval.store.commit import commit
+from advdpnp.eval.store.data_files import KINDS, Contents, EvaluationData, data_path, read_contents
 from advdpnp.eval.store.diagnostics_record import DiagnosticRecord, check_diagnostics
-from advdpnp.eval.store.index import ATTACKS, EvaluationRecord, Index
+from advdpnp.eval.store.index import EvaluationRecord, Index
+from advdpnp.eval.store.key import short_hash
 from advdpnp.eval.store.model_record import ModelRecord
-from advdpnp.eval.store.schema import (
-    FOUND,
-    METADATA_KEY,
-    as_found,
-    read_arrays,
-    read_parquet,
-    table_info,
-    write_table,
-)
+from advdpnp.eval.store.schema import FOUND, as_found, changed, read_arrays, read_table, stranger
+from advdpnp.eval.store.writer import write_part
 
 _DIAGNOSTICS = TypeAdapter(DiagnosticRecord)
 _KEY = ("weights", "data", "threat_norm", "eps", "eps_text", "attack", "definition")
@@ -53,72 +48,51 @@ _EXAMPLES = ".examples.npz"
 _BESIDE = (f"*{SUFFIX}", f"*{_EXAMPLES}", "sanity-*.json")
 
 
-@dataclass(frozen=True)
-class OldEvaluation:
-    """One complete verdict file.
-
-    Attributes:
-        path: the file.
-        record: what the index of today's layout says of it.
-        table: its verdicts, with the columns of ``FOUND``.
-    """
-
-    path: Path
-    record: EvaluationRecord
-    table: pa.Table
-
-
-def read_folder(folder: Path, model: ModelRecord) -> list[OldEvaluation]:
-    """All complete verdict files of a model, sorted by name.
-
-    Raises:
-        AdvdpnpError: one is damaged, or about another model.
-    """
-    found = [read_old(path, model) for path in verdict_files(folder)]
-    return [each for each in found if len(each.table)]
-
-
 def verdict_files(folder: Path) -> list[Path]:
     """The complete verdict files of a model, sorted."""
-    todays = {data_path(folder, kind) for kind in ("attacks", "corruptions", "adversarials")}
+    todays = {data_path(folder, kind) for kind in KINDS}
     return sorted(path for path in folder.glob("*.parquet") if path not in todays)
 
 
-def read_old(path: Path, model: ModelRecord) -> OldEvaluation:
-    """One complete verdict file. Raises as ``read_folder``."""
-    table = read_parquet(path)
-    if METADATA_KEY not in (table.schema.metadata or {}) or not set(_KEY) <= set(table.column_names):
-        raise AdvdpnpError(f"{path} is not a verdict file of advdpnp; move it out of this folder")
-    info = table_info(table, path)
+def read_old(path: Path, model: ModelRecord) -> EvaluationData:
+    """One complete verdict file; its images are read when they are asked for, and ``images`` is 1 if there are any.
+
+    Raises:
+        AdvdpnpError: it is about another model, or its rows and its metadata differ.
+    """
+    table, info = read_table(path)
+    if not set(_KEY) <= set(table.column_names):
+        raise stranger(path)
     key = {name: table.column(name).unique().to_pylist() for name in _KEY}
     if set(key["weights"]) - {model.weights_hash}:
         raise AdvdpnpError(
-            f"{path} holds verdicts of another model than model.json beside it tells; move it back or delete it"
+            f"{path} holds verdicts of another model than the model.json next to it; move it back or delete it"
         )
     if any(len(values) > 1 for values in key.values()):
-        raise _changed(path, "its rows are of several searches")
-    verdicts = as_found(table, path).replace_schema_metadata(None)
-    identity = info.pop("identity")
-    threat = identity.get("threat")
-    if len(table) and (key["data"], key["eps"]) != ([identity.get("data")], [threat and threat["eps"]]):
-        raise _changed(path, "its rows and its definition differ")
-    pictures = read_arrays(path.with_suffix(_EXAMPLES)) if path.with_suffix(_EXAMPLES).exists() else None
+        raise changed(path, "its rows are of several searches")
+    verdicts = as_found(table, path)
+    threat = info["identity"].get("threat")
+    if len(table) and (key["data"], key["eps"]) != ([info["identity"].get("data")], [threat and threat["eps"]]):
+        raise changed(path, "its rows and its definition differ")
+    has_images = bool(_image_sources(path))
     record = EvaluationRecord(
-        hash=next(iter(key["definition"]), ""),
-        identity=identity,
-        eps_text=next(iter(key["eps_text"]), None) or "",
-        rows=len(table),
-        runs=info.pop("runs"),
-        metadata={name: value for name, value in info.items() if name != "model"},
-        images=int(bool(_image_sources(path))),  # nobody has counted them
-        image_shape=() if pictures is None else tuple(pictures["x"].shape[1:]),
-        saved=images_path(path).exists(),
+        hash=next(iter(key["definition"]), ""), rows=len(table), images=int(has_images), **_said(info, table, path)
     )
-    return OldEvaluation(path, record, verdicts)
+    return EvaluationData(record, verdicts, partial(_read_images, path, verdicts) if has_images else None)
 
 
-def _changed(path: Path, why: str) -> AdvdpnpError:
-    return AdvdpnpError(f"the verdict file {path} was changed: {why}; delete it and run the same evaluation again")
+def _said(info: dict[str, Any], table: pa.Table, path: Path, examples: Path | None = None) -> dict[str, Any]:
+    """What the metadata of a verdict file and the files next to it give of an ``EvaluationRecord``."""
+    examples = examples or path.with_suffix(_EXAMPLES)
+    texts = table.column("eps_text").unique().to_pylist() if "eps_text" in table.column_names else []
+    return {
+        "identity": info["identity"],
+        "eps_text": next(iter(texts), None) or "",
+        "runs": info["runs"],
+        "metadata": {name: value for name, value in info.items() if name not in ("identity", "runs", "model")},
+        "image_shape": tuple(read_arrays(examples)["x"].shape[1:]) if examples.exists() else (),
+        "saved": images_path(path).exists(),
+    }
 
 
 def images_path(path: Path) -> Path:
@@ -126,19 +100,15 @@ def images_path(path: Path) -> Path:
     return path.with_suffix(SUFFIX)
 
 
-def read_images(path: Path) -> Iterator[pa.Table]:
+def _read_images(path: Path, verdicts: pa.Table) -> Iterator[pa.Table]:
     """The images of a verdict file, with the columns of ``IMAGES``: each sample's once, clean ones of the first."""
-    sample = read_parquet(path).column("sample").to_numpy()
-    return choose_images(_image_sources(path), np.unique(sample), read_samples(images_path(path)))
+    samples = np.unique(verdicts.column("sample").to_numpy())
+    return choose_images(_image_sources(path), samples, read_samples(images_path(path)))
 
 
-def _image_sources(path: Path) -> list[Callable[[], Iterator[pa.Table]]]:
-    sources: list[Callable[[], Iterator[pa.Table]]] = []
-    if images_path(path).exists():
-        sources.append(partial(read_tables, images_path(path)))
-    if path.with_suffix(_EXAMPLES).exists():
-        sources.append(partial(_examples, path.with_suffix(_EXAMPLES)))
-    return sources
+def _image_sources(path: Path, examples: Path | None = None) -> list[Source]:
+    readers = {images_path(path): read_tables, examples or path.with_suffix(_EXAMPLES): _examples}
+    return [partial(read, file) for file, read in readers.items() if file.exists()]
 
 
 def _examples(path: Path) -> Iterator[pa.Table]:
@@ -149,11 +119,7 @@ def _examples(path: Path) -> Iterator[pa.Table]:
 
 
 def read_diagnostics(folder: Path) -> tuple[DiagnosticRecord, ...]:
-    """The measurements in ``sanity-*.json``.
-
-    Raises:
-        AdvdpnpError: a file is damaged.
-    """
+    """The measurements in ``sanity-*.json``."""
     found = []
     for path in sorted(folder.glob("sanity-*.json")):
         try:
@@ -177,9 +143,9 @@ def convert(folder: Path, model: ModelRecord) -> int:
     again.
 
     Raises:
-        AdvdpnpError: a file is damaged, or is not read back as it was.
+        AdvdpnpError: a file is not read back as it was.
     """
-    old = read_folder(folder, model)
+    old = [each for path in verdict_files(folder) if len((each := read_old(path, model)).verdicts)]
     before = read_contents(folder) or Contents(folder, Index(model.weights_hash), {})
     known = {record.hash: record.rows for record in before.index.evaluations}
     new = [each for each in old if known.get(each.record.hash, 0) < each.record.rows]
@@ -187,10 +153,7 @@ def convert(folder: Path, model: ModelRecord) -> int:
     measured = tuple(each for each in read_diagnostics(folder) if each.key not in keys)
     if new or measured:
         index = replace(before.index, diagnostics=(*before.index.diagnostics, *measured))
-        commit(
-            replace(before, index=index),
-            [Complete(each.record, each.table, read_images(each.path) if each.record.images else None) for each in new],
-        )
+        commit(replace(before, index=index), new)
         _verify(folder, new)
     for place in sorted(folder.glob("?*.parts")):
         _convert_parts(place, folder / ".parts" / place.stem)
@@ -199,52 +162,40 @@ def convert(folder: Path, model: ModelRecord) -> int:
     return len(new)
 
 
-def _verify(folder: Path, old: Sequence[OldEvaluation]) -> None:
+def _verify(folder: Path, old: Sequence[EvaluationData]) -> None:
     """Compare what is read back with what was there."""
     contents = read_contents(folder)
     for each in old:
-        record = None if contents is None else contents.index.find(each.record.hash)
-        if contents is None or record is None or not _same(contents, record, each):
+        record = contents and contents.index.find(each.record.hash)
+        if not contents or not record or not _same(contents.evaluation(record), each):
             raise AdvdpnpError(
-                f"{each.path} is not read back as it was after its conversion; nothing was removed; report this"
+                f"{each.record.stem} in {folder} is not read back as it was after its conversion; "
+                "nothing was removed; report this"
             )
 
 
-def _same(contents: Contents, record: EvaluationRecord, old: OldEvaluation) -> bool:
-    """Whether an evaluation and its images are what a file of the old layout says, but for what is not stored."""
-    left_out = () if record.kind == ATTACKS else ("margin", "stage", "refused")
+def _same(new: EvaluationData, old: EvaluationData) -> bool:
+    """Whether verdicts, images and metadata are equal, but for the columns of corruptions that are not stored."""
+    left_out = () if new.record.kind == "attacks" else ("margin", "stage", "refused")
     compared = [name for name in FOUND.names if name not in left_out]
-    if not contents.verdicts(record).select(compared).equals(old.table.select(compared)):
-        return False
-    before = pa.Table.from_batches(_batches(read_images(old.path)), IMAGES)
-    after = pa.Table.from_batches(_batches(read_new_images(contents.folder, record.hash)), IMAGES)
-    return record.info == old.record.info and after.equals(before)
-
-
-def _batches(tables: Iterator[pa.Table]) -> list[pa.RecordBatch]:
-    return [batch for table in tables for batch in table.to_batches()]
+    images = [pa.concat_tables([IMAGES.empty_table(), *(e.images() if e.images else ())]) for e in (new, old)]
+    return (
+        new.record.info == old.record.info
+        and new.verdicts.select(compared).equals(old.verdicts.select(compared))
+        and images[0].equals(images[1])
+    )
 
 
 def _convert_parts(old: Path, new: Path) -> None:
     """What an unfinished evaluation has found."""
     first = old.parent / f"{old.stem}{_EXAMPLES}"
     for path in sorted(old.glob("*.parquet")):
-        table = read_parquet(path)
-        info = table_info(table, path)
-        texts = table.column("eps_text").unique().to_pylist() if "eps_text" in table.column_names else []
-        images = path.with_suffix(SUFFIX)
-        sources = _image_sources(path) + ([partial(_examples, first)] if first.exists() else [])
-        if sources:
-            write_adversarials(new / images.name, chain.from_iterable(source() for source in sources))
-        said = {
-            "identity": info.pop("identity"),
-            "runs": info.pop("runs"),
-            "eps_text": next(iter(texts), None) or "",
-            "metadata": {name: value for name, value in info.items() if name != "model"},
-            "saved": images.exists(),
-            "image_shape": tuple(read_arrays(first)["x"].shape[1:]) if first.exists() else (),
-        }
-        write_table(new / path.name, as_found(table, path), said)
+        table, info = read_table(path)
+        said = _said(info, table, path, first)
+        if sources := _image_sources(path, first):
+            write_adversarials(new / f"{path.stem}{SUFFIX}", chain.from_iterable(source() for source in sources))
+        record = EvaluationRecord(hash=short_hash(said["identity"]), rows=len(table), **said)
+        write_part(new / path.name, as_found(table, path), record)
         first = old / "none"  # they go with the first part
     for path in old.glob("record-*.npz"):
         path.replace(new / path.name)

@@ -1,4 +1,4 @@
-"""Complete evaluations read back, of today's layout and of the old one, with the model that each is about."""
+"""Complete evaluations read back, of today's layout and of the old one, each with its model."""
 
 import math
 import os
@@ -15,13 +15,13 @@ import pyarrow as pa
 from advdpnp.attacks.info import AttackInfo, info_of
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.eval.store import old_layout
-from advdpnp.eval.store.adversarial_images import Clean, StoredImages, decode_examples, decode_images
-from advdpnp.eval.store.data_files import Contents, data_path, read_contents, read_images
+from advdpnp.eval.store.adversarial_images import Clean, Source, StoredImages, decode_examples, decode_images
+from advdpnp.eval.store.data_files import EvaluationData, data_path, read_contents
 from advdpnp.eval.store.diagnostics_record import VERSION, DiagnosticRecord
-from advdpnp.eval.store.index import ADVERSARIALS, INDEX, EvaluationRecord, read_index
+from advdpnp.eval.store.index import INDEX, EvaluationRecord, read_index
 from advdpnp.eval.store.key import short_hash
 from advdpnp.eval.store.model_record import ModelRecord, read_model_record
-from advdpnp.eval.store.schema import Verdicts, needs_image_columns, to_verdicts
+from advdpnp.eval.store.schema import Verdicts, needs_image, to_verdicts
 
 
 class Threat(NamedTuple):
@@ -45,11 +45,13 @@ class StoredEvaluation:
         model: the model.
         record: what the index says of the evaluation.
         verdicts: its rows.
+        images: reads its images; None: it has none.
     """
 
     model: ModelRecord
     record: EvaluationRecord
     verdicts: Verdicts
+    images: Source | None = None
 
     @cached_property
     def frame(self) -> pd.DataFrame:
@@ -85,7 +87,7 @@ class StoredEvaluation:
     @property
     def corrupted(self) -> bool:
         """Whether its images are corrupted, not attacked."""
-        return self.threat is None and "corruption" in self.record.identity
+        return self.record.kind == "corruptions"
 
     @cached_property
     def comparison_key(self) -> str:
@@ -94,8 +96,8 @@ class StoredEvaluation:
         The data, the threat model and the seed are compared by themselves. The shape of model calls moves last bits.
         Without an attack nothing is searched, so the engine does not matter.
         """
-        beside = {"data", "threat", "seed", "shape", "randomised"} | (set() if self.threat else {"engine"})
-        return short_hash({key: value for key, value in self.record.identity.items() if key not in beside})
+        ignored = {"data", "threat", "seed", "shape", "randomised"} | (set() if self.threat else {"engine"})
+        return short_hash({key: value for key, value in self.record.identity.items() if key not in ignored})
 
     @property
     def source(self) -> str:
@@ -152,11 +154,7 @@ class StoredEvaluation:
     @property
     def needs_image(self) -> np.ndarray:
         """Samples (int64) whose verdict rests on an adversarial image."""
-        frame = self.verdicts.frame
-        wanted = needs_image_columns(
-            {name: frame[name].to_numpy() for name in ("success", "clean_prediction", "label")}
-        )
-        return np.asarray(self.samples[wanted])
+        return np.asarray(self.samples[needs_image(self.verdicts.frame)])
 
     @property
     def folder(self) -> Path:
@@ -167,22 +165,22 @@ class StoredEvaluation:
     def images_path(self) -> Path:
         """The file that holds its images, if it has any."""
         old = not (self.folder / INDEX).exists()
-        return old_layout.images_path(self.verdicts.path) if old else data_path(self.folder, ADVERSARIALS)
+        return old_layout.images_path(self.verdicts.path) if old else data_path(self.folder, "adversarials")
 
     def adversarials(self, clean: Clean, samples: int) -> Iterator[StoredImages]:
-        """Adversarial images that verdicts rest on; those of other samples only where they should not be there.
+        """Adversarial images that verdicts rest on; of other samples only images that should not be there.
 
         Args:
             clean: clean images of the data set.
             samples: how many it has.
 
         Raises:
-            AdvdpnpError: they are damaged, or not of this data set.
+            AdvdpnpError: they are not of this data set.
         """
         needed = self.needs_image
 
         def wanted() -> Iterator[pa.Table]:
-            for table in self._images():
+            for table in self.images() if self.images else ():
                 shown = table.column("clean").is_valid().to_numpy()
                 sample = table.column("sample").to_numpy()
                 yield table.filter(pa.array(~shown | np.isin(sample, needed)))
@@ -195,11 +193,8 @@ class StoredEvaluation:
         Returns:
             sample, label, clean_prediction, adversarial_prediction (int64) and success (bool), each (n,); x and x_adv,
             float32 (n, c, h, w). n is 0 where no images are stored.
-
-        Raises:
-            AdvdpnpError: they are damaged.
         """
-        images = decode_examples(self._images(), self.record.image_shape, self.images_path)
+        images = decode_examples(self.images() if self.images else (), self.record.image_shape, self.images_path)
         known = np.isin(images["sample"], self.samples)
         images = {name: values[known] for name, values in images.items()}
         frame = self.frame.loc[images["sample"]]
@@ -209,13 +204,6 @@ class StoredEvaluation:
     def diagnostics(self) -> tuple[DiagnosticRecord, ...]:
         """All measurements of the model that are stored with its verdicts."""
         return read_diagnostics(self.folder)
-
-    def _images(self) -> Iterator[pa.Table]:
-        if not self.record.images:
-            return iter(())
-        if (self.folder / INDEX).exists():
-            return read_images(self.folder, self.hash)
-        return old_layout.read_images(self.verdicts.path)
 
     def keyed_frame(self) -> pd.DataFrame:
         """Verdicts after what they are about: weights, data, threat_norm, eps, eps_text, attack, definition."""
@@ -238,7 +226,7 @@ def find_results(folders: Iterable[Path]) -> list[StoredEvaluation]:
     """All complete evaluations in or below these folders.
 
     Raises:
-        AdvdpnpError: a folder does not exist or holds no results, or a file is damaged.
+        AdvdpnpError: a folder does not exist or holds no results.
     """
     found: dict[tuple[Path, str], StoredEvaluation] = {}
     for folder in folders:
@@ -252,11 +240,7 @@ def find_results(folders: Iterable[Path]) -> list[StoredEvaluation]:
 
 
 def read_model(folder: Path) -> list[StoredEvaluation]:
-    """All complete evaluations of one model, sorted by attack.
-
-    Raises:
-        AdvdpnpError: a file is damaged, or about another model.
-    """
+    """All complete evaluations of one model, sorted by attack. Raises as ``evaluations_of``."""
     found = [read() for _, read in evaluations_of(folder)]
     return [unit for unit in found if len(unit.samples)]
 
@@ -265,27 +249,28 @@ def evaluations_of(folder: Path) -> list[tuple[str, Callable[[], StoredEvaluatio
     """The name of every complete evaluation of a model, and what reads it, so that one that is damaged hides no other.
 
     Raises:
-        AdvdpnpError: what all of them need is damaged, or about another model; readers raise it for one evaluation.
+        AdvdpnpError: what all of them need is about another model; readers raise it for one evaluation.
     """
     model = read_model_record(folder / "model.json")
     contents = read_contents(folder)
     if contents is None:
-        return [(path.name, partial(_read_old, path, model)) for path in old_layout.verdict_files(folder)]
+        return [
+            (path.name, partial(_read, path, model, partial(old_layout.read_old, path, model)))
+            for path in old_layout.verdict_files(folder)
+        ]
     if contents.index.weights != model.weights_hash:
         raise AdvdpnpError(
-            f"{folder / INDEX} names verdicts of another model than model.json beside it; move it back or delete it"
+            f"{folder / INDEX} names verdicts of another model than model.json next to it; move it back or delete it"
         )
-    return [(record.stem, partial(_read, contents, record, model)) for record in contents.index.evaluations]
+    return [
+        (each.stem, partial(_read, data_path(folder, each.kind), model, partial(contents.evaluation, each)))
+        for each in contents.index.evaluations
+    ]
 
 
-def _read(contents: Contents, record: EvaluationRecord, model: ModelRecord) -> StoredEvaluation:
-    path = data_path(contents.folder, record.kind)
-    return StoredEvaluation(model, record, to_verdicts(path, contents.verdicts(record), record.info))
-
-
-def _read_old(path: Path, model: ModelRecord) -> StoredEvaluation:
-    old = old_layout.read_old(path, model)
-    return StoredEvaluation(model, old.record, to_verdicts(path, old.table, old.record.info))
+def _read(path: Path, model: ModelRecord, read: Callable[[], EvaluationData]) -> StoredEvaluation:
+    data = read()
+    return StoredEvaluation(model, data.record, to_verdicts(path, data.verdicts, data.record.info), data.images)
 
 
 def find_models(folder: Path) -> list[Path]:
@@ -296,7 +281,7 @@ def find_models(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         raise AdvdpnpError(f"there is no folder {folder}; give one that 'advdpnp eval --out' has written")
-    # os.walk minds no folder that an evaluation removes meanwhile.
+    # os.walk passes over a folder that an evaluation removes meanwhile.
     found = sorted(Path(each, "model.json") for each, _, names in os.walk(folder) if "model.json" in names)
     if not found:
         raise _nothing_in(folder, "no results")
@@ -308,21 +293,13 @@ def _nothing_in(folder: Path, what: str) -> AdvdpnpError:
 
 
 def read_diagnostics(folder: Path) -> tuple[DiagnosticRecord, ...]:
-    """All measurements that are stored in a model's folder.
-
-    Raises:
-        AdvdpnpError: they are damaged.
-    """
+    """All measurements that are stored in a model's folder."""
     index = read_index(folder)
     return old_layout.read_diagnostics(folder) if index is None else index.diagnostics
 
 
 def has_diagnostics(folder: Path, about: DiagnosticRecord) -> bool:
-    """Whether this is stored in a model's folder, by this version.
-
-    Raises:
-        AdvdpnpError: what is stored is damaged.
-    """
+    """Whether this is stored in a model's folder, by this version."""
     return any(each.key == about.key for each in read_diagnostics(folder))
 
 

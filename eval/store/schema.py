@@ -1,8 +1,9 @@
-"""The rows of verdicts: their columns, the parts of an evaluation that is running, and which rows are refused."""
+"""The rows of verdicts: their columns, how tables of them are read and written, and which rows are refused."""
 
 import contextlib
+import io
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ FOUND = pa.schema(
 )
 """What an evaluation finds for each sample."""
 
-_LATER = ("stage", "refused")  # columns that older files lack; -1 stands for what they do not tell
+_LATER = ("stage", "refused")  # columns that older files lack; -1 stands for unknown
 
 Columns = Mapping[str, np.ndarray]
 
@@ -62,41 +63,46 @@ def to_verdicts(path: Path, table: pa.Table, info: dict[str, Any]) -> Verdicts:
     Raises:
         AdvdpnpError: no search can have written these rows.
     """
-    frame = table.replace_schema_metadata(None).to_pandas()
-    wrong = _contradiction(frame, attacked=info["identity"].get("threat") is not None)
-    if wrong:
-        raise AdvdpnpError(f"the verdict file {path} was changed: {wrong}; delete it and run the same evaluation again")
+    frame = table.to_pandas()
+    if frame["sample"].duplicated().any():
+        raise changed(path, "it judges samples twice")
+    if info["identity"].get("threat") is not None and not np.isfinite(frame.loc[needs_image(frame), "norm"]).all():
+        raise changed(path, "samples count as broken by an image at no finite distance")
     return Verdicts(path, frame, info)
 
 
-def _contradiction(frame: pd.DataFrame, *, attacked: bool) -> str:
-    """What no search can have written, in words; "" if there is nothing of the kind."""
-    if frame["sample"].duplicated().any():
-        return "it judges samples twice"
-    broken = frame["success"] & (frame["clean_prediction"] == frame["label"])
-    if attacked and not np.isfinite(frame.loc[broken, "norm"]).all():
-        return "samples count as broken by an image at no finite distance"
-    return ""
+def changed(path: Path, why: str) -> AdvdpnpError:
+    """The error for a file that no evaluation has written like this."""
+    return AdvdpnpError(f"the verdict file {path} was changed: {why}; delete it and run the same evaluation again")
 
 
-def read_table(path: Path) -> pa.Table:
-    """The rows of a part, as ``FOUND`` has them, with their metadata.
+def read_table(path: Path, names: Collection[str] = ("identity", "runs")) -> tuple[pa.Table, dict[str, Any]]:
+    """All columns of a file that ``write_table`` wrote, and its JSON metadata, which must have ``names``.
 
     Raises:
-        AdvdpnpError: the file is damaged or holds no verdicts.
+        AdvdpnpError: it is another kind of file.
     """
-    return as_found(read_parquet(path), path)
-
-
-def read_parquet(path: Path) -> pa.Table:
-    """All columns of a Parquet file, its page checksums verified.
-
-    Raises:
-        AdvdpnpError: the file is damaged.
-    """
+    # A file of its own, not a data set: folder names with "=" in them must not become columns.
+    table = read_parquet(path, path)
+    metadata = table.schema.metadata or {}
+    if METADATA_KEY not in metadata:
+        raise stranger(path)
     try:
-        # A file of its own, not a data set: folder names with "=" in them must not become columns.
-        table = pq.ParquetFile(path, page_checksum_verification=True).read()
+        info: dict[str, Any] = json.loads(metadata[METADATA_KEY])
+        timed = all(isinstance(run["seconds"], int | float) for run in info["runs"])
+        if not timed or not isinstance(info["identity"], dict) or not set(names) <= set(info):
+            raise ValueError("another kind of metadata")
+    except (ValueError, KeyError, TypeError) as error:
+        raise AdvdpnpError(
+            f"the metadata of {path} are damaged; delete it and run the same evaluation again"
+        ) from error
+    return table.replace_schema_metadata(None), info
+
+
+def read_parquet(source: Path | io.BytesIO, path: Path) -> pa.Table:
+    """All columns of a Parquet file, which is at ``path`` and may be in memory, its page checksums verified."""
+    try:
+        table = pq.ParquetFile(source, page_checksum_verification=True).read()
         table.validate(full=True)  # text that is no text would fail much later
     except (pa.ArrowException, ValueError, OSError) as error:
         raise damaged(path) from error
@@ -104,7 +110,7 @@ def read_parquet(path: Path) -> pa.Table:
 
 
 def as_found(table: pa.Table, path: Path) -> pa.Table:
-    """The columns of ``FOUND``, with the metadata of the table.
+    """The columns of ``FOUND``.
 
     Raises:
         AdvdpnpError: some are missing.
@@ -112,13 +118,18 @@ def as_found(table: pa.Table, path: Path) -> pa.Table:
     for name in _LATER:
         if name not in table.column_names:
             table = table.append_column(name, pa.array([-1] * len(table), pa.int64()))
-    if not set(FOUND.names) <= set(table.column_names) or METADATA_KEY not in (table.schema.metadata or {}):
-        raise AdvdpnpError(f"{path} is not a verdict file of advdpnp; move it out of this folder")
-    return table.select(FOUND.names).cast(FOUND.with_metadata(table.schema.metadata))
+    if not set(FOUND.names) <= set(table.column_names):
+        raise stranger(path)
+    return table.select(FOUND.names).cast(FOUND)
+
+
+def stranger(path: Path) -> AdvdpnpError:
+    """The error for a file of another kind."""
+    return AdvdpnpError(f"{path} is not a verdict file of advdpnp; move it out of this folder")
 
 
 def damaged(path: Path) -> AdvdpnpError:
-    """What to say of a file of verdicts that cannot be read or is not what was written."""
+    """The error for a file of verdicts that cannot be read or is not what was written."""
     return AdvdpnpError(
         f"the verdict file {path} is damaged; delete it and run the same evaluation again, "
         "which searches only what it held"
@@ -126,48 +137,24 @@ def damaged(path: Path) -> AdvdpnpError:
 
 
 def write_table(path: Path, table: pa.Table, info: Mapping[str, Any]) -> None:
-    """Write a part, with what ``table_info`` is to read again, and checksums that reveal a flipped bit."""
+    """Write a table with JSON metadata, atomically, and with checksums that reveal a flipped bit."""
     metadata = {METADATA_KEY: json.dumps(info, sort_keys=True).encode()}
     with atomic_path(path) as temporary, contextlib.closing(open(temporary, "wb")) as stream:
         pq.write_table(table.replace_schema_metadata(metadata), stream, compression="zstd", write_page_checksum=True)
 
 
-def table_info(table: pa.Table, path: Path) -> dict[str, Any]:
-    """The JSON metadata of a table that was read from ``path``.
+def needs_image(columns: Any) -> np.ndarray:
+    """Which verdicts rest on an adversarial image, bool (n,): clean mistakes need none.
 
-    Raises:
-        AdvdpnpError: they are damaged.
+    Args:
+        columns: gives the columns of ``FOUND`` by name: a table, a data frame or a mapping.
     """
-    try:
-        info: dict[str, Any] = json.loads(table.schema.metadata[METADATA_KEY])
-        if not (
-            isinstance(info["identity"], dict) and all(isinstance(run["seconds"], int | float) for run in info["runs"])
-        ):
-            raise ValueError("another kind of metadata")
-    except (ValueError, KeyError, TypeError) as error:
-        raise AdvdpnpError(
-            f"the metadata of {path} are damaged; delete it and run the same evaluation again"
-        ) from error
-    return info
-
-
-def needs_image(verdicts: pa.Table) -> np.ndarray:
-    """Which verdicts rest on an adversarial image, bool (n,): clean mistakes need none."""
-    wanted = ("success", "clean_prediction", "label")
-    return needs_image_columns({name: verdicts.column(name).to_numpy() for name in wanted})
-
-
-def needs_image_columns(columns: Columns) -> np.ndarray:
-    """The same for rows that are no table yet."""
-    return np.asarray(columns["success"] & (columns["clean_prediction"] == columns["label"]))
+    success, prediction, label = (np.asarray(columns[name]) for name in ("success", "clean_prediction", "label"))
+    return np.asarray(success & (prediction == label))
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of an ``.npz`` file by name.
-
-    Raises:
-        AdvdpnpError: the file is damaged.
-    """
+    """The arrays of an ``.npz`` file by name."""
     try:
         with np.load(path, allow_pickle=False) as stored:
             return {name: stored[name] for name in stored.files}

@@ -1,8 +1,13 @@
-"""The verdicts of one evaluation: collected in parts, which are written while its search runs, so none are lost."""
+"""The verdicts of one evaluation: collected in parts, which are written while its search runs, so none are lost.
+
+000000.parquet        verdicts, with what their ``EvaluationRecord`` says in the metadata
+000000.adversarials   their images, if there are any; written first
+"""
 
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,26 +23,49 @@ from advdpnp.eval.store.adversarial_images import (
     to_table,
     write_adversarials,
 )
-from advdpnp.eval.store.key import EvaluationKey
-from advdpnp.eval.store.model_record import ModelRecord
+from advdpnp.eval.store.data_files import EvaluationData
+from advdpnp.eval.store.index import EvaluationRecord
+from advdpnp.eval.store.key import EvaluationKey, short_hash
 from advdpnp.eval.store.schema import (
     FOUND,
     Columns,
+    as_found,
     needs_image,
-    needs_image_columns,
     read_arrays,
     read_table,
-    table_info,
     write_arrays,
     write_table,
 )
 
 FLUSH_SECONDS = 2.0
 
+_OF_A_PART = ("identity", "eps_text", "runs", "metadata", "image_shape", "saved")  # what it keeps of its record
 _OF_A_RUN = ("versions", "device", "command", "date", "copy_differs")  # what else is known belongs to the evaluation
 
 Pack = Callable[[np.ndarray, np.ndarray, np.ndarray], pa.Table]
 """Sample indices (n,), labels (n,) and adversarial images (n, c, h, w) to rows of ``adversarial_images``."""
+
+
+def write_part(path: Path, verdicts: pa.Table, record: EvaluationRecord) -> None:
+    """Write the verdicts of a part, atomically; what counts its rows and images is not stored."""
+    write_table(path, verdicts, {name: getattr(record, name) for name in _OF_A_PART})
+
+
+def read_part(path: Path) -> EvaluationData:
+    """Read a part; its images are read when they are asked for.
+
+    Raises:
+        AdvdpnpError: the file holds no verdicts.
+    """
+    table, said = read_table(path, _OF_A_PART)
+    said["image_shape"] = tuple(said["image_shape"])
+    images = path.with_suffix(SUFFIX)
+    return EvaluationData(
+        EvaluationRecord(hash=short_hash(said["identity"]), rows=len(table), **said),
+        as_found(table, path),
+        partial(read_tables, images) if images.exists() else None,
+        partial(read_samples, images) if said["saved"] else None,
+    )
 
 
 class VerdictCollector(ABC):
@@ -47,10 +75,8 @@ class VerdictCollector(ABC):
         differing: once the evaluation is complete: samples (int64) that were searched again and judged otherwise.
     """
 
-    def __init__(
-        self, identity: ModelRecord, unit: EvaluationKey, facts: Mapping[str, Any], pack: Pack | None = None
-    ) -> None:
-        self._identity, self._unit, self._pack = identity, unit, pack
+    def __init__(self, unit: EvaluationKey, facts: Mapping[str, Any], pack: Pack | None = None) -> None:
+        self._unit, self._pack = unit, pack
         self.differing = np.zeros(0, np.int64)
         self._facts = dict(facts)
         self._kept: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
@@ -75,12 +101,11 @@ class VerdictCollector(ABC):
             columns: the columns of ``FOUND``, each of shape (n,).
             x_adv: what the attack made of each sample, float32 (n, c, h, w).
         """
-        broken = needs_image_columns(columns)
+        broken = needs_image(columns)
         self._image_shape = tuple(x_adv.shape[1:])
         if broken.any():
-            self._kept.append(
-                (np.asarray(columns["sample"])[broken], np.asarray(columns["label"])[broken], x_adv[broken])
-            )
+            sample, label = (np.asarray(columns[name])[broken] for name in ("sample", "label"))
+            self._kept.append((sample, label, x_adv[broken]))
 
     def add(
         self,
@@ -98,7 +123,7 @@ class VerdictCollector(ABC):
             x_adv: what the attack made of these.
         """
         arrays = {name: np.asarray(columns[name]) for name in FOUND.names}
-        self._pending.append(pa.Table.from_arrays([pa.array(arrays[f.name], f.type) for f in FOUND], schema=FOUND))
+        self._pending.append(pa.table(arrays, schema=FOUND))
         if places is not None and x is not None and x_adv is not None and len(places):
             samples = arrays["sample"][places]
             self._first = np.union1d(self._first, samples)[:EXAMPLES].astype(int).tolist()
@@ -122,16 +147,17 @@ class VerdictCollector(ABC):
         now = time.monotonic()
         table = pa.concat_tables(self._pending)
         run = {key: self._facts[key] for key in _OF_A_RUN if key in self._facts}
-        info = {
-            "identity": self._unit.identity,
-            "weights": self._identity.weights_hash,
-            "eps_text": self._unit.threat.text if self._unit.threat else "",
-            "metadata": {key: value for key, value in self._facts.items() if key not in _OF_A_RUN},
-            "saved": self._pack is not None,
-            "image_shape": self._image_shape,
-            "runs": [{**run, "seconds": round(now - self._clock, 3), "samples": len(table)}],
-        }
-        self._write(table, info, images or None)
+        record = EvaluationRecord(
+            hash=self._unit.hash,
+            identity=self._unit.identity,
+            eps_text=self._unit.threat.text if self._unit.threat else "",
+            rows=len(table),
+            runs=[{**run, "seconds": round(now - self._clock, 3), "samples": len(table)}],
+            metadata={key: value for key, value in self._facts.items() if key not in _OF_A_RUN},
+            image_shape=self._image_shape,
+            saved=self._pack is not None,
+        )
+        self._write(table, record, images or None)
         self._pending, self._kept, self._examples = [], [], []  # only now: after an error all of it is pending still
         self._clock = self._last_flush = now
 
@@ -142,19 +168,16 @@ class VerdictCollector(ABC):
         sample taken over, whether it is misclassified.
         """
         taken: dict[int, bool] = {}
-        for path in sorted(parts.glob("*.parquet")):
-            if path in self._gathered:
-                continue
-            table, images = read_table(path), path.with_suffix(SUFFIX)
-            info = table_info(table, path)
-            new = np.isin(table.column("sample").to_numpy(), np.setdiff1d(wanted, list(taken)))
+        for path in sorted(set(parts.glob("*.parquet")) - self._gathered):
+            part = read_part(path)
+            table, sample = part.verdicts, part.verdicts.column("sample").to_numpy()
+            new = np.isin(sample, np.setdiff1d(wanted, list(taken)))
             if self._pack is not None:  # what an earlier run, which was to keep no images, has left is searched again
-                pictured = read_samples(images) if info.get("saved") else np.zeros(0, np.int64)
-                new &= ~needs_image(table) | np.isin(table.column("sample").to_numpy(), pictured)
+                new &= ~needs_image(table) | np.isin(sample, part.pictured() if part.pictured else [])
             self._gathered.add(path)
             if new.any():
                 found = table.filter(pa.array(new))
-                self._write(found, info, read_tables(images) if images.exists() else None)
+                self._write(found, part.record, part.images() if part.images else None)
                 taken |= dict(zip(found.column("sample").to_pylist(), found.column("success").to_pylist(), strict=True))
         return taken
 
@@ -167,36 +190,29 @@ class VerdictCollector(ABC):
         """What ``checkpoint`` was given, in order, by this run and by those that were interrupted."""
 
     @abstractmethod
-    def _write(self, table: pa.Table, info: Mapping[str, Any], images: Iterable[pa.Table] | None) -> None:
-        """Keep a part: verdicts, what ``table_info`` is to say of them, and tables of ``to_table``, at least one."""
+    def _write(self, verdicts: pa.Table, record: EvaluationRecord, images: Iterable[pa.Table] | None) -> None:
+        """Keep a part: verdicts, what is known of them, and tables of ``to_table``, at least one."""
 
 
 class VerdictWriter(VerdictCollector):
     """Writes each part to files of a folder."""
 
-    def __init__(
-        self,
-        parts: Path,
-        identity: ModelRecord,
-        unit: EvaluationKey,
-        facts: Mapping[str, Any],
-        pack: Pack | None = None,
-    ) -> None:
-        super().__init__(identity, unit, facts, pack)
+    def __init__(self, parts: Path, unit: EvaluationKey, facts: Mapping[str, Any], pack: Pack | None = None) -> None:
+        super().__init__(unit, facts, pack)
         self._parts = parts
         self._next_part = 1 + max((int(p.stem) for p in parts.glob("*.parquet") if p.stem.isdigit()), default=-1)
 
     def checkpoint(self, record: Columns) -> None:
         self.flush()
-        path = self._parts / f"record-{len(self.records()):06d}.npz"
-        write_arrays(path, record)
-
-    def _write(self, table: pa.Table, info: Mapping[str, Any], images: Iterable[pa.Table] | None) -> None:
-        # Images go first: a verdict on disk means that its images are there too.
-        if images is not None:
-            write_adversarials(self._parts / f"{self._next_part:06d}{SUFFIX}", images)
-        write_table(self._parts / f"{self._next_part:06d}.parquet", table, info)
-        self._next_part += 1
+        write_arrays(self._parts / f"record-{len(self.records()):06d}.npz", record)
 
     def records(self) -> list[dict[str, np.ndarray]]:
         return [read_arrays(path) for path in sorted(self._parts.glob("record-*.npz"))]
+
+    def _write(self, verdicts: pa.Table, record: EvaluationRecord, images: Iterable[pa.Table] | None) -> None:
+        # Images go first: a verdict on disk means that its images are there too.
+        path = self._parts / f"{self._next_part:06d}.parquet"
+        if images is not None:
+            write_adversarials(path.with_suffix(SUFFIX), images)
+        write_part(path, verdicts, record)
+        self._next_part += 1

@@ -22,8 +22,8 @@ from advdpnp.attacks.threat import ThreatModel
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.datasets import Dataset, Split
 from advdpnp.eval.run.components import Components
-from advdpnp.eval.store.commit import Complete, commit
-from advdpnp.eval.store.data_files import Contents, read_contents, read_images
+from advdpnp.eval.store.commit import commit
+from advdpnp.eval.store.data_files import Contents, EvaluationData, read_contents, read_images
 from advdpnp.eval.store.index import Index, checksum
 from advdpnp.eval.store.key import CLEAN, EvaluationKey
 from advdpnp.eval.store.model_folder import open_model
@@ -201,7 +201,7 @@ def _edit_rows(unit: StoredEvaluation, change: Callable[[pd.DataFrame], Any]) ->
     assert contents is not None
     frame = contents.verdicts(unit.record).to_pandas()
     change(frame)
-    commit(contents, [Complete(unit.record, pa.Table.from_pandas(frame, FOUND, preserve_index=False))])
+    commit(contents, [EvaluationData(unit.record, pa.Table.from_pandas(frame, FOUND, preserve_index=False))])
 
 
 @pytest.fixture
@@ -216,7 +216,8 @@ def _edit_images(unit: StoredEvaluation, change: Callable[[list[dict[str, Any]]]
     tables = list(read_images(unit.folder, unit.hash))
     rows = change([row for table in tables for row in table.to_pylist()])
     table = pa.Table.from_pylist(rows, schema=tables[0].schema)
-    commit(contents, [Complete(unit.record, contents.verdicts(unit.record), iter([table] if rows else []))])
+    images = [table] if rows else []
+    commit(contents, [EvaluationData(unit.record, contents.verdicts(unit.record), lambda: iter(images))])
 
 
 @pytest.fixture
@@ -232,8 +233,7 @@ def _copy_evaluation(unit: StoredEvaluation, folder: Path) -> None:
     shutil.copy(unit.folder / "model.json", folder)
     into = read_contents(folder) or Contents(folder, Index(unit.model.weights_hash), {})
     into = replace(into, index=replace(into.index, diagnostics=source.index.diagnostics))
-    images = read_images(unit.folder, unit.hash) if unit.record.images else None
-    commit(into, [Complete(unit.record, source.verdicts(unit.record), images)])
+    commit(into, [source.evaluation(unit.record)])
 
 
 @pytest.fixture(scope="session")

@@ -28,8 +28,8 @@ from advdpnp.eval.run.components import Components
 from advdpnp.eval.store import commit as commit_module
 from advdpnp.eval.store import writer as unit_writer
 from advdpnp.eval.store.adversarial_images import SUFFIX, read_samples, to_table
-from advdpnp.eval.store.commit import Complete, commit
-from advdpnp.eval.store.data_files import read_contents
+from advdpnp.eval.store.commit import commit
+from advdpnp.eval.store.data_files import EvaluationData, read_contents
 from advdpnp.eval.store.index import INDEX, Index
 from advdpnp.eval.store.reader import StoredEvaluation, find_results
 from advdpnp.models.checkpoint import weights_hash
@@ -104,7 +104,8 @@ def forget_images(unit: StoredEvaluation) -> None:
     """Leave an evaluation as it is without ``--save-adversarials``."""
     contents = read_contents(unit.folder)
     assert contents is not None
-    commit(contents, [Complete(replace(unit.record, saved=False), contents.verdicts(unit.record), iter(()))])
+    bare = replace(unit.record, saved=False)
+    commit(contents, [EvaluationData(bare, contents.verdicts(unit.record), lambda: iter(()))])
 
 
 # Storing
@@ -183,7 +184,7 @@ def test_no_verdict_is_without_its_image_wherever_a_writer_is_killed(
     tmp_path: Path, data: Dataset, net: Net, monkeypatch: pytest.MonkeyPatch, written: str, recording: Recording
 ) -> None:
     """The process dies just before it writes so and so of pgd-4."""
-    write_images, write_table, finish = unit_writer.write_adversarials, unit_writer.write_table, commit_module._replace
+    write_images, write_part, finish = unit_writer.write_adversarials, unit_writer.write_part, commit_module._replace
 
     def dying(write: Callable[..., None], when: str) -> Callable[..., None]:
         def wrapped(path: Path, *rest: Any) -> None:
@@ -200,7 +201,7 @@ def test_no_verdict_is_without_its_image_wherever_a_writer_is_killed(
 
     with monkeypatch.context() as patch:
         patch.setattr(unit_writer, "write_adversarials", dying(write_images, "images"))
-        patch.setattr(unit_writer, "write_table", dying(write_table, "verdicts"))
+        patch.setattr(unit_writer, "write_part", dying(write_part, "verdicts"))
         patch.setattr(commit_module, "_replace", dying_late)
         with pytest.raises(KeyboardInterrupt):
             evaluate(tmp_path, data, net())

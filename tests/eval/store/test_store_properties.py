@@ -74,7 +74,7 @@ def disturbed(out: Path, session: dict[str, Any], forwards: int = 0) -> None:
     """One process that adds verdicts and ends badly."""
     place = out if session["process"] == 0 else out / ".shards" / str(session["process"])
     with open_model(place, NET) as folder:
-        writer = VerdictWriter(folder.parts_folder(UNIT), folder.identity, UNIT, FACTS)
+        writer = VerdictWriter(folder.parts_folder(UNIT), UNIT, FACTS)
         if session["gathers"] and session["process"] == 0:
             gather(folder, out, writer)
         for samples, flushed in session["adds"]:
@@ -143,7 +143,7 @@ def test_a_sample_that_is_judged_again_counts_once_and_as_it_was_first(additions
         first: dict[int, int] = {}
         for turn, (samples, stops) in enumerate(additions):
             with open_model(Path(root), NET) as folder:
-                writer = VerdictWriter(folder.parts_folder(UNIT), folder.identity, UNIT, FACTS)
+                writer = VerdictWriter(folder.parts_folder(UNIT), UNIT, FACTS)
                 add(writer, samples, forwards=turn)
                 writer.flush()
                 if stops:  # leaves a complete file of what there is
