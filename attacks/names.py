@@ -1,5 +1,6 @@
 """Resolve the text of ``--attacks`` to attacks."""
 
+import json
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 from advdpnp.attacks.ensemble import AttackEnsemble
 from advdpnp.attacks.protocol import ATTACKS, Attack, PackageAttack, check_norm
 from advdpnp.attacks.threat import ThreatModel
-from advdpnp.base.errors import AdvdpnpError
+from advdpnp.base.errors import AdvdpnpError, first_line
 
 FEW_CLASSES = 4
 """With fewer classes the targeted DLR loss, and so the published AutoAttack, is undefined."""
@@ -88,6 +89,22 @@ def resolve_attacks(
     attacks: dict[str, Any] = {}
     for name in attack_names(text, classes, engine):
         attack = ATTACKS.make(name, threat=threat, classes=classes)
-        check_norm(attack)
+        _check(name, attack)
         attacks.setdefault(attack.name, attack)
     return list(attacks.items())
+
+
+def _check(name: str, attack: Any) -> None:
+    if not isinstance(attack, Attack | AttackEnsemble | PackageAttack):
+        raise AdvdpnpError(
+            f"'{name}' builds {type(attack).__name__}, which is no attack; it needs name, threat, norms, minimum_norm, "
+            "definition, start, ask and tell"
+        )
+    check_norm(attack)
+    try:
+        json.dumps(attack.definition(), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise AdvdpnpError(
+            f"the definition of the attack '{attack.name}' is not JSON ({first_line(error)}); use numbers, text, lists "
+            "and dictionaries"
+        ) from error

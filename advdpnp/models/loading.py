@@ -329,10 +329,10 @@ def _try(model: nn.Module, name: str, dataset: "Dataset") -> None:
             f"the model '{name}' returns a {type(logits).__name__}; wrap it in a module that returns only the logits"
         )
     if logits.shape != (1, dataset.classes):
-        shape = tuple(logits.shape[1:])
+        returned = tuple(logits.shape[1:])
         raise AdvdpnpError(
-            f"the model '{name}' returns logits of shape {shape} per image, but {dataset.name} has {dataset.classes} "
-            "classes; choose the data set it was made for"
+            f"the model '{name}' returns logits of shape {returned} per image, but {dataset.name} has "
+            f"{dataset.classes} classes; choose the data set it was made for"
         )
 
 

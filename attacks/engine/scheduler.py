@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from advdpnp.attacks.engine import attack_calls
 from advdpnp.attacks.engine.executor import Executor
 from advdpnp.attacks.engine.replicas import ModelReplicas
 from advdpnp.attacks.engine.verification import judge, repeats
@@ -72,7 +73,7 @@ class Scheduler:
         if executor.searched is executor.model or not len(samples):
             return True
         rows = self._initial_state(executor, samples.to(self.replicas.device))
-        queries, _ = self.attack.ask(rows.state)
+        queries, _ = attack_calls.ask(self.attack, rows.state)
         return is_same_function(executor.searched, executor.model, queries.contiguous())
 
     @property
@@ -171,7 +172,7 @@ class Scheduler:
         misclassified = clean.prediction != y
         zero, infinite = torch.zeros_like(y), torch.full(y.shape, torch.inf, dtype=torch.float64, device=y.device)
         return SearchState(
-            state=self.attack.start(x, y, clean.logits, Draw.of(self.stream, sample)),
+            state=attack_calls.start(self.attack, x, y, clean.logits, Draw.of(self.stream, sample)),
             sample=sample,
             clean_prediction=clean.prediction,
             age=zero,
@@ -200,12 +201,14 @@ class Scheduler:
 
     def _iterate(self, executor: Executor, rows: SearchState) -> SearchState:
         state, gradient, backwards, zero_gradient = rows.state, None, rows.backwards, rows.zero_gradient
-        queries, objective = self.attack.ask(state)
+        queries, objective = attack_calls.ask(self.attack, state)
         needs_gradient = self.periodic.wants_gradient(state) if self.periodic else None
         if objective is None or (needs_gradient is not None and not any_row(needs_gradient)):
-            logits = executor.searched_logits(queries)
+            with attack_calls.querying(self.attack, queries):
+                logits = executor.searched_logits(queries)
         else:
-            logits, gradient = executor.logits_and_gradient(queries, objective)
+            with attack_calls.querying(self.attack, queries):
+                logits, gradient = executor.logits_and_gradient(queries, objective)
             first = backwards == 0 if needs_gradient is None else needs_gradient & (backwards == 0)
             if any_row(first):
                 zero_gradient = zero_gradient | (first & (gradient == 0).flatten(1).all(1))
@@ -213,7 +216,7 @@ class Scheduler:
         misclassified = logits.argmax(1) != state.y
         rows = replace(
             rows,
-            state=self.attack.tell(state, logits, gradient, misclassified),
+            state=attack_calls.tell(self.attack, state, logits, gradient, misclassified),
             age=rows.age + 1,
             forwards=rows.forwards + 1,
             backwards=backwards,
@@ -231,7 +234,7 @@ class Scheduler:
         ending = rows.state.done & ~rows.last & torch.isinf(rows.candidate_norm)
         if not any_row(ending):
             return rows
-        queries, _ = self.attack.ask(rows.state)
+        queries, _ = attack_calls.ask(self.attack, rows.state)
         rows = replace(rows, last=rows.last | ending)
         return propose(rows, ending, queries, self._distance(rows.state.x, queries))
 

@@ -1,0 +1,89 @@
+"""Calls of an attack's own code. A mistake in it becomes one sentence that names the attack."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from advdpnp.attacks.protocol import Attack, Loss
+from advdpnp.attacks.rows import Rows
+from advdpnp.base.errors import AdvdpnpError, ModelError, first_line
+from advdpnp.base.randomness import Draw
+
+
+def start(attack: Attack, x: Tensor, y: Tensor, logits: Tensor, draw: Draw) -> Any:
+    """The attack's first state.
+
+    Raises:
+        AdvdpnpError: its code fails, or the state is no dataclass of rows.
+    """
+    with _blaming(attack, "start"):
+        state = attack.start(x, y, logits, draw)
+    if not isinstance(state, Rows) or len(state) != len(x):
+        raise AdvdpnpError(
+            f"the attack '{attack.name}' returns {_kind(state)} from start; return a subclass of State "
+            "with one row per image"
+        )
+    return state
+
+
+def ask(attack: Attack, state: Any) -> tuple[Tensor, Loss | None]:
+    """The attack's queries, (n, c, h, w), and its loss.
+
+    Raises:
+        AdvdpnpError: its code fails, or the queries are no images of the shape of the clean ones.
+    """
+    with _blaming(attack, "ask"):
+        queries, loss = attack.ask(state)
+    if not isinstance(queries, Tensor) or queries.shape != state.x.shape or not queries.is_floating_point():
+        raise AdvdpnpError(
+            f"the attack '{attack.name}' returns {_kind(queries)} from ask; return float images of shape "
+            f"{tuple(state.x.shape)}"
+        )
+    return queries.to(state.x.dtype), loss
+
+
+def tell(attack: Attack, state: Any, logits: Tensor, gradient: Tensor | None, misclassified: Tensor) -> Any:
+    """The attack's next state.
+
+    Raises:
+        AdvdpnpError: its code fails, or it returns another kind of state.
+    """
+    with _blaming(attack, "tell"):
+        following = attack.tell(state, logits, gradient, misclassified)
+    if type(following) is not type(state):
+        raise AdvdpnpError(
+            f"the attack '{attack.name}' returns {_kind(following)} from tell; return the next {type(state).__name__}"
+        )
+    return following
+
+
+@contextmanager
+def querying(attack: Attack, queries: Tensor) -> Iterator[None]:
+    """While the model answers queries: queries that are not finite are the attack's mistake and not the model's."""
+    try:
+        yield
+    except ModelError:
+        if bool(torch.isfinite(queries).all()):
+            raise
+        raise AdvdpnpError(
+            f"the attack '{attack.name}' queries images that contain NaN or infinite values; fix its code"
+        ) from None
+
+
+@contextmanager
+def _blaming(attack: Attack, method: str) -> Iterator[None]:
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, AdvdpnpError):
+        raise
+    except (Exception, SystemExit) as error:
+        raise AdvdpnpError(
+            f"the attack '{attack.name}' fails in {method}: {type(error).__name__}: {first_line(error)}; fix its code"
+        ) from error
+
+
+def _kind(value: object) -> str:
+    return f"{value.dtype} of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__

@@ -1,0 +1,75 @@
+"""Mistakes in an attack's own code are one sentence that names the attack, never the model."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from advdpnp.attacks import ATTACKS, ThreatModel, resolve_attacks
+from advdpnp.attacks.algorithms.pgd import PGD
+from advdpnp.base.errors import AdvdpnpError
+
+THREAT = ThreatModel.parse("linf", "8/255")
+
+
+@dataclass(frozen=True)
+class Broken(PGD):
+    """PGD with one mistake."""
+
+    mistake: str = ""
+
+    def start(self, x: Tensor, *rest: Any) -> Any:
+        return {"x": x} if self.mistake == "a dict from start" else super().start(x, *rest)
+
+    def ask(self, state: Any) -> Any:
+        queries, loss = super().ask(state)
+        if self.mistake == "raises in ask":
+            raise ValueError("boom")
+        wrong = {"a row less": queries[:-1], "uint8": (255 * queries).to(torch.uint8), "numpy": queries.numpy()}
+        return wrong.get(self.mistake, queries * torch.nan if self.mistake == "NaN" else queries), loss
+
+    def tell(self, *given: Any) -> Any:
+        return None if self.mistake == "no state from tell" else super().tell(*given)
+
+
+@pytest.mark.parametrize(
+    ("mistake", "sentence"),
+    [
+        ("raises in ask", "the attack 'own' fails in ask: ValueError: boom; fix its code"),
+        ("a dict from start", "the attack 'own' returns dict from start; return a subclass of State"),
+        ("a row less", r"the attack 'own' returns torch.float32 of shape .* from ask; return float images of shape"),
+        ("uint8", "the attack 'own' returns torch.uint8 of shape"),
+        ("numpy", "the attack 'own' returns ndarray from ask"),
+        ("NaN", "the attack 'own' queries images that contain NaN"),
+        ("no state from tell", "the attack 'own' returns NoneType from tell; return the next PGDState"),
+    ],
+)
+def test_a_mistake_of_an_attack_names_the_attack(net, images, labels, find, mistake, sentence):
+    with pytest.raises(AdvdpnpError, match=sentence):
+        find(net, Broken(THREAT, steps=2, name="own", mistake=mistake), images, labels)
+
+
+def test_float64_queries_are_evaluated_as_float32(net, images, labels, find):
+    class Double(PGD):
+        def ask(self, state: Any) -> Any:
+            queries, loss = super().ask(state)
+            return queries.double(), loss
+
+    found = find(net, Double(THREAT, steps=2, name="own"), images, labels)
+    assert torch.equal(found.x_adv, find(net, PGD(THREAT, steps=2, name="own"), images, labels).x_adv)
+
+
+@pytest.mark.parametrize(
+    ("built", "sentence"),
+    [
+        (object(), "'test-broken' builds object, which is no attack"),
+        (Broken(THREAT, name="test-broken", step_size=torch.ones(1)), "definition .* 'test-broken' is not JSON"),  # type: ignore[arg-type]
+    ],
+)
+def test_what_is_no_attack_is_refused_before_the_search(monkeypatch, built, sentence):
+    monkeypatch.setattr(ATTACKS, "_entries", dict(ATTACKS._entries))
+    ATTACKS.register("test-broken", description="a test")(lambda threat, classes: built)
+    with pytest.raises(AdvdpnpError, match=sentence):
+        resolve_attacks("test-broken", THREAT, 10)
