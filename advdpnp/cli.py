@@ -5,6 +5,7 @@ Importing this module must stay cheap (``advdpnp --help`` imports no torch).
 
 import errno
 import os
+import re
 import sys
 import traceback
 import warnings
@@ -113,13 +114,31 @@ def run(arguments: list[str] | None = None) -> int:
         except (Abort, KeyboardInterrupt):
             return _fail_once(_STOPPED)
         except TyperException as error:
-            sentence = error.format_message().rstrip(".")
-            return _fail_once(f"{sentence}; see `advdpnp --help` and `advdpnp COMMAND --help`")
+            return _fail_once(f"{_in_words(error.format_message())}; see `advdpnp --help` and `advdpnp COMMAND --help`")
         except Exit as leave:
             return leave.exit_code
         except Exception as error:
             # A library may turn the interruption into an error of its own.
             return _fail_once(_STOPPED) if asked() else _explain(error)
+
+
+_RULES = {
+    "greater than or equal to ": "at least ",
+    "less than or equal to ": "at most ",
+    "a valid integer, unable to parse string as an integer": "an integer",
+    "a valid number, unable to parse string as a number": "a number",
+}  # the validator's words, and ours
+
+
+def _in_words(message: str) -> str:
+    """A wrong argument in this program's words: "--limit must be at least 1", "no such option: --atacks"."""
+    if invalid := re.fullmatch(r"Invalid value for '([^']+)': Input should be (.+)", message.strip()):
+        rule = invalid[2]
+        for theirs, ours in _RULES.items():
+            rule = rule.replace(theirs, ours)
+        return f"{invalid[1]} must be {rule}"
+    sentence = message.strip().rstrip(".").replace(". Did you mean", "; did you mean")
+    return sentence[:1].lower() + sentence[1:]
 
 
 def _explain(error: Exception) -> int:

@@ -10,13 +10,13 @@ from advdpnp.attacks.info import AttackInfo
 from advdpnp.attacks.names import resolve_attacks
 from advdpnp.attacks.packages import pyautoattack as package_autoattack
 from advdpnp.attacks.packages import torchattacks
-from advdpnp.attacks.protocol import ATTACKS, Attack, PackageAttack, State
+from advdpnp.attacks.protocol import ATTACKS, Attack, PackageAttack, State, positive_integer
 from advdpnp.attacks.search_state import AttackResult
 from advdpnp.attacks.threat import ThreatModel
 
 __all__ = [
-    "ATTACKS", "Attack", "AttackInfo", "AttackResult", "PackageAttack", "State", "ThreatModel", "resolve_attacks",
-    "search",
+    "ATTACKS", "Attack", "AttackInfo", "AttackResult", "PackageAttack", "State", "ThreatModel",
+    "positive_integer", "resolve_attacks", "search",
 ]  # fmt: skip
 
 _registering = (

@@ -172,7 +172,9 @@ def _evaluate(
     check_inputs(images if images.is_floating_point() else torch.zeros(len(labels), 1, 1, 1), labels)
     if len(labels) != len(images):
         raise AdvdpnpError(f"there are {len(images)} images but {len(labels)} labels; give one label per image")
-    classes = int(labels.max()) + 1 if len(labels) else 0
+    if not len(images):
+        raise AdvdpnpError("there are no images to evaluate")
+    classes = int(labels.max()) + 1
     empty = Split(images[:0], labels[:0])
     dataset = Dataset("arrays", tuple(map(str, range(classes))), empty, empty, Split(images, labels), "none")
     if device is None:

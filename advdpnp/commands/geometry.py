@@ -13,7 +13,7 @@ from advdpnp.commands.support.options import DataRoot, Device
 
 EPILOG = "Example: `advdpnp geometry runs/my-run --limit 1000`"
 
-Checkpoint = Annotated[Path, typer.Argument(help="A run folder or a .safetensors file.")]
+Checkpoint = Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A run folder or a .safetensors file.")]
 DatasetName = Annotated[
     str | None, typer.Option(help="Data set whose test images are used.", show_default="the checkpoint's")
 ]

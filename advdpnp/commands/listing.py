@@ -10,7 +10,9 @@ from advdpnp.commands.support import console
 
 EPILOG = "Example: `advdpnp list attacks`"
 
-Kind = Annotated[str, typer.Argument(help="attacks, corruptions, datasets, methods, models, recipes or studies.")]
+Kind = Annotated[
+    str, typer.Argument(metavar="KIND", help="attacks, corruptions, datasets, methods, models, recipes or studies.")
+]
 
 #: Kind to (module, registry). Modules are imported only when asked for.
 _REGISTRIES = {

@@ -14,6 +14,7 @@ Folders = Annotated[
 
 def migrate(folders: Folders) -> None:
     """Convert results of the old layout (one file per evaluation) in place; if killed, the same command continues."""
+    from advdpnp.base.errors import AdvdpnpError
     from advdpnp.base.files import folder_lock
     from advdpnp.commands.support.console import out
     from advdpnp.eval.store.commit import finish_commit
@@ -21,6 +22,9 @@ def migrate(folders: Folders) -> None:
     from advdpnp.eval.store.old_layout import convert, is_old
     from advdpnp.eval.store.reader import find_models
 
+    for folder in folders:
+        if folder.is_dir() and not any(folder.rglob("model.json")):
+            raise AdvdpnpError(f"there are no results of an earlier version in {folder}; nothing to migrate")
     models = list(dict.fromkeys(path.parent.resolve() for folder in folders for path in find_models(folder)))
     converted = total = 0
     for folder in models:

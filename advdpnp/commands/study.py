@@ -9,7 +9,9 @@ from advdpnp.commands.support.options import DataRoot, Device
 
 EPILOG = "Example: `advdpnp study dimensions`, or two halves at once with `--shard 0/2` and `--shard 1/2`"
 
-Name = Annotated[str, typer.Argument(help="A study of `advdpnp list studies`, or the path of a YAML file.")]
+Name = Annotated[
+    str, typer.Argument(metavar="NAME", help="A study of `advdpnp list studies`, or the path of a YAML file.")
+]
 Out = Annotated[Path, typer.Option(help="Folder of the table and the figure.")]
 Runs = Annotated[Path, typer.Option(help="Folder that holds the training runs.")]
 Shard = Annotated[str, typer.Option(help="Do only this share of the training runs, such as 0/2.")]

@@ -124,8 +124,9 @@ def _train(
         )
     if first:
         last = metrics.iloc[-1]
+        length = f"{len(metrics)} epoch" + "s" * (len(metrics) > 1)
         console.out.print(
-            f"{folder}: {len(metrics)} epochs, validation accuracy {100 * last['validation_clean']:.1f} % clean, "
+            f"{folder}: {length}, validation accuracy {100 * last['validation_clean']:.1f} % clean, "
             f"{100 * last['validation_pgd']:.1f} % under PGD; evaluate with: advdpnp eval --attacks all {folder}"
         )
 

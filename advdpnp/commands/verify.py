@@ -35,7 +35,7 @@ def verify(
     data_root: DataRoot = None,
     device: Device = "auto",
 ) -> None:
-    """Re-verify stored adversarial images in float32; exit code 1 if any check fails."""
+    """Re-verify stored adversarial images in float32; exit code 1 if a check fails or cannot be made."""
     from advdpnp.commands.support.verification import verify_command
 
     holds = verify_command(

@@ -106,7 +106,8 @@ def _rows_of(rows: Sequence[Row], name: str) -> list[Row]:
     if not found:
         names = sorted({row.model.name for row in rows})
         close = difflib.get_close_matches(name, names, n=3, cutoff=0.5) or names[:20]
-        raise AdvdpnpError(f"there is no model called '{name}' here; choose one of {', '.join(close)}")
+        hint = f"; choose one of {', '.join(close)}" if len(names) > 1 else f", only {names[0]}"
+        raise AdvdpnpError(f"there is no model called '{name}' here{hint}")
     hashes = sorted({row.model.weights_hash for row in found})
     if len(hashes) > 1:
         spelled = " or ".join(f"{name}-{each[:8]}" for each in hashes)

@@ -28,7 +28,7 @@ NEAR = 1e-4
 """Margins within this share of the largest logit may have another sign on another machine: ten times what verdicts call
 borderline, for devices differ more among each other than roundings on one."""
 
-NOT_STORED = "no adversarial images stored; run eval with --save-adversarials"
+NOT_STORED = "images of misclassified samples were not stored; run eval with --save-adversarials"
 
 _TRIES = 3  # of models whose logits are random or depend on the batch
 _LARGEST_BATCH = 1024  # rows of a model call, whatever a file says

@@ -154,8 +154,8 @@ class _Run:
         largest = int(self.plan.labels(self.plan.samples).max())
         if largest >= logits.shape[1]:
             raise AdvdpnpError(
-                f"{self.name} has {logits.shape[1]} classes, but the labels of {self.plan.dataset.label} go up to "
-                f"{largest}; choose the data set it was trained on"
+                f"the labels go up to {largest}, but {self.name} has {logits.shape[1]} classes; evaluate it on images "
+                "of its own classes"
             )
         self.classes, self.batch_dependent = logits.shape[1], batch_dependent
         self.setting = Setting(self.model, self.plan, self.static_batch_size, randomised)

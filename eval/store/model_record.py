@@ -1,7 +1,7 @@
 """What the results say a model is: the ``model.json`` of its folder."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from advdpnp.base.errors import AdvdpnpError
@@ -38,13 +38,18 @@ class ModelRecord:
     training_seed: int | None = None
 
 
+_FIELDS = {field.name for field in fields(ModelRecord)}
+
+
 def read_model_record(path: Path) -> ModelRecord:
     """Read a ``model.json``."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict) or not {"name", "weights_hash"} <= content.keys() <= _FIELDS:
+            raise ValueError("it is not a model record")
         content["class_names"] = tuple(content.get("class_names", ()))
         return ModelRecord(**content)
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise AdvdpnpError(
             f"{path} is damaged ({error}); run the evaluation again with the same --out to rewrite it"
         ) from error

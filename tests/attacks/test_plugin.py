@@ -40,6 +40,14 @@ with torch.no_grad():
 assert int((low.success != found.success).sum()) <= 4, low.success
 
 other = ThreatModel.parse("l2", "0.5")  # the attack declares linf alone
+for wrong in ("abc", "0"):
+    try:
+        ATTACKS.make(f"many-tries-{wrong}", threat=threat, classes=2)
+    except AdvdpnpError as error:
+        assert str(error).startswith(f"'{wrong}' in 'many-tries-{wrong}' is not a number of steps from 1 to"), error
+    else:
+        raise AssertionError("a number of steps that is none was accepted")
+
 for refused in (
     lambda: next(search(model, replace(attack, threat=other), x, y, torch.arange(40), seed=0, static_batch_size=8)),
     lambda: resolve_attacks("many-tries-30", other, 2),

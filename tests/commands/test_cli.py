@@ -66,8 +66,12 @@ def test_version(capsys):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["trane"], "train"),
-        (["train", "--epochs", "many"], "--epochs"),
+        (["trane"], "no such command 'trane'; did you mean 'train'?"),
+        (["frobnicate"], "advdpnp: no such command 'frobnicate'; see"),
+        (["eval", "--atacks", "fgsm"], "advdpnp: no such option: --atacks"),
+        (["train", "--epochs", "many"], "advdpnp: --epochs must be an integer; see"),
+        (["eval", "--limit", "0"], "advdpnp: --limit must be at least 1; see"),
+        (["eval", "--seed", str(2**63)], f"advdpnp: --seed must be at most {2**63 - 1}; see"),
         (["train", "--recipe", "adv-dnp"], "did you mean adv-dpnp"),
         (["train", "--dataset", "cifar11"], "cifar10"),
         (["train", "--dataset", "digits", "--architecture", "resnet19"], "resnet18"),
@@ -78,7 +82,7 @@ def test_version(capsys):
         (["eval", "missing-run"], "missing-run"),
         (["eval", "--dataset", "digits", "--model", "no.such.module:net"], "no.such.module"),
         (["leaderboard", "missing-folder"], "missing-folder"),
-        (["compare", "one"], "Missing argument 'B'"),
+        (["compare", "one"], "missing argument 'B'"),
         (["compare", "one", "other"], "there is no folder results"),
         (["compare", "one", "other", "missing-folder", "--columns", " , "], "--columns is empty"),
         (["list", "atacks"], "did you mean attacks"),

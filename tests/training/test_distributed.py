@@ -148,7 +148,7 @@ def test_the_command_line_starts_its_own_processes(tmp_path):
         [sys.executable, "-m", "advdpnp", *words], cwd=tmp_path, env=environment(), capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("1 epochs") == 1  # the second process keeps quiet
+    assert done.stdout.count("1 epoch, ") == 1  # the second process keeps quiet
     assert done.stderr.count("epoch 1/1") == 1
     assert "GLOBAL_RANK: 1" not in done.stderr
     bars = [line for line in done.stderr.splitlines() if line.startswith("two ") and "left" in line]

@@ -50,7 +50,8 @@ def verify_command(
     elif any(each.contradicted for each in found):
         out.print("NOT all of it holds", style="red")
     else:
-        out.print("NOT all of it is shown, for something is missing; nothing contradicts the rest", style="red")
+        lacks = "results are missing" if any(each.missing for each in found) else "adversarial images were not stored"
+        out.print(f"Incomplete: some {lacks}; no check failed", style="red")
     if report is not None:
         write_text(report, json.dumps({"holds": holds, "models": [each.to_json() for each in found]}, indent=1) + "\n")
     return holds

@@ -124,7 +124,9 @@ def test_every_shared_threat_model_and_seed_is_compared(store_model: Store) -> N
 
 
 def test_names_that_mean_nothing_or_two_things_are_told(store_model: Store) -> None:
-    store_model("net", A)
+    alone = store_model("net", A)
+    with pytest.raises(AdvdpnpError, match=r"there is no model called 'nope' here, only net$"):
+        compared(alone, "net", "nope")
     out = store_model("net", B, weights="f" * 64)
     store_model("other", B)
     with pytest.raises(AdvdpnpError, match="no model called 'othr' here; choose one of other"):

@@ -655,7 +655,7 @@ def test_the_command_names_what_does_not_hold(
     assert code == 1
     assert f"sample {sample}: its image does not fool the model" in said
     assert "pgd-4 is" in said  # the leaderboard's number is another one now
-    assert "no adversarial images stored; run eval with --save-adversarials" in said
+    assert "images of misclassified samples were not stored; run eval with --save-adversarials" in said
     assert "NOT all of it holds" in said
 
 
@@ -665,7 +665,7 @@ def test_the_command_tells_what_is_not_shown_from_what_does_not_hold(
     forget_images(unit_of(evaluated))
     code, said = verify(capsys, "results")
     assert code == 1
-    assert "NOT all of it is shown" in said
+    assert "Incomplete: some adversarial images were not stored; no check failed" in said
     assert "as in leaderboard.csv (pgd-4: by the verdicts alone)" in said
 
 
@@ -731,7 +731,7 @@ def test_missing_measurements_are_told(
     code, said = verify(capsys, "results")
     assert code == 1
     assert "the measurements that flags come from are missing" in said
-    assert "NOT all of it is shown" in said
+    assert "Incomplete: some results are missing; no check failed" in said
     assert run_cli(["leaderboard", "results"]) == 0
     assert "sanity checks were not measured for" in capsys.readouterr().out
     for name in ("leaderboard.md", "leaderboard.html"):
@@ -748,7 +748,7 @@ def test_missing_clean_verdicts_are_told(
     code, said = verify(capsys, "results/part")
     assert code == 1
     assert "the verdicts on clean images are missing" in said
-    assert "NOT all of it is shown" in said
+    assert "Incomplete: some results are missing; no check failed" in said
 
 
 def test_bad_input_is_one_sentence(evaluated: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

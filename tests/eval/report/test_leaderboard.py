@@ -210,10 +210,14 @@ def test_folders_without_results_are_named(tmp_path: Path) -> None:
         build_leaderboard([tmp_path])
 
 
-def test_a_damaged_model_file_is_named(store_model: Store) -> None:
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [("{", "Expecting"), *((other, "it is not a model record") for other in ("{}", "[]", '{"name": "net"}'))],
+)
+def test_a_damaged_model_file_is_named(store_model: Store, content: str, why: str) -> None:
     out = store_model("net", ALL)
-    next(out.rglob("model.json")).write_text("{")
-    with pytest.raises(AdvdpnpError, match=r"model\.json is damaged"):
+    next(out.rglob("model.json")).write_text(content)
+    with pytest.raises(AdvdpnpError, match=rf"model\.json is damaged \({why}"):
         build_leaderboard([out])
 
 

@@ -417,7 +417,7 @@ def test_mistakes_are_one_sentence(tmp_path: Path, dataset: Dataset, arguments: 
 def test_a_model_for_other_images_or_classes_is_one_sentence(tmp_path: Path, dataset: Dataset) -> None:
     with pytest.raises(AdvdpnpError, match=r"net fails on images of shape \(1, 6, 6\) from toy"):
         run(tmp_path, dataset, loaded(nn.Sequential(nn.Flatten(), nn.Linear(7, 4))))
-    with pytest.raises(AdvdpnpError, match="net has 3 classes, but the labels of toy go up to 3"):
+    with pytest.raises(AdvdpnpError, match="the labels go up to 3, but net has 3 classes; evaluate it on"):
         run(tmp_path, dataset, loaded(nn.Sequential(nn.Flatten(), nn.Linear(36, 3))))
     with pytest.raises(AdvdpnpError, match="there is no model"):
         evaluate_models([], dataset, out=tmp_path)
@@ -511,7 +511,7 @@ def test_in_memory_evaluation_with_corruptions_of_float_images() -> None:
         (torch.zeros(4, 1, 6, 6, dtype=torch.uint8), [0, 1, 2], "4 images but 3 labels"),
         (torch.rand(4, 1, 6, 6), [0.0, 1, 2, 3], "labels must be integers"),
         (torch.rand(4, 1, 6, 6), [0, 1, 2, -1], "negative"),
-        (torch.rand(0, 1, 6, 6), torch.zeros(0, dtype=torch.int64), "no test images"),
+        (torch.rand(0, 1, 6, 6), torch.zeros(0, dtype=torch.int64), "there are no images to evaluate"),
         ("images", [0], "images must be a tensor or an array"),
     ],
 )

@@ -248,3 +248,11 @@ def test_old_files_without_later_columns_are_read(out: Path) -> None:
     frames = [unit.frame for unit in find_results([out]) if unit.label == "fgsm"]
     assert len(frames) == 2
     assert all((frame[["stage", "refused"]] == -1).all(axis=None) for frame in frames)
+
+
+def test_a_folder_without_results_has_nothing_to_migrate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["migrate", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert said == f"advdpnp: there are no results of an earlier version in {tmp_path}; nothing to migrate\n"
+    assert run(["migrate", str(tmp_path / "nowhere")]) == 2
+    assert "there is no folder" in capsys.readouterr().err
