@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from advdpnp.attacks.engine.executor import check_inputs
+from advdpnp.attacks.engine.precision import FLOAT32
 from advdpnp.base.errors import AdvdpnpError, ModelError, one_speaks
 from advdpnp.datasets import Dataset, Split
 from advdpnp.eval.analysis.rows import make_rows
@@ -110,6 +111,8 @@ def evaluate(
     device: str | torch.device | None = None,
     corruptions: str = "none",
     corruption_types: str | Sequence[str] = "benchmark",
+    precision: str = FLOAT32,
+    engine: str = "own",
     name: str = "model",
     save_adversarials: bool = False,
     progress: Progress | None = None,
@@ -121,13 +124,16 @@ def evaluate(
         x: images (n, c, h, w): uint8, or floats in [0, 1].
         y: labels, integers (n,).
         eps: radius, a number or "8/255".
-        norm: "linf" or "l2".
+        norm: "linf" or "l2"; "l1" with attacks of other packages.
         attacks: "all" (fgsm, pgd-20, cw, autoattack), "none", or names: ["fgsm", "pgd-20"], or one text with commas.
         seed: of everything random in the attacks.
         batch_size: most images in work at once.
         device: where to run; None is where the model is.
         corruptions: "none" or "auto".
         corruption_types: "benchmark" (15), "all" (19), or names: ["fog", "snow"], or one text with commas.
+        precision: of the searches: "32", "tf32", "bf16" or "auto". Verdicts are always float32; columns of a search of
+            lower precision say so: "autoattack (bf16 search)".
+        engine: "own", or "reference" for the same attacks of torchattacks and pyautoattack.
         name: what the row calls the model.
         save_adversarials: return the adversarial image of every sample that an attack breaks. They are rounded to bytes
             where that breaks the model still and the images ``x`` are bytes.
@@ -141,9 +147,6 @@ def evaluate(
     """
     if not isinstance(model, nn.Module):
         raise AdvdpnpError(f"the model must be a torch.nn.Module, not {type(model).__name__}; load_model loads files")
-    wrong = {str(weight.dtype) for weight in model.parameters() if weight.is_floating_point()} - {"torch.float32"}
-    if wrong:
-        raise AdvdpnpError(f"the model's weights are {', '.join(sorted(wrong))}; evaluate model.float()")
     attacks = _attacks(attacks)
     _check_kinds(
         eps=(eps, (str, int, float)), norm=(norm, str), seed=(seed, int), batch_size=(batch_size, (int, NoneType))
@@ -151,8 +154,8 @@ def evaluate(
     with torch.inference_mode(False):  # gradients are needed; images made inside it are copied outside
         return _evaluate(
             model, _images(x), _labels(y), name=name, device=device, eps=[eps], norm=norm, attacks=attacks, seed=seed,
-            batch_size=batch_size, corruptions=corruptions, corruption_types=corruption_types,
-            save_adversarials=save_adversarials, progress=progress,
+            batch_size=batch_size, corruptions=corruptions, corruption_types=corruption_types, precision=precision,
+            engine=engine, save_adversarials=save_adversarials, progress=progress,
         )  # fmt: skip
 
 
@@ -166,6 +169,9 @@ def _evaluate(
     progress: Progress | None,
     **options: Any,
 ) -> Evaluation:
+    wrong = {str(weight.dtype) for weight in model.parameters() if weight.is_floating_point()} - {"torch.float32"}
+    if wrong:
+        raise AdvdpnpError(f"the model's weights are {', '.join(sorted(wrong))}; evaluate model.float()")
     if any(tensor.is_inference() for tensor in (*model.parameters(), *model.buffers())):
         raise AdvdpnpError("the model was made inside torch.inference_mode, which has no gradients; make it outside")
     # Bytes are images whatever they are: their labels are all there is to check.

@@ -23,7 +23,7 @@ EPILOG = (
 _DEFAULT_EPS = {"linf": "8/255", "l2": "0.5"}
 
 Checkpoints = Annotated[
-    list[Path] | None, typer.Argument(metavar="CHECKPOINT...", help="Run folders or .safetensors files.")
+    list[Path] | None, typer.Argument(metavar="CHECKPOINT", help="Run folders or .safetensors files.")
 ]
 Model = Annotated[
     list[str] | None,

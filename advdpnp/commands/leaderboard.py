@@ -16,9 +16,7 @@ if TYPE_CHECKING:
 
 EPILOG = "Example: `advdpnp leaderboard results/cifar10 --out table`"
 
-Folders = Annotated[
-    list[Path], typer.Argument(metavar="FOLDER...", help="Folders with verdicts, searched to any depth.")
-]
+Folders = Annotated[list[Path], typer.Argument(metavar="FOLDER", help="Folders with verdicts, searched to any depth.")]
 Out = Annotated[Path | None, typer.Option(help="Folder of the tables and figures.", show_default="the first folder")]
 Baseline = Annotated[
     str | None, typer.Option(metavar="MODEL", help="Add the mCE: errors on corruptions relative to this model's.")

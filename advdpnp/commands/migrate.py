@@ -7,9 +7,7 @@ import typer
 
 EPILOG = "Example: `advdpnp migrate results`"
 
-Folders = Annotated[
-    list[Path], typer.Argument(metavar="FOLDER...", help="Folders with results, searched to any depth.")
-]
+Folders = Annotated[list[Path], typer.Argument(metavar="FOLDER", help="Folders with results, searched to any depth.")]
 
 
 def migrate(folders: Folders) -> None:

@@ -10,7 +10,7 @@ from advdpnp.commands.support.options import DataRoot, Device, Mean, Std, Weight
 EPILOG = "Example: `advdpnp verify results/cifar10/my-run-1a2b3c4d --checkpoint runs/my-run`"
 
 Paths = Annotated[
-    list[Path], typer.Argument(metavar="PATH...", help="Folders of results or of one model, or verdict files.")
+    list[Path], typer.Argument(metavar="PATH", help="Folders of results or of one model, or verdict files.")
 ]
 Checkpoint = Annotated[
     list[Path] | None,

@@ -167,7 +167,7 @@ def _command(name: str, command: Any) -> str:
 
 
 def _place(argument: Any) -> str:
-    return str(argument.metavar or argument.name.upper())
+    return str(argument.metavar or argument.name.upper()) + "..." * (argument.nargs == -1)
 
 
 def _default(option: Any) -> str:

@@ -148,7 +148,11 @@ def _ce_margin_gap(row: Row) -> Iterator[Flag]:
 
 
 def _black_box(row: Row) -> Iterator[Flag]:
-    """Samples that only Square breaks. Honest nets lose a few to it."""
+    """Black-box searches that find what gradients miss, a sign of gradient masking.
+
+    Either a black-box stage of an ensemble breaks a significant share of the samples left to it (honest nets lose a few
+    to Square), or a black-box attack breaks significantly more samples than all iterated gradient attacks together.
+    """
     infos = row.attack_infos
     for attack, place in ((label, place) for label, info in infos.items() for place in range(len(info.stages))):
         if infos[attack].stages[place].uses_gradients is not False:

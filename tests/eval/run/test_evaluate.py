@@ -443,6 +443,18 @@ def test_in_memory_evaluation_agrees_for_all_kinds_of_arrays_and_with_files(tmp_
     assert round(100 * robust.mean(), 2) == expected["pgd-5"].iloc[0]
 
 
+def test_in_memory_evaluation_takes_precision_and_engine(dataset: Dataset) -> None:
+    x, y = dataset.test.images, dataset.test.labels
+    low = evaluate(Net(), x, y, eps=0.02, attacks="fgsm", precision="bf16")
+    assert set(low.verdicts["attack"]) == {"clean", "fgsm (bf16 search)"}
+    assert "fgsm (bf16 search)" in low.row
+    reference = evaluate(Net(), x, y, eps=0.02, attacks="fgsm", engine="reference")
+    assert set(reference.verdicts["attack"]) == {"clean", "torchattacks:FGSM"}
+    for options in ({"precision": "64"}, {"precision": 32}, {"engine": "fast"}):
+        with pytest.raises(AdvdpnpError, match=next(iter(options))):
+            evaluate(Net(), x, y, attacks="fgsm", **options)  # type: ignore[arg-type]
+
+
 def test_in_memory_evaluation_returns_what_files_hold_and_writes_none(
     tmp_path: Path, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
