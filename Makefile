@@ -5,9 +5,10 @@ INSTALLED := .venv/installed
 
 .PHONY: demo test lint results docs clean
 
-$(INSTALLED): pyproject.toml constraints.txt
+$(INSTALLED): pyproject.toml constraints.txt docs/requirements.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --requirement docs/requirements.txt
 	-$(BIN)/advdpnp doctor --mend
 	touch $@
 
