@@ -199,7 +199,7 @@ class Bench:
                 public = PublicWay(ours.run.network, recipe)
                 train = partial(public.train, ours.run.batches.split)
                 self._judge(architecture, "torchattacks fp32", train, public.model, wanted)
-            train = partial(timing.repeat, ours, ours.run.steps * wanted.epochs)
+            train = partial(timing.repeat, ours, ours.run.batches.steps * wanted.epochs)
             self._judge(architecture, label, train, ours.run.network, wanted)
 
     def _judge(self, architecture: str, variant: str, train: Work, network: nn.Module, wanted: Quality) -> None:

@@ -103,7 +103,7 @@ def _directions(logits: Tensor) -> list[Tensor]:
     """Weights of the logits, (n, classes) each: two random sums, and the margin of the two largest logits."""
     random = torch.Generator().manual_seed(0)
     sums = [torch.randn(logits.shape, generator=random).to(logits) for _ in range(2)]
-    first, second = logits.topk(2, dim=1).indices.T[:, :, None]
+    first, second = (index[:, None] for index in logits.topk(2, dim=1).indices.unbind(1))
     return [*sums, torch.zeros_like(logits).scatter(1, first, 1.0).scatter(1, second, -1.0)]
 
 

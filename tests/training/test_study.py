@@ -113,7 +113,7 @@ def test_wrong_studies_end_in_one_sentence(content, message, tmp_path, capsys):
 
 def test_unknown_studies_are_named_with_what_was_meant(capsys):
     assert run(["study", "ablation"]) == 2
-    assert "did you mean ablations?" in capsys.readouterr().err
+    assert "did you mean ablations or ablations-radius-40?" in capsys.readouterr().err
 
 
 @pytest.mark.slow
