@@ -52,6 +52,7 @@ class ModelConfig:
         radius: initial length of the prototypes; None for heads without prototypes.
         mean, std: normalisation, one number per channel, for images in [0, 1].
         temperature: divisor of a prototype head's inner products; 1 for other heads.
+        width: channels of the backbone's first stage; None for its own choice.
     """
 
     architecture: str
@@ -64,6 +65,7 @@ class ModelConfig:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     temperature: float = 1.0
+    width: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The values as a dict that JSON can store."""
@@ -151,6 +153,10 @@ def build_model(config: ModelConfig, *, pretrained: bool = False) -> Network:
     _check(config)
     entry, _ = MODELS.find(config.architecture)
     options: dict[str, Any] = {}
+    if config.width is not None:
+        if "width" not in entry.defaults:
+            raise AdvdpnpError(f"the width of '{config.architecture}' is fixed; leave out model.width")
+        options["width"] = config.width
     if pretrained:
         if "pretrained" not in entry.defaults:
             raise AdvdpnpError(
@@ -168,6 +174,8 @@ def _check(config: ModelConfig) -> None:
         raise AdvdpnpError(f"a classifier needs at least 2 classes, not {config.classes}")
     if config.channels < 1:
         raise AdvdpnpError(f"images need at least 1 channel, not {config.channels}")
+    if config.width is not None and not (isinstance(config.width, int) and config.width > 0):
+        raise AdvdpnpError(f"the width must be a whole number from 1 on, not {config.width}; leave it out to keep it")
     if config.feature_dim is not None and config.feature_dim < 1:
         raise AdvdpnpError(f"feature_dim must be at least 1, not {config.feature_dim}; leave it out to keep the width")
     if not (isinstance(config.temperature, int | float) and 0 < config.temperature < math.inf):

@@ -25,6 +25,7 @@ class ModelSection(_Section):
 
     Attributes:
         architecture: a registered backbone.
+        width: channels of its first stage, if it has that choice (`resnet18`); None for its own.
         feature_dim: dimension of the features; None keeps the backbone's width.
         head: None for the head that the method needs.
         radius: length of the prototypes.
@@ -33,6 +34,7 @@ class ModelSection(_Section):
     """
 
     architecture: str = "small-cnn"
+    width: int | None = Field(default=None, ge=1, le=4096)
     feature_dim: int | None = Field(default=None, ge=1, le=1_000_000)
     head: Literal["linear", "prototype", "centre"] | None = None
     radius: float = Field(default=1.0, gt=0)
@@ -84,7 +86,8 @@ class Recipe(_Section):
         validation: number of training images held out to select the best epoch.
         validation_steps: number of PGD steps of the validation attacks.
         awp: the size gamma of adversarial weight perturbation, used from epoch ``awp_start`` on; None for none.
-        average: decay of a moving average of the weights, which is then validated and saved; None for none.
+        average: decay of a moving average of the weights, which is then validated and saved; None for none. It is
+            lower in the first steps, so the average soon forgets the random start.
         extra_share: share of extra images in every batch, if there are any.
     """
 

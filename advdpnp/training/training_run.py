@@ -93,7 +93,7 @@ class TrainingRun:
             progress = (self.epoch + self.step / self.batches.steps) / self.recipe.epochs
             terms = self.training_step.update(x, y, index, self.epoch, self.step, progress)
             if self.average is not None:
-                self.average.follow(self.network)
+                self.average.follow(self.network, self.epoch * self.batches.steps + self.step)
             add_terms(self.sums, terms)
             self.step += 1
             yield
@@ -246,6 +246,7 @@ def _model_config(recipe: Recipe, dataset: Dataset, method: Method) -> ModelConf
         )
     return ModelConfig(
         architecture=recipe.model.architecture,
+        width=recipe.model.width,
         classes=dataset.classes,
         channels=dataset.channels,
         image_size=dataset.image_size,

@@ -19,7 +19,8 @@ class WeightAverage(Generic[N]):
 
     Args:
         network: the network being trained.
-        decay: weight of the old average in each update, in [0, 1).
+        decay: weight of the old average in each update, in [0, 1). In step t it is at most (1 + t) / (10 + t), so the
+            random start is forgotten within some ten steps; at a fixed decay of 0.999 it would spoil many epochs.
     """
 
     def __init__(self, network: N, decay: float) -> None:
@@ -27,10 +28,15 @@ class WeightAverage(Generic[N]):
         self.decay = decay
 
     @torch.no_grad()
-    def follow(self, network: N) -> None:
-        """Move the average by 1 - decay towards the weights of ``network``, and copy its buffers."""
+    def follow(self, network: N, step: int) -> None:
+        """Move the average towards the weights of ``network``, and copy its buffers.
+
+        Args:
+            step: number of steps that the run had finished before this one.
+        """
+        decay = min(self.decay, (1 + step) / (10 + step))
         for average, weight in zip(self.network.parameters(), network.parameters(), strict=True):
-            average.lerp_(weight, 1 - self.decay)
+            average.lerp_(weight, 1 - decay)
         for own, buffer in zip(self.network.buffers(), network.buffers(), strict=True):
             own.copy_(buffer)
 

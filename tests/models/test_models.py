@@ -75,6 +75,19 @@ def test_parameter_counts_are_those_of_the_literature(architecture: str, paramet
         assert sum(p.numel() for p in build_model(config(architecture)).parameters()) == parameters
 
 
+def test_width_makes_a_resnet18_narrower_and_survives_a_round_trip() -> None:
+    narrow = build_model(config("resnet18", width=16))
+    assert sum(p.numel() for p in narrow.parameters()) == 701_466
+    assert narrow.backbone.width == 128
+    assert ModelConfig.from_dict(narrow.config.to_dict()) == narrow.config
+
+
+@pytest.mark.parametrize(("architecture", "width"), [("small-cnn", 16), ("resnet18", 0), ("resnet18", "16")])
+def test_a_width_that_cannot_be_is_rejected(architecture: str, width: object) -> None:
+    with pytest.raises(AdvdpnpError, match="width"):
+        build_model(config(architecture, width=width))
+
+
 def test_the_small_cnn_fits_two_megabytes() -> None:
     assert sum(p.numel() for p in build_model(config()).parameters()) < 480_000
 

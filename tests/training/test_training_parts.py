@@ -158,7 +158,7 @@ def test_average_follows_and_gets_its_own_batchnorm_statistics():
     first = network.head.weight.detach().clone()
     with torch.no_grad():
         network.head.weight += 1
-    average.follow(network)
+    average.follow(network, step=1000)
     assert torch.allclose(average.network.head.weight, first + 0.1)
     batches = [torch.rand(16, 1, 8, 8) for _ in range(3)]
     average.recompute_batchnorm([lambda x=x: average.network(x) for x in batches])
@@ -170,6 +170,19 @@ def test_average_follows_and_gets_its_own_batchnorm_statistics():
     torch.testing.assert_close(layer.running_mean, expected)
     assert layer.momentum == 0.1
     assert not average.network.training
+
+
+def test_average_soon_forgets_the_random_start_and_then_moves_at_its_decay():
+    network = small()
+    average, plain = WeightAverage(network, 0.999), WeightAverage(network, 0.999)
+    network.head.weight.data.fill_(0.0)
+    average.network.head.weight.data.fill_(1.0)  # the share of the start that is left
+    plain.network.head.weight.data.fill_(1.0)
+    for step in range(20):
+        average.follow(network, step)
+        plain.follow(network, 10**6)
+    assert average.network.head.weight.max() < 1e-6
+    assert plain.network.head.weight.min() > 0.97
 
 
 class Saturated(nn.Module):

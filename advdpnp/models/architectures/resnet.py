@@ -85,11 +85,20 @@ class ResNet(Backbone):
 _REFERENCE = "He et al., Deep residual learning for image recognition, CVPR 2016"
 
 
-@MODELS.register("resnet18", description="ResNet-18, 3x3 stem, 512 features, 11.2 M parameters", reference=_REFERENCE)
-def resnet18(channels: int, image_size: tuple[int, int]) -> ResNet:
-    """Build the ResNet-18 of the CIFAR literature: stride 1 and no pooling in the stem, stages 64/128/256/512."""
+@MODELS.register(
+    "resnet18",
+    description="ResNet-18, 3x3 stem, 512 features, 11.2 M parameters; model.width=16 makes it a quarter as wide",
+    reference=_REFERENCE,
+    defaults={"width": 64},
+)
+def resnet18(channels: int, image_size: tuple[int, int], width: int) -> ResNet:
+    """Build the ResNet-18 of the CIFAR literature: stride 1 and no pooling in the stem, stages 64/128/256/512.
+
+    Args:
+        width: channels of the first stage; every later stage has twice as many as the one before.
+    """
     require_size("resnet18", image_size)
-    return ResNet(channels, (64, 128, 256, 512), 2, ConvShortcut)
+    return ResNet(channels, (width, 2 * width, 4 * width, 8 * width), 2, ConvShortcut)
 
 
 @MODELS.register("resnet20", description="CIFAR ResNet-20, 64 features, 0.27 M parameters", reference=_REFERENCE)
