@@ -3,7 +3,15 @@
 Importing this package registers every backbone. Code here must not import attacks, training or evaluation.
 """
 
-from advdpnp.models.architectures import preact_resnet, resnet, small_cnn, timm_backbone, tiny_resnet, wide_resnet  # noqa: F401
+from advdpnp.models.architectures import (  # noqa: F401
+    pixels,
+    preact_resnet,
+    resnet,
+    small_cnn,
+    timm_backbone,
+    tiny_resnet,
+    wide_resnet,
+)
 from advdpnp.models.base import MODELS, Backbone
 from advdpnp.models.network import HEADS, ModelConfig, Network, Normalise, build_model
 

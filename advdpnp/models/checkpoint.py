@@ -17,6 +17,7 @@ from advdpnp.base.files import atomic_path
 from advdpnp.base.randomness import isolated_rng
 from advdpnp.base.versions import software_versions
 from advdpnp.models import ModelConfig, Network, build_model
+from advdpnp.models.ed_wta import require_positive_scale
 from advdpnp.models.weights import is_safetensors, load_into
 
 FORMAT = 1
@@ -51,7 +52,7 @@ def load_checkpoint(path: Path) -> tuple[Network, dict[str, Any]]:
 
     Raises:
         AdvdpnpError: the file is missing, truncated, of another format or a newer version, or its weights are not
-            finite or do not match the model in its header.
+            finite, do not match the model in its header or make no sense in it.
     """
     path = checkpoint_file(path)
     header, tensors = _read(path)
@@ -62,6 +63,7 @@ def load_checkpoint(path: Path) -> tuple[Network, dict[str, Any]]:
     except AdvdpnpError as error:
         raise AdvdpnpError(f"the model of {path} cannot be built: {error}") from error
     load_into(model, tensors, path)
+    require_positive_scale(model.head, str(path))
     return model.float().eval(), header
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.models.base import MODELS
+from advdpnp.models.ed_wta import WINNERS, EDWTAHead
 from advdpnp.models.prototypes import CentreHead, PrototypeHead
 
 
@@ -53,6 +54,8 @@ class ModelConfig:
         mean, std: normalisation, one number per channel, for images in [0, 1].
         temperature: divisor of a prototype head's inner products; 1 for other heads.
         width: channels of the backbone's first stage; None for its own choice.
+        subclasses: neurons per class of a +-ED-WTA head; 1 for other heads.
+        winner: a key of ``WINNERS``, how a +-ED-WTA head makes one logit of the scores of a class.
     """
 
     architecture: str
@@ -66,6 +69,8 @@ class ModelConfig:
     std: tuple[float, ...]
     temperature: float = 1.0
     width: int | None = None
+    subclasses: int = 1
+    winner: str = "max"
 
     def to_dict(self) -> dict[str, Any]:
         """The values as a dict that JSON can store."""
@@ -88,15 +93,15 @@ class ModelConfig:
         try:
             tuples = {key: tuple(map(float, values[key])) for key in ("mean", "std")}
             height, width = map(int, values["image_size"])
-            numbers = {key: int(values[key]) for key in ("classes", "channels")}
+            numbers = {key: int(values[key]) for key in ("classes", "channels", "subclasses") if key in values}
+            words = {key: str(values[key]) for key in ("architecture", "head", "winner") if key in values}
         except (TypeError, ValueError):
             raise AdvdpnpError("the description of the model has other values where it needs numbers") from None
-        return cls(**{**values, **tuples, **numbers, "image_size": (height, width)})
+        return cls(**{**values, **tuples, **numbers, **words, "image_size": (height, width)})
 
 
 def _linear_head(dim: int, config: ModelConfig) -> nn.Module:
-    if config.radius is not None:
-        raise AdvdpnpError("a linear head has no radius; leave out the radius or choose the prototype head")
+    _refuse_radius(config)
     return nn.Linear(dim, config.classes)
 
 
@@ -110,7 +115,17 @@ def _centre_head(dim: int, config: ModelConfig) -> nn.Module:
     return CentreHead(dim, config.classes)
 
 
-HEADS = {"linear": _linear_head, "prototype": _prototype_head, "centre": _centre_head}
+def _ed_wta_head(dim: int, config: ModelConfig) -> nn.Module:
+    _refuse_radius(config)
+    return EDWTAHead(dim, config.classes, config.subclasses, config.winner)
+
+
+def _refuse_radius(config: ModelConfig) -> None:
+    if config.radius is not None:
+        raise AdvdpnpError(f"the head {config.head} has no radius; leave out the radius or choose the prototype head")
+
+
+HEADS = {"linear": _linear_head, "prototype": _prototype_head, "centre": _centre_head, "ed-wta": _ed_wta_head}
 
 
 class Network(nn.Module):
@@ -182,6 +197,12 @@ def _check(config: ModelConfig) -> None:
         raise AdvdpnpError(f"the temperature must be a positive number, not {config.temperature}")
     if config.temperature != 1 and config.head != "prototype":
         raise AdvdpnpError("only a prototype head has a temperature; leave out the temperature")
+    if config.subclasses < 1 or (config.subclasses > 1 and config.head != "ed-wta"):
+        raise AdvdpnpError(
+            f"the head {config.head} cannot have {config.subclasses} sub-classes per class; only ed-wta has more than 1"
+        )
+    if config.winner not in WINNERS:
+        raise AdvdpnpError(f"there is no winner called '{config.winner}'; choose {' or '.join(WINNERS)}")
     for name, values in (("mean", config.mean), ("std", config.std)):
         if len(values) != config.channels:
             raise AdvdpnpError(

@@ -5,6 +5,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from advdpnp.models.ed_wta import EDWTAHead
+
 
 class PrototypeHead(nn.Module):
     """Logits are the inner products <h(x), c_j> with the prototypes (DPNP, arXiv 2501.02477), over a temperature.
@@ -32,6 +34,11 @@ class PrototypeHead(nn.Module):
         """Logits (n, classes) of features (n, dim) for the given prototypes, which may be detached."""
         return features @ prototypes.T / self.temperature
 
+    def class_distances(self, features: Tensor) -> Tensor:
+        """Euclidean distances of features (n, dim) to the prototype of each class, (n, classes)."""
+        # From differences: the expanded square is inaccurate for small distances.
+        return torch.cdist(features, self.prototypes, compute_mode="donot_use_mm_for_euclid_dist")
+
     @torch.no_grad()
     def renormalise(self) -> None:
         """Project every prototype onto the sphere, keeping its direction."""
@@ -56,7 +63,13 @@ class CentreHead(nn.Linear):
 
 
 def class_vectors(head: nn.Module) -> Tensor:
-    """The vector of each class in a head, (classes, dim): its prototypes, or the rows of a linear layer's weight."""
+    """The vector of each class in a head, (classes, dim), whose direction is what the logit of the class grows along.
+
+    These are the prototypes of DPNP, the rows of a linear layer's weight, or the mean of w+ - w- over the sub-classes
+    of a class in +-ED-WTA.
+    """
+    if isinstance(head, EDWTAHead):
+        return (head.positive - head.negative).mean(1)
     if isinstance(head, PrototypeHead):
         return head.prototypes
     if isinstance(head, nn.Linear):

@@ -30,15 +30,22 @@ class ModelSection(_Section):
         head: None for the head that the method needs.
         radius: length of the prototypes.
         temperature: divisor of a prototype head's inner products.
+        subclasses: neurons per class of a +-ED-WTA head.
+        winner: how a +-ED-WTA head makes one logit of the scores of a class.
+        normalise: normalise images by the mean and standard deviation of the training images; False leaves them in
+            [0, 1], so that prototypes of the architecture "pixels" are images.
         pretrained: start the backbone from published weights (architectures of timm), downloaded if necessary.
     """
 
     architecture: str = "small-cnn"
     width: int | None = Field(default=None, ge=1, le=4096)
     feature_dim: int | None = Field(default=None, ge=1, le=1_000_000)
-    head: Literal["linear", "prototype", "centre"] | None = None
+    head: Literal["linear", "prototype", "centre", "ed-wta"] | None = None
     radius: float = Field(default=1.0, gt=0)
     temperature: float = Field(default=1.0, gt=0)
+    subclasses: int = Field(default=6, ge=1, le=10_000)
+    winner: Literal["max", "logsumexp"] = "max"
+    normalise: bool = True
     pretrained: bool = False
 
 

@@ -253,7 +253,9 @@ def _model_config(recipe: Recipe, dataset: Dataset, method: Method) -> ModelConf
         feature_dim=recipe.model.feature_dim,
         head=head,
         radius=recipe.model.radius if head == "prototype" else None,
-        mean=dataset.mean,
-        std=dataset.std,
+        mean=dataset.mean if recipe.model.normalise else (0.0,) * dataset.channels,
+        std=dataset.std if recipe.model.normalise else (1.0,) * dataset.channels,
         temperature=recipe.model.temperature if head == "prototype" else 1.0,
+        subclasses=recipe.model.subclasses if head == "ed-wta" else 1,
+        winner=recipe.model.winner,
     )

@@ -138,7 +138,7 @@ def test_a_description_with_wrong_fields_names_them() -> None:
         ({"classes": 1}, "at least 2 classes"),
         ({"head": "prototype"}, "positive radius"),
         ({"head": "prototype", "radius": -1.0}, "positive radius"),
-        ({"radius": 1.0}, "linear head has no radius"),
+        ({"radius": 1.0}, "head linear has no radius"),
         ({"mean": (0.5,)}, "mean has 1 values for 3 channels"),
         ({"std": (0.0, 1.0, 1.0)}, "must be positive"),
         ({"architecture": "resnet19"}, "did you mean resnet1?8"),
