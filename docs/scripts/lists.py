@@ -99,8 +99,8 @@ class _Unbreakable(nn.Module):
 
 
 def methods() -> str:
-    """Methods with the values that their recipes set."""
-    recipes = {read_yaml(path)["method"]["name"]: read_yaml(path)["method"] for path in recipe_files().values()}
+    """Methods with the values that the recipes of the same name set."""
+    recipes = {name: read_yaml(path)["method"] for name, path in recipe_files().items()}
     rows = []
     for entry in METHODS:
         values = {each.name: each.default for each in fields(entry.build) if each.default is not MISSING}

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from advdpnp.base.errors import AdvdpnpError
+from advdpnp.datasets import load_dataset
 from advdpnp.datasets.base import Dataset, Split
 from advdpnp.models.checkpoint import load_checkpoint
 from advdpnp.training.methods.base import build_method
@@ -259,6 +260,15 @@ def test_dlr_in_training_needs_three_classes(quadrants, tmp_path):
     two = replace(quadrants, class_names=("a", "b"), **halved)
     with pytest.raises(AdvdpnpError, match="at least 3 classes"):
         train(recipe("pgd-at", **{"method.inner_objective": "dlr"}), two, tmp_path)
+
+
+def test_the_radius_of_the_paper_trains_on_finite_numbers(tmp_path):
+    digits = resolve_recipe("dpnp-paper", "digits", {"epochs": 1, "validation_steps": 2})
+    metrics = train(digits, load_dataset("digits"), tmp_path)
+    assert metrics.notna().all(axis=None)
+    found = weights(tmp_path / "best.safetensors")
+    assert all(value.isfinite().all() for value in found.values())
+    assert found["head.prototypes"].norm(dim=1).mean() == pytest.approx(40, rel=0.2)
 
 
 def test_resuming_says_what_is_lost(quadrants, tmp_path):
