@@ -68,7 +68,8 @@ def our_data(split: Split, batch: int, device: torch.device) -> Work:
     order = torch.randperm(len(split)).to(device)[:batch]
 
     def work() -> None:
-        images = augment(split.pick(order).images, "crop-flip", generator)
+        picked = split.pick(order)
+        images, _ = augment(picked.images, picked.labels, "crop-flip", generator)
         to_float(images).contiguous(memory_format=torch.channels_last)
 
     return work

@@ -71,7 +71,8 @@ class Batches:
         generator = torch.Generator(images.device).manual_seed(seed_of(self.seed, "augment", epoch, step))
         # Every world_size-th image, because extra images are at the end of the batch and each process needs some.
         share = slice(self.fabric.global_rank, len(index), self.fabric.world_size)
-        x = to_float(augment(images, self.augmentation, generator))[share]
+        images, y = augment(images, y, self.augmentation, generator)
+        x = to_float(images[share])
         return x.contiguous(memory_format=torch.channels_last), y[share], index[share]
 
 

@@ -105,7 +105,7 @@ class Recipe(_Section):
     optimiser: OptimiserSection = OptimiserSection()
     epochs: int = Field(default=30, ge=1)
     batch_size: int = Field(default=128, ge=2)
-    augmentation: Literal["crop-flip", "crop", "none"] | None = None
+    augmentation: Literal["crop-flip", "crop", "none", "autoaugment", "idbh", "cutmix"] | None = None
     validation: int = Field(default=1000, ge=1)
     validation_steps: int = Field(default=10, ge=1)
     awp: float | None = Field(default=None, gt=0)

@@ -163,8 +163,11 @@ def test_prototypes_have_their_own_optimiser_group(quadrants, tmp_path):
     assert torch.allclose(prototypes.norm(dim=1), torch.full((4,), recipe().model.radius), rtol=1e-6)
 
 
-@pytest.mark.parametrize("extra", [{"awp": 0.01}, {"average": 0.9}, {"awp": 0.01, "average": 0.5}])
-def test_weight_perturbation_and_averaging_resume_bit_for_bit(extra, quadrants, tmp_path):
+EXTRAS = [{"awp": 0.01}, {"average": 0.9}, {"awp": 0.01, "average": 0.5}]
+
+
+@pytest.mark.parametrize("extra", [*EXTRAS, *({"augmentation": how} for how in ("autoaugment", "idbh", "cutmix"))])
+def test_perturbation_averaging_and_augmentation_resume_bit_for_bit(extra, quadrants, tmp_path):
     train(recipe(**extra), quadrants, tmp_path / "straight")
     seen = 0
 
