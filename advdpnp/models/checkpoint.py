@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,30 @@ def load_checkpoint(path: Path) -> tuple[Network, dict[str, Any]]:
     load_into(model, tensors, path)
     require_positive_scale(model.head, str(path))
     return model.float().eval(), header
+
+
+def build_from_checkpoint(config: ModelConfig, path: Path) -> Network:
+    """Build a network with the normalisation, backbone and projection of a checkpoint, and a new head.
+
+    Args:
+        config: what to build; its mean and std are replaced by those of the checkpoint.
+        path: as for ``load_checkpoint``.
+
+    Raises:
+        AdvdpnpError: the checkpoint cannot be loaded, or is of another architecture or of other images.
+    """
+    trained, _ = load_checkpoint(path)
+    network = build_model(replace(config, mean=trained.config.mean, std=trained.config.std))
+    for key in ("architecture", "width", "feature_dim", "channels", "image_size"):
+        theirs, wanted = getattr(trained.config, key), getattr(config, key)
+        if theirs != wanted:
+            raise AdvdpnpError(
+                f"the {key} of {path} is {theirs}, but this run needs {wanted}; set model.{key} or use another "
+                "checkpoint"
+            )
+    network.backbone.load_state_dict(trained.backbone.state_dict())
+    network.projection.load_state_dict(trained.projection.state_dict())
+    return network
 
 
 def has_header(path: Path) -> bool:

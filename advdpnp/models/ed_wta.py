@@ -43,7 +43,11 @@ class EDWTAHead(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Features (n, dim) to logits (n, classes)."""
-        return WINNERS[self.winner](self.scores(features, self.positive, self.negative))
+        return self.logits(self.scores(features, self.positive, self.negative))
+
+    def logits(self, scores: Tensor) -> Tensor:
+        """Logits (n, classes) of scores (n, classes, subclasses)."""
+        return WINNERS[self.winner](scores)
 
     def scores(self, features: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
         """Scores (n, classes, subclasses) of features (n, dim) for the given prototypes, which may be detached.

@@ -145,6 +145,20 @@ class Network(nn.Module):
         self.backbone = backbone
         self.projection = nn.Identity() if config.feature_dim is None else nn.Linear(width, dim)
         self.head = HEADS[config.head](dim, config)
+        self.frozen = False
+
+    def freeze(self) -> None:
+        """Train the head alone from now on: what makes the features gets no gradients and stays in eval mode."""
+        self.frozen = True
+        for part in (self.backbone, self.projection):
+            part.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> "Network":
+        """Set the mode; what is frozen stays in eval mode, so that BatchNorm keeps its statistics."""
+        super().train(mode)
+        if self.frozen:
+            self.backbone.eval()
+        return self
 
     def features(self, x: Tensor) -> Tensor:
         """Penultimate features of images (n, c, h, w) in [0, 1], shape (n, dim)."""

@@ -1,6 +1,6 @@
 """The augmented batches of a training run, and each process's share of them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from lightning_fabric import Fabric
@@ -11,6 +11,8 @@ from advdpnp.base.randomness import seed_of
 from advdpnp.datasets.base import Dataset, to_float
 from advdpnp.training.augment import augment
 from advdpnp.training.recipe import Recipe
+
+_UNAUGMENTED = 500  # images per batch where nothing depends on its size
 
 
 class Batches:
@@ -64,6 +66,12 @@ class Batches:
         own, count = index < len(self.split), len(self.split)
         parts = self.split.pick(index[own]), self.extra_split.pick(index[~own] - count)
         return torch.cat([part.images for part in parts]), torch.cat([part.labels for part in parts])
+
+    def unaugmented(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """All training images in order, without extra images: float images in [0, 1] and labels, in batches."""
+        for start in range(0, len(self.split), _UNAUGMENTED):
+            part = slice(start, start + _UNAUGMENTED)
+            yield to_float(self.split.images[part]), self.split.labels[part]
 
     def augmented(self, index: Tensor, epoch: int, step: int) -> tuple[Tensor, Tensor, Tensor]:
         """This process's share of a batch: float images in [0, 1], labels, indices."""

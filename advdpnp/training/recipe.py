@@ -35,6 +35,9 @@ class ModelSection(_Section):
         normalise: normalise images by the mean and standard deviation of the training images; False leaves them in
             [0, 1], so that prototypes of the architecture "pixels" are images.
         pretrained: start the backbone from published weights (architectures of timm), downloaded if necessary.
+        weights: checkpoint of this program, or run folder, whose normalisation, backbone and projection the network
+            starts from; the head starts anew.
+        frozen: train the head alone; needs ``weights`` or ``pretrained``.
     """
 
     architecture: str = "small-cnn"
@@ -47,6 +50,8 @@ class ModelSection(_Section):
     winner: Literal["max", "logsumexp"] = "max"
     normalise: bool = True
     pretrained: bool = False
+    weights: str | None = None
+    frozen: bool = False
 
 
 class AttackSection(_Section):
@@ -71,6 +76,8 @@ class OptimiserSection(_Section):
     """SGD and its learning-rate schedule; prototypes may have their own weight decay and momentum.
 
     Attributes:
+        beta_lr: learning rate of the scale beta of a +-ED-WTA head, which has neither momentum nor weight decay.
+        decay: factor of the learning rates per epoch in the schedule "exponential".
         clip: largest norm of the gradient; None for no clipping.
     """
 
@@ -80,7 +87,9 @@ class OptimiserSection(_Section):
     weight_decay: float = Field(default=5e-4, ge=0)
     prototype_weight_decay: float = Field(default=0.0, ge=0)
     prototype_momentum: float = Field(default=0.9, ge=0, lt=1)
-    schedule: Literal["one-cycle", "cosine", "piecewise", "constant"] = "one-cycle"
+    beta_lr: float = Field(default=1e-4, gt=0)
+    schedule: Literal["one-cycle", "cosine", "piecewise", "constant", "exponential"] = "one-cycle"
+    decay: float = Field(default=0.95, gt=0, le=1)
     clip: float | None = Field(default=None, gt=0)
 
 

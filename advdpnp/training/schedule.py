@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 
 def one_cycle(progress: float) -> float:
@@ -24,9 +25,21 @@ def constant(progress: float) -> float:
     return 1.0
 
 
+def exponential(progress: float, *, decay: float, epochs: int) -> float:
+    """``decay`` to the power of the number of finished epochs, of ``epochs`` in all."""
+    finished = math.floor(progress * epochs + 1e-6)  # rounding of the quotient must not cost an epoch
+    return decay**finished
+
+
 SCHEDULES: dict[str, Callable[[float], float]] = {
     "one-cycle": one_cycle,
     "cosine": cosine,
     "piecewise": piecewise,
     "constant": constant,
 }
+
+
+def find_schedule(name: str, *, decay: float, epochs: int) -> Callable[[float], float]:
+    """The schedule of this name for a run of ``epochs``; only "exponential" uses ``decay``."""
+    by_epoch: dict[str, Callable[[float], float]] = {"exponential": partial(exponential, decay=decay, epochs=epochs)}
+    return (SCHEDULES | by_epoch)[name]

@@ -14,8 +14,10 @@ from advdpnp.base.randomness import Draw, seed_of
 from advdpnp.models.network import Network
 from advdpnp.training.methods.base import Method, Terms
 from advdpnp.training.recipe import Recipe
-from advdpnp.training.schedule import SCHEDULES
+from advdpnp.training.schedule import find_schedule
 from advdpnp.training.weights import perturbed_weights, untracked_statistics
+
+_PROTOTYPES = ("head.prototypes", "head.positive", "head.negative")
 
 
 class _LossModule(nn.Module):
@@ -34,7 +36,8 @@ class TrainingStep:
     """Updates the weights of a network with one batch.
 
     Attributes:
-        optimiser: SGD with the values of the recipe; prototypes are in a parameter group of their own.
+        optimiser: SGD with the values of the recipe; prototypes, and the scale of a +-ED-WTA head, are in parameter
+            groups of their own.
     """
 
     def __init__(
@@ -47,10 +50,10 @@ class TrainingStep:
             step_size=recipe.attack.relative_step * threat.eps,
             objective=method.inner_objective,
         )
-        module = _LossModule(network, method)
-        self.module, self.optimiser = fabric.setup(
-            torch.compile(module) if compiled else module, _optimiser(network, recipe)
-        )
+        module, optimiser = _LossModule(network, method), _optimiser(network, recipe)
+        self.rates = [group["lr"] for group in optimiser.param_groups]
+        self.schedule = find_schedule(recipe.optimiser.schedule, decay=recipe.optimiser.decay, epochs=recipe.epochs)
+        self.module, self.optimiser = fabric.setup(torch.compile(module) if compiled else module, optimiser)
 
     def update(self, x: Tensor, y: Tensor, index: Tensor, epoch: int, step: int, progress: float) -> Terms:
         """Make one step of the optimiser.
@@ -67,9 +70,9 @@ class TrainingStep:
         """
         torch.manual_seed(seed_of(self.recipe.seed, "layers", epoch, step))  # for dropout and similar layers
         x_adv = self.adversarial(self.network, x, y, index, epoch)
-        factor = SCHEDULES[self.recipe.optimiser.schedule](progress)
-        for group in self.optimiser.param_groups:
-            group["lr"] = self.recipe.optimiser.lr * factor
+        factor = self.schedule(progress)
+        for group, rate in zip(self.optimiser.param_groups, self.rates, strict=True):
+            group["lr"] = rate * factor
         self.network.train()
         loss, terms = self._backward(x, x_adv, y, epoch)
         if self.recipe.optimiser.clip is not None:
@@ -122,21 +125,18 @@ def attack_mode(network: nn.Module, mode: str) -> Iterator[None]:
 
 def _optimiser(network: Network, recipe: Recipe) -> torch.optim.SGD:
     values = recipe.optimiser
-    prototypes = [p for name, p in network.named_parameters() if name == "head.prototypes"]
-    others = [p for name, p in network.named_parameters() if name != "head.prototypes"]
+    trained = {name: p for name, p in network.named_parameters() if p.requires_grad}
+    prototypes = [trained.pop(name) for name in _PROTOTYPES if name in trained]
+    scale = [trained.pop(name) for name in ("head.beta",) if name in trained]
     groups: list[dict[str, Any]] = [
-        {"params": others, "weight_decay": values.weight_decay, "momentum": values.momentum},
+        {"params": list(trained.values()), "weight_decay": values.weight_decay, "momentum": values.momentum},
+        {
+            "params": prototypes,
+            "weight_decay": values.prototype_weight_decay,
+            "momentum": values.prototype_momentum,
+        },
+        {"params": scale, "weight_decay": 0.0, "momentum": 0.0, "lr": values.beta_lr},
     ]
-    if prototypes:
-        momentum = values.prototype_momentum
-        groups.append(
-            {
-                "params": prototypes,
-                "weight_decay": values.prototype_weight_decay,
-                "momentum": momentum,
-                "nesterov": values.nesterov and momentum > 0,
-            }
-        )
-    return torch.optim.SGD(
-        groups, lr=values.lr, nesterov=values.nesterov and values.momentum > 0, momentum=values.momentum
-    )
+    for group in groups:
+        group["nesterov"] = values.nesterov and group["momentum"] > 0
+    return torch.optim.SGD([group for group in groups if group["params"]], lr=values.lr)

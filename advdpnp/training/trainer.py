@@ -162,6 +162,9 @@ def _begin_or_resume(run: TrainingRun, *, resume: bool) -> None:
         run.load()
     elif resume:
         require_no_run_files(run.folder)
+        run.begin()
+    else:
+        run.begin()
     if run.fabric.is_global_zero:
         write_text(run.folder / "recipe.yaml", run.recipe.to_yaml())
 

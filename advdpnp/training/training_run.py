@@ -15,6 +15,8 @@ from advdpnp.base.errors import AdvdpnpError
 from advdpnp.base.randomness import seed_of
 from advdpnp.base.versions import software_versions
 from advdpnp.datasets.base import Dataset, to_float
+from advdpnp.models.checkpoint import build_from_checkpoint
+from advdpnp.models.ed_wta import require_positive_scale
 from advdpnp.models.network import ModelConfig, Network, build_model
 from advdpnp.models.prototypes import class_vectors, min_separation
 from advdpnp.training.batches import Batches
@@ -55,7 +57,7 @@ class TrainingRun:
         self.method = build_method(recipe.method)
         self.threat = ThreatModel.parse(recipe.attack.norm, recipe.attack.eps)
         torch.manual_seed(seed_of(recipe.seed, "initialisation"))
-        self.network = build_model(_model_config(recipe, dataset, self.method), pretrained=recipe.model.pretrained)
+        self.network = _network(recipe, dataset, self.method)
         # The faster memory layout for convolutions, measured on CPUs; results differ only by rounding.
         self.network.to(memory_format=torch.channels_last)
         self.training_step = TrainingStep(recipe, self.method, self.network, self.threat, fabric, compiled=compiled)
@@ -76,6 +78,15 @@ class TrainingRun:
     def evaluated_network(self) -> Network:
         """The network that is validated and saved: the one with averaged weights if the recipe asks for them."""
         return self.network if self.average is None else self.average.network
+
+    def begin(self) -> None:
+        """Let the method prepare the network; only for a new run, a resumed one has its state."""
+        self.method.start_training(self.network, self.batches.unaugmented())
+        # Processes may round differently, but must start from the same weights.
+        start = self.fabric.broadcast(self.network.state_dict())
+        self.network.load_state_dict(start)
+        if self.average is not None:
+            self.average.network.load_state_dict(start)
 
     def any_process(self, flag: bool) -> bool:
         """Whether the flag is set in any process."""
@@ -190,6 +201,8 @@ class TrainingRun:
     def _require_finite_weights(self) -> None:
         networks = [self.network] if self.average is None else [self.network, self.average.network]
         require_finite_weights(networks, self._place())
+        for network in networks:
+            require_positive_scale(network.head, self._place())
 
     def _place(self) -> str:
         return f"epoch {self.epoch + 1}, by step {self.step}; the last saved state in {self.folder} is kept"
@@ -225,6 +238,21 @@ class TrainingRun:
         }
 
 
+def _network(recipe: Recipe, dataset: Dataset, method: Method) -> Network:
+    config, section = _model_config(recipe, dataset, method), recipe.model
+    if section.weights is not None and section.pretrained:
+        raise AdvdpnpError("model.weights and model.pretrained are two starts of one backbone; leave out one of them")
+    if section.frozen and section.weights is None and not section.pretrained:
+        raise AdvdpnpError("model.frozen keeps the backbone as it starts; set model.weights to a checkpoint")
+    if section.weights is None:
+        network = build_model(config, pretrained=section.pretrained)
+    else:
+        network = build_from_checkpoint(config, Path(section.weights))
+    if section.frozen:
+        network.freeze()
+    return network
+
+
 def _model_config(recipe: Recipe, dataset: Dataset, method: Method) -> ModelConfig:
     head = recipe.model.head or method.head
     if head == "centre" and method.head != "centre":
@@ -240,9 +268,9 @@ def _model_config(recipe: Recipe, dataset: Dataset, method: Method) -> ModelConf
         raise AdvdpnpError(
             f"awp needs adversarial images, which the method {recipe.method['name']} does not use; leave out awp"
         )
-    if method.head == "prototype" and head != "prototype":
+    if method.head in ("prototype", "ed-wta") and head != method.head:
         raise AdvdpnpError(
-            f"the method {recipe.method['name']} needs prototypes; set model.head=prototype or leave out model.head"
+            f"the method {recipe.method['name']} needs prototypes; set model.head={method.head} or leave out model.head"
         )
     return ModelConfig(
         architecture=recipe.model.architecture,

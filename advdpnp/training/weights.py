@@ -10,6 +10,8 @@ from torch import nn
 
 N = TypeVar("N", bound=nn.Module)
 
+_PROTOTYPES = ("prototypes", "centres", "positive", "negative")  # parameters that are places among the features
+
 
 class WeightAverage(Generic[N]):
     """A copy of a network whose weights are the moving average of the network's weights.
@@ -54,8 +56,11 @@ class WeightAverage(Generic[N]):
 
 @contextmanager
 def fresh_statistics(network: nn.Module) -> Iterator[None]:
-    """Make BatchNorm layers compute new running statistics inside the block, as the plain mean over its batches."""
-    layers = _tracking_layers(network)
+    """Make BatchNorm layers compute new running statistics inside the block, as the plain mean over its batches.
+
+    Layers in eval mode, those of a frozen backbone, keep their statistics.
+    """
+    layers = [layer for layer in _tracking_layers(network) if layer.training]
     momenta = [layer.momentum for layer in layers]
     for layer in layers:
         layer.reset_running_stats()
@@ -80,7 +85,7 @@ def perturbed_weights(network: nn.Module, gamma: float) -> Iterator[None]:
     kept = []
     with torch.no_grad():
         for name, weight in network.named_parameters():
-            if weight.grad is None or weight.dim() < 2 or name.endswith(("prototypes", "centres")):
+            if weight.grad is None or weight.dim() < 2 or name.rpartition(".")[2] in _PROTOTYPES:
                 continue
             kept.append((weight, weight.detach().clone()))
             weight.add_(weight.grad * (gamma * weight.norm() / weight.grad.norm().clamp_min(1e-12)))

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from advdpnp.training.methods import losses
+from advdpnp.training.methods.prototypes import losses
 
 
 @pytest.fixture

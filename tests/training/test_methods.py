@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from advdpnp.models.network import ModelConfig, build_model
-from advdpnp.training.methods import METHODS, losses
+from advdpnp.training.methods import METHODS
+from advdpnp.training.methods.prototypes import losses
 
 METHOD_NAMES = METHODS.names()
 

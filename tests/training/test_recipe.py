@@ -20,7 +20,7 @@ def test_every_recipe_resolves_for_every_data_set(name, dataset):
     build_method(recipe.method)
 
 
-@pytest.mark.parametrize("name", ["dpp", "dpnp", "dpnp-paper", "adv-dpnp"])
+@pytest.mark.parametrize("name", ["dpp", "dpnp", "dpnp-paper", "adv-dpnp", "ed-wta"])
 def test_recipes_of_the_papers_say_of_each_value_where_it_comes_from(name):
     lines = recipe_files()[name].read_text().splitlines()
     values = [line for line in lines if re.match(r"\s+\w+: ", line) and "name:" not in line]

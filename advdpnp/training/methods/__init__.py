@@ -3,8 +3,9 @@
 Code here must not deal with devices, precision, schedules, data sets or files.
 """
 
-from advdpnp.training.methods import adv_dpnp, ce, center, dpnp, dpp, fgsm_rs, mart, pgd_at, trades
+from advdpnp.training.methods import ce, center, fgsm_rs, mart, pgd_at, trades
 from advdpnp.training.methods.base import METHODS, Method, Terms
+from advdpnp.training.methods.prototypes import adv_dpnp, dpnp, dpp, ed_wta
 
 __all__ = ["METHODS", "Method", "Terms"]
 
@@ -14,6 +15,7 @@ _registering = (
     center,
     dpnp,
     dpp,
+    ed_wta,
     fgsm_rs,
     mart,
     pgd_at,

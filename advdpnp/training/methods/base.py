@@ -1,5 +1,6 @@
 """The interface and the registry of training methods. A method is a loss over clean and adversarial images."""
 
+from collections.abc import Iterable
 from typing import Any, ClassVar, Literal, Protocol
 
 import torch
@@ -26,7 +27,7 @@ class Method(Protocol):
 
     Attributes:
         adversarial: whether the loss needs adversarial images; if not, ``x_adv`` is None.
-        head: the head that the method needs: "linear", "prototype" or "centre".
+        head: the head that the method needs, a key of ``advdpnp.models.HEADS``.
         inner_objective: name of the loss that the training attack maximises (see ``advdpnp.attacks.losses``).
     """
 
@@ -36,6 +37,15 @@ class Method(Protocol):
 
     def loss(self, model: nn.Module, x: Tensor, x_adv: Tensor | None, y: Tensor) -> tuple[Tensor, Terms]:
         """The scalar to minimise and its terms, for images (n, c, h, w) in [0, 1] and labels (n,)."""
+        ...
+
+    def start_training(self, model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
+        """Called once, before the first epoch of a new run, on every process alike.
+
+        Args:
+            batches: all training images without augmentation, float (n, c, h, w) in [0, 1], and their labels (n,).
+                They are made while they are read, so a method that reads none loses nothing.
+        """
         ...
 
     def start_epoch(self, model: nn.Module) -> None:
@@ -62,6 +72,9 @@ class Common:
     def cross_entropy(self, logits: Tensor, y: Tensor) -> Tensor:
         """Mean cross-entropy of logits (n, classes) with labels (n,)."""
         return F.cross_entropy(logits, y, label_smoothing=self.label_smoothing)
+
+    def start_training(self, model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
+        pass
 
     def start_epoch(self, model: nn.Module) -> None:
         pass

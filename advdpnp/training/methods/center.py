@@ -9,7 +9,7 @@ from advdpnp.base.errors import AdvdpnpError
 from advdpnp.models.network import Network
 from advdpnp.models.prototypes import CentreHead
 from advdpnp.training.methods.base import METHODS, STRICT, Common, Terms, accuracy
-from advdpnp.training.methods.losses import pull
+from advdpnp.training.methods.prototypes.losses import pull
 
 
 @METHODS.register(

@@ -6,7 +6,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from advdpnp.training.methods.base import METHODS, STRICT, Common, Terms, accuracy
-from advdpnp.training.methods.losses import kl_consistency
+from advdpnp.training.methods.prototypes.losses import kl_consistency
 
 
 @METHODS.register(

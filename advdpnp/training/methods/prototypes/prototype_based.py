@@ -9,7 +9,7 @@ from advdpnp.base.errors import AdvdpnpError
 from advdpnp.models.network import Network
 from advdpnp.models.prototypes import PrototypeHead
 from advdpnp.training.methods.base import STRICT, Common, Terms, accuracy
-from advdpnp.training.methods.losses import class_repulsion, pull, sample_repulsion
+from advdpnp.training.methods.prototypes.losses import class_repulsion, pull, sample_repulsion
 
 Repulsion = Literal["root-distance", "sum-of-roots", "squared-sum-of-roots"]
 
@@ -74,7 +74,7 @@ class PullingAndRepelling(Pulling):
     Attributes:
         lambda_sample_neg: weight of the repulsion of the features from the nearest prototype of another class.
         lambda_class_neg: weight of the repulsion of each prototype from the nearest other prototype.
-        repulsion: the interpretation of "L_1/2" (see ``advdpnp.training.methods.losses.REPULSIONS``).
+        repulsion: the interpretation of "L_1/2" (see ``advdpnp.training.methods.prototypes.losses.REPULSIONS``).
     """
 
     lambda_sample_neg: float = 0.01

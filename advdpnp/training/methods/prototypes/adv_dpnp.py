@@ -8,8 +8,8 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from advdpnp.training.methods.base import METHODS, STRICT, Terms
-from advdpnp.training.methods.losses import CONSISTENCIES
-from advdpnp.training.methods.prototype_based import PullingAndRepelling, with_prototypes
+from advdpnp.training.methods.prototypes.losses import CONSISTENCIES
+from advdpnp.training.methods.prototypes.prototype_based import PullingAndRepelling, with_prototypes
 
 Branches = Literal["both", "clean", "adversarial"]
 

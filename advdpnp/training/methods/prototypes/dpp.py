@@ -6,7 +6,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from advdpnp.training.methods.base import METHODS, STRICT, Terms
-from advdpnp.training.methods.prototype_based import Pulling, with_prototypes
+from advdpnp.training.methods.prototypes.prototype_based import Pulling, with_prototypes
 
 
 @METHODS.register(
