@@ -1,6 +1,6 @@
 """The registry of backbones, and the interface of a backbone."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import cast
 
 from torch import Tensor, nn
@@ -9,7 +9,12 @@ from advdpnp.base.errors import AdvdpnpError
 from advdpnp.base.registry import Registry
 
 MODELS = Registry("model", "advdpnp.models")
-"""Backbones. An entry builds ``(channels: int, image_size: (h, w)) -> Backbone``."""
+"""Backbones. An entry builds ``(channels: int, image_size: (h, w)) -> Backbone``. If its defaults contain ``width`` or
+``activation``, it takes these arguments too, and recipes may choose them."""
+
+ACTIVATIONS: Mapping[str, type[nn.Module]] = {"relu": nn.ReLU, "silu": nn.SiLU}
+"""SiLU is x sigmoid(x), smooth where ReLU has a kink; Xie et al., "Smooth Adversarial Training", 2020
+(arXiv 2006.14536), find that it makes adversarial training more robust."""
 
 
 class Backbone(nn.Module):

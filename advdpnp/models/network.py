@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from advdpnp.base.errors import AdvdpnpError
-from advdpnp.models.base import MODELS
+from advdpnp.models.base import ACTIVATIONS, MODELS
 from advdpnp.models.ed_wta import WINNERS, EDWTAHead
 from advdpnp.models.prototypes import CentreHead, PrototypeHead
 
@@ -54,6 +54,7 @@ class ModelConfig:
         mean, std: normalisation, one number per channel, for images in [0, 1].
         temperature: divisor of a prototype head's inner products; 1 for other heads.
         width: channels of the backbone's first stage; None for its own choice.
+        activation: a key of ``ACTIVATIONS``; backbones without the choice have "relu" here, whatever they use.
         subclasses: neurons per class of a +-ED-WTA head; 1 for other heads.
         winner: a key of ``WINNERS``, how a +-ED-WTA head makes one logit of the scores of a class.
     """
@@ -69,6 +70,7 @@ class ModelConfig:
     std: tuple[float, ...]
     temperature: float = 1.0
     width: int | None = None
+    activation: str = "relu"
     subclasses: int = 1
     winner: str = "max"
 
@@ -186,6 +188,10 @@ def build_model(config: ModelConfig, *, pretrained: bool = False) -> Network:
         if "width" not in entry.defaults:
             raise AdvdpnpError(f"the width of '{config.architecture}' is fixed; leave out model.width")
         options["width"] = config.width
+    if config.activation != "relu":
+        if "activation" not in entry.defaults:
+            raise AdvdpnpError(f"the activation of '{config.architecture}' is fixed; leave out model.activation")
+        options["activation"] = config.activation
     if pretrained:
         if "pretrained" not in entry.defaults:
             raise AdvdpnpError(
@@ -205,6 +211,8 @@ def _check(config: ModelConfig) -> None:
         raise AdvdpnpError(f"images need at least 1 channel, not {config.channels}")
     if config.width is not None and not (isinstance(config.width, int) and config.width > 0):
         raise AdvdpnpError(f"the width must be a whole number from 1 on, not {config.width}; leave it out to keep it")
+    if config.activation not in ACTIVATIONS:
+        raise AdvdpnpError(f"there is no activation called '{config.activation}'; choose {' or '.join(ACTIVATIONS)}")
     if config.feature_dim is not None and config.feature_dim < 1:
         raise AdvdpnpError(f"feature_dim must be at least 1, not {config.feature_dim}; leave it out to keep the width")
     if not (isinstance(config.temperature, int | float) and 0 < config.temperature < math.inf):

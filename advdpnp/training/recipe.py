@@ -26,6 +26,7 @@ class ModelSection(_Section):
     Attributes:
         architecture: a registered backbone.
         width: channels of its first stage, if it has that choice (`resnet18`); None for its own.
+        activation: its non-linearity, if it has that choice ("relu" leaves the others as they are).
         feature_dim: dimension of the features; None keeps the backbone's width.
         head: None for the head that the method needs.
         radius: length of the prototypes.
@@ -42,6 +43,7 @@ class ModelSection(_Section):
 
     architecture: str = "small-cnn"
     width: int | None = Field(default=None, ge=1, le=4096)
+    activation: Literal["relu", "silu"] = "relu"
     feature_dim: int | None = Field(default=None, ge=1, le=1_000_000)
     head: Literal["linear", "prototype", "centre", "ed-wta"] | None = None
     radius: float = Field(default=1.0, gt=0)

@@ -275,6 +275,7 @@ def _model_config(recipe: Recipe, dataset: Dataset, method: Method) -> ModelConf
     return ModelConfig(
         architecture=recipe.model.architecture,
         width=recipe.model.width,
+        activation=recipe.model.activation,
         classes=dataset.classes,
         channels=dataset.channels,
         image_size=dataset.image_size,

@@ -88,6 +88,38 @@ def test_a_width_that_cannot_be_is_rejected(architecture: str, width: object) ->
         build_model(config(architecture, width=width))
 
 
+@pytest.mark.parametrize("architecture", ALL)
+def test_silu_replaces_every_relu_and_keeps_the_names_of_the_weights(architecture: str) -> None:
+    with torch.device("meta"):
+        models = [build_model(config(architecture, activation=name)) for name in ("relu", "silu")]
+    for model, own, other in zip(models, (torch.nn.ReLU, torch.nn.SiLU), (torch.nn.SiLU, torch.nn.ReLU), strict=True):
+        assert any(isinstance(module, own) for module in model.modules())
+        assert not any(isinstance(module, other) for module in model.modules())
+    assert models[0].state_dict().keys() == models[1].state_dict().keys()
+
+
+@pytest.mark.parametrize("architecture", ["small-cnn", "tiny-resnet", "resnet20"])
+def test_the_activation_changes_the_output_and_survives_a_round_trip(architecture: str) -> None:
+    relu, silu = (build_model(config(architecture, 1, 16, activation=name)).eval() for name in ("relu", "silu"))
+    silu.load_state_dict(relu.state_dict())
+    x = torch.rand(4, 1, 16, 16)
+    with torch.no_grad():
+        assert not torch.allclose(relu(x), silu(x), atol=1e-3)
+    assert ModelConfig.from_dict(silu.config.to_dict()) == silu.config
+
+
+def test_a_description_from_before_the_activation_means_relu() -> None:
+    values = config().to_dict()
+    del values["activation"]
+    assert ModelConfig.from_dict(values) == config()
+
+
+@pytest.mark.parametrize(("architecture", "activation"), [("timm:resnet10t", "silu"), ("small-cnn", "gelu")])
+def test_an_activation_that_cannot_be_is_rejected(architecture: str, activation: str) -> None:
+    with pytest.raises(AdvdpnpError, match=r"leave out model.activation|choose relu or silu"):
+        build_model(config(architecture, activation=activation))
+
+
 def test_the_small_cnn_fits_two_megabytes() -> None:
     assert sum(p.numel() for p in build_model(config()).parameters()) < 480_000
 

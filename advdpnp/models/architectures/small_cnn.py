@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 from torch.nn import functional
 
-from advdpnp.models.base import MODELS, Backbone, initialise, require_size
+from advdpnp.models.base import ACTIVATIONS, MODELS, Backbone, initialise, require_size
 
 _GRID = 4
 
@@ -19,13 +19,15 @@ class SmallCNN(Backbone):
 
     Args:
         channels: channels of the images.
+        activation: a key of ``ACTIVATIONS``.
     """
 
     width = 128
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, activation: str) -> None:
         super().__init__()
-        self.stages = nn.Sequential(*_stage(channels, 32), *_stage(32, 64), *_stage(64, 128))
+        stages = ((channels, 32), (32, 64), (64, 128))
+        self.stages = nn.Sequential(*(layer for sizes in stages for layer in _stage(*sizes, activation)))
         self.linear = nn.Linear(128 * _GRID * _GRID, self.width, bias=False)
         self.norm = nn.BatchNorm1d(self.width)
         initialise(self.modules())
@@ -39,17 +41,18 @@ class SmallCNN(Backbone):
         return features
 
 
-def _stage(inputs: int, outputs: int) -> tuple[nn.Module, ...]:
+def _stage(inputs: int, outputs: int, activation: str) -> tuple[nn.Module, ...]:
     convolution = nn.Conv2d(inputs, outputs, 3, stride=2, padding=1, bias=False)
-    return convolution, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)
+    return convolution, nn.BatchNorm2d(outputs), ACTIVATIONS[activation](inplace=True)
 
 
 @MODELS.register(
     "small-cnn",
     description="3 convolutions of stride 2, 128 features, 0.36 M parameters: for CPUs",
     status="ours",
+    defaults={"activation": "relu"},
 )
-def small_cnn(channels: int, image_size: tuple[int, int]) -> SmallCNN:
+def small_cnn(channels: int, image_size: tuple[int, int], activation: str) -> SmallCNN:
     """Build the small CNN for images of at least 8x8."""
     require_size("small-cnn", image_size)
-    return SmallCNN(channels)
+    return SmallCNN(channels, activation)

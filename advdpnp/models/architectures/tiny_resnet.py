@@ -4,7 +4,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from advdpnp.models.architectures.resnet import BasicBlock, ConvShortcut
-from advdpnp.models.base import MODELS, Backbone, initialise, require_size
+from advdpnp.models.base import ACTIVATIONS, MODELS, Backbone, initialise, require_size
 
 _GRID = 8
 
@@ -17,22 +17,26 @@ class TinyResNet(Backbone):
 
     Args:
         channels: channels of the images.
+        activation: a key of ``ACTIVATIONS``.
     """
 
     width = 100
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, activation: str) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(channels, 8, 3, stride=2, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(8)
-        self.blocks = nn.Sequential(BasicBlock(8, 16, 2, ConvShortcut), BasicBlock(16, 16, 1, ConvShortcut))
+        self.activation = ACTIVATIONS[activation]()
+        self.blocks = nn.Sequential(
+            BasicBlock(8, 16, 2, ConvShortcut, activation), BasicBlock(16, 16, 1, ConvShortcut, activation)
+        )
         self.linear = nn.Linear(16 * _GRID * _GRID, self.width, bias=False)
         self.norm = nn.BatchNorm1d(self.width)
         initialise(self.modules())
 
     def forward(self, x: Tensor) -> Tensor:
         """Images (n, c, h, w) to features (n, 100)."""
-        h = self.blocks(functional.relu(self.bn1(self.conv1(x))))
+        h = self.blocks(self.activation(self.bn1(self.conv1(x))))
         if h.shape[2:] != (_GRID, _GRID):
             h = functional.adaptive_avg_pool2d(h, _GRID)
         features: Tensor = self.norm(self.linear(h.flatten(1)))
@@ -43,8 +47,9 @@ class TinyResNet(Backbone):
     "tiny-resnet",
     description="stride-2 ResNet of two blocks, 100 features, 0.11 M parameters: for CPUs",
     status="ours",
+    defaults={"activation": "relu"},
 )
-def tiny_resnet(channels: int, image_size: tuple[int, int]) -> TinyResNet:
+def tiny_resnet(channels: int, image_size: tuple[int, int], activation: str) -> TinyResNet:
     """Build the tiny ResNet for images of at least 8x8."""
     require_size("tiny-resnet", image_size)
-    return TinyResNet(channels)
+    return TinyResNet(channels, activation)
