@@ -9,7 +9,7 @@ from advdpnp.models.base import ACTIVATIONS, MODELS, Backbone, initialise, requi
 
 
 class PreActBlock(nn.Module):
-    """BatchNorm, activation, 3x3 convolution, twice; added to the input or a 1x1 convolution of the first activation."""
+    """BatchNorm, activation, 3x3 convolution, twice; added to the input or to a 1x1 convolution of the activations."""
 
     def __init__(self, inputs: int, outputs: int, stride: int, activation: str) -> None:
         super().__init__()
