@@ -87,7 +87,7 @@ class Progress:
         step, steps: number of finished steps, and of all steps of the run.
         terms: means of the loss terms over the epoch so far.
         metrics: metrics of the last finished epoch; empty before the first.
-        warnings: problems of the network of the last finished epoch, in sentences.
+        warnings: problems of the network of the last finished epoch, a sentence by the name of the problem.
     """
 
     epoch: int
@@ -96,7 +96,7 @@ class Progress:
     steps: int
     terms: dict[str, float]
     metrics: dict[str, Any] = field(default_factory=dict)
-    warnings: tuple[str, ...] = ()
+    warnings: dict[str, str] = field(default_factory=dict)
 
 
 def train(
@@ -221,5 +221,5 @@ def _progress(run: TrainingRun) -> Progress:
         steps=run.batches.steps * epochs,
         terms=run.means(),
         metrics=run.metrics[-1] if run.metrics else {},
-        warnings=tuple(run.warnings),
+        warnings=run.warnings,
     )

@@ -39,7 +39,7 @@ class TrainingRun:
         sums: sums of the loss terms over the epoch so far, in this process.
         metrics: one row per finished epoch.
         vectors: class vectors (classes, dim) after each finished epoch.
-        warnings: problems of the network of the last finished epoch, in sentences.
+        warnings: problems of the network of the last finished epoch, a sentence by the name of the problem.
         best: score of the best epoch: the accuracies that select it, the decisive one first.
     """
 
@@ -69,7 +69,7 @@ class TrainingRun:
         self.sums: Sums = {}
         self.metrics: list[dict[str, Any]] = []
         self.vectors: list[Tensor] = []
-        self.warnings: list[str] = []
+        self.warnings: dict[str, str] = {}
         self.best: list[float] = []
         self.seconds = 0.0
         self._since = time.monotonic()

@@ -43,27 +43,27 @@ class Validation:
         """The lower of the two robust accuracies, which a saturated softmax cannot increase."""
         return min(self.pgd, self.pgd_margin)
 
-    def warnings(self, min_separation: float | None) -> list[str]:
-        """Warnings about this model, in sentences.
+    def warnings(self, min_separation: float | None) -> dict[str, str]:
+        """Warnings about this model, a sentence by the name of its problem.
 
         Args:
             min_separation: MinSep of the class vectors in degrees, or None.
         """
-        found = []
+        found = {}
         gap = 100 * (self.pgd - self.pgd_margin)
         if gap > LARGEST_GAP and self.gap_p < SIGNIFICANT:
-            found.append(
+            found["gap"] = (
                 f"accuracy is {gap:.1f} points lower under PGD on the margin than under PGD on cross-entropy "
                 f"(p = {self.gap_p:.1g}): the softmax masks the gradient; use method.inner_objective=margin or a "
                 "smaller model.radius"
             )
         if self.zero_gradient > LARGEST_SILENT_SHARE:
-            found.append(
+            found["zero-gradient"] = (
                 f"{100 * self.zero_gradient:.0f} % of the validation images have a cross-entropy gradient of zero, "
                 "which disables gradient attacks; use method.inner_objective=margin or a smaller model.radius"
             )
         if min_separation is not None and min_separation < COLLAPSE:
-            found.append(
+            found["collapse"] = (
                 f"the smallest angle between two classes is {min_separation:.1f} degrees: classes collapse; raise "
                 "method.lambda_class_neg or lower optimiser.lr"
             )

@@ -73,6 +73,7 @@ def training_bar(name: str, *, shown: bool = True) -> Iterator[Callable[["Traini
     with _bars() as progress:
         task = progress.add_task(name, note="", total=None)
         finished = 0
+        warned: set[str] = set()
 
         def report(state: "TrainingProgress") -> None:
             nonlocal finished
@@ -86,11 +87,14 @@ def training_bar(name: str, *, shown: bool = True) -> Iterator[Callable[["Traini
                 progress.console.print(
                     f"{name}  epoch {epoch}/{state.epochs}  loss {metrics['loss']:.4f}  "
                     f"validation clean {100 * metrics['validation_clean']:.1f} %  "
-                    f"pgd {100 * metrics['validation_pgd']:.1f} %  MinSep {metrics['min_separation']:.1f} deg  "
+                    f"robust {100 * min(metrics['validation_pgd'], metrics['validation_pgd_margin']):.1f} %  "
+                    f"MinSep {metrics['min_separation']:.1f} deg  "
                     f"{metrics['seconds']:.0f} s"
                 )
-                for warning in state.warnings:
-                    progress.console.print(f"  warning: {warning}", style="yellow", markup=False)
+                for problem, sentence in state.warnings.items():
+                    if problem not in warned:  # once a run: most problems last for many epochs
+                        progress.console.print(f"  warning: {sentence}", style="yellow", markup=False)
+                        warned.add(problem)
 
         yield report
 
