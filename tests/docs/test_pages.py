@@ -15,6 +15,8 @@ from advdpnp.cli import app
 from advdpnp.eval.analysis.columns import read_leaderboard
 from advdpnp.eval.analysis.rows import make_rows
 from advdpnp.eval.store.reader import find_results
+from advdpnp.training.methods.base import build_method
+from advdpnp.training.recipe import resolve_recipe
 
 ROOT = Path(advdpnp.__file__).resolve().parent.parent
 GUIDES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]
@@ -65,6 +67,14 @@ def test_commands_have_the_options_that_pages_give_them(page: Path) -> None:
     for words in commands_of(page):
         command = group.commands[words[0]]  # type: ignore[attr-defined]
         command.make_context(words[0], words[1:], resilient_parsing=False)
+
+
+def test_the_levers_of_training_are_settings_of_a_recipe() -> None:
+    text = (ROOT / "docs" / "tutorials" / "train.md").read_text(encoding="utf-8")
+    settings = re.findall(r"^\| `(\S+=\S+)` \|", text.partition("## Levers")[2].partition("\n## ")[0], re.MULTILINE)
+    assert {"model.activation=silu", "augmentation=idbh", "method.label_smoothing=0.1"} <= set(settings)
+    for setting in settings:
+        build_method(resolve_recipe("pgd-at", "none", {"model.architecture": "resnet18"}, [setting]).method)
 
 
 def test_the_readme_is_short_and_names_the_two_commands() -> None:

@@ -1,7 +1,7 @@
 """Operations on batches of images with one strength per image, for policies that choose among them.
 
-torchvision has the same operations with one strength per call, and the tests compare with them. Calling those image by
-image would take longer than a step of the training attack.
+torchvision has the same operations with one strength per call, and the tests compare with them. Called image by image,
+they take several times as long.
 """
 
 from collections.abc import Callable, Sequence

@@ -64,6 +64,7 @@ class Common:
     Attributes:
         inner_objective: the loss that the training attack maximises.
         label_smoothing: share of the target distributed evenly over all classes, in every cross-entropy of the loss.
+            The training attack uses the labels themselves.
     """
 
     inner_objective: Literal["ce", "margin", "dlr", "rescaled-ce", "kl"] = "ce"

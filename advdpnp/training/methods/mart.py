@@ -20,6 +20,7 @@ class MART(Common):
     """BCE(x_adv) + beta * KL(p(x) || p(x_adv)) * (1 - p_y(x)) (Wang et al. 2020, equation 11).
 
     BCE is the cross-entropy plus -log(1 - the largest probability of another class), both on the adversarial image.
+    Label smoothing changes only the cross-entropy: the other term has no target to smooth.
 
     Attributes:
         beta: weight of the divergence (the paper's lambda, 5 in its experiments).
