@@ -25,6 +25,7 @@ FORMAT = 1
 """Version of the header; a reader rejects newer versions than its own."""
 
 _KEY = "advdpnp"
+_FREE = ("classes", "head", "radius", "temperature", "subclasses", "winner", "mean", "std")
 
 
 def save_checkpoint(path: Path, model: Network, header: Mapping[str, Any]) -> None:
@@ -79,14 +80,14 @@ def build_from_checkpoint(config: ModelConfig, path: Path) -> Network:
         AdvdpnpError: the checkpoint cannot be loaded, or is of another architecture or of other images.
     """
     trained, _ = load_checkpoint(path)
-    network = build_model(replace(config, mean=trained.config.mean, std=trained.config.std))
-    for key in ("architecture", "width", "feature_dim", "channels", "image_size"):
-        theirs, wanted = getattr(trained.config, key), getattr(config, key)
-        if theirs != wanted:
+    for key, wanted in config.to_dict().items():
+        theirs = getattr(trained.config, key)
+        if key not in _FREE and theirs != wanted:
             raise AdvdpnpError(
                 f"the {key} of {path} is {theirs}, but this run needs {wanted}; set model.{key} or use another "
                 "checkpoint"
             )
+    network = build_model(replace(config, mean=trained.config.mean, std=trained.config.std))
     network.backbone.load_state_dict(trained.backbone.state_dict())
     network.projection.load_state_dict(trained.projection.state_dict())
     return network
