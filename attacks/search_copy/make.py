@@ -34,6 +34,39 @@ def make_search_copy(model: nn.Module, example: Tensor) -> nn.Module:
     return next((each for each in copies if each is not None), model)
 
 
+def can_be_folded(model: nn.Module, example: Tensor) -> bool:
+    """Whether ``make_folded_copy`` makes a copy of ``model`` that is the same function, whatever its weights are.
+
+    Args:
+        example: images in [0, 1], (n, c, h, w), on which the two are compared.
+    """
+    if _is_observed(model) or not any(isinstance(module, nn.BatchNorm2d) for module in model.modules()):
+        return False
+    probe = copy.deepcopy(model).requires_grad_(False).eval()
+    # A new layer hardly changes its input, so a wrong copy would agree: compare with other statistics.
+    random = torch.Generator().manual_seed(0)
+    for module in probe.modules():
+        if isinstance(module, nn.BatchNorm2d) and module.running_mean is not None and module.running_var is not None:
+            module.running_mean += 0.2 * torch.randn(module.running_mean.shape, generator=random)
+            module.running_var *= 0.5 + torch.rand(module.running_var.shape, generator=random)
+    try:
+        return is_same_function(make_folded_copy(probe, example[:1]), probe, example)
+    except (Exception, SystemExit):  # a model's own code may fail in any way
+        return False
+
+
+def make_folded_copy(model: nn.Module, example: Tensor) -> nn.Module:
+    """A copy without the batch normalisation that can be folded into the layers before it; see ``can_be_folded``.
+
+    Args:
+        model: in evaluation mode. The copy keeps its present weights, so a trained model needs a new one every step.
+        example: images in [0, 1], (n, c, h, w), for the forward pass that finds what can be folded; one is enough.
+    """
+    other = copy.deepcopy(model).requires_grad_(False)
+    fold_normalisation(other, example)
+    return other.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
 def is_same_function(other: nn.Module, model: nn.Module, images: Tensor) -> bool:
     """Whether two models agree up to rounding in logits and gradients, of random sums of logits and of the margin.
 
