@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 
 from advdpnp.base.files import atomic_path
 
@@ -43,8 +44,12 @@ def model_colours(names: Sequence[str]) -> dict[str, str]:
 
 
 @contextmanager
-def drawing(path: Path, width: float, height: float) -> Iterator[Figure]:
-    """A figure of this size in inches, saved to ``path`` as a tightly cropped PNG at the end of the block."""
+def drawing(path: Path, width: float, height: float, *, colours: int | None = None) -> Iterator[Figure]:
+    """A figure of this size in inches, saved to ``path`` as a tightly cropped PNG at the end of the block.
+
+    Args:
+        colours: keep the file to so many colours, at most 256: sheets of many images become a quarter of their size.
+    """
     with matplotlib.rc_context(_SETTINGS):
         figure = Figure(figsize=(width, height), facecolor="white")
         canvas = FigureCanvasAgg(figure)
@@ -54,6 +59,10 @@ def drawing(path: Path, width: float, height: float) -> Iterator[Figure]:
             canvas.print_figure(
                 temporary, format="png", dpi=DPI, bbox_inches="tight", pad_inches=0.12, metadata={"Software": None}
             )
+            if colours is not None:
+                with Image.open(temporary) as drawn:
+                    few = drawn.convert("RGB").quantize(colours, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+                few.save(temporary, "PNG", optimize=True)
 
 
 def bare(axes: Axes, *, keep: str = "") -> None:

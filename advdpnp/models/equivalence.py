@@ -10,9 +10,11 @@ Shapes: weight, centres, positive, negative (neurons, dim), bias (neurons,).
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from advdpnp.base.errors import AdvdpnpError
+from advdpnp.models.ed_wta import EDWTAHead
+from advdpnp.models.prototypes import PrototypeHead
 
 _TOLERANCE = 1e-6  # relative
 _RANK = 1e-12  # singular values below this share of the largest are rounding
@@ -119,6 +121,22 @@ def plus_minus_to_inner_product(positive: Tensor, negative: Tensor, beta: float 
         raise AdvdpnpError(f"each w+ needs one w-, but there are {tuple(positive.shape)} and {tuple(negative.shape)}")
     weight = beta * (positive - negative)
     return weight, -(weight * (positive + negative)).sum(1) / 2
+
+
+def inner_product_layer(head: nn.Module) -> tuple[Tensor, Tensor]:
+    """Weight and bias of the neurons of a head, whose highest output names the class.
+
+    A linear layer is one already. Prototypes are weights without a bias; their temperature changes no label. In
+    +-ED-WTA every sub-class is a neuron, those of one class in a row.
+    """
+    if isinstance(head, EDWTAHead):
+        positive, negative = head.positive.flatten(0, 1), head.negative.flatten(0, 1)
+        return plus_minus_to_inner_product(positive, negative, head.beta.item())
+    if isinstance(head, PrototypeHead):
+        return _layer(head.prototypes, torch.zeros(len(head.prototypes)))
+    if isinstance(head, nn.Linear):
+        return _layer(head.weight, torch.zeros(head.out_features) if head.bias is None else head.bias)
+    raise TypeError(f"a {type(head).__name__} has no layer of neurons")
 
 
 def _layer(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:

@@ -77,6 +77,18 @@ def class_vectors(head: nn.Module) -> Tensor:
     raise TypeError(f"a {type(head).__name__} has no vector per class")
 
 
+def learned_prototypes(head: nn.Module) -> Tensor | None:
+    """The points of feature space that a head has learned to stand for each class, (classes, subclasses, dim).
+
+    These are the prototypes of DPNP, the centres of the centre loss, or w+ of +-ED-WTA. None for a linear layer.
+    """
+    if isinstance(head, EDWTAHead):
+        return head.positive
+    if isinstance(head, PrototypeHead):
+        return head.prototypes[:, None]
+    return head.centres[:, None] if isinstance(head, CentreHead) else None
+
+
 @torch.no_grad()
 def min_separation(vectors: Tensor) -> float:
     """MinSep (DPNP, arXiv 2501.02477): the smallest angle between two of the vectors (classes, dim), in degrees."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from advdpnp.attacks.algorithms.pgd import PGD, perturb
 from advdpnp.attacks.engine.executor import evaluation_mode
@@ -18,8 +18,9 @@ from advdpnp.attacks.threat import ThreatModel
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.base.randomness import Draw, seed_of
 from advdpnp.datasets.base import Split, to_float
+from advdpnp.models.ed_wta import EDWTAHead
 from advdpnp.models.network import Network
-from advdpnp.models.prototypes import class_vectors, min_separation, simplex_bound
+from advdpnp.models.prototypes import class_vectors, learned_prototypes, min_separation, simplex_bound
 
 _BATCH = 256
 _SILHOUETTE = 2000  # samples: it compares all pairs
@@ -71,11 +72,31 @@ def angles_to(values: Tensor, vectors: Tensor) -> Tensor:
     return torch.rad2deg(torch.acos((a @ b.T).clamp(-1, 1)))
 
 
-def describe_vectors(vectors: Tensor) -> dict[str, Any]:
-    """MinSep, what it could be at most, and the whole angle matrix."""
+def distances_to(values: Tensor, prototypes: Tensor) -> Tensor:
+    """Distances of features to the nearest prototype of each class, (n, classes).
+
+    Args:
+        values: (n, dim).
+        prototypes: (classes, subclasses, dim).
+    """
+    flat = prototypes.double().flatten(0, 1)
+    distances = torch.cdist(values.double(), flat, compute_mode="donot_use_mm_for_euclid_dist")
+    return distances.reshape(len(values), *prototypes.shape[:2]).amin(2)
+
+
+def vector_kind(head: nn.Module) -> str:
+    """What ``class_vectors`` takes from a head, in words."""
+    if isinstance(head, EDWTAHead):
+        return "means of w+ - w- over sub-classes"
+    return "rows of the weight" if isinstance(head, nn.Linear) else "prototypes"
+
+
+def describe_vectors(vectors: Tensor, what: str = "class vectors") -> dict[str, Any]:
+    """MinSep, what it could be at most, and the whole angle matrix; ``what`` says what the vectors are."""
     classes, dim = vectors.shape
     smallest, bound = min_separation(vectors), simplex_bound(classes, dim)
     return {
+        "what": what,
         "classes": classes,
         "dim": dim,
         "min_separation": smallest,
@@ -86,12 +107,17 @@ def describe_vectors(vectors: Tensor) -> dict[str, Any]:
     }
 
 
-def describe_features(features: Features, vectors: Tensor) -> dict[str, Any]:
+def describe_features(features: Features, vectors: Tensor, prototypes: Tensor | None = None) -> dict[str, Any]:
     """Spread within classes and separation between them.
+
+    Args:
+        vectors: (classes, dim), which angles are measured to.
+        prototypes: (classes, subclasses, dim), which distances are measured to; None for the class vectors.
 
     Returns:
         mean_angle_to_own, mean_angle_to_nearest_rival: of features to class vectors, in degrees.
-        mean_distance_to_own: to the class vector.
+        mean_distance_to_own: to the nearest prototype of the own class.
+        mean_distance_to_nearest_rival: to the nearest prototype of any other class.
         within: mean distance of features to the mean feature of their class.
         between: mean distance between the mean features of a class and of its nearest other class.
         separation_ratio: between / within; larger is better.
@@ -102,6 +128,7 @@ def describe_features(features: Features, vectors: Tensor) -> dict[str, Any]:
     values, labels = features.values, features.labels
     own = torch.nn.functional.one_hot(labels, len(vectors)).bool()
     angles = angles_to(values, vectors)
+    distances = distances_to(values, vectors[:, None] if prototypes is None else prototypes)
     present = torch.unique(labels)
     means = torch.stack([values[labels == label].mean(0) for label in present])
     place = torch.searchsorted(present, labels)
@@ -114,7 +141,8 @@ def describe_features(features: Features, vectors: Tensor) -> dict[str, Any]:
         "n": len(values),
         "mean_angle_to_own": float(angles[own].mean()),
         "mean_angle_to_nearest_rival": float(angles.masked_fill(own, torch.inf).amin(1).mean()),
-        "mean_distance_to_own": float((values - vectors.double().cpu()[labels]).norm(dim=1).mean()),
+        "mean_distance_to_own": float(distances[own].mean()),
+        "mean_distance_to_nearest_rival": float(distances.masked_fill(own, torch.inf).amin(1).mean()),
         "within": float(within),
         "between": _finite(gaps),
         "separation_ratio": _finite(gaps / within),
@@ -141,7 +169,7 @@ def measure_geometry(
     """Everything about one network, as JSON takes it, and the features it was computed from.
 
     Args:
-        network: with a linear, centre or prototype head.
+        network: with any head of ``models.network.HEADS``.
         split: images it is measured on.
         threat: also measure the features of PGD images under this threat model.
 
@@ -155,14 +183,22 @@ def measure_geometry(
     if threat is not None:
         attack = PGD(threat, steps=steps, objective="margin", name=f"pgd-{steps}")
         features.append(features_of(network, split, f"{attack.name}, {threat.label}", attack))
-    report = {"vectors": describe_vectors(vectors), "features": [describe_features(f, vectors) for f in features]}
+    learned = learned_prototypes(network.head)
+    prototypes = None if learned is None else learned.detach().cpu()
+    report = {
+        "vectors": describe_vectors(vectors, vector_kind(network.head)),
+        "features": [describe_features(f, vectors, prototypes) for f in features],
+    }
     return report, features
 
 
-def project(features: list[Features], vectors: Tensor, how: str, seed: int = 0) -> list[np.ndarray]:
+def project(
+    features: list[Features], vectors: Tensor, how: str, seed: int = 0, *, scaled: bool = True
+) -> list[np.ndarray]:
     """Features and class vectors in two dimensions, by "pca" or "t-sne", in one common embedding.
 
-    Vectors are scaled to the mean length of the clean features: directions are what can be compared.
+    Args:
+        scaled: scale vectors to the mean length of the clean features, where only directions can be compared.
 
     Returns:
         one array (n, 2) per entry of ``features``, then one (classes, 2).
@@ -170,10 +206,11 @@ def project(features: list[Features], vectors: Tensor, how: str, seed: int = 0) 
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
 
-    length = features[0].values.norm(dim=1).mean()
-    scaled = torch.nn.functional.normalize(vectors.detach().double(), dim=1) * length
-    parts = [*(f.values for f in features), scaled.cpu()]
-    missing = max(0, 2 - scaled.shape[1])  # features of one dimension lie on a line
+    stars = vectors.detach().cpu().double()
+    if scaled:
+        stars = torch.nn.functional.normalize(stars, dim=1) * features[0].values.norm(dim=1).mean()
+    parts = [*(f.values for f in features), stars]
+    missing = max(0, 2 - stars.shape[1])  # features of one dimension lie on a line
     parts = [torch.nn.functional.pad(part, (0, missing)) for part in parts]
     together = torch.cat(parts).numpy()
     if how == "pca":

@@ -9,6 +9,7 @@ from torch import nn
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.cli import run
+from advdpnp.datasets import load_dataset
 from advdpnp.datasets.base import Split
 from advdpnp.eval.diagnostics.geometry import (
     Features,
@@ -20,7 +21,8 @@ from advdpnp.eval.diagnostics.geometry import (
     measure_geometry,
     project,
 )
-from advdpnp.models.network import ModelConfig, build_model
+from advdpnp.models.network import HEADS, ModelConfig, build_model
+from advdpnp.models.prototypes import class_vectors
 
 
 def test_the_simplex_reaches_its_bound():
@@ -64,7 +66,7 @@ def network(head: str) -> nn.Module:
     return build_model(ModelConfig(**values, head=head, radius=radius, mean=(0.5,), std=(0.25,)))
 
 
-@pytest.mark.parametrize("head", ["linear", "prototype", "centre"])
+@pytest.mark.parametrize("head", HEADS)
 def test_every_head_can_be_measured_clean_and_attacked(head):
     split = Split(torch.randint(0, 256, (24, 1, 8, 8), dtype=torch.uint8), torch.arange(24) % 4)
     model = network(head).train()
@@ -73,7 +75,7 @@ def test_every_head_can_be_measured_clean_and_attacked(head):
     assert model.training
     json.dumps(report)
     for how in ("pca", "t-sne"):
-        flat = project(features, model.head.weight if head != "prototype" else model.head.prototypes, how)
+        flat = project(features, class_vectors(model.head), how)
         assert [part.shape for part in flat] == [(24, 2), (24, 2), (4, 2)]
     with pytest.raises(AdvdpnpError, match="at least 2 images"):
         measure_geometry(model, split.head(1), None)
@@ -88,7 +90,49 @@ def test_the_command_writes_numbers_and_pictures(tmp_path, capsys, monkeypatch):
     report = json.loads((tmp_path / "geo" / "geometry.json").read_text())
     assert len(report["drift"]) == 1
     assert len(report["vectors"]["angles"]) == 10
-    assert len(list((tmp_path / "geo").glob("*.png"))) == 4
+    assert len(list((tmp_path / "geo").glob("*.png"))) == 6
+    assert report["centres"][2]["kind"] == "learned prototypes"
+    assert len(report["prototypes"]["nearest_training_images"]["prototype"]["index"]) == 10
+
+
+def test_the_command_shows_positive_and_negative_prototypes(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = [
+        "--recipe",
+        "ed-wta",
+        "--dataset",
+        "digits",
+        "--epochs",
+        "1",
+        "--name",
+        "run",
+        "--set",
+        "validation_steps=1",
+    ]
+    assert run(["train", *words]) == 0
+    assert run(["geometry", "runs/run", "--limit", "60", "--out", "geo"]) == 0
+    printed = capsys.readouterr().out
+    assert "means of w+ - w- over sub-classes" in printed
+    assert "|w+ - w-| / |w+|" in printed
+    report = json.loads((tmp_path / "geo" / "geometry.json").read_text())
+    assert [len(ratios) for ratios in report["prototypes"]["difference_ratio"]] == [6] * 10
+    assert (tmp_path / "geo" / "geometry-prototypes.png").is_file()
+
+
+def test_prototypes_without_training_images_are_left_out(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ["--recipe", "dpnp", "--dataset", "digits", "--epochs", "1", "--name", "run", "--set", "validation_steps=1"]
+    assert run(["train", *words]) == 0
+
+    def load(name, *, train=True, **options):
+        if train:
+            raise AdvdpnpError("there are no training images")
+        return load_dataset(name, train=False, **options)
+
+    monkeypatch.setattr("advdpnp.datasets.load_dataset", load)
+    assert run(["geometry", "runs/run", "--limit", "60", "--out", "geo"]) == 0
+    assert "not compared with training images: there are no training images" in capsys.readouterr().err
+    assert "prototypes" not in json.loads((tmp_path / "geo" / "geometry.json").read_text())
 
 
 def test_the_command_measures_on_the_device_that_was_chosen(tmp_path, capsys, monkeypatch):

@@ -4,13 +4,16 @@ import pytest
 import torch
 
 from advdpnp.base.errors import AdvdpnpError
+from advdpnp.models.ed_wta import EDWTAHead
 from advdpnp.models.equivalence import (
     euclidean_to_inner_product,
+    inner_product_layer,
     inner_product_to_euclidean_by_coordinate,
     inner_product_to_euclidean_by_shift,
     inner_product_to_plus_minus,
     plus_minus_to_inner_product,
 )
+from advdpnp.models.prototypes import CentreHead, PrototypeHead
 
 POINTS = 10_000
 FEW = [(2, 2), (3, 2), (10, 9), (10, 64), (1, 5)]  # neurons <= dim + 1
@@ -116,6 +119,16 @@ def test_trained_layers():
         longer = torch.nn.functional.pad(x, (0, 1))
         assert by_distance(longer, inner_product_to_euclidean_by_coordinate(weight, bias)).equal(labels)
         assert by_plus_minus(x, *inner_product_to_plus_minus(weight, bias, 2.0), 2.0).equal(labels)
+
+
+@pytest.mark.parametrize(
+    "head", [torch.nn.Linear(6, 4), CentreHead(6, 4), PrototypeHead(6, 4, 3.0, temperature=50), EDWTAHead(6, 4, 5)]
+)
+def test_every_head_is_a_layer_of_neurons(head):
+    x = random(POINTS, 6, seed=1)
+    weight, bias = inner_product_layer(head)
+    subclasses = len(weight) // 4
+    assert (by_inner_product(x, weight, bias) // subclasses).equal(head.double()(x).argmax(1))
 
 
 def test_zero_weights_keep_their_biases():

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from advdpnp.base.plotting import GRID, INK, QUIET, bare, drawing
-from advdpnp.eval.diagnostics.geometry import Features, angle_matrix, angles_to, project
+from advdpnp.eval.diagnostics.geometry import Features, angle_matrix, angles_to, distances_to, project
 
 # Ten hues that can be told apart; more classes repeat them.
 _HUES = ("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#7f7f7f", "#bcbd22", "#17becf")
@@ -16,14 +16,24 @@ _NAMED = 20  # more classes than that get no labels in the heat map
 
 
 def draw_geometry(
-    name: str, features: Sequence[Features], vectors: Tensor, classes: Sequence[str], out: Path
+    name: str,
+    features: Sequence[Features],
+    vectors: Tensor,
+    classes: Sequence[str],
+    out: Path,
+    prototypes: Tensor | None = None,
 ) -> list[Path]:
-    """All pictures of one network, as ``geometry-*.png`` in ``out``."""
+    """All pictures of one network, as ``geometry-*.png`` in ``out``.
+
+    Args:
+        vectors: (classes, dim), float64; features are compared with their directions.
+        prototypes: (classes, subclasses, dim), float64, of a head that compares features with their places instead.
+    """
     paths = [out / f"geometry-{kind}.png" for kind in ("angles", "pca", "t-sne", "histogram")]
     _angles(name, vectors, classes, paths[0])
-    _embedding(name, list(features), vectors, classes, "pca", paths[1])
-    _embedding(name, list(features), vectors, classes, "t-sne", paths[2])
-    _histogram(name, features, vectors, paths[3])
+    for how, path in zip(("pca", "t-sne"), paths[1:3], strict=True):
+        _embedding(name, list(features), vectors, prototypes, classes, how, path)
+    _histogram(name, features, vectors, prototypes, paths[3])
     return paths
 
 
@@ -54,22 +64,29 @@ def _angles(name: str, vectors: Tensor, classes: Sequence[str], path: Path) -> N
 
 
 def _embedding(
-    name: str, features: list[Features], vectors: Tensor, classes: Sequence[str], how: str, path: Path
+    name: str,
+    features: list[Features],
+    vectors: Tensor,
+    prototypes: Tensor | None,
+    classes: Sequence[str],
+    how: str,
+    path: Path,
 ) -> None:
-    flat = project(features, vectors, how)
-    marks, prototypes = flat[:-1], flat[-1]
+    points = vectors if prototypes is None else prototypes.flatten(0, 1)
+    flat = project(features, points, how, scaled=prototypes is None)
+    marks, stars = flat[:-1], flat[-1].reshape(len(vectors), -1, 2)
     with drawing(path, 4.4 * len(features), 4.4) as figure:
         panels = figure.subplots(1, len(features), squeeze=False, sharex=True, sharey=True)[0]
-        for axes, part, points in zip(panels, features, marks, strict=True):
-            for label in range(len(prototypes)):
+        for axes, part, places in zip(panels, features, marks, strict=True):
+            for label, own in enumerate(stars):
                 members, hue = part.labels.numpy() == label, _HUES[label % len(_HUES)]
-                axes.scatter(*points[members].T, s=7, color=hue, alpha=0.55, linewidths=0)
-                axes.scatter(
-                    *prototypes[label], s=70, marker="*", color=hue, edgecolors="white", linewidths=0.7, zorder=4
-                )
-                if len(prototypes) <= _NAMED:
+                axes.scatter(*places[members].T, s=7, color=hue, alpha=0.55, linewidths=0)
+                axes.scatter(*own.T, s=70, marker="*", color=hue, edgecolors="white", linewidths=0.7, zorder=4)
+                if len(stars) <= _NAMED:
+                    middle = places[members].mean(0) if members.any() else own[0]
+                    named = own[((own - middle) ** 2).sum(1).argmin()]
                     axes.annotate(
-                        classes[label], prototypes[label], xytext=(0, 6), textcoords="offset points", fontsize=7.5,
+                        classes[label], named, xytext=(0, 6), textcoords="offset points", fontsize=7.5,
                         fontweight="bold", color=INK, ha="center", va="bottom", zorder=5,
                         bbox={"boxstyle": "round,pad=0.12", "fc": "white", "ec": "none", "alpha": 0.75},
                     )  # fmt: skip
@@ -77,30 +94,38 @@ def _embedding(
             axes.set_xticks([])
             axes.set_yticks([])
             axes.set_title(f"{part.kind} images", loc="left", fontsize=8.5, color=QUIET)
+        starred = "class vectors" if prototypes is None else "positive prototypes"
         figure.suptitle(
-            f"{name}: features by {how.upper() if how == 'pca' else how}, class vectors as stars",
+            f"{name}: features by {how.upper() if how == 'pca' else how}, {starred} as stars",
             x=0.125, ha="left", fontsize=10, fontweight="bold",
         )  # fmt: skip
 
 
-def _histogram(name: str, features: Sequence[Features], vectors: Tensor, path: Path) -> None:
+def _histogram(name: str, features: Sequence[Features], vectors: Tensor, prototypes: Tensor | None, path: Path) -> None:
+    if prototypes is None:
+        every = [angles_to(part.values, vectors) for part in features]
+        bins, what, unit = np.linspace(0, 180, 61), "angles", "angle between feature and class vector, degrees"
+    else:
+        every = [distances_to(part.values, prototypes) for part in features]
+        bins = np.linspace(0, max(float(values.max()) for values in every), 61)
+        what, unit = "distances", "distance between feature and the nearest positive prototype of a class"
     with drawing(path, 6.2, 1.9 * len(features) + 0.6) as figure:
         panels = figure.subplots(len(features), 1, squeeze=False, sharex=True)[:, 0]
-        for axes, part in zip(panels, features, strict=True):
-            angles = angles_to(part.values, vectors)
+        for axes, part, measured in zip(panels, features, every, strict=True):
             own = torch.nn.functional.one_hot(part.labels, len(vectors)).bool()
-            rival = angles.masked_fill(own, torch.inf).amin(1).numpy()
+            rival = measured.masked_fill(own, torch.inf).amin(1).numpy()
             for values, colour, text in (
-                (angles[own].numpy(), "#0072B2", "to the own class"), (rival, "#D55E00", "to the nearest rival"),
+                (measured[own].numpy(), "#0072B2", "to the own class"), (rival, "#D55E00", "to the nearest rival"),
             ):  # fmt: skip
-                axes.hist(values, bins=np.arange(0, 181, 3).tolist(), color=colour, alpha=0.6, label=text)
+                axes.hist(values, bins=bins.tolist(), color=colour, alpha=0.6, label=text)
             axes.set_title(f"{part.kind} images", loc="left", fontsize=8.5, color=QUIET)
-            axes.set_xlim(0, 180)
-            axes.set_xticks(range(0, 181, 30))
+            axes.set_xlim(bins[0], bins[-1])
+            if prototypes is None:
+                axes.set_xticks(range(0, 181, 30))
             axes.set_yticks([])
             axes.xaxis.grid(True, color=GRID, linewidth=0.8)
             axes.set_axisbelow(True)
             bare(axes, keep="bottom")
         panels[0].legend(frameon=False, fontsize=8)
-        panels[-1].set_xlabel("angle between feature and class vector, degrees", fontsize=8.5)
-        figure.suptitle(f"{name}: angles of features", x=0.125, ha="left", fontsize=10, fontweight="bold")
+        panels[-1].set_xlabel(unit, fontsize=8.5)
+        figure.suptitle(f"{name}: {what} of features", x=0.125, ha="left", fontsize=10, fontweight="bold")

@@ -18,7 +18,10 @@ _MEASURES = (
     ("within", "within", 2), ("between", "between", 2), ("separation_ratio", "between / within", 2),
     ("silhouette", "silhouette", 3),
 )  # fmt: skip
-_FIGURES = {"pca": "Features, PCA", "t-sne": "Features, t-SNE", "histogram": "Angles of features"}
+_FIGURES = {
+    "pca": "Features, PCA", "t-sne": "Features, t-SNE", "histogram": "Angles or distances of features",
+    "centres": "Prototypes and centres beside the images", "prototypes": "Prototypes",
+}  # fmt: skip
 _NAMED = 20  # classes: a matrix of more is not legible
 
 
