@@ -19,20 +19,8 @@ from typer.exceptions import Abort, Exit, TyperException
 from advdpnp import __version__
 from advdpnp.base.errors import AdvdpnpError, AlreadyTold
 from advdpnp.base.interrupts import interruptible
-from advdpnp.commands import (
-    compare,
-    corrupt,
-    demo,
-    doctor,
-    evaluate,
-    geometry,
-    leaderboard,
-    listing,
-    migrate,
-    study,
-    train,
-    verify,
-)
+from advdpnp.commands import corrupt, demo, detect, doctor, evaluate, geometry, listing, study, train
+from advdpnp.commands.stored import compare, leaderboard, migrate, verify
 from advdpnp.commands.support.console import first_process
 
 app = typer.Typer(
@@ -53,6 +41,7 @@ for name, function, epilog in (
     ("verify", verify.verify, verify.EPILOG),
     ("migrate", migrate.migrate, migrate.EPILOG),
     ("geometry", geometry.geometry, geometry.EPILOG),
+    ("detect", detect.detect, detect.EPILOG),
     ("study", study.study, study.EPILOG),
     ("demo", demo.demo, demo.EPILOG),
     ("corrupt", corrupt.corrupt, corrupt.EPILOG),

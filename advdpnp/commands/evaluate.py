@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from advdpnp.base.errors import AdvdpnpError, one_speaks
-from advdpnp.commands.leaderboard import show
+from advdpnp.commands.stored.leaderboard import show
 from advdpnp.commands.support import console
 from advdpnp.commands.support.options import DataRoot, Device, Download, Mean, Seed, Std, Weights
 
@@ -19,8 +19,6 @@ EPILOG = (
     "Examples: `advdpnp eval --attacks all runs/my-run` and "
     "`advdpnp eval --dataset cifar10 --model nets:resnet --weights nets.pth --attacks fgsm,pgd-20 --limit 500`"
 )
-
-_DEFAULT_EPS = {"linf": "8/255", "l2": "0.5"}
 
 Checkpoints = Annotated[
     list[Path] | None, typer.Argument(metavar="CHECKPOINT", help="Run folders or .safetensors files.")
@@ -114,20 +112,18 @@ def evaluate(
     device: Device = "auto",
 ) -> None:
     """Attack checkpoints; writes verdicts, OUT/leaderboard.html (everything on one page), .csv, .md and figures."""
-    from advdpnp.commands.support.models import choose_dataset, foreign_models, name_models, normalisation_of
+    from advdpnp.commands.support.models import choose_threat, load_models
     from advdpnp.eval.run.ranks import shard_of_environment
     from advdpnp.models.loading import load_model
 
-    shard, paths = shard_of_environment(), checkpoints or []
+    shard, paths = shard_of_environment(), [str(path) for path in checkpoints or []]
     with one_speaks(shard.first):
         if not paths and not model:
             raise AdvdpnpError("there is nothing to evaluate; give a run folder, a .safetensors file or --model")
-        own = [load_model(str(path)) for path in paths]
-        data = choose_dataset(dataset, own, data_root, download)
-        own = [load_model(str(path), dataset=data) for path in paths]  # now tried on an image of this data set
-        others = foreign_models(model or [], weights or [], data, normalisation_of(mean, std, data))
-        loaded = name_models([*own, *others], name or [])
-        norm, radii = _threat(own, norm, eps or [])
+        loaded, data = load_models(
+            paths, model or [], weights or [], mean, std, name or [], dataset, data_root, download
+        )
+        norm, radii = choose_threat(loaded, norm, eps or [])
         sources = [load_model(spec, dataset=data) for spec in transfer_from or []]
     common = {"norm": norm, "eps": radii, "seed": seed, "batch_size": batch_size, "device": device, "shard": shard}
     options = {
@@ -141,21 +137,6 @@ def evaluate(
         "save_adversarials": save_adversarials,
     }
     _run(loaded, data, attacks, out or Path("results") / data.label, common, options, cross_check)
-
-
-def _threat(own: "Sequence[LoadedModel]", norm: str | None, eps: Sequence[str]) -> tuple[str, list[str]]:
-    """Norm and radii: as given, otherwise those that all checkpoints were trained with, otherwise the defaults."""
-    from advdpnp.commands.support.models import common_attack_value
-
-    trained_norm = common_attack_value(own, "norm")
-    norm = norm.strip().lower() if norm is not None else trained_norm or "linf"
-    radii = [text.strip() for item in eps for text in item.split(",") if text.strip()]
-    if eps and not radii:
-        raise AdvdpnpError("--eps is empty; write it as 0.03 or 8/255, several with commas")
-    if not radii:
-        trained_eps = common_attack_value(own, "eps") if norm == trained_norm else None
-        radii = [trained_eps or _DEFAULT_EPS.get(norm, "8/255")]
-    return norm, radii
 
 
 def _run(

@@ -11,7 +11,8 @@ from advdpnp.commands.support import console
 EPILOG = "Example: `advdpnp list attacks`"
 
 Kind = Annotated[
-    str, typer.Argument(metavar="KIND", help="attacks, corruptions, datasets, methods, models, recipes or studies.")
+    str,
+    typer.Argument(metavar="KIND", help="attacks, corruptions, datasets, methods, models, recipes, scores or studies."),
 ]
 
 #: Kind to (module, registry). Modules are imported only when asked for.
@@ -21,6 +22,7 @@ _REGISTRIES = {
     "datasets": ("advdpnp.datasets", "DATASETS"),
     "methods": ("advdpnp.training.methods", "METHODS"),
     "models": ("advdpnp.models", "MODELS"),
+    "scores": ("advdpnp.eval.detection.library", "SCORES"),
 }
 
 

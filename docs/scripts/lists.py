@@ -22,6 +22,7 @@ from advdpnp.base.registry import Entry
 from advdpnp.cli import app
 from advdpnp.corruption import BENCHMARK, CORRUPTIONS, EXTRA, find_corruption
 from advdpnp.datasets import DATASETS
+from advdpnp.eval.detection.library import SCORES
 from advdpnp.eval.diagnostics.texts import FLAGS
 from advdpnp.models import MODELS
 from advdpnp.training.methods import METHODS
@@ -142,6 +143,11 @@ def corruptions() -> str:
     return table(["name", "group", "part", "what it is", "status", "constants, severity 1 to 5"], rows)
 
 
+def scores() -> str:
+    """Scores of images."""
+    return table(["name", "what it is, paper", "status"], [[f"`{e.name}`", _described(e), e.status] for e in SCORES])
+
+
 def flags() -> str:
     """What each flag means and what to do."""
     return table(["flag", "meaning", "remedy"], [[f"`{code}`", *meaning] for code, meaning in FLAGS.items()])
@@ -200,5 +206,5 @@ def _documented(module: Any) -> str:
 
 LISTS: dict[str, Callable[[], str]] = {
     function.__name__: function
-    for function in (attacks, methods, datasets, models, corruptions, flags, commands, python, python_attacks)
+    for function in (attacks, methods, datasets, models, corruptions, scores, flags, commands, python, python_attacks)
 }

@@ -97,7 +97,9 @@ def test_wrong_words_are_one_sentence_and_exit_code_2(words, said, capsys, tmp_p
     assert "unexpected" not in error
 
 
-@pytest.mark.parametrize("kind", ["attacks", "corruptions", "datasets", "methods", "models", "recipes", "studies"])
+@pytest.mark.parametrize(
+    "kind", ["attacks", "corruptions", "datasets", "methods", "models", "recipes", "scores", "studies"]
+)
 def test_list(kind, capsys):
     expected = {
         "attacks": "pgd-{steps}",
@@ -106,6 +108,7 @@ def test_list(kind, capsys):
         "methods": "adv-dpnp",
         "models": "resnet18",
         "recipes": "adv-dpnp",
+        "scores": "prototype-own",
         "studies": "ablations",
     }
     assert run(["list", kind]) == 0

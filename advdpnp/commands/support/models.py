@@ -1,4 +1,4 @@
-"""Which models and which data set the options of ``eval`` and ``verify`` mean."""
+"""Which models, which data set and which threat model the options of ``eval``, ``detect`` and ``verify`` mean."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -8,6 +8,42 @@ from typing import Any
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.datasets import Dataset, load_dataset
 from advdpnp.models.loading import LoadedModel, Normalisation, load_model
+
+_DEFAULT_EPS = {"linf": "8/255", "l2": "0.5"}
+
+
+def load_models(
+    paths: Sequence[str],
+    models: Sequence[str],
+    weights: Sequence[str],
+    mean: str | None,
+    std: str | None,
+    names: Sequence[str],
+    dataset: str | None,
+    data_root: Path | None,
+    download: bool,
+) -> tuple[list[LoadedModel], Dataset]:
+    """The checkpoints, then the models of ``--model``, each tried on an image; and the data set, without its training
+    images."""
+    own = [load_model(path) for path in paths]
+    data = choose_dataset(dataset, own, data_root, download)
+    own = [load_model(path, dataset=data) for path in paths]  # now tried on an image of this data set
+    others = foreign_models(models, weights, data, normalisation_of(mean, std, data))
+    return name_models([*own, *others], names), data
+
+
+def choose_threat(models: Sequence[LoadedModel], norm: str | None, eps: Sequence[str]) -> tuple[str, list[str]]:
+    """Norm and radii: as given, otherwise those that all checkpoints were trained with, otherwise the defaults."""
+    own = [model for model in models if model.header]
+    trained_norm = common_attack_value(own, "norm")
+    norm = norm.strip().lower() if norm is not None else trained_norm or "linf"
+    radii = [text.strip() for item in eps for text in item.split(",") if text.strip()]
+    if eps and not radii:
+        raise AdvdpnpError("--eps is empty; write it as 0.03 or 8/255, several with commas")
+    if not radii:
+        trained_eps = common_attack_value(own, "eps") if norm == trained_norm else None
+        radii = [trained_eps or _DEFAULT_EPS.get(norm, "8/255")]
+    return norm, radii
 
 
 def choose_dataset(name: str | None, own: Sequence[LoadedModel], data_root: Path | None, download: bool) -> Dataset:

@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from advdpnp.commands.leaderboard import leaderboard
+from advdpnp.commands.stored.leaderboard import leaderboard
 from advdpnp.eval.analysis.columns import read_leaderboard
 from advdpnp.eval.report.leaderboard import writing_tables
 from advdpnp.eval.store.reader import find_models
