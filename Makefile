@@ -22,6 +22,7 @@ test: $(INSTALLED)
 results: $(INSTALLED)
 	for folder in cifar10 cifar10-public cifar10-tiny-resnet cifar10-transfer; do $(BIN)/advdpnp leaderboard results/$$folder || exit; done
 	$(BIN)/advdpnp leaderboard results/cifar10 results/cifar10-public results/cifar10-tiny-resnet --out results/all --compare robustbench
+	$(BIN)/python -m benchmarks.claims
 
 # The documentation in site/, from docs/ and the registries; opens without network.
 docs: $(INSTALLED)

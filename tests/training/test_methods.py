@@ -96,6 +96,18 @@ def test_prototype_gradient_of_adv_dpnp_is_that_of_the_clean_branch_alone(consis
     assert torch.allclose(2 * gradients[0], network.head.prototypes.grad, rtol=1e-12)  # beta 1: the sum is halved
 
 
+def test_both_branches_may_move_the_prototypes_and_leave_the_features_as_they_are():
+    x, x_adv, y = batch()
+    found = {}
+    for which in ("clean", "both"):
+        network = tiny_network().eval()
+        method = METHODS.make("adv-dpnp", prototype_branches=which)
+        method.loss(network, x, x_adv, y)[0].backward()
+        found[which] = network.head.prototypes.grad, network.projection.weight.grad
+    assert not torch.allclose(found["clean"][0], found["both"][0])
+    torch.testing.assert_close(found["clean"][1], found["both"][1])
+
+
 def test_dpnp_loss_is_the_sum_of_its_terms():
     method = METHODS.make("dpnp", lambda_pos=0.3, lambda_sample_neg=0.2, lambda_class_neg=0.7)
     network = tiny_network().eval()

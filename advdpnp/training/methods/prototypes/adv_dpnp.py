@@ -34,6 +34,8 @@ class AdvDPNP(PullingAndRepelling):
         lambda_cons: weight of the consistency term.
         consistency: D, "kl" (from clean to adversarial) or "mse" (between the probabilities).
         pos_branches, sample_neg_branches: the branches whose features are attracted and repelled.
+        prototype_branches: the branches that move the prototypes: "clean" as published, or "both" to measure what that
+            is worth.
         batchnorm: "joint" computes both branches as one batch, whose BatchNorm statistics are those of test time;
             "separate" uses one pass per branch.
     """
@@ -44,6 +46,7 @@ class AdvDPNP(PullingAndRepelling):
     consistency: Literal["kl", "mse"] = "kl"
     pos_branches: Branches = "both"
     sample_neg_branches: Branches = "both"
+    prototype_branches: Literal["clean", "both"] = "clean"
     batchnorm: Literal["joint", "separate"] = "joint"
 
     def loss(self, model: nn.Module, x: Tensor, x_adv: Tensor | None, y: Tensor) -> tuple[Tensor, Terms]:
@@ -54,7 +57,7 @@ class AdvDPNP(PullingAndRepelling):
         else:
             clean, adversarial = network.features(x), network.features(x_adv)
         prototypes = head.prototypes
-        fixed = prototypes.detach()
+        fixed = prototypes.detach() if self.prototype_branches == "clean" else prototypes
         clean_loss, terms = self.sample_terms(
             head,
             clean,

@@ -1,0 +1,44 @@
+"""What was found about a claim, and how several findings make one verdict."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Verdict = Literal["holds", "does not hold", "not decided", "not tested"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one measurement says about a claim.
+
+    Attributes:
+        verdict: "not decided" if the interval of the difference includes zero; "not tested" if nothing was measured.
+        words: net, data, number of images, figures, interval and p, or why nothing was measured.
+    """
+
+    verdict: Verdict
+    words: str
+
+
+def together(findings: Sequence[Finding]) -> str:
+    """One verdict for all findings; those that decide nothing do not count beside one that does."""
+    decided = {each.verdict for each in findings} & {"holds", "does not hold"}
+    if len(decided) == 2:
+        return "holds in part"
+    return next(iter(decided)) if decided else findings[0].verdict
+
+
+def of_difference(difference: float, p: float, *, level: float, ties_hold: bool) -> Verdict:
+    """The verdict on "more than the rival", from a difference in favour of the claim and its p-value.
+
+    Args:
+        ties_hold: the claim is "no less than the rival", which only a significant loss refutes.
+    """
+    if p < level:
+        return "holds" if difference > 0 else "does not hold"
+    return "holds" if ties_hold else "not decided"
+
+
+def p_text(p: float) -> str:
+    """p as the tables show it."""
+    return "p < .0001" if p < 0.0001 else f"p = {p:.4f}".replace("0.", ".")

@@ -1,0 +1,66 @@
+"""The page of claims follows from the stored results, and its verdicts from the figures beside them."""
+
+import importlib
+from pathlib import Path
+
+import pytest
+
+import advdpnp
+
+REPOSITORY = Path(advdpnp.__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def claims(monkeypatch):
+    """The modules of the script, which is no part of the installed package."""
+    monkeypatch.syspath_prepend(str(REPOSITORY))
+    return {
+        name: importlib.import_module(f"benchmarks.claims.{name}")
+        for name in ("findings", "list", "measures", "__main__")
+    }
+
+
+def test_the_committed_page_is_what_the_stored_results_give(claims):
+    page = claims["__main__"].page(REPOSITORY / "results")
+    assert page == (REPOSITORY / "results" / "claims.md").read_text(encoding="utf-8")
+
+
+def test_a_difference_decides_only_if_it_is_significant(claims):
+    of_difference = claims["findings"].of_difference
+    assert of_difference(2.0, 0.01, level=0.05, ties_hold=False) == "holds"
+    assert of_difference(-2.0, 0.01, level=0.05, ties_hold=True) == "does not hold"
+    assert of_difference(2.0, 0.3, level=0.05, ties_hold=False) == "not decided"
+    assert of_difference(-2.0, 0.3, level=0.05, ties_hold=True) == "holds"
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "expected"),
+    [
+        (["holds", "not decided"], "holds"),
+        (["holds", "does not hold"], "holds in part"),
+        (["not decided", "does not hold"], "does not hold"),
+        (["not decided", "not decided"], "not decided"),
+        (["not tested"], "not tested"),
+    ],
+)
+def test_several_findings_make_one_verdict(claims, verdicts, expected):
+    findings = claims["findings"]
+    assert findings.together([findings.Finding(verdict, "") for verdict in verdicts]) == expected
+
+
+def test_a_lead_is_measured_against_the_rival_that_comes_nearest(claims):
+    measures, names = claims["measures"], claims["list"]
+    folder = REPOSITORY / "results" / "cifar10"
+    ours = "cifar10-adv-dpnp-s0"
+    alone = [measures.against_rivals(folder, ours, [rival], "clean", "net") for rival in names.RIVALS]
+    every = measures.against_rivals(folder, ours, names.RIVALS, "clean", "net")
+    assert "(trades) 53.7" in every.words
+    assert all(each.verdict == "holds" for each in [*alone, every])
+    losing = measures.against_rivals(folder, "cifar10-trades-s0", [ours], "clean", "net", ties_hold=True)
+    assert losing.verdict == "does not hold"
+    assert "-3.2 points" in losing.words
+
+
+def test_a_study_without_the_variant_is_named(claims):
+    with pytest.raises(ValueError, match="dpnp, feature_dim 3"):
+        claims["measures"].study(REPOSITORY / "results" / "studies", "dimensions", "dpnp, feature_dim 4", "clean")
