@@ -44,11 +44,11 @@ def model_colours(names: Sequence[str]) -> dict[str, str]:
 
 
 @contextmanager
-def drawing(path: Path, width: float, height: float, *, colours: int | None = None) -> Iterator[Figure]:
+def drawing(path: Path, width: float, height: float, *, most: int | None = None) -> Iterator[Figure]:
     """A figure of this size in inches, saved to ``path`` as a tightly cropped PNG at the end of the block.
 
     Args:
-        colours: keep the file to so many colours, at most 256: sheets of many images become a quarter of their size.
+        most: bytes; a larger file is reduced to 256 colours, which halves a sheet of many images.
     """
     with matplotlib.rc_context(_SETTINGS):
         figure = Figure(figsize=(width, height), facecolor="white")
@@ -59,9 +59,9 @@ def drawing(path: Path, width: float, height: float, *, colours: int | None = No
             canvas.print_figure(
                 temporary, format="png", dpi=DPI, bbox_inches="tight", pad_inches=0.12, metadata={"Software": None}
             )
-            if colours is not None:
+            if most is not None and temporary.stat().st_size > most:
                 with Image.open(temporary) as drawn:
-                    few = drawn.convert("RGB").quantize(colours, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+                    few = drawn.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
                 few.save(temporary, "PNG", optimize=True)
 
 

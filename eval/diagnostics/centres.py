@@ -7,6 +7,7 @@ look like the data. Distances are Euclidean, in feature space, in float64.
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -52,9 +53,9 @@ class Centres:
         return {
             "kind": self.kind,
             "n": len(self.norms),
-            "norm": float(self.norms.median()),
-            "nearest_image": float(self.nearest.median()),
-            "own_class_mean": float(self.own_mean.nanmedian()),
+            "norm": float(np.median(self.norms)),
+            "nearest_image": float(np.median(self.nearest)),
+            "own_class_mean": float(np.nanmedian(self.own_mean)),
             "nearest_is_own_class": float(self.is_own.double().mean()),
         }
 

@@ -17,7 +17,7 @@ def draw_centres(name: str, centres: Sequence[Centres], path: Path) -> Path:
     """One line per kind of point, one mark per point: its distance to the nearest image, in units of how
     near the images lie to each other."""
     shown = [each for each in centres if not each.missing]
-    usual = float(shown[0].nearest.median()) or 1.0  # zero where most images are there twice
+    usual = float(np.median(shown[0].nearest)) or 1.0  # zero where most images are there twice
     with drawing(path, 7.4, 0.9 + 0.5 * len(centres)) as figure:
         axes = figure.subplots()
         axes.axvline(1, color=QUIET, linewidth=0.9, zorder=1)
@@ -35,7 +35,7 @@ def draw_centres(name: str, centres: Sequence[Centres], path: Path) -> Path:
                 linewidths=0 if small else 0.6, edgecolors="white", zorder=3,
             )  # fmt: skip
             axes.text(
-                1.02, row, f"median {np.median(places):.2g}, own {100 * each.is_own.double().mean():.0f} %",
+                1.02, row, f"median {np.median(places):.3g}, own {100 * each.is_own.double().mean():.0f} %",
                 transform=axes.get_yaxis_transform(), va="center", fontsize=8.5, color=INK,
             )  # fmt: skip
         axes.set_xscale("log")

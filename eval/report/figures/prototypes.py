@@ -15,9 +15,11 @@ from advdpnp.datasets.base import to_float
 from advdpnp.eval.diagnostics.prototypes import Nearest, PrototypeReport
 
 _CELL = 0.3  # inches
+_LARGEST = 250_000  # bytes
 _CLASSES = 20  # more are not drawn
 _COLUMNS = 8
 _OTHER = "#D55E00"
+_NAMES = {"w-": "w−", "prototype": "the prototype"}
 _DIVERGING = "RdBu_r"
 
 
@@ -41,7 +43,7 @@ def draw_prototypes(name: str, report: PrototypeReport, classes: Sequence[str], 
         found = Nearest(*(_columns(each[:rows], chosen) for each in (found.index, found.labels, found.distances)))
         images = to_float(report.images.images[found.index.flatten()].cpu())
         shape = (*found.index.shape, *images.shape[1:])
-        title = f"training images nearest to {kind.replace('-', '−')}"
+        title = f"training images nearest to {_NAMES.get(kind, kind)}"
         panels.append((title, _rgb(images.reshape(shape).numpy()), found))
     _draw(name, panels, classes[:rows], largest, path)
     return path
@@ -73,7 +75,7 @@ def _draw(
 ) -> None:
     widths = [cells.shape[1] for _, cells, _ in panels]
     height, width = _CELL * len(classes), _CELL * (sum(widths) + 0.7 * (len(widths) - 1))
-    with drawing(path, width, height, colours=256) as figure:
+    with drawing(path, width, height, most=_LARGEST) as figure:
         spaces = {"left": 0, "right": 1, "bottom": 0, "top": 1, "wspace": 0.7 / np.mean(widths)}
         axes = figure.subplots(1, len(panels), squeeze=False, gridspec_kw={"width_ratios": widths, **spaces})[0]
         for axis, (title, cells, found) in zip(axes, panels, strict=True):
