@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from benchmarks.claims import measures
+from benchmarks.claims import ed_wta, measures
 from benchmarks.claims.findings import Finding
 
 SMALL = "small CNN on CIFAR-10"
@@ -88,6 +88,7 @@ def _few_dimensions(results: Path) -> list[Finding]:
 
 
 _COMPARE = "advdpnp compare cifar10-adv-dpnp-s0 cifar10-RIVAL-s0 results/cifar10 --columns {}"
+_DETECTED = ["digits-ed-wta"]
 _NO_DATA = "the data are not at hand; `--dataset {}` loads them"
 
 ADV_DPNP = [
@@ -132,7 +133,29 @@ DPNP = [
     ),
 ]  # fmt: skip
 
+ED_WTA = [
+    Claim(
+        "layers of inner products and of distances say the same", "advdpnp.models.equivalence", ed_wta.equivalence
+    ),
+    Claim("distances that are derived so have centres far from the data", "advdpnp geometry NET", ed_wta.far_centres),
+    Claim("prototypes that one can interpret", "advdpnp geometry NET", ed_wta.interpretable),
+    Claim("the negative prototype resembles the positive one", "advdpnp geometry NET", ed_wta.alike),
+    Claim(
+        "the switch of the update is essential to that", "advdpnp train --recipe ed-wta",
+        untested("the recipe has no variant without it"),
+    ),
+    Claim(
+        "prototypes detect outliers", "advdpnp detect NET --outliers cifar10,noise:uniform",
+        partial(ed_wta.detects, ["outliers"], _DETECTED),
+    ),
+    Claim(
+        "prototypes detect adversarial images", "advdpnp detect NET --attacks pgd-20",
+        partial(ed_wta.detects, ["attack", "adaptive"], _DETECTED),
+    ),
+]  # fmt: skip
+
 CLAIMS: dict[str, Sequence[Claim]] = {
     "Adv-DPNP (arXiv 2504.03782)": ADV_DPNP,
     "DPNP (arXiv 2501.02477)": DPNP,
+    "+-ED-WTA (arXiv 2008.08750)": ED_WTA,
 }

@@ -179,6 +179,23 @@ def test_the_gradient_for_the_features_is_untouched_by_the_switch():
     assert torch.autograd.gradcheck(lambda f: loss(switched_scores(head, f, y)), features)
 
 
+def test_without_the_switch_prototypes_follow_the_whole_gradient_of_the_same_loss():
+    x, y = images(6)
+    found = {}
+    for switch in (True, False):
+        network = small_network()
+        loss, _ = METHODS.make("ed-wta", switch=switch).loss(network, x, None, y)
+        loss.backward()
+        found[switch] = loss.item(), network.head.positive.grad
+    assert found[True][0] == found[False][0]
+    plain = small_network()
+    F.cross_entropy(
+        plain.head.scores(plain.features(x), plain.head.positive, plain.head.negative).logsumexp(2), y
+    ).backward()
+    torch.testing.assert_close(found[False][1], plain.head.positive.grad)
+    assert not torch.allclose(found[True][1], found[False][1])
+
+
 @pytest.mark.parametrize("winner", ["max", "logsumexp"])
 def test_the_loss_is_the_cross_entropy_of_logsumexp_whatever_the_winner(winner):
     network = small_network(winner=winner)

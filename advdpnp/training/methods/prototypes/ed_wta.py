@@ -33,6 +33,8 @@ class EDWTA(Common):
         start: the prototypes before training. "random": both as the head made them. "mean": the positive ones of a
             class are the k-means centres of its training images, the negative ones the mean of all.
         beta: the scale before training.
+        switch: whether the switch decides what learns; False lets every prototype follow the whole gradient, which also
+            repels, to measure what the switch is worth.
         label_smoothing: must stay 0: with smoothed targets, prototypes would be repelled.
     """
 
@@ -40,6 +42,7 @@ class EDWTA(Common):
     head: ClassVar[str] = "ed-wta"
     start: Literal["random", "mean"] = "random"
     beta: float = Field(default=1.0, gt=0)
+    switch: bool = True
     label_smoothing: float = Field(default=0.0, ge=0, le=0)
 
     def start_training(self, model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
@@ -55,7 +58,11 @@ class EDWTA(Common):
 
     def loss(self, model: nn.Module, x: Tensor, x_adv: Tensor | None, y: Tensor) -> tuple[Tensor, Terms]:
         network, head = _with_head(model)
-        scores = switched_scores(head, network.features(x), y)
+        features = network.features(x)
+        if self.switch:
+            scores = switched_scores(head, features, y)
+        else:
+            scores = head.scores(features, head.positive, head.negative)
         loss = self.cross_entropy(scores.logsumexp(2), y)
         return loss, {"cce": loss, "beta": head.beta.detach(), "clean_accuracy": accuracy(head.logits(scores), y)}
 
