@@ -41,7 +41,7 @@ def test_the_readme_shows_the_numbers_of_the_leaderboard(table):
         assert flags.strip() == table.loc[f"cifar10-{method}-s0", "flags"], method
 
 
-@pytest.mark.parametrize("folder", ["cifar10", "cifar10-public", "cifar10-tiny-resnet", "cifar10-transfer"])
+@pytest.mark.parametrize("folder", ["cifar10", "cifar10-public", "cifar10-tiny-resnet", "cifar10-transfer", "ed-wta"])
 def test_leaderboards_follow_from_the_verdicts_beside_them(folder):
     stored = read_leaderboard(RESULTS / folder / "leaderboard.csv")
     rows = make_rows(find_results([RESULTS / folder]))
@@ -56,14 +56,15 @@ def test_what_make_results_makes_again_is_not_committed():
     if tracked.returncode or not tracked.stdout:
         pytest.skip("needs the repository")
     paths = [ROOT / line for line in tracked.stdout.splitlines()]
-    assert len(paths) < 250
-    assert sum(path.stat().st_size for path in paths) < 21_000_000
+    assert len(paths) < 300
+    assert sum(path.stat().st_size for path in paths) < 28_000_000
     assert not {path.suffix for path in paths} & {".html", ".tex"}
-    assert sum(path.suffix == ".png" for path in paths) <= 12
+    assert sum(path.suffix == ".png" for path in paths) <= 20
 
 
 def test_every_committed_net_is_the_one_that_was_attacked(table):
-    table = pd.concat([table, read_leaderboard(RESULTS / "cifar10-tiny-resnet" / "leaderboard.csv").set_index("model")])
+    others = [RESULTS / folder / "leaderboard.csv" for folder in ("cifar10-tiny-resnet", "ed-wta")]
+    table = pd.concat([table, *(read_leaderboard(path).set_index("model") for path in others)])
     nets = sorted((RESULTS / "checkpoints").glob("*.safetensors"))
     assert len(nets) >= 9
     for path in nets:
