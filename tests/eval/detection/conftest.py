@@ -5,7 +5,7 @@ from contextlib import ExitStack
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from advdpnp.attacks.engine.executor import evaluation_mode
 from advdpnp.eval.detection.outputs import OutputReader
@@ -47,19 +47,12 @@ def reader() -> Iterator[Callable[[nn.Module, int], OutputReader]]:
         yield of
 
 
-class TwoPixels(Network):
-    """Images of two pixels are their own features; the class is which pixel is brighter. Nothing is learned."""
-
-    def __init__(self) -> None:
-        nn.Module.__init__(self)
-        self.head = nn.Linear(2, 2, bias=False)
-        with torch.no_grad():
-            self.head.weight.copy_(10 * torch.eye(2))
-
-    def features(self, x: Tensor) -> Tensor:
-        return x.flatten(1)
-
-
 @pytest.fixture
 def two_pixels() -> Network:
-    return TwoPixels()
+    """Images of two pixels are their own features; the class is which pixel is brighter. Nothing is learned."""
+    values = {"architecture": "pixels", "classes": 2, "channels": 1, "image_size": (1, 2), "feature_dim": None}
+    net = build_model(ModelConfig(**values, head="linear", radius=None, mean=(0.0,), std=(1.0,)))
+    with torch.no_grad():
+        net.head.weight.copy_(10 * torch.eye(2))
+        net.head.bias.zero_()
+    return net
