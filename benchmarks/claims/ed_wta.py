@@ -6,9 +6,10 @@ from typing import Any
 
 import pandas as pd
 import torch
+from scipy.stats import fisher_exact
 from torch import Tensor
 
-from advdpnp.base.statistics import wilson
+from advdpnp.base.statistics import SIGNIFICANT, wilson
 from advdpnp.models.equivalence import (
     inner_product_layer,
     inner_product_to_euclidean_by_coordinate,
@@ -16,7 +17,7 @@ from advdpnp.models.equivalence import (
     inner_product_to_plus_minus,
 )
 from advdpnp.models.loading import load_model
-from benchmarks.claims.findings import Finding, Verdict
+from benchmarks.claims.findings import Finding, Verdict, of_difference, p_text
 from benchmarks.claims.measures import geometry
 
 MNIST = "ed-wta on pixels, 8,000 training images of MNIST"
@@ -70,35 +71,63 @@ def far_centres(results: Path) -> Sequence[Finding]:
 def interpretable(results: Path) -> Sequence[Finding]:
     """Prototypes that win images: does the nearest training image show their class?"""
     stored = _mnist(results)
-    found = stored["prototypes"]
+    right, count = _of_own_class(stored)
     images = next(each["nearest_is_own_class"] for each in stored["centres"] if each["kind"] == "images")
-    won, labels = torch.tensor(found["images_won"]), torch.tensor(found["nearest_training_images"]["w+"]["label"])
-    used = won > won.sum() / (10 * won.numel())  # the others are dark: hardly any image ever moved them
-    own = labels == torch.arange(len(labels))[:, None]
-    right, count = int((own & used).sum()), int(used.sum())
     low, high = wilson(right, count)
     return [
         Finding(
             "holds" if high >= images else "does not hold",
-            f"{MNIST}: of {won.numel()} w+, {count} win images, and the nearest training image of {right} of these is "
-            f"of their class ({100 * right / count:.0f} % [{100 * low:.0f}, {100 * high:.0f}]; of the images "
-            f"themselves {100 * images:.0f} %); [picture](mnist/geometry/ed-wta/geometry-prototypes.png)",
+            f"{MNIST}: {count} of 60 w+ win images, and the nearest training image of {right} of these is of their "
+            f"class ({100 * right / count:.0f} % [{100 * low:.0f}, {100 * high:.0f}]; of the images themselves "
+            f"{100 * images:.0f} %); [picture](mnist/geometry/ed-wta/geometry-prototypes.png)",
         )
     ]
 
 
 def alike(results: Path) -> Sequence[Finding]:
-    """|w+ - w-| / |w+|, of the prototypes that win images."""
-    found = _mnist(results)["prototypes"]
-    won, ratio = torch.tensor(found["images_won"]), torch.tensor(found["difference_ratio"])
-    used = ratio[won > won.sum() / (10 * won.numel())]
+    """The length of w+ - w- over that of w+, of the prototypes that win images."""
+    ratios = _ratios(_mnist(results))
     return [
         Finding(
-            "holds" if used.median() < 0.5 else "does not hold",
-            f"{MNIST}: w+ - w- is {used.median():.2f} times as long as w+ (median of the {len(used)} that win "
-            f"images, {used.min():.2f} to {used.max():.2f})",
+            "holds" if ratios.median() < 0.5 else "does not hold",
+            f"{MNIST}: w+ - w- is {ratios.median():.2f} times as long as w+ (median of the {len(ratios)} that win "
+            f"images, {ratios.min():.2f} to {ratios.max():.2f})",
         )
     ]
+
+
+def switch(results: Path) -> Sequence[Finding]:
+    """The same net trained by the whole gradient, without the switch: are its prototypes like images of their class?"""
+    stored = _mnist(results), geometry(results / "mnist" / "geometry", "ed-wta-without-switch")
+    (right, count), (other, others) = map(_of_own_class, stored)
+    p = float(fisher_exact([[right, count - right], [other, others - other]]).pvalue)
+    lengths = [_ratios(each).median() for each in stored]
+    return [
+        Finding(
+            of_difference(right / count - other / others, p, level=SIGNIFICANT, ties_hold=False),
+            f"{MNIST}: without it the nearest training image of {other} of the {others} w+ that win images is of their "
+            f"class (with it {right} of {count}; {p_text(p)}, Fisher), and w+ - w- is {lengths[1]:.1f} times as long "
+            f"as w+ ({lengths[0]:.1f}); [picture](mnist/geometry/ed-wta-without-switch/geometry-prototypes.png)",
+        )
+    ]
+
+
+def _used(stored: dict[str, Any]) -> Tensor:
+    """Which sub-classes win a tenth of their share of the images; hardly any image ever moved the others."""
+    won = torch.tensor(stored["prototypes"]["images_won"])
+    return won > won.sum() / (10 * won.numel())
+
+
+def _of_own_class(stored: dict[str, Any]) -> tuple[int, int]:
+    """How many used w+ have a nearest training image of their own class, and how many are used."""
+    labels = torch.tensor(stored["prototypes"]["nearest_training_images"]["w+"]["label"])
+    own = labels == torch.arange(len(labels))[:, None]
+    used = _used(stored)
+    return int((own & used).sum()), int(used.sum())
+
+
+def _ratios(stored: dict[str, Any]) -> Tensor:
+    return torch.tensor(stored["prototypes"]["difference_ratio"])[_used(stored)]
 
 
 def detects(kinds: Sequence[str], folders: Sequence[str], results: Path) -> Sequence[Finding]:

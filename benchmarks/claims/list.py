@@ -88,7 +88,7 @@ def _few_dimensions(results: Path) -> list[Finding]:
 
 
 _COMPARE = "advdpnp compare cifar10-adv-dpnp-s0 cifar10-RIVAL-s0 results/cifar10 --columns {}"
-_DETECTED = ["digits-ed-wta"]
+_DETECTED = ["digits-ed-wta", "mnist"]
 _NO_DATA = "the data are not at hand; `--dataset {}` loads them"
 
 ADV_DPNP = [
@@ -141,8 +141,8 @@ ED_WTA = [
     Claim("prototypes that one can interpret", "advdpnp geometry NET", ed_wta.interpretable),
     Claim("the negative prototype resembles the positive one", "advdpnp geometry NET", ed_wta.alike),
     Claim(
-        "the switch of the update is essential to that", "advdpnp train --recipe ed-wta",
-        untested("the recipe has no variant without it"),
+        "the switch of the update is essential to interpretable prototypes",
+        "advdpnp train --recipe ed-wta --set method.switch=false", ed_wta.switch,
     ),
     Claim(
         "prototypes detect outliers", "advdpnp detect NET --outliers cifar10,noise:uniform",
