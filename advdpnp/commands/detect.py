@@ -128,6 +128,7 @@ def _run(
 ) -> None:
     from advdpnp.base.files import folder_lock
     from advdpnp.datasets import load_dataset
+    from advdpnp.eval.detection.run import Found
     from advdpnp.eval.detection.run import detect as run
     from advdpnp.eval.detection.table import to_frame
     from advdpnp.eval.report.detection import detection_grids, write_detection
@@ -144,12 +145,23 @@ def _run(
         held_out = loaded.recipe.get("validation")
         return whole(held_out if isinstance(held_out, int) else None)
 
-    steps = len(models) * config.steps
+    steps, found, early = len(models) * config.steps, Found([], []), ""
     with folder_lock(out), console.counting_bar(f"detection, {data.label}", steps) as count:
-        found = run(models, data_of, data.test.head(limit), config, count)
+        try:
+            run(models, data_of, data.test.head(limit), config, count, found)
+        except (AdvdpnpError, KeyboardInterrupt) as error:
+            if not found.detections:
+                raise
+            early = str(error) or "stopped"
+            out = out / "unfinished"  # a complete table of an earlier run stays as it is
         frame = to_frame(found.detections, seed=config.seed, facts=facts)
         paths = write_detection(frame, found.notes, command_line(), out)
         figures = draw_detection(found.detections, out)
+    if early:
+        raise AdvdpnpError(
+            f"{early}; {paths[0]} has the scores that were finished ({len(found.detections)}); measure the others with "
+            "--scores, or without the models that are done, into another --out"
+        )
     for grid in detection_grids(frame, intervals=False):
         console.print_records(grid.caption, grid.rows, grid.heads)
         console.out.print("")

@@ -120,6 +120,7 @@ def detect(
     test: Split,
     config: DetectionConfig,
     progress: Callable[[], None] = lambda: None,
+    found: Found | None = None,
 ) -> Found:
     """Measure all models.
 
@@ -129,11 +130,12 @@ def detect(
         test: the clean test images.
         config: what is measured.
         progress: called ``config.steps`` times per model.
+        found: gets each detection as soon as it is finished, for a caller that keeps them if the run ends early.
 
     Raises:
         AdvdpnpError: a model fails or is randomised, a score is NaN, nothing is held out, or no score is left.
     """
-    found = Found([], [])
+    found = Found([], []) if found is None else found
     for loaded in models:
         try:
             with on_device(loaded.model, config.device), evaluation_mode(loaded.model):

@@ -4,7 +4,9 @@ import pandas as pd
 import pytest
 import torch
 
+from advdpnp.base.errors import AdvdpnpError
 from advdpnp.cli import run
+from advdpnp.eval.detection import scores
 
 QUICK = ["--limit", "24", "--adaptive-steps", "2", "--restarts", "1"]
 
@@ -37,6 +39,36 @@ def test_tables_figures_and_the_terminal(checkpoint, tmp_path, capsys, monkeypat
     first = (folder / "detection.csv").read_bytes()
     assert run(["detect", checkpoint, *words, *QUICK]) == 0
     assert (folder / "detection.csv").read_bytes() == first
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [(KeyboardInterrupt(), "stopped; "), (AdvdpnpError("the score 'energy' is NaN"), "the score 'energy' is NaN; ")],
+)
+def test_what_was_finished_before_a_run_ends_early_is_kept(error, said, checkpoint, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ["detect", checkpoint, "--outliers", "noise:uniform", "--attacks", "none", "--out", "out", "--limit", "30"]
+    assert run([*words, "--scores", "logit-gap,energy"]) == 0
+    complete = (tmp_path / "out" / "detection.csv").read_bytes()
+    build = scores.build_detector
+
+    def failing(name, fitting):
+        made = build(name, fitting)
+        if name != "energy":
+            return made
+
+        def score(outputs):
+            raise error
+
+        return scores.Detector(score, score)
+
+    monkeypatch.setattr("advdpnp.eval.detection.run.build_detector", failing)
+    capsys.readouterr()
+    assert run([*words, "--scores", "logit-gap,energy"]) == 2
+    told = capsys.readouterr().err
+    assert said + "out/unfinished/detection.csv has the scores that were finished (1)" in " ".join(told.split())
+    assert set(pd.read_csv("out/unfinished/detection.csv")["score"]) == {"logit-gap"}
+    assert (tmp_path / "out" / "detection.csv").read_bytes() == complete
 
 
 def test_a_net_of_the_users_own_shows_only_logits(tmp_path, capsys, monkeypatch):
