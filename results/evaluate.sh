@@ -3,7 +3,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 run() { .venv/bin/advdpnp eval --dataset cifar10 "$@"; }
-small=$(ls results/checkpoints/cifar10-*-s0.safetensors | grep -v -e tiny-resnet -e ed-wta)
+small=$(ls results/checkpoints/cifar10-*-s0.safetensors | grep -v -e resnet18 -e tiny-resnet -e ed-wta)
 tiny=$(ls results/checkpoints/cifar10-tiny-resnet-*.safetensors)
 run --attacks all --corruption-types all --limit 1000 $small --out results/cifar10
 run --attacks fgsm,pgd-20,cw,autoattack --corruptions auto --corruption-types all --limit 1000 $tiny --out results/cifar10-tiny-resnet

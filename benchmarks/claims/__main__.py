@@ -13,8 +13,13 @@ INTRODUCTION = """# What the papers claim, and what was measured here
 
 Every claim of the three abstracts, in our words. The methods are reconstructions (see [papers](../docs/papers.md)),
 the nets are small and the budgets short: a claim that does not hold here may hold at the papers' scale, and the other
-way round. Intervals are 95 % intervals; where one includes zero, nothing is decided, and a claim of "no less" holds.
-Made from stored results by
+way round.
+
+Intervals are 95 % intervals. A claim to be better is not decided where the interval includes zero; a claim to compete
+holds where it excludes a loss of 3 points. A claim holds if one measurement says so and none says the opposite, and in
+part if both occur. With one seed, p and interval speak of the images, not of trainings. The nets of adv-dpnp were
+trained by the recipe as it was before ([its values](cifar10/README.md)). RIVAL is a method and NET a checkpoint. Made
+from stored results by
 
     python -m benchmarks.claims --out results/claims.md
 """

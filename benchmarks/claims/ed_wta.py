@@ -104,7 +104,7 @@ def switch(results: Path) -> Sequence[Finding]:
     lengths = [_ratios(each).median() for each in stored]
     return [
         Finding(
-            of_difference(right / count - other / others, p, level=SIGNIFICANT, ties_hold=False),
+            of_difference(right / count - other / others, 0.0, p, level=SIGNIFICANT, competes=False),
             f"{MNIST}: without it the nearest training image of {other} of the {others} w+ that win images is of their "
             f"class (with it {right} of {count}; {p_text(p)}, Fisher), and w+ - w- is {lengths[1]:.1f} times as long "
             f"as w+ ({lengths[0]:.1f}); [picture](mnist/geometry/ed-wta-without-switch/geometry-prototypes.png)",
@@ -155,8 +155,8 @@ def _detections(folder: Path, kinds: Sequence[str]) -> Any:
 
 
 def _separation(part: pd.DataFrame, what: str) -> Finding:
-    """The score of the prototypes, beside the best of the others."""
-    ours = part[part["score"].str.startswith("prototype")].sort_values("auroc").iloc[-1]
+    """The distance to the nearest prototype of the predicted class, beside the best of the other scores."""
+    ours = part[part["score"] == "prototype-own"].iloc[0]
     others = part[~part["score"].str.startswith("prototype")].sort_values("auroc").iloc[-1]
     verdict: Verdict = "holds" if ours["auroc_low"] > _CHANCE else "not decided"
     verdict = "does not hold" if ours["auroc_high"] < _CHANCE else verdict

@@ -28,15 +28,21 @@ def together(findings: Sequence[Finding]) -> str:
     return next(iter(decided)) if decided else findings[0].verdict
 
 
-def of_difference(difference: float, p: float, *, level: float, ties_hold: bool) -> Verdict:
+MARGIN = 3.0  # points that a method may lose and still compete
+
+
+def of_difference(difference: float, low: float, p: float, *, level: float, competes: bool) -> Verdict:
     """The verdict on "more than the rival", from a difference in favour of the claim and its p-value.
 
     Args:
-        ties_hold: the claim is "no less than the rival", which only a significant loss refutes.
+        low: lower bound of the difference's 95 % interval.
+        competes: the claim is only to compete with the rival: a loss of more than ``MARGIN`` points must be excluded.
     """
+    if competes and low > -MARGIN:
+        return "holds"
     if p < level:
         return "holds" if difference > 0 else "does not hold"
-    return "holds" if ties_hold else "not decided"
+    return "not decided"
 
 
 def p_text(p: float) -> str:

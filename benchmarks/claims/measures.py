@@ -21,19 +21,21 @@ def _rows(folder: Path) -> list[Row]:
 
 
 def against_rivals(
-    folder: Path, ours: str, rivals: Sequence[str], column: str, what: str, *, ties_hold: bool = False
+    folder: Path, ours: str, rivals: Sequence[str], column: str, what: str, *, competes: bool = False
 ) -> Finding:
     """One net against its rivals on the same images; the rival that comes nearest or leads decides.
 
     Args:
         column: of the leaderboard.
         what: the net and the data, in words.
-        ties_hold: the claim is "no less than every rival".
+        competes: the claim is only to compete with every rival.
     """
     found = pd.concat([compare_models(_rows(folder), ours, rival, [column]) for rival in rivals], ignore_index=True)
     found["p_holm"] = holm(found["p"].tolist())
     nearest = found.loc[found["difference"].idxmin()]
-    verdict = of_difference(nearest["difference"], nearest["p_holm"], level=SIGNIFICANT, ties_hold=ties_hold)
+    verdict = of_difference(
+        nearest["difference"], nearest["difference_low"], nearest["p_holm"], level=SIGNIFICANT, competes=competes
+    )
     return Finding(
         verdict,
         f"{what}, {nearest['n']} images: {nearest['a']:.1f} %, the best of {len(rivals)} rivals "
@@ -42,7 +44,7 @@ def against_rivals(
     )
 
 
-def over_seeds(folder: Path, ours: str, rival: str, column: str, what: str, *, ties_hold: bool = False) -> Finding:
+def over_seeds(folder: Path, ours: str, rival: str, column: str, what: str, *, competes: bool = False) -> Finding:
     """Means over training seeds, compared by Welch's test over the seeds (``seeds.csv``)."""
     table = pd.read_csv(folder / "seeds.csv").set_index("group")
     mine, theirs = table.loc[ours], table.loc[rival]
@@ -51,7 +53,7 @@ def over_seeds(folder: Path, ours: str, rival: str, column: str, what: str, *, t
     difference, p = sign * line[f"{column}_difference"], line[f"{column}_difference_p"]
     low, high = sorted(sign * line[f"{column}_difference_{end}"] for end in ("low", "high"))
     return Finding(
-        of_difference(difference, p, level=SIGNIFICANT, ties_hold=ties_hold),
+        of_difference(difference, low, p, level=SIGNIFICANT, competes=competes),
         f"{what}, {int(mine['n'])} images, {int(mine['seeds'])} seeds: {mine[f'{column}_mean']:.1f} ± "
         f"{mine[f'{column}_std']:.1f} %, {theirs['method']} {theirs[f'{column}_mean']:.1f} ± "
         f"{theirs[f'{column}_std']:.1f}; {difference:+.1f} points [{low:+.1f}, {high:+.1f}], {p_text(p)} (Welch)",

@@ -25,12 +25,13 @@ def test_the_committed_page_is_what_the_stored_results_give(claims):
     assert page == (REPOSITORY / "results" / "claims.md").read_text(encoding="utf-8")
 
 
-def test_a_difference_decides_only_if_it_is_significant(claims):
+def test_a_difference_decides_if_it_is_significant_and_competing_if_no_large_loss_is_possible(claims):
     of_difference = claims["findings"].of_difference
-    assert of_difference(2.0, 0.01, level=0.05, ties_hold=False) == "holds"
-    assert of_difference(-2.0, 0.01, level=0.05, ties_hold=True) == "does not hold"
-    assert of_difference(2.0, 0.3, level=0.05, ties_hold=False) == "not decided"
-    assert of_difference(-2.0, 0.3, level=0.05, ties_hold=True) == "holds"
+    assert of_difference(2.0, 0.5, 0.01, level=0.05, competes=False) == "holds"
+    assert of_difference(-4.0, -6.0, 0.01, level=0.05, competes=True) == "does not hold"
+    assert of_difference(2.0, -1.0, 0.3, level=0.05, competes=False) == "not decided"
+    assert of_difference(-1.0, -2.5, 0.3, level=0.05, competes=True) == "holds"
+    assert of_difference(-1.0, -3.5, 0.3, level=0.05, competes=True) == "not decided"
 
 
 @pytest.mark.parametrize(
@@ -56,7 +57,7 @@ def test_a_lead_is_measured_against_the_rival_that_comes_nearest(claims):
     every = measures.against_rivals(folder, ours, names.RIVALS, "clean", "net")
     assert "(trades) 53.7" in every.words
     assert all(each.verdict == "holds" for each in [*alone, every])
-    losing = measures.against_rivals(folder, "cifar10-trades-s0", [ours], "clean", "net", ties_hold=True)
+    losing = measures.against_rivals(folder, "cifar10-trades-s0", [ours], "clean", "net", competes=True)
     assert losing.verdict == "does not hold"
     assert "-3.2 points" in losing.words
 
