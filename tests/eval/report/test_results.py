@@ -41,7 +41,10 @@ def test_the_readme_shows_the_numbers_of_the_leaderboard(table):
         assert flags.strip() == table.loc[f"cifar10-{method}-s0", "flags"], method
 
 
-@pytest.mark.parametrize("folder", ["cifar10", "cifar10-public", "cifar10-resnet18-w16", "cifar10-tiny-resnet", "cifar10-transfer", "ed-wta"])
+@pytest.mark.parametrize(
+    "folder",
+    ["cifar10", "cifar10-public", "cifar10-resnet18-w16", "cifar10-tiny-resnet", "cifar10-transfer", "ed-wta"],
+)
 def test_leaderboards_follow_from_the_verdicts_beside_them(folder):
     stored = read_leaderboard(RESULTS / folder / "leaderboard.csv")
     rows = make_rows(find_results([RESULTS / folder]))
@@ -63,7 +66,8 @@ def test_what_make_results_makes_again_is_not_committed():
 
 
 def test_every_committed_net_is_the_one_that_was_attacked(table):
-    others = [RESULTS / folder / "leaderboard.csv" for folder in ("cifar10-tiny-resnet", "cifar10-resnet18-w16", "ed-wta")]
+    folders = ("cifar10-tiny-resnet", "cifar10-resnet18-w16", "ed-wta")
+    others = [RESULTS / folder / "leaderboard.csv" for folder in folders]
     table = pd.concat([table, *(read_leaderboard(path).set_index("model") for path in others)])
     nets = sorted((RESULTS / "checkpoints").glob("*.safetensors"))
     assert len(nets) >= 9
