@@ -28,6 +28,7 @@ def fabric() -> Fabric:
 
 def begun(name: str, dataset, **changes) -> TrainingRun:
     small = {"epochs": 10, "batch_size": 32, "attack.steps": 1, "attack.eps": "0.1", "optimiser.schedule": "piecewise"}
+    small["model.frozen"] = False  # a frozen backbone would have to come from a checkpoint
     run = TrainingRun(resolve_recipe(name, "none", {**small, **changes}), dataset, None, Path(), fabric())
     run.begin()
     return run
@@ -79,7 +80,7 @@ def test_weight_perturbation_without_adversarial_images_is_refused(name: str, qu
         begun(name, quadrants, awp=0.01)
 
 
-@pytest.mark.parametrize("name", sorted(set(RECIPES) - {"ed-wta"}))
+@pytest.mark.parametrize("name", sorted(set(RECIPES) - {"ed-wta", "ed-wta-features"}))
 def test_label_smoothing_reaches_every_cross_entropy_and_nothing_else(name: str, quadrants) -> None:
     plain, _ = stepped(begun(name, quadrants))
     smooth, _ = stepped(begun(name, quadrants, **{"method.label_smoothing": 0.3}))

@@ -62,7 +62,12 @@ class ResNet(Backbone):
     """
 
     def __init__(
-        self, channels: int, widths: tuple[int, ...], blocks: int, shortcut: type[nn.Module], activation: str
+        self,
+        channels: int,
+        widths: tuple[int, ...],
+        blocks: int,
+        shortcut: type[nn.Module],
+        activation: str = "relu",
     ) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(channels, widths[0], 3, padding=1, bias=False)
