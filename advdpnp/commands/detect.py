@@ -8,7 +8,17 @@ import typer
 
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.commands.support import console
-from advdpnp.commands.support.options import DataRoot, Device, Download, Mean, Seed, Std, Weights
+from advdpnp.commands.support.options import (
+    Checkpoints,
+    DataRoot,
+    Device,
+    Download,
+    Mean,
+    Name,
+    Seed,
+    Std,
+    Weights,
+)
 
 if TYPE_CHECKING:
     from advdpnp.datasets import Dataset
@@ -17,11 +27,7 @@ if TYPE_CHECKING:
 
 EPILOG = "Example: `advdpnp detect runs/my-run --outliers cifar10,noise:uniform,corruption:fog-3 --attacks pgd-20`"
 
-Checkpoints = Annotated[
-    list[Path] | None, typer.Argument(metavar="CHECKPOINT", help="Run folders or .safetensors files.")
-]
 Model = Annotated[list[str] | None, typer.Option(help="Your own model, as for `advdpnp eval`; repeatable.")]
-Name = Annotated[list[str] | None, typer.Option(help="Names of the models in tables, one per model; repeatable.")]
 DatasetName = Annotated[
     str | None, typer.Option(help="Data set whose test images are normal.", show_default="the checkpoint's")
 ]

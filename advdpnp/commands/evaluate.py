@@ -10,7 +10,17 @@ import typer
 from advdpnp.base.errors import AdvdpnpError, one_speaks
 from advdpnp.commands.stored.leaderboard import show
 from advdpnp.commands.support import console
-from advdpnp.commands.support.options import DataRoot, Device, Download, Mean, Seed, Std, Weights
+from advdpnp.commands.support.options import (
+    Checkpoints,
+    DataRoot,
+    Device,
+    Download,
+    Mean,
+    Name,
+    Seed,
+    Std,
+    Weights,
+)
 
 if TYPE_CHECKING:
     from advdpnp.models.loading import LoadedModel
@@ -20,9 +30,6 @@ EPILOG = (
     "`advdpnp eval --dataset cifar10 --model nets:resnet --weights nets.pth --attacks fgsm,pgd-20 --limit 500`"
 )
 
-Checkpoints = Annotated[
-    list[Path] | None, typer.Argument(metavar="CHECKPOINT", help="Run folders or .safetensors files.")
-]
 Model = Annotated[
     list[str] | None,
     typer.Option(
@@ -30,7 +37,6 @@ Model = Annotated[
         "repeatable."
     ),
 ]
-Name = Annotated[list[str] | None, typer.Option(help="Names of the models in tables, one per model; repeatable.")]
 Dataset = Annotated[
     str | None, typer.Option(help="Data set whose test images are used.", show_default="the checkpoint's")
 ]

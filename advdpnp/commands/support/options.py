@@ -24,3 +24,7 @@ Mean = Annotated[
     str | None, typer.Option(help="Mean per channel by which bare weights expect images normalised, comma-separated.")
 ]
 Std = Annotated[str | None, typer.Option(help="Standard deviation per channel, as --mean.")]
+Checkpoints = Annotated[
+    list[Path] | None, typer.Argument(metavar="CHECKPOINT", help="Run folders or .safetensors files.")
+]
+Name = Annotated[list[str] | None, typer.Option(help="Names of the models in tables, one per model; repeatable.")]
