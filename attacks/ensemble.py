@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from advdpnp.attacks.criteria import Criterion, criterion_of
 from advdpnp.attacks.protocol import ATTACKS, Attack, check_norm
 from advdpnp.attacks.threat import ThreatModel
 
@@ -32,12 +33,19 @@ class AttackEnsemble:
             raise ValueError("an attack ensemble needs at least one stage, and its stages must have distinct names")
         if any(stage.minimum_norm or stage.threat != self.threat for stage in self.stages):
             raise ValueError("the stages must share one threat model, and none may be a minimum-norm attack")
+        if any(criterion_of(stage) != self.criterion for stage in self.stages):
+            raise ValueError("the stages must share one criterion")
         check_norm(self)
 
     @property
     def threat(self) -> ThreatModel:
         """Threat model of all stages."""
         return self.stages[0].threat
+
+    @property
+    def criterion(self) -> Criterion:
+        """What counts as a success in all stages."""
+        return criterion_of(self.stages[0])
 
     @property
     def norms(self) -> tuple[str, ...]:

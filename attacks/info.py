@@ -32,6 +32,7 @@ class AttackInfo:
         judges_last_image: whether the stored margin of a surviving sample is that of the last image of the search. It
             is that of the clean image if the search returns to it (FAB) or the package does not return its last image.
         float32_search: whether the search computes in float32. In lower precision a search claims false successes.
+        targets: rule that chooses the targets of a targeted attack ("least-likely"); "" for an untargeted one.
         stages: stages of an ensemble; empty for a single search.
     """
 
@@ -43,6 +44,7 @@ class AttackInfo:
     minimum_norm: bool | None = None
     judges_last_image: bool = True
     float32_search: bool = True
+    targets: str = ""
     stages: tuple["AttackInfo", ...] = ()
 
     @property
@@ -154,7 +156,8 @@ def _derive(definition: Mapping[str, Any]) -> AttackInfo:
     derive = _FAMILIES.get(str(definition.get("attack")))
     info = AttackInfo() if derive is None else derive(definition)
     cost = info.cost_rank * _count(definition, "gradients_averaged", 1)
-    return replace(info, cost_rank=cost or UNKNOWN_COST)
+    targets = definition.get("targets", "")
+    return replace(info, cost_rank=cost or UNKNOWN_COST, targets=targets if isinstance(targets, str) else "labels")
 
 
 def _in_stages(infos: Iterable[AttackInfo]) -> AttackInfo:

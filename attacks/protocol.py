@@ -6,12 +6,13 @@ keeps its variables in a state with one row per sample, so rows of different ite
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
+from advdpnp.attacks.criteria import MISCLASSIFIED, Criterion, Targeted
 from advdpnp.attacks.rows import Batch, Rows
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.base.errors import AdvdpnpError
@@ -31,7 +32,7 @@ class State(Rows):
 
     Attributes:
         x: clean images in [0, 1], (n, c, h, w).
-        y: labels, int64 (n,).
+        y: labels, int64 (n,); the targets of a targeted attack.
         done: whether the search of the row has ended, bool (n,). ``ask`` then returns the last image, which the engine
             still verifies.
         draw: random stream of each row.
@@ -72,7 +73,7 @@ class Attack(Protocol):
 
         Args:
             x: clean images in [0, 1], (n, c, h, w).
-            y: labels, int64 (n,).
+            y: labels, int64 (n,); the targets of a targeted attack.
             logits: logits of the clean images, (n, classes). None in training.
             draw: random stream of each row.
         """
@@ -90,7 +91,7 @@ class Attack(Protocol):
         Args:
             logits: logits of the images that ``ask`` returned, (n, classes).
             gradient: gradient of the loss with respect to these images, (n, c, h, w). None without a loss.
-            misclassified: whether the prediction differs from the label, bool (n,).
+            misclassified: whether the prediction differs from the label (a targeted attack: is the target), bool (n,).
         """
         ...
 
@@ -184,6 +185,37 @@ class BoundedAttack:
 
     def __post_init__(self) -> None:
         check_norm(self)
+
+
+@dataclass(frozen=True)
+class TargetableAttack(BoundedAttack):
+    """Base of the attacks that can also aim at a target class: they maximise ``criterion.ascent`` of their loss.
+
+    Attributes:
+        criterion: what counts as a success. ``State.y`` holds its goal.
+    """
+
+    criterion: Criterion = field(default=MISCLASSIFIED, kw_only=True)
+
+    def targeted(self, criterion: Targeted) -> Self:
+        """The same attack at targets. Its name says so: "pgd-20 (targeted: least-likely)"."""
+        changes: dict[str, Any] = {"name": f"{getattr(self, 'name')} (targeted: {criterion.targets})"}  # noqa: B009
+        return replace(self, criterion=criterion, **changes)
+
+
+TARGETABLE = ("fgsm", "pgd-N", "cw", "apgd-ce", "apgd-dlr", "cw-l2", "fab-t")
+"""Names of the attacks that can aim at targets."""
+
+
+def aim(attack: Any, criterion: Targeted) -> Any:
+    """The same attack at targets.
+
+    Raises:
+        AdvdpnpError: it cannot aim at targets.
+    """
+    if not isinstance(attack, TargetableAttack):
+        raise AdvdpnpError(f"the attack '{attack.name}' cannot aim at targets; {', '.join(TARGETABLE)} can")
+    return attack.targeted(criterion)
 
 
 def check_norm(attack: Any) -> None:

@@ -6,6 +6,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from advdpnp.attacks.criteria import MISCLASSIFIED
 from advdpnp.attacks.protocol import State
 from advdpnp.attacks.rows import Batch, Rows, where_rows
 
@@ -16,10 +17,12 @@ class AttackResult(Rows):
 
     Attributes:
         sample, label, clean_prediction, adversarial_prediction: int64 (n,).
-        success: whether the model misclassifies the clean image or an image within the threat model, bool (n,).
+        success: whether the model misclassifies the clean image or an image within the threat model, bool (n,). Of a
+            targeted attack: whether it predicts the target for one of these.
         norm: distance of the nearest verified adversarial image, float64 (n,); inf if there is none. A minimum-norm
             attack may find one outside eps, which is not a success.
-        margin: label's logit minus the largest other logit on the last verified image, float32 (n,).
+        margin: label's logit minus the largest other logit on the last verified image, float32 (n,). Of a targeted
+            attack: the largest other logit minus the target's.
         forwards, backwards: model evaluations of the row, int64 (n,).
         zero_gradient: whether the first gradient was exactly zero (or not finite), bool (n,).
         borderline: whether the margin is within 1e-5 of the largest logit, bool (n,).
@@ -56,7 +59,7 @@ class AttackResult(Rows):
             margin, borderline: as the attributes of this class.
             forwards: forward passes of each row, int64 (n,) or one number for all rows.
         """
-        misclassified, zero = prediction != batch.y, torch.zeros_like(batch.y)
+        misclassified, zero = MISCLASSIFIED.met(prediction, batch.y), torch.zeros_like(batch.y)
         return cls(
             sample=batch.sample,
             label=batch.y,
@@ -81,7 +84,7 @@ class SearchState(Rows):
 
     Attributes:
         state: state of the attack.
-        sample, clean_prediction, forwards, backwards, zero_gradient: as in ``AttackResult``.
+        sample, label, clean_prediction, forwards, backwards, zero_gradient: as in ``AttackResult``.
         age: iterations of the row, int64 (n,).
         candidate: image to verify, (n, c, h, w).
         candidate_norm: distance of the candidate, float64 (n,); inf if there is none.
@@ -95,6 +98,7 @@ class SearchState(Rows):
 
     state: State
     sample: Tensor
+    label: Tensor
     clean_prediction: Tensor
     age: Tensor
     forwards: Tensor

@@ -7,12 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from advdpnp.attacks.criteria import Targeted, likely_targets, target_of
 from advdpnp.attacks.losses import LOSSES, check_classes, targeted_difference_of_logits_ratio
 from advdpnp.attacks.norms import ascent_step, project, surface_start
-from advdpnp.attacks.protocol import ATTACKS, BoundedAttack, Loss, State
+from advdpnp.attacks.protocol import ATTACKS, Loss, State, TargetableAttack
 from advdpnp.attacks.rows import any_row, where_rows
-from advdpnp.attacks.targets import likely_targets, target_of
 from advdpnp.attacks.threat import ThreatModel
+from advdpnp.base.errors import AdvdpnpError
 from advdpnp.base.randomness import Draw
 
 REFERENCE = "Croce and Hein, Reliable Evaluation of Adversarial Robustness with an Ensemble of Diverse Attacks, 2020"
@@ -75,7 +76,7 @@ def _periods(iterations: int, device: torch.device) -> Tensor:
 
 
 @dataclass(frozen=True)
-class APGD(BoundedAttack):
+class APGD(TargetableAttack):
     """Auto-PGD within eps (Croce and Hein 2020, section 3).
 
     Attributes:
@@ -91,6 +92,11 @@ class APGD(BoundedAttack):
     runs: int = 1
     name: str = "apgd"
 
+    def targeted(self, criterion: Targeted) -> "APGD":
+        if self.objective == TARGETED_DLR:
+            raise AdvdpnpError(f"the attack '{self.name}' chooses its own targets; use apgd-dlr or apgd-ce")
+        return super().targeted(criterion)
+
     def definition(self) -> dict[str, Any]:
         return {
             "attack": "apgd",
@@ -99,6 +105,7 @@ class APGD(BoundedAttack):
             "iterations": self.iterations,
             "runs": self.runs,
             "version": 1,
+            **self.criterion.definition(),
         }
 
     def start(self, x: Tensor, y: Tensor, logits: Tensor | None, draw: Draw) -> APGDState:
@@ -135,7 +142,7 @@ class APGD(BoundedAttack):
     def _loss(self, state: APGDState, logits: Tensor) -> Tensor:
         if self.objective == TARGETED_DLR:
             return targeted_difference_of_logits_ratio(logits, state.y, target_of(state.targets, state.run))
-        return LOSSES[self.objective](logits, state.y)
+        return self.criterion.ascent(LOSSES[self.objective](logits, state.y))
 
     def tell(self, state: APGDState, logits: Tensor, gradient: Tensor | None, misclassified: Tensor) -> APGDState:
         assert gradient is not None

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from advdpnp.attacks.losses import margin
-from advdpnp.attacks.protocol import ATTACKS, BoundedAttack, Loss, State
+from advdpnp.attacks.protocol import ATTACKS, Loss, State, TargetableAttack
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.base.randomness import Draw
 
@@ -28,7 +28,7 @@ class CWL2State(State):
         constant: current constant, (n,).
         low, high: bounds of the bisection, (n,).
         hit: whether an iterate of the current constant was misclassified, bool (n,).
-        scale: margin of the clean image, (n,).
+        scale: how far the clean image is from success, (n,); positive.
     """
 
     w: Tensor
@@ -44,7 +44,7 @@ class CWL2State(State):
 
 
 @dataclass(frozen=True)
-class CWL2(BoundedAttack):
+class CWL2(TargetableAttack):
     """Minimises distance**2 + constant * max(0, label's logit - largest other) by Adam, with bisection of the constant.
 
     Carlini and Wagner, "Towards Evaluating the Robustness of Neural Networks", 2017, section VI. The margin is divided
@@ -57,26 +57,27 @@ class CWL2(BoundedAttack):
         iterations: Adam steps per constant.
         step_size: step size of Adam in tanh space; a cosine schedule reduces it to a hundredth.
         constant: first constant, in units of squared distance.
+        name: name in tables. The random streams depend on it.
     """
 
     searches: int = 9
     iterations: int = 100
     step_size: float = 0.02
     constant: float = 1.0
+    name: str = "cw-l2"
 
-    name = "cw-l2"
     norms = ("l2",)
     minimum_norm = True
 
     def definition(self) -> dict[str, Any]:
         return {
             "attack": "cw-l2", "searches": self.searches, "iterations": self.iterations, "step_size": self.step_size,
-            "constant": self.constant, "version": 1,
+            "constant": self.constant, "version": 1, **self.criterion.definition(),
         }  # fmt: skip
 
     def start(self, x: Tensor, y: Tensor, logits: Tensor | None, draw: Draw) -> CWL2State:
         assert logits is not None, "cw-l2 needs the logits of the clean images"
-        scale = -margin(logits, y)
+        scale = -self.criterion.ascent(margin(logits, y))
         count, none, zero = torch.zeros_like(y), torch.zeros_like(y).bool(), torch.zeros_like(scale)
         w = self._to_tanh(x)
         return CWL2State(
@@ -97,7 +98,11 @@ class CWL2(BoundedAttack):
         )
 
     def ask(self, state: CWL2State) -> tuple[Tensor, Loss | None]:
-        return self._to_image(state.w), lambda logits: margin(logits, state.y).clamp(max=0) / state.scale
+        return self._to_image(state.w), lambda logits: self._lead(state, logits).clamp(max=0) / state.scale
+
+    def _lead(self, state: CWL2State, logits: Tensor) -> Tensor:
+        """How far the success is passed, (n,): the margin, or the target's logit minus the largest other."""
+        return self.criterion.ascent(margin(logits, state.y))
 
     def tell(self, state: CWL2State, logits: Tensor, gradient: Tensor | None, misclassified: Tensor) -> CWL2State:
         assert gradient is not None

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from advdpnp.attacks.criteria import Criterion, criterion_of
 from advdpnp.attacks.protocol import Attack, Loss, State
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.base.randomness import Draw
@@ -54,6 +55,11 @@ class ExpectationOverTransformation:
     def minimum_norm(self) -> bool:
         """Whether the wrapped attack searches for the nearest adversarial image."""
         return self.attack.minimum_norm
+
+    @property
+    def criterion(self) -> Criterion:
+        """What counts as a success of the wrapped attack."""
+        return criterion_of(self.attack)
 
     @property
     def threat(self) -> ThreatModel:

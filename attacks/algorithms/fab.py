@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from advdpnp.attacks.algorithms.fab_projection import project_to_hyperplane
-from advdpnp.attacks.losses import own_logit
+from advdpnp.attacks.criteria import Targeted, likely_targets, target_of
+from advdpnp.attacks.losses import margin, own_logit
 from advdpnp.attacks.norms import length
-from advdpnp.attacks.protocol import ATTACKS, BoundedAttack, Loss, State
+from advdpnp.attacks.protocol import ATTACKS, Loss, State, TargetableAttack
 from advdpnp.attacks.rows import any_row, where_rows
-from advdpnp.attacks.targets import likely_targets, target_of
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.base.randomness import Draw
 
@@ -42,7 +42,7 @@ class FABState(State):
 
 
 @dataclass(frozen=True)
-class FAB(BoundedAttack):
+class FAB(TargetableAttack):
     """Targeted FAB. Each step needs the gradient of a single difference of logits.
 
     Attributes:
@@ -58,6 +58,9 @@ class FAB(BoundedAttack):
 
     gradient_period = 2
 
+    def targeted(self, criterion: Targeted) -> "FAB":
+        return replace(super().targeted(criterion), runs=1)
+
     def definition(self) -> dict[str, Any]:
         return {
             "attack": "fab-t",
@@ -68,6 +71,7 @@ class FAB(BoundedAttack):
             "backward": _BACKWARD,
             "largest_bias": _LARGEST_BIAS,
             "version": 1,
+            **self.criterion.definition(),
         }
 
     def start(self, x: Tensor, y: Tensor, logits: Tensor | None, draw: Draw) -> FABState:
@@ -83,14 +87,19 @@ class FAB(BoundedAttack):
             placed=~zero.bool(),
             iteration=zero,
             run=zero,
-            targets=likely_targets(logits, y, self.runs),
+            targets=y[:, None] if self.criterion.targets else likely_targets(logits, y, self.runs),
         )
 
     def ask(self, state: FABState) -> tuple[Tensor, Loss | None]:
         return state.x_adv, lambda logits: self._lead(state, logits)
 
     def _lead(self, state: FABState, logits: Tensor) -> Tensor:
-        """Target's logit minus the label's, (n,): positive beyond the decision boundary between the two classes."""
+        """Target's logit minus the label's, (n,): positive beyond the decision boundary between the two classes.
+
+        To be predicted, a target of the criterion must beat every class, so its logit minus the largest other.
+        """
+        if self.criterion.targets:
+            return self.criterion.ascent(margin(logits, state.y))
         return own_logit(logits, target_of(state.targets, state.run)) - own_logit(logits, state.y)
 
     def wants_gradient(self, state: FABState) -> Tensor:

@@ -6,11 +6,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from advdpnp.attacks.criteria import Targeted
 from advdpnp.attacks.losses import LOSSES, OF_CLEAN_LOGITS
 from advdpnp.attacks.norms import ascent_step, project, random_start
-from advdpnp.attacks.protocol import ATTACKS, BoundedAttack, Loss, State, positive_integer
+from advdpnp.attacks.protocol import ATTACKS, Loss, State, TargetableAttack, positive_integer
 from advdpnp.attacks.rows import where_rows
 from advdpnp.attacks.threat import ThreatModel
+from advdpnp.base.errors import AdvdpnpError
 from advdpnp.base.randomness import Draw
 
 
@@ -31,7 +33,7 @@ class PGDState(State):
 
 
 @dataclass(frozen=True)
-class PGD(BoundedAttack):
+class PGD(TargetableAttack):
     """Steps in the direction of steepest ascent, projected onto the eps-ball (Madry et al., 2018).
 
     Attributes:
@@ -51,6 +53,11 @@ class PGD(BoundedAttack):
     restarts: int = 1
     name: str = "pgd"
 
+    def targeted(self, criterion: Targeted) -> "PGD":
+        if self.objective in OF_CLEAN_LOGITS:
+            raise AdvdpnpError(f"the loss '{self.objective}' knows no classes and cannot aim at targets; use ce")
+        return super().targeted(criterion)
+
     def definition(self) -> dict[str, Any]:
         return {
             "attack": "pgd",
@@ -61,6 +68,7 @@ class PGD(BoundedAttack):
             "random_start": self.random_start,
             "restarts": self.restarts,
             "version": 1,
+            **self.criterion.definition(),
         }
 
     @property
@@ -93,7 +101,10 @@ class PGD(BoundedAttack):
         return random_start(x, self.threat, draw, restart) if self.random_start else x
 
     def ask(self, state: PGDState) -> tuple[Tensor, Loss | None]:
-        return state.x_adv, lambda logits: LOSSES[self.objective](logits, state.y, state.clean_logits)
+        return state.x_adv, lambda logits: self._loss(state, logits)
+
+    def _loss(self, state: PGDState, logits: Tensor) -> Tensor:
+        return self.criterion.ascent(LOSSES[self.objective](logits, state.y, state.clean_logits))
 
     def tell(self, state: PGDState, logits: Tensor, gradient: Tensor | None, misclassified: Tensor) -> PGDState:
         assert gradient is not None

@@ -8,10 +8,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from advdpnp.attacks.criteria import MISCLASSIFIED, criterion_of
 from advdpnp.attacks.engine import attack_calls
 from advdpnp.attacks.engine.executor import Executor
 from advdpnp.attacks.engine.replicas import ModelReplicas
-from advdpnp.attacks.engine.verification import judge, repeats
+from advdpnp.attacks.engine.verification import answer, decide, judge, repeats
 from advdpnp.attacks.protocol import Attack, PeriodicGradient
 from advdpnp.attacks.rows import Batch, any_row, count, non_empty
 from advdpnp.attacks.search_copy.make import is_same_function
@@ -45,7 +46,8 @@ class Scheduler:
         max_active: int | None,
         exact: "Scheduler | None" = None,
     ) -> None:
-        self.attack, self.replicas = attack, replicas
+        self.attack, self.replicas, self.seed = attack, replicas, seed
+        self.criterion = criterion_of(attack)
         self.static_batch_size, self.max_active = replicas.static_batch_size, max_active or replicas.width
         self.periodic = attack if isinstance(attack, PeriodicGradient) and replicas.forwards_agree() else None
         gradient_period = self.periodic.gradient_period if self.periodic else 1
@@ -161,30 +163,33 @@ class Scheduler:
         return due | rows.state.done
 
     def _begin(self, samples: Batch) -> tuple[SearchState, AttackResult]:
-        """Evaluate a batch of clean images. Returns new rows, and the results of the misclassified ones."""
+        """Evaluate a batch of clean images. Returns new rows, and the results of those that are successes."""
         rows = self.replicas.map(self._initial_state, samples.to(self.replicas.device))
         return rows[~rows.last], self._result(rows[rows.last])
 
     def _initial_state(self, executor: Executor, samples: Batch) -> SearchState:
-        """New rows of a chunk. Misclassified clean images are already finished."""
+        """New rows of a chunk. Clean images that are successes are already finished."""
         x, y, sample = samples.x, samples.y, samples.sample
-        clean = judge(executor, x, y)
-        misclassified = clean.prediction != y
+        runs = answer(executor, x, y)
+        goal = self.criterion.goal(runs.mean(0), y, sample, self.seed)
+        clean = decide(runs, goal, self.criterion)
+        found = self.criterion.met(clean.prediction, goal)
         zero, infinite = torch.zeros_like(y), torch.full(y.shape, torch.inf, dtype=torch.float64, device=y.device)
         return SearchState(
-            state=attack_calls.start(self.attack, x, y, clean.logits, Draw.of(self.stream, sample)),
+            state=attack_calls.start(self.attack, x, goal, clean.logits, Draw.of(self.stream, sample)),
             sample=sample,
-            clean_prediction=clean.prediction,
+            label=y,
+            clean_prediction=decide(runs, y, MISCLASSIFIED).prediction,
             age=zero,
             forwards=zero + repeats(executor),
             backwards=zero,
-            zero_gradient=torch.zeros_like(misclassified),
+            zero_gradient=torch.zeros_like(found),
             candidate=x,
             candidate_norm=infinite,
-            last=misclassified,
+            last=found,
             best=x,
-            best_norm=infinite.masked_fill(misclassified, 0.0),
-            inside=misclassified,
+            best_norm=infinite.masked_fill(found, 0.0),
+            inside=found,
             prediction=clean.prediction,
             margin=clean.margin,
             borderline=clean.borderline,
@@ -213,18 +218,18 @@ class Scheduler:
             if any_row(first):
                 zero_gradient = zero_gradient | (first & (gradient == 0).flatten(1).all(1))
             backwards = backwards + (1 if needs_gradient is None else needs_gradient)
-        misclassified = logits.argmax(1) != state.y
+        found = self.criterion.met(logits.argmax(1), state.y)
         rows = replace(
             rows,
-            state=attack_calls.tell(self.attack, state, logits, gradient, misclassified),
+            state=attack_calls.tell(self.attack, state, logits, gradient, found),
             age=rows.age + 1,
             forwards=rows.forwards + 1,
             backwards=backwards,
             zero_gradient=zero_gradient,
         )
-        if any_row(misclassified):
+        if any_row(found):
             distance = self._distance(state.x, queries)
-            nearer = misclassified & (distance < torch.minimum(rows.candidate_norm, rows.best_norm))
+            nearer = found & (distance < torch.minimum(rows.candidate_norm, rows.best_norm))
             if any_row(nearer):
                 rows = propose(rows, nearer, queries, distance)
         return self._finish(rows)
@@ -253,15 +258,15 @@ class Scheduler:
         return rows[stays], self._result(rows[ended])
 
     def _judge(self, executor: Executor, rows: SearchState) -> SearchState:
-        """Verify a chunk. A misclassified candidate within the limits becomes ``best`` if it is nearer."""
-        judged = judge(executor, rows.candidate, rows.state.y)
+        """Verify a chunk. A successful candidate within the limits becomes ``best`` if it is nearer."""
+        judged = judge(executor, rows.candidate, rows.state.y, self.criterion)
         distance = self._distance(rows.state.x, rows.candidate)
-        misclassified = judged.prediction != rows.state.y
-        success = misclassified & (distance < rows.best_norm)
+        found = self.criterion.met(judged.prediction, rows.state.y)
+        success = found & (distance < rows.best_norm)
         inside = self.attack.threat.contains(rows.state.x, rows.candidate, distance)
         reported = success | torch.isinf(rows.best_norm)
-        claimed = torch.isfinite(rows.candidate_norm) & ~rows.last & ~misclassified
-        outside = rows.last & misclassified & torch.isinf(distance)  # the last image is outside the threat model
+        claimed = torch.isfinite(rows.candidate_norm) & ~rows.last & ~found
+        outside = rows.last & found & torch.isinf(distance)  # the last image is outside the threat model
         rows = replace(
             rows,
             forwards=rows.forwards + repeats(executor),
@@ -289,7 +294,7 @@ class Scheduler:
     def _result(self, rows: SearchState) -> AttackResult:
         success = rows.inside
         clean = AttackResult.of_clean(
-            Batch(rows.state.x, rows.state.y, rows.sample),
+            Batch(rows.state.x, rows.label, rows.sample),
             prediction=rows.clean_prediction,
             margin=rows.margin,
             borderline=rows.borderline,

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from advdpnp.attacks.criteria import MISCLASSIFIED, Criterion
 from advdpnp.attacks.engine.executor import Executor
 from advdpnp.attacks.losses import margin
 from advdpnp.attacks.rows import Rows
@@ -18,8 +19,9 @@ class Judgement(Rows):
     """Predictions of the model, one row per image.
 
     Attributes:
-        prediction: int64 (n,). It differs from the label exactly if the image is misclassified.
-        margin: label's logit minus the largest other logit, float32 (n,), from the mean logits.
+        prediction: int64 (n,). It meets the criterion exactly if the image is a success.
+        margin: label's logit minus the largest other logit, float32 (n,), from the mean logits; of a targeted
+            criterion the largest other logit minus the target's.
         borderline: whether the margin is within 1e-5 of the largest logit, so that the prediction may differ on another
             machine, bool (n,).
         logits: mean over the repeats, (n, classes).
@@ -31,28 +33,40 @@ class Judgement(Rows):
     logits: Tensor
 
 
-def judge(executor: Executor, x: Tensor, y: Tensor) -> Judgement:
+def judge(executor: Executor, x: Tensor, y: Tensor, criterion: Criterion = MISCLASSIFIED) -> Judgement:
     """Evaluate the model on images with one forward pass, or 20 if it is randomised.
-
-    A randomised model misclassifies an image if less than half of its predictions are the label.
 
     Args:
         x: images in [0, 1], (n, c, h, w).
-        y: labels, int64 (n,).
+        y: labels, int64 (n,); the goal of a targeted criterion.
+        criterion: what counts as a success.
 
     Raises:
         AdvdpnpError: invalid logits, or a label that is not a class of the model.
     """
+    return decide(answer(executor, x, y), y, criterion)
+
+
+def answer(executor: Executor, x: Tensor, y: Tensor) -> Tensor:
+    """Logits (repeats, n, classes) of images, as ``judge`` asks for them."""
     runs = torch.stack([executor.logits(x) for _ in range(repeats(executor))])
     executor.check_labels(y)
+    return runs
+
+
+def decide(runs: Tensor, y: Tensor, criterion: Criterion = MISCLASSIFIED) -> Judgement:
+    """Judge the logits that ``answer`` returned.
+
+    A randomised model misclassifies an image if less than half of its predictions are the label. It takes an image for
+    a target if more than half are.
+    """
     votes = torch.zeros_like(runs[0]).scatter_add_(1, runs.argmax(2).T, torch.ones_like(runs[:, :, 0].T))
-    label_votes = votes.gather(1, y[:, None])
-    misclassified = label_votes[:, 0] * 2 < len(runs)
+    kept = criterion.keeps(votes.gather(1, y[:, None])[:, 0], len(runs))
     rival = votes.scatter(1, y[:, None], -1).argmax(1)
     logits = runs.mean(0)
-    distance = -margin(logits, y)
+    distance = -criterion.ascent(margin(logits, y))
     borderline = distance.abs() <= 1e-5 * logits.abs().amax(1)
-    return Judgement(torch.where(misclassified, rival, y), distance.float(), borderline, logits)
+    return Judgement(torch.where(kept, y, rival), distance.float(), borderline, logits)
 
 
 def repeats(executor: Executor) -> int:

@@ -72,6 +72,8 @@ def _is_weaker(a: AttackInfo, b: AttackInfo) -> bool:
     """
     if b.standard_autoattack or b.few_classes_autoattack:
         return not (a.standard_autoattack or a.few_classes_autoattack)
+    if a.targets or b.targets:
+        return False  # a target can be hard to reach however long the search
     if a.family == "fgsm":
         return b.family == "pgd"
     alike = a.family != "" and (a.family, a.loss) == (b.family, b.loss)
@@ -80,14 +82,16 @@ def _is_weaker(a: AttackInfo, b: AttackInfo) -> bool:
 
 def _longest(infos: Mapping[str, AttackInfo], loss: str) -> str | None:
     """Of the PGD attacks on a loss, the one of the most steps; None without any."""
-    found = [label for label, info in infos.items() if info.family == "pgd" and info.loss == loss]
+    found = [label for label, info in infos.items() if info.family == "pgd" and info.loss == loss and not info.targets]
     return max(found, key=lambda label: infos[label].steps, default=None)
 
 
 def _single_step(row: Row) -> Iterator[Flag]:
     """Catastrophic overfitting (Wong et al. 2020): the loss is bent so that one step of the training radius misses."""
     longest = _longest(row.attack_infos, "ce")
-    for single in (label for label, info in row.attack_infos.items() if info.family == "fgsm" and longest):
+    for single in (
+        label for label, info in row.attack_infos.items() if info.family == "fgsm" and not info.targets and longest
+    ):
         once, often = ~row.misclassified_under(single), ~row.misclassified_under(str(longest))
         if _mostly_overfitted(~row.clean_wrong, once, often):
             yield Flag("single-step", f"{single} leaves {_percent(once)}, {longest} {_percent(often)}")

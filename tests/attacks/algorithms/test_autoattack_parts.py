@@ -10,10 +10,10 @@ from advdpnp.attacks.algorithms.apgd import APGD, TARGETED_DLR, checkpoints
 from advdpnp.attacks.algorithms.fab import FAB
 from advdpnp.attacks.algorithms.fab_projection import project_to_hyperplane
 from advdpnp.attacks.algorithms.square import Square, _level, _pattern
+from advdpnp.attacks.criteria import likely_targets
 from advdpnp.attacks.engine.replicas import ModelReplicas
 from advdpnp.attacks.losses import targeted_difference_of_logits_ratio
 from advdpnp.attacks.norms import length, surface_start
-from advdpnp.attacks.targets import likely_targets
 from advdpnp.base.compat import import_pyautoattack
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.base.randomness import Draw
