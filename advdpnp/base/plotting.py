@@ -44,11 +44,12 @@ def model_colours(names: Sequence[str]) -> dict[str, str]:
 
 
 @contextmanager
-def drawing(path: Path, width: float, height: float, *, most: int | None = None) -> Iterator[Figure]:
-    """A figure of this size in inches, saved to ``path`` as a tightly cropped PNG at the end of the block.
+def drawing(path: Path, width: float, height: float, *, most: int | None = None, crop: bool = True) -> Iterator[Figure]:
+    """A figure of this size in inches, saved to ``path`` as a PNG at the end of the block.
 
     Args:
         most: bytes; a larger file is reduced to 256 colours, which halves a sheet of many images.
+        crop: cut off empty margins, which takes as long as drawing does.
     """
     with matplotlib.rc_context(_SETTINGS):
         figure = Figure(figsize=(width, height), facecolor="white")
@@ -56,9 +57,8 @@ def drawing(path: Path, width: float, height: float, *, most: int | None = None)
         yield figure
         with atomic_path(path) as temporary:
             # Without matplotlib's name and version in the file, the same verdicts give the same bytes.
-            canvas.print_figure(
-                temporary, format="png", dpi=DPI, bbox_inches="tight", pad_inches=0.12, metadata={"Software": None}
-            )
+            cut: dict[str, Any] = {"bbox_inches": "tight", "pad_inches": 0.12} if crop else {}
+            canvas.print_figure(temporary, format="png", dpi=DPI, metadata={"Software": None}, **cut)
             if most is not None and temporary.stat().st_size > most:
                 with Image.open(temporary) as drawn:
                     few = drawn.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)

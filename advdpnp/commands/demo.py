@@ -8,6 +8,7 @@ import typer
 from advdpnp.commands.evaluate import evaluate
 from advdpnp.commands.support import console
 from advdpnp.commands.support.options import Device, Seed
+from advdpnp.commands.support.training import training_bar
 
 if TYPE_CHECKING:
     from advdpnp.datasets import Dataset
@@ -38,7 +39,7 @@ def _train(name: str, dataset: "Dataset", folder: Path, seed: int, device: str) 
     from advdpnp.training.trainer import Hardware, train
 
     run = folder / (name if seed == 0 else f"{name}-s{seed}")
-    with console.training_bar(run.name) as report:
+    with training_bar(run.name) as report:
         train(
             resolve_recipe(name, "digits", {"seed": seed}),
             dataset,

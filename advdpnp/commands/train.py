@@ -11,6 +11,7 @@ import typer
 from advdpnp.base.errors import AdvdpnpError, one_speaks
 from advdpnp.commands.support import console
 from advdpnp.commands.support.options import DataRoot, Device, Download
+from advdpnp.commands.support.training import training_bar
 
 if TYPE_CHECKING:
     from advdpnp.training.trainer import Hardware
@@ -111,7 +112,7 @@ def _train(
     if resume and not folder.is_dir():
         raise AdvdpnpError(f"there is no run in {folder} to resume; check --name and --out, or leave out --resume")
     extra = None if extra_data is None else load_dataset(extra_data, data_root=data_root, validation=0, test=False)
-    with console.training_bar(folder.name, shown=first) as report:
+    with training_bar(folder.name, shown=first) as report:
         metrics = run(
             resolved,
             data,

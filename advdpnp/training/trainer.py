@@ -5,6 +5,7 @@ function of the recipe's seed, the epoch and the step, so an interrupted run tha
 bit for bit on the CPU.
 """
 
+import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -25,6 +26,7 @@ from advdpnp.datasets.base import Dataset
 from advdpnp.training.recipe import Recipe
 from advdpnp.training.state import STATE, require_no_run_files
 from advdpnp.training.training_run import TrainingRun
+from advdpnp.training.watch.pace import Pace
 
 _ROUND = 10  # steps between reports, and with several processes between checks for an interruption
 
@@ -86,8 +88,11 @@ class Progress:
         epoch, epochs: number of finished epochs, and of all epochs.
         step, steps: number of finished steps, and of all steps of the run.
         terms: means of the loss terms over the epoch so far.
+        lr: the learning rate of the last step.
+        images_per_second: training images; validations do not count.
+        seconds_left: to the end of the run.
         metrics: metrics of the last finished epoch; empty before the first.
-        warnings: problems of the network of the last finished epoch, a sentence by the name of the problem.
+        warnings: a sentence for each problem of the networks of the finished epochs, with its first and worst epoch.
     """
 
     epoch: int
@@ -95,8 +100,11 @@ class Progress:
     step: int
     steps: int
     terms: dict[str, float]
+    lr: float = 0.0
+    images_per_second: float = 0.0
+    seconds_left: float = math.inf
     metrics: dict[str, Any] = field(default_factory=dict)
-    warnings: dict[str, str] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
 
 
 def train(
@@ -144,12 +152,12 @@ def train(
         if fabric.is_global_zero:
             stack.enter_context(folder_lock(folder))  # only now, so that an invalid recipe creates no folder
         _begin_or_resume(run, resume=resume)
+        observer = _Observer(run, report)
         while run.epoch < recipe.epochs:
             for _ in run.steps_of_epoch():
-                _between_steps(run, interrupted, report, resume_command)
+                _between_steps(run, interrupted, observer, resume_command)
             run.end_epoch()
-            if fabric.is_global_zero:
-                report(_progress(run))
+            observer.epoch_ended()
         return pd.DataFrame(run.metrics)
 
 
@@ -170,9 +178,9 @@ def _begin_or_resume(run: TrainingRun, *, resume: bool) -> None:
 
 
 def _between_steps(
-    run: TrainingRun, interrupted: Callable[[], bool], report: Callable[[Progress], None], resume_command: str
+    run: TrainingRun, interrupted: Callable[[], bool], observer: "_Observer", resume_command: str
 ) -> None:
-    """Stop if the run was interrupted, otherwise report every few steps.
+    """Stop if the run was interrupted, otherwise report the first step and then every few.
 
     Raises:
         AdvdpnpError: the run was interrupted; its state is saved.
@@ -184,8 +192,53 @@ def _between_steps(
         run.save()
         place = f"epoch {run.epoch + 1} of {run.recipe.epochs}"
         raise AdvdpnpError(f"stopped in {place} and saved; continue with: {resume_command}")
-    if run.fabric.is_global_zero and run.step % _ROUND == 0:
-        report(_progress(run))
+    observer.step_ended()
+
+
+class _Observer:
+    """Tells the progress of a run, in its first process."""
+
+    def __init__(self, run: TrainingRun, report: Callable[[Progress], None]) -> None:
+        self.run, self.report, self.speaks = run, report, run.fabric.is_global_zero
+        self.seen = run.step  # steps of this epoch that the pace knows
+        self.pace = Pace(
+            run.recipe,
+            steps=run.batches.steps,
+            images=run.batches.size,
+            validated=len(run.validation_split),
+            adversarial=run.method.adversarial,
+        )
+        if self.speaks:
+            report(self._progress())
+
+    def step_ended(self) -> None:
+        first = self.pace.images_per_second() == 0
+        if self.speaks and (first or self.run.step % _ROUND == 0 or self.run.step == self.run.batches.steps):
+            terms = self.run.means()  # waits for the device, so that the clock can be read
+            self.pace.trained(self.run.step - self.seen)
+            self.seen = self.run.step
+            self.report(self._progress(terms))
+
+    def epoch_ended(self) -> None:
+        self.pace.validated()
+        self.seen = 0
+        if self.speaks:
+            self.report(self._progress())
+
+    def _progress(self, terms: dict[str, float] | None = None) -> Progress:
+        run, steps = self.run, self.run.batches.steps
+        return Progress(
+            epoch=run.epoch,
+            epochs=run.recipe.epochs,
+            step=run.epoch * steps + run.step,
+            steps=steps * run.recipe.epochs,
+            terms=terms or {},
+            lr=run.training_step.optimiser.param_groups[0]["lr"],
+            images_per_second=self.pace.images_per_second(),
+            seconds_left=self.pace.seconds_left(run.epoch, run.step),
+            metrics=run.metrics[-1] if run.metrics else {},
+            warnings=run.warnings(),
+        )
 
 
 @contextmanager
@@ -210,16 +263,3 @@ def _lost_processes() -> Iterator[None]:
             "another process of this run has ended; if no message above says why, set ADVDPNP_DEBUG=1 and run again: "
             "every process then prints its errors"
         ) from error
-
-
-def _progress(run: TrainingRun) -> Progress:
-    epochs = run.recipe.epochs
-    return Progress(
-        epoch=run.epoch,
-        epochs=epochs,
-        step=run.epoch * run.batches.steps + run.step,
-        steps=run.batches.steps * epochs,
-        terms=run.means(),
-        metrics=run.metrics[-1] if run.metrics else {},
-        warnings=run.warnings,
-    )

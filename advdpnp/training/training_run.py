@@ -1,7 +1,7 @@
 """The state of a training run, and its transitions: train an epoch, validate, save, load."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from advdpnp.datasets.base import Dataset, to_float
 from advdpnp.models.checkpoint import build_from_checkpoint
 from advdpnp.models.ed_wta import require_positive_scale
 from advdpnp.models.network import ModelConfig, Network, build_model
-from advdpnp.models.prototypes import class_vectors, min_separation
+from advdpnp.models.prototypes import class_vectors, min_separation, simplex_bound
 from advdpnp.training.batches import Batches
 from advdpnp.training.methods.base import Method, build_method
 from advdpnp.training.metrics import Sums, add_terms, mean_terms, require_finite_weights, sums_over_processes
@@ -26,6 +26,8 @@ from advdpnp.training.recipe import Recipe
 from advdpnp.training.state import gather_rank_state, load_state, restore_rank_state, save_epoch, save_state
 from advdpnp.training.step import TrainingStep
 from advdpnp.training.validation import validate
+from advdpnp.training.watch.curves import CURVES, Curves
+from advdpnp.training.watch.problems import remedies, warnings
 from advdpnp.training.weights import WeightAverage
 
 _STATISTICS_BATCHES = 16  # number of batches for the BatchNorm statistics of averaged weights
@@ -39,7 +41,6 @@ class TrainingRun:
         sums: sums of the loss terms over the epoch so far, in this process.
         metrics: one row per finished epoch.
         vectors: class vectors (classes, dim) after each finished epoch.
-        warnings: problems of the network of the last finished epoch, a sentence by the name of the problem.
         best: score of the best epoch: the accuracies that select it, the decisive one first.
     """
 
@@ -69,8 +70,9 @@ class TrainingRun:
         self.sums: Sums = {}
         self.metrics: list[dict[str, Any]] = []
         self.vectors: list[Tensor] = []
-        self.warnings: dict[str, str] = {}
         self.best: list[float] = []
+        head = self.network.head
+        self.curves = Curves(folder / CURVES, recipe, simplex_bound(*class_vectors(head).shape))
         self.seconds = 0.0
         self._since = time.monotonic()
 
@@ -133,7 +135,6 @@ class TrainingRun:
             # So that a folder never has networks without a state, even if the run is killed between two writes.
             self.save()
         self.vectors.append(vectors)
-        self.warnings = found.warnings(angle)
         row = {
             "epoch": self.epoch + 1,
             "validation_clean": found.clean,
@@ -147,14 +148,27 @@ class TrainingRun:
             "seconds": round(self._clock(), 1),
         }
         self.metrics.append(row)
-        score = [found.worst, found.clean] if self.method.adversarial else [found.clean, found.worst]
+        score = self._score(row)
         improved = score > self.best
         self.best = max(score, self.best)
         if self.fabric.is_global_zero:
             header = self._header(row)
             save_epoch(self.folder, self.evaluated_network, header, self.metrics, self.vectors, best=improved)
+            self.curves.draw(self.metrics, best=self.best_epoch())
         self.epoch, self.step, self.sums = self.epoch + 1, 0, {}
         self.save()
+
+    def best_epoch(self) -> int:
+        """Number of the epoch that is saved as ``best``."""
+        return int(max(self.metrics, key=self._score)["epoch"])
+
+    def warnings(self) -> list[str]:
+        """A sentence for each problem of the networks of the finished epochs."""
+        return warnings(self.metrics, remedies(self.method, self.network))
+
+    def _score(self, row: Mapping[str, Any]) -> list[float]:
+        clean, worst = row["validation_clean"], min(row["validation_pgd"], row["validation_pgd_margin"])
+        return [worst, clean] if self.method.adversarial else [clean, worst]
 
     def save(self) -> None:
         """Save the complete state of the run in one file."""
@@ -175,7 +189,6 @@ class TrainingRun:
             "sums": self.sums,
             "metrics": self.metrics,
             "vectors": self.vectors,
-            "warnings": self.warnings,
             "best": self.best,
             "seconds": self._clock(),
         }
@@ -195,7 +208,7 @@ class TrainingRun:
         self.epoch, self.step = state["epoch"], state["step"]
         self.metrics, self.best = state["metrics"], state["best"]
         self.vectors = [vectors.cpu() for vectors in state["vectors"]]
-        self.warnings, self.seconds = state["warnings"], state["seconds"]
+        self.seconds = state["seconds"]
         self.sums = restore_rank_state(state.get("own", {}), self.fabric, self.network, state["sums"])
 
     def _require_finite_weights(self) -> None:

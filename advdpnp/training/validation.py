@@ -1,4 +1,4 @@
-"""Validation after each epoch: clean and robust accuracy, and warnings about gradient masking and collapse."""
+"""Validation after each epoch: clean and robust accuracy, and measures of gradient masking."""
 
 from dataclasses import dataclass
 
@@ -14,10 +14,6 @@ from advdpnp.base.statistics import mcnemar
 from advdpnp.datasets.base import Split, to_float
 
 _BATCH = 500
-LARGEST_GAP = 5.0  # percentage points between PGD on cross-entropy and PGD on the margin
-LARGEST_SILENT_SHARE = 0.05  # share of images whose cross-entropy has no gradient
-SIGNIFICANT = 0.01
-COLLAPSE = 5.0  # degrees of MinSep
 
 
 @dataclass(frozen=True)
@@ -42,32 +38,6 @@ class Validation:
     def worst(self) -> float:
         """The lower of the two robust accuracies, which a saturated softmax cannot increase."""
         return min(self.pgd, self.pgd_margin)
-
-    def warnings(self, min_separation: float | None) -> dict[str, str]:
-        """Warnings about this model, a sentence by the name of its problem.
-
-        Args:
-            min_separation: MinSep of the class vectors in degrees, or None.
-        """
-        found = {}
-        gap = 100 * (self.pgd - self.pgd_margin)
-        if gap > LARGEST_GAP and self.gap_p < SIGNIFICANT:
-            found["gap"] = (
-                f"accuracy is {gap:.1f} points lower under PGD on the margin than under PGD on cross-entropy "
-                f"(p = {self.gap_p:.1g}): the softmax masks the gradient; use method.inner_objective=margin or a "
-                "smaller model.radius"
-            )
-        if self.zero_gradient > LARGEST_SILENT_SHARE:
-            found["zero-gradient"] = (
-                f"{100 * self.zero_gradient:.0f} % of the validation images have a cross-entropy gradient of zero, "
-                "which disables gradient attacks; use method.inner_objective=margin or a smaller model.radius"
-            )
-        if min_separation is not None and min_separation < COLLAPSE:
-            found["collapse"] = (
-                f"the smallest angle between two classes is {min_separation:.1f} degrees: classes collapse; raise "
-                "method.lambda_class_neg or lower optimiser.lr"
-            )
-        return found
 
 
 def validate(network: nn.Module, split: Split, threat: ThreatModel, steps: int, seed: int) -> Validation:

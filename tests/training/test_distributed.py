@@ -9,7 +9,8 @@ import torch
 
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.cli import run
-from advdpnp.commands.support.console import first_process, training_bar
+from advdpnp.commands.support.console import first_process
+from advdpnp.commands.support.training import training_bar
 from advdpnp.models.checkpoint import load_checkpoint
 from advdpnp.training.trainer import Hardware
 

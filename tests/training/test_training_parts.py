@@ -17,7 +17,7 @@ from advdpnp.datasets.base import Split
 from advdpnp.models.network import ModelConfig, build_model
 from advdpnp.models.prototypes import CentreHead
 from advdpnp.training.methods import METHODS
-from advdpnp.training.validation import Validation, validate
+from advdpnp.training.validation import validate
 from advdpnp.training.weights import WeightAverage, perturbed_weights
 
 
@@ -208,11 +208,5 @@ def test_validation_notices_a_masked_gradient():
     assert masked.pgd > 0.2
     assert masked.zero_gradient == 1
     assert masked.pgd_margin == masked.worst == 0
-    assert honest.warnings(90) == {}
-    assert masked.warnings(90).keys() == {"gap", "zero-gradient"}
-
-
-def test_collapsing_prototypes_are_noticed():
-    fine = Validation(clean=0.9, pgd=0.5, pgd_margin=0.5, gap_p=1.0, zero_gradient=0.0)
-    assert fine.warnings(60) == {}
-    assert "collapse" in fine.warnings(1)["collapse"]
+    assert honest.gap_p == 1
+    assert masked.gap_p < 1e-3

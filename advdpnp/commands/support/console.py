@@ -22,8 +22,6 @@ from rich.text import Text
 if TYPE_CHECKING:
     import pandas as pd
 
-    from advdpnp.training.trainer import Progress as TrainingProgress
-
 _PIPED_WIDTH = 200  # of tables where output is not a terminal; they must not be cut
 
 #: Results go to standard output, everything else to standard error, so that output can be piped.
@@ -58,45 +56,6 @@ def first_process(processes: int = 1) -> bool:
     if names == ["LOCAL_RANK"] and processes > 1:
         names += ["NODE_RANK", "SLURM_PROCID"]
     return all(os.environ.get(name, "") in ("", "0") for name in names)
-
-
-@contextmanager
-def training_bar(name: str, *, shown: bool = True) -> Iterator[Callable[["TrainingProgress"], None]]:
-    """A bar over all steps of a run with loss and accuracy, and a line per finished epoch.
-
-    Args:
-        shown: whether anything is drawn; of several processes that train together, only the first draws.
-    """
-    if not shown:
-        yield lambda state: None
-        return
-    with _bars() as progress:
-        task = progress.add_task(name, note="", total=None)
-        finished = 0
-        warned: set[str] = set()
-
-        def report(state: "TrainingProgress") -> None:
-            nonlocal finished
-            shown = {key: value for key, value in state.terms.items() if key == "loss" or key.endswith("accuracy")}
-            note = "  ".join(f"{key.replace('_accuracy', ' acc')} {value:.3f}" for key, value in shown.items())
-            progress.update(task, total=state.steps, completed=state.step, note=note)
-            epoch = state.metrics.get("epoch", 0)
-            if epoch > finished:
-                finished = epoch
-                metrics = state.metrics
-                progress.console.print(
-                    f"{name}  epoch {epoch}/{state.epochs}  loss {metrics['loss']:.4f}  "
-                    f"validation clean {100 * metrics['validation_clean']:.1f} %  "
-                    f"robust {100 * min(metrics['validation_pgd'], metrics['validation_pgd_margin']):.1f} %  "
-                    f"MinSep {metrics['min_separation']:.1f} deg  "
-                    f"{metrics['seconds']:.0f} s"
-                )
-                for problem, sentence in state.warnings.items():
-                    if problem not in warned:  # once a run: most problems last for many epochs
-                        progress.console.print(f"  warning: {sentence}", style="yellow", markup=False)
-                        warned.add(problem)
-
-        yield report
 
 
 @contextmanager

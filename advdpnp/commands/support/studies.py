@@ -10,7 +10,7 @@ from tabulate import tabulate
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.base.files import write_text
 from advdpnp.commands.support.console import out as console
-from advdpnp.commands.support.console import training_bar
+from advdpnp.commands.support.training import training_bar
 from advdpnp.datasets.base import Dataset
 from advdpnp.eval.api import evaluate
 from advdpnp.eval.report.figures.study import draw_study

@@ -1,0 +1,70 @@
+"""What is wrong with the networks of a run: masked gradients and collapse, each said once a run."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from advdpnp.models.network import Network
+from advdpnp.training.methods.base import Method
+
+LARGEST_GAP = 5.0  # percentage points between PGD on cross-entropy and PGD on the margin
+LARGEST_SILENT_SHARE = 0.05  # share of images whose cross-entropy has no gradient
+SIGNIFICANT = 0.01
+COLLAPSE = 5.0  # degrees of MinSep
+
+_SENTENCES = {
+    "gap": "accuracy is {:.1f} points lower under PGD on the margin than under PGD on cross-entropy{}: the softmax "
+    "masks the gradient",
+    "zero-gradient": "{:.0f} % of the validation images have a cross-entropy gradient of zero{}, which disables "
+    "gradient attacks",
+    "collapse": "the smallest angle between two classes is {:.1f} degrees{}: classes collapse",
+}
+
+
+def problems(row: Mapping[str, Any]) -> dict[str, float]:
+    """The problems of the network of one epoch, and how large each is; of a collapse, how small MinSep is.
+
+    Args:
+        row: metrics of the epoch, as in ``metrics.csv``.
+    """
+    found = {}
+    gap = 100 * (row["validation_pgd"] - row["validation_pgd_margin"])
+    if gap > LARGEST_GAP and row["gap_p"] < SIGNIFICANT:
+        found["gap"] = gap
+    if row["zero_gradient"] > LARGEST_SILENT_SHARE:
+        found["zero-gradient"] = 100 * row["zero_gradient"]
+    if row["min_separation"] < COLLAPSE:
+        found["collapse"] = row["min_separation"]
+    return found
+
+
+def warnings(metrics: Sequence[Mapping[str, Any]], remedies: Mapping[str, str]) -> list[str]:
+    """A sentence for each problem of a run, with its first and its worst epoch.
+
+    Args:
+        metrics: one row per finished epoch.
+        remedies: what to do about each problem (see ``remedies``).
+    """
+    found = []
+    for name, sentence in _SENTENCES.items():
+        sizes = {row["epoch"]: problems(row)[name] for row in metrics if name in problems(row)}
+        if sizes:
+            worst = (min if name == "collapse" else max)(sizes, key=lambda epoch: sizes[epoch])
+            place = f" (epoch {worst}, the worst; first in epoch {min(sizes)}; {len(sizes)} of {len(metrics)} epochs)"
+            found.append(f"{sentence.format(sizes[worst], place)}; {remedies[name]}")
+    return found
+
+
+def remedies(method: Method, network: Network) -> dict[str, str]:
+    """What helps this run against each problem; nothing that it does already or cannot do."""
+    ways = []
+    if method.adversarial and method.inner_objective != "margin":
+        ways.append("method.inner_objective=margin")
+    if network.config.head == "prototype":
+        ways.append("a smaller model.radius or a larger model.temperature")
+    elif network.config.head == "ed-wta":
+        ways.append("a smaller method.beta")
+    else:
+        ways.append("method.label_smoothing=0.1")
+    masked = f"use {' or '.join(ways)}"
+    apart = "raise method.lambda_class_neg or " if hasattr(method, "lambda_class_neg") else ""
+    return {"gap": masked, "zero-gradient": masked, "collapse": f"{apart}lower optimiser.lr"}

@@ -1,0 +1,57 @@
+"""Warnings about masked gradients and collapse: once a run, and only what helps this run."""
+
+import pytest
+
+from advdpnp.models.network import ModelConfig, build_model
+from advdpnp.training.methods.base import build_method
+from advdpnp.training.watch.problems import problems, remedies, warnings
+
+
+def row(epoch: int = 1, *, pgd: float = 0.5, p: float = 1.0, silent: float = 0.0, angle: float = 90.0):
+    return {
+        "epoch": epoch,
+        "validation_pgd": pgd,
+        "validation_pgd_margin": 0.5,
+        "gap_p": p,
+        "zero_gradient": silent,
+        "min_separation": angle,
+    }
+
+
+def test_an_honest_epoch_has_no_problem_and_each_problem_its_size():
+    assert problems(row()) == {}
+    assert problems(row(pgd=0.6, p=0.2)) == {}  # too few images to tell
+    assert problems(row(pgd=0.6, p=1e-3)) == {"gap": pytest.approx(10)}
+    assert problems(row(silent=0.5, angle=1)) == {"zero-gradient": 50, "collapse": 1}
+
+
+def test_each_problem_is_said_once_with_its_first_and_worst_epoch():
+    run = [row(1), row(2, pgd=0.6, p=0), row(3, pgd=0.7, p=0, angle=3), row(4, pgd=0.56, p=0, angle=4), row(5)]
+    gap, collapse = warnings(run, {"gap": "do this", "collapse": "do that"})
+    assert "20.0 points lower" in gap
+    assert "(epoch 3, the worst; first in epoch 2; 3 of 5 epochs)" in gap
+    assert gap.endswith("; do this")
+    assert "3.0 degrees (epoch 3, the worst; first in epoch 3; 2 of 5 epochs)" in collapse
+    assert warnings([row()], {}) == []
+
+
+@pytest.mark.parametrize(
+    ("method", "head", "margin", "words"),
+    [
+        ({"name": "pgd-at"}, "linear", True, "label_smoothing"),
+        ({"name": "pgd-at", "inner_objective": "margin"}, "linear", False, "label_smoothing"),
+        ({"name": "adv-dpnp", "inner_objective": "margin"}, "prototype", False, "model.temperature"),
+        ({"name": "adv-dpnp", "inner_objective": "ce"}, "prototype", True, "model.radius"),
+        ({"name": "dpnp"}, "prototype", False, "model.radius"),  # makes no adversarial images
+        ({"name": "ed-wta"}, "ed-wta", False, "method.beta"),
+    ],
+)
+def test_a_run_is_advised_what_it_can_do_and_does_not_do_already(method, head, margin, words):
+    config = ModelConfig(
+        architecture="pixels", classes=4, channels=1, image_size=(8, 8), feature_dim=None, head=head,
+        radius=1.0 if head == "prototype" else None, mean=(0.0,), std=(1.0,),
+    )  # fmt: skip
+    found = remedies(build_method(method), build_model(config))
+    assert ("inner_objective=margin" in found["gap"]) is margin
+    assert words in found["gap"]
+    assert ("lambda_class_neg" in found["collapse"]) is (method["name"] in ("dpnp", "adv-dpnp"))
