@@ -20,7 +20,7 @@ from advdpnp import __version__
 from advdpnp.base.errors import AdvdpnpError, AlreadyTold
 from advdpnp.base.interrupts import interruptible
 from advdpnp.commands import corrupt, demo, detect, doctor, evaluate, geometry, listing, study, train
-from advdpnp.commands.stored import compare, leaderboard, migrate, verify
+from advdpnp.commands.stored import compare, export, leaderboard, migrate, verify
 from advdpnp.commands.support.console import first_process
 
 app = typer.Typer(
@@ -38,6 +38,7 @@ for name, function, epilog in (
     ("eval", evaluate.evaluate, evaluate.EPILOG),
     ("leaderboard", leaderboard.leaderboard, leaderboard.EPILOG),
     ("compare", compare.compare, compare.EPILOG),
+    ("export", export.export, export.EPILOG),
     ("verify", verify.verify, verify.EPILOG),
     ("migrate", migrate.migrate, migrate.EPILOG),
     ("geometry", geometry.geometry, geometry.EPILOG),

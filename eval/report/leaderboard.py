@@ -24,7 +24,7 @@ from advdpnp.eval.analysis.seeds import summarise_seeds
 from advdpnp.eval.analysis.significance import against_the_best
 from advdpnp.eval.diagnostics.flags import Flag, raised_flags
 from advdpnp.eval.report.csv import leaderboard_to_csv
-from advdpnp.eval.report.latex import to_latex
+from advdpnp.eval.report.exports.latex import to_latex
 from advdpnp.eval.report.markdown import to_markdown
 from advdpnp.eval.report.robustbench import is_published, published_rows
 from advdpnp.eval.store.key import canonical_json, short_hash

@@ -10,7 +10,7 @@ from scipy.stats import ttest_ind
 from advdpnp.corruption import BENCHMARK, SEVERITIES
 from advdpnp.eval.analysis.columns import meaning_of
 from advdpnp.eval.analysis.seeds import EVALUATION, TRAINING, summarise_seeds
-from advdpnp.eval.report.latex import to_latex
+from advdpnp.eval.report.exports.latex import to_latex
 from advdpnp.eval.report.leaderboard import build_leaderboard, write_leaderboard
 from advdpnp.eval.report.markdown import to_markdown
 
@@ -102,7 +102,7 @@ def test_two_methods_are_compared_over_their_seeds(store_model: Store) -> None:
     assert "| good | 3 | 90.00 ± 0.00 | 52.33 ± 2.52 | 52.33 ± 2.52 |" in text
     assert "difference of the means to good (3 seeds)" in text
     assert f"-9.33 ({interval.low:+.2f} to {interval.high:+.2f}), p = {expected.pvalue:.2f}" in text
-    assert r"52.33 $\pm$ 2.52" in to_latex(frame)
+    assert r"\textbf{52.33} $\pm$ 2.52" in to_latex(frame)
 
 
 def test_corruptions_of_other_images_are_not_averaged(store_model: Store) -> None:
