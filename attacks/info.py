@@ -48,6 +48,13 @@ class AttackInfo:
     stages: tuple["AttackInfo", ...] = ()
 
     @property
+    def evaluations(self) -> int | None:
+        """Evaluations (forwards and backwards) of a sample that survives, nearly exactly; None if unknown."""
+        if self.stages:
+            return self.cost_rank if all(stage.evaluations for stage in self.stages) else None
+        return self.cost_rank if self.steps or self.cost_rank != UNKNOWN_COST else None
+
+    @property
     def standard_autoattack(self) -> bool:
         """Whether the stages are those of the published AutoAttack, in order and with all steps."""
         return self._kinds == _STANDARD

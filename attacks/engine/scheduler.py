@@ -88,6 +88,14 @@ class Scheduler:
         """Whether there are enough rows to fill a batch."""
         return count([*self.waiting, *self.ready]) + self.n_active >= self.max_active
 
+    def in_work(self, *, waiting: bool) -> tuple[int, int]:
+        """Samples in this stage, with or without those that wait for it, and the evaluations they have cost in it."""
+        costs = [rows.forwards + rows.backwards for rows in [*self.ready, *self.pending]]
+        for rows, mask in zip(self.active, self.active_mask, strict=True):
+            costs.append((rows.forwards + rows.backwards)[mask])
+        samples = sum(map(len, costs)) + (count(self.waiting) if waiting else 0)
+        return samples, sum(int(cost.sum()) for cost in costs)
+
     def step(self) -> Iterator[AttackResult]:
         """Run one iteration of the active rows, after finished rows were verified and new rows started."""
         syncing = self.iteration % self.sync_every == 0  # rows enter and leave only now, which keeps them in phase

@@ -18,6 +18,7 @@ from advdpnp.attacks.engine.precision import FLOAT32
 from advdpnp.attacks.engine.processes import can_fork, run_in_processes
 from advdpnp.attacks.engine.replicas import ModelReplicas, replicate
 from advdpnp.attacks.engine.scheduler import Scheduler
+from advdpnp.attacks.engine.status import Heartbeat, SearchStatus, tell_status
 from advdpnp.attacks.ensemble import AttackEnsemble
 from advdpnp.attacks.protocol import Attack, check_norm
 from advdpnp.attacks.rows import Batch, non_empty
@@ -42,6 +43,7 @@ def search(
     randomised: bool = False,
     precision: str = FLOAT32,
     on_copy_differs: Callable[[], None] | None = None,
+    on_status: Callable[[SearchStatus], None] | None = None,
 ) -> Iterator[AttackResult]:
     """Attack images and yield results as rows finish: every sample exactly once, in any order.
 
@@ -59,6 +61,7 @@ def search(
         precision: "32", "tf32" or "bf16" for the model that attacks query. Rows that fail verification continue in
             float32. Survivors of an ensemble repeat its decisive stage in float32.
         on_copy_differs: called if the search copy disagrees with the model on the first queries and is not used.
+        on_status: called about once a second with how far the search is. It changes no result.
 
     Raises:
         AdvdpnpError: the attack does not support the norm, or the images, labels or logits are invalid.
@@ -84,10 +87,12 @@ def search(
             if on_copy_differs is not None:
                 on_copy_differs()
 
-        def share(number: int) -> Iterator[AttackResult]:
-            return _overlapped(searches, samples[number::count])
+        def share(number: int) -> Iterator[AttackResult | tuple[int, SearchStatus]]:
+            for item in _overlapped(searches, samples[number::count], with_status=on_status is not None):
+                yield (number, item) if isinstance(item, SearchStatus) else item
 
-        yield from share(0) if count == 1 else run_in_processes(share, count)
+        found = share(0) if count == 1 else run_in_processes(share, count)
+        yield from tell_status(found, on_status or (lambda status: None))
 
 
 def _parts(attack: Attack | AttackEnsemble, precision: str) -> list[tuple[Attack, str]]:
@@ -120,7 +125,9 @@ def _processes(rows: int, device: torch.device | str) -> int:
     return max(1, min(torch.get_num_threads(), rows // _LEAST_SHARE))
 
 
-def _overlapped(parts: list[Scheduler], samples: Batch) -> Iterator[AttackResult]:
+def _overlapped(
+    parts: list[Scheduler], samples: Batch, with_status: bool = False
+) -> Iterator[AttackResult | SearchStatus]:
     """Run all stages interleaved. The last stage with a full batch goes first; without one, the first with any rows."""
     positions = {int(number): index for index, number in enumerate(samples.sample)}
     forwards, backwards, refused = torch.zeros(3, len(samples), dtype=torch.int64)
@@ -131,8 +138,11 @@ def _overlapped(parts: list[Scheduler], samples: Batch) -> Iterator[AttackResult
     for part, after in zip(parts, [*parts[1:], None], strict=True):
         following |= {each: after for each in (part, part.exact) if each is not None}
         numbers |= {each: names.index(part.attack.name) for each in (part, part.exact) if each is not None}
+    heartbeat = Heartbeat()
     parts[0].feed(samples)
     while any(search.busy for search in following):
+        if with_status and heartbeat.due():
+            yield SearchStatus.of(parts, finished=int((forwards + backwards).sum()))
         full = [search for search in following if search.full]
         now = full[-1] if full else next(search for search in following if search.busy)
         after = following[now]
@@ -153,3 +163,5 @@ def _overlapped(parts: list[Scheduler], samples: Batch) -> Iterator[AttackResult
             yield from non_empty(replace(result, **totals)[~continues])
             if after is not None and bool(continues.any()):
                 after.feed(samples[index[continues]])
+    if with_status:
+        yield SearchStatus.of(parts, finished=int((forwards + backwards).sum()))
