@@ -9,6 +9,7 @@ $(INSTALLED): pyproject.toml constraints.txt docs/requirements.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --requirement docs/requirements.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps adv-lib
 	-$(BIN)/advdpnp doctor --mend
 	touch $@
 

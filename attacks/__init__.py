@@ -8,8 +8,8 @@ from advdpnp.attacks.algorithms import apgd, autoattack, cw_l2, fab, pgd, square
 from advdpnp.attacks.engine.search import search
 from advdpnp.attacks.info import AttackInfo
 from advdpnp.attacks.names import resolve_attacks
+from advdpnp.attacks.packages import adv_lib, art, foolbox, torchattacks
 from advdpnp.attacks.packages import pyautoattack as package_autoattack
-from advdpnp.attacks.packages import torchattacks
 from advdpnp.attacks.protocol import ATTACKS, Attack, PackageAttack, State, positive_integer
 from advdpnp.attacks.search_state import AttackResult
 from advdpnp.attacks.threat import ThreatModel
@@ -20,10 +20,13 @@ __all__ = [
 ]  # fmt: skip
 
 _registering = (
+    adv_lib,
     apgd,
+    art,
     autoattack,
     cw_l2,
     fab,
+    foolbox,
     package_autoattack,
     pgd,
     square,

@@ -154,6 +154,8 @@ def _derive(definition: Mapping[str, Any]) -> AttackInfo:
     package = definition.get("package")
     if package == "torchattacks":
         return _of_torchattacks(definition)
+    if isinstance(minimum_norm := definition.get("minimum_norm"), bool):  # an attack of another library
+        return AttackInfo(minimum_norm=minimum_norm, judges_last_image=False)
     stages = definition.get("stages")
     if isinstance(stages, list):
         if package == "pyautoattack":
@@ -247,7 +249,7 @@ def _of_torchattacks(definition: Mapping[str, Any]) -> AttackInfo:
     name = name if name in _TORCHATTACKS else name.rpartition("-")[0]  # the name may end in a number of steps: "PGD-20"
     arguments = definition.get("arguments")
     arguments = arguments if isinstance(arguments, Mapping) else {}
-    minimum_norm = not {"eps", "max_epsilon"} & set(arguments)
+    minimum_norm = not {"eps", "max_epsilon", "pixels"} & set(arguments)
     if name not in _TORCHATTACKS:
         return AttackInfo(minimum_norm=minimum_norm)
     family, steps = _TORCHATTACKS[name]

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from advdpnp.base.errors import AdvdpnpError
 
-NORMS = ("linf", "l2", "l1")
+NORMS = ("linf", "l2", "l1", "l0")
 
 
 @dataclass(frozen=True)
@@ -16,8 +16,8 @@ class ThreatModel:
     """All images with values in [low, high] whose distance to the clean image is at most eps.
 
     Attributes:
-        norm: "linf", "l2" or "l1", over all values of one image.
-        eps: radius of the ball, in units of pixel values in [0, 1].
+        norm: "linf", "l2" or "l1", over all values of one image; "l0" counts pixels, see ``distance``.
+        eps: radius of the ball, in units of pixel values in [0, 1]; for "l0", a number of pixels.
         text: eps as the user wrote it ("8/255").
         low, high: bounds of pixel values.
     """
@@ -30,10 +30,11 @@ class ThreatModel:
 
     @classmethod
     def parse(cls, norm: str, eps: str | float) -> "ThreatModel":
-        """Parse a norm ("linf", "Linf", "l2", "l1") and a radius, which is a number or a fraction such as "8/255".
+        """Parse a norm ("linf", "Linf", "l2", "l1", "l0") and a radius, a number or a fraction such as "8/255".
 
         Raises:
-            AdvdpnpError: the norm is unknown, eps is not a positive finite number, or a Linf eps exceeds 1.
+            AdvdpnpError: the norm is unknown, eps is not a positive finite number, a Linf eps exceeds 1, or an L0 eps
+                is not a whole number.
         """
         name, text = norm.strip().lower(), str(eps).strip()
         if name not in NORMS:
@@ -49,6 +50,8 @@ class ThreatModel:
             raise AdvdpnpError(
                 f"a Linf eps of {text} exceeds the range of images, which is [0, 1]; did you mean {text}/255?"
             )
+        if name == "l0" and not value.is_integer():
+            raise AdvdpnpError(f"an L0 eps counts pixels, and {text} is no whole number of them; write for example 10")
         return cls(name, value, text)
 
     @property
@@ -59,13 +62,18 @@ class ThreatModel:
     def distance(self, x: Tensor, x_adv: Tensor) -> Tensor:
         """Norm of x_adv - x per sample, float64 (n,).
 
-        In float32 a sum of 3,072 squares has a visible rounding error.
+        In float32 a sum of 3,072 squares has a visible rounding error. L0 is the number of pixels (positions) where any
+        channel differs at all, as in the one-pixel attack and Croce and Hein, "Sparse and imperceivable adversarial
+        attacks", 2019. It is never more than the number of values that differ, which sigma-zero and JSMA count.
+
+        Args:
+            x, x_adv: clean and perturbed images, (n, c, h, w).
         """
-        return _norm((x_adv.double() - x.double()).flatten(1), self.norm)
+        return _norm(x_adv.double() - x.double(), self.norm).double()
 
     def may_contain(self, x: Tensor, x_adv: Tensor) -> Tensor:
         """False if x_adv is certainly outside the ball, bool (n,). Cheaper than ``contains`` and never stricter."""
-        return _norm((x_adv - x).flatten(1), self.norm) <= self.eps * 1.001 + 1e-6
+        return _norm(x_adv - x, self.norm) <= self.eps * 1.001 + 1e-6
 
     def contains(self, x: Tensor, x_adv: Tensor, distance: Tensor | None = None) -> Tensor:
         """Whether each x_adv is within eps and the bounds, bool (n,).
@@ -83,8 +91,11 @@ class ThreatModel:
 
 
 def _norm(difference: Tensor, norm: str) -> Tensor:
-    """Norm of each row, (n,). For Linf, two passes are faster than ``vector_norm`` of infinite order."""
+    """Norm of each image, (n,). For Linf, two passes are faster than ``vector_norm`` of infinite order."""
+    if norm == "l0":
+        return (difference != 0).any(1).flatten(1).sum(1)
+    flat = difference.flatten(1)
     if norm == "linf":
-        return difference.abs().amax(1)
-    distance: Tensor = torch.linalg.vector_norm(difference, ord=2 if norm == "l2" else 1, dim=1)
+        return flat.abs().amax(1)
+    distance: Tensor = torch.linalg.vector_norm(flat, ord=2 if norm == "l2" else 1, dim=1)
     return distance

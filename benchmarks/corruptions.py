@@ -34,7 +34,7 @@ OURS, THEIRS = "advdpnp", "imagecorruptions"
 
 def import_imagecorruptions() -> ModuleType | None:
     """None if it is not installed. It wants the ``pkg_resources`` that setuptools no longer has."""
-    with stand_ins(), warnings.catch_warnings():
+    with stand_ins("pkg_resources"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             return importlib.import_module(THEIRS)

@@ -124,7 +124,7 @@ def evaluate(
         x: images (n, c, h, w): uint8, or floats in [0, 1].
         y: labels, integers (n,).
         eps: radius, a number or "8/255".
-        norm: "linf" or "l2"; "l1" with attacks of other packages.
+        norm: "linf", "l2", "l1" or "l0" (changed pixels).
         attacks: "all" (fgsm, pgd-20, cw, autoattack), "none", or names: ["fgsm", "pgd-20"], or one text with commas.
         seed: of everything random in the attacks.
         batch_size: most images in work at once.

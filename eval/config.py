@@ -17,7 +17,7 @@ class EvaluationConfig(BaseModel):
 
     Attributes:
         attacks: "all" (fgsm, pgd-20, cw, autoattack), "none", or comma-separated names.
-        norm: "linf" or "l2"; "l1" with attacks of other packages.
+        norm: "linf", "l2", "l1" or "l0" (changed pixels).
         eps: one or several radii, numbers or texts such as "8/255".
         limit: use only the first so many test images; None uses all.
         seed: seed of all random numbers of the attacks.

@@ -1,7 +1,7 @@
-"""Import the three reference packages, each of which is broken or conflicts with another one when installed.
+"""Import the reference packages and attack libraries, most of which are broken or conflict with another when installed.
 
 No other module of the project imports them directly. Nothing here outlasts an import: the stand-ins for modules that
-robustbench imports but that do not exist are in ``sys.modules`` only while robustbench is being imported.
+robustbench and adv-lib import but that do not exist are in ``sys.modules`` only while these are being imported.
 """
 
 import base64
@@ -71,8 +71,48 @@ def import_robustbench() -> ModuleType:
             "the installed robustbench was overwritten by an old copy that torchattacks ships; "
             f"fix it with: {REINSTALL.format(package='robustbench')}"
         )
-    with stand_ins():
+    with stand_ins("autoattack", "pkg_resources"):
         return _import("robustbench")
+
+
+def import_foolbox() -> ModuleType:
+    """Import foolbox, an optional extra.
+
+    Raises:
+        AdvdpnpError: it does not import; the message gives the command that fixes it.
+    """
+    return _import("foolbox", "'advdpnp[foolbox]'")
+
+
+def import_art() -> ModuleType:
+    """Import the Adversarial Robustness Toolbox, an optional extra, with its evasion attacks and PyTorch classifier.
+
+    Raises:
+        AdvdpnpError: it does not import; the message gives the command that fixes it.
+    """
+    package = _import("art", "'advdpnp[art]'")
+    if not hasattr(package, "attacks") or not hasattr(package.attacks, "evasion"):
+        with isolated_rng():
+            importlib.import_module("art.attacks.evasion")
+            importlib.import_module("art.estimators.classification")
+    return package
+
+
+def import_adv_lib() -> ModuleType:
+    """Import the attacks of adv-lib, which is installed without its dependencies.
+
+    Its only dependency beyond torch is visdom, which draws plots that no attack needs. visdom has no wheel, and its
+    setup does not run with setuptools >= 81. Where it is missing, an empty module stands in for it during the import.
+
+    Raises:
+        AdvdpnpError: it does not import; the message gives the command that fixes it.
+    """
+    with stand_ins("visdom"):
+        package = _import("adv_lib", "--no-deps adv-lib")
+        if not hasattr(package, "attacks"):
+            with isolated_rng():
+                importlib.import_module("adv_lib.attacks")
+    return package.attacks  # type: ignore[no-any-return]
 
 
 def robustbench_overwritten() -> bool:
@@ -113,7 +153,8 @@ def _state(package: str, attempt: Callable[[], ModuleType]) -> PackageState:
     return PackageState(package, version, True)
 
 
-def _import(package: str) -> ModuleType:
+def _import(package: str, install: str = "") -> ModuleType:
+    """Import a package. ``install`` is what pip installs if it is missing; its name unless given."""
     if package in sys.modules:
         return sys.modules[package]
     before = set(sys.modules)
@@ -125,28 +166,25 @@ def _import(package: str) -> ModuleType:
             if name.partition(".")[0] == package:
                 del sys.modules[name]
         missing = isinstance(error, ModuleNotFoundError) and error.name == package
-        remedy = f"pip install {package}" if missing else REINSTALL.format(package=package)
+        remedy = f"pip install {install or package}" if missing else REINSTALL.format(package=package)
         raise AdvdpnpError(f"{package} does not import ({error}); fix it with: {remedy}") from error
 
 
 @contextmanager
-def stand_ins() -> Iterator[None]:
-    """Provide modules that the packages import but that no distribution installs; existing modules are kept."""
-    added: list[str] = []
-
-    def add(name: str, module: ModuleType) -> None:
-        if name not in sys.modules:
-            sys.modules[name] = module
-            added.append(name)
-
-    if _find("autoattack") is None:
-        package = import_pyautoattack()
-        add("autoattack", package)
-        add("autoattack.state", importlib.import_module("pyautoattack.state"))
-    if _find("pkg_resources") is None:
-        resources = ModuleType("pkg_resources")
-        resources.resource_filename = _resource_filename  # type: ignore[attr-defined]
-        add("pkg_resources", resources)
+def stand_ins(*modules: str) -> Iterator[None]:
+    """Provide those of "autoattack", "pkg_resources" and "visdom" that are not installed, for the block alone."""
+    made: dict[str, ModuleType] = {}
+    for module in modules:
+        if _find(module) is not None:
+            continue
+        if module == "autoattack":
+            made |= {module: import_pyautoattack(), "autoattack.state": importlib.import_module("pyautoattack.state")}
+            continue
+        made[module] = ModuleType(module)
+        if module == "pkg_resources":
+            made[module].resource_filename = _resource_filename  # type: ignore[attr-defined]
+    added = [name for name in made if name not in sys.modules]
+    sys.modules.update({name: made[name] for name in added})
     try:
         yield
     finally:

@@ -53,7 +53,7 @@ CorruptionTypes = Annotated[
 ]
 Norm = Annotated[
     str | None,
-    typer.Option(help="linf or l2; l1 with --engine reference.", show_default="the checkpoint's, or linf"),
+    typer.Option(help="linf, l2, l1 or l0 (changed pixels).", show_default="the checkpoint's, or linf"),
 ]
 Eps = Annotated[
     list[str] | None,

@@ -55,7 +55,12 @@ def catalogue(kind: str) -> tuple[list[list[str]], list[str]]:
     if kind == "corruptions":
         rows = [[entry.name, _group(entry.name), entry.description, entry.reference] for entry in entries]
         return rows, ["name", "group", "what it is", "source"]
-    return [[entry.name, entry.description, entry.reference] for entry in entries], ["name", "what it is", "source"]
+    rows = [[entry.name, entry.description, entry.reference] for entry in entries]
+    if kind == "attacks":
+        from advdpnp.attacks.packages.offered import offered
+
+        rows += [[f"{library}:...", ", ".join(names), "as installed"] for library, names in offered().items()]
+    return rows, ["name", "what it is", "source"]
 
 
 def _group(name: str) -> str:

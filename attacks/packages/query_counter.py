@@ -8,6 +8,7 @@ class QueryCounter(nn.Module):
     """Wraps a model and counts the rows of forward and backward passes.
 
     Input gradients are made contiguous: the packages call ``.view`` on them, which fails for channels_last models.
+    Images in float64, which some packages make in NumPy, become float32.
 
     Attributes:
         forwards, backwards: rows since the last ``reset``.
@@ -29,7 +30,7 @@ class QueryCounter(nn.Module):
         if x.requires_grad and torch.is_grad_enabled():
             x = x.view_as(x)
             x.register_hook(self._backward)
-        return self.model(x.clone())  # type: ignore[no-any-return]
+        return self.model(x.float().clone())  # type: ignore[no-any-return]
 
     def _backward(self, gradient: Tensor) -> Tensor:
         self.backwards += len(gradient)

@@ -80,9 +80,8 @@ class VerifiedRun:
 
     def clean(self, index: Tensor) -> AttackResult:
         """Results for samples without an adversarial image. A success is a misclassified clean image."""
-        batch = Batch(self.x[index], self.y[index], self.sample[index])
         result = AttackResult.of_clean(
-            batch,
+            self.batch(index),
             prediction=self.clean_prediction[index],
             margin=self.clean_margin[index],
             borderline=self.clean_borderline[index],
@@ -95,22 +94,39 @@ class VerifiedRun:
             stage=torch.full_like(index, -1),
         )
 
-    def verify(self, index: Tensor, x_adv: Tensor) -> AttackResult:
+    def batch(self, index: Tensor) -> Batch:
+        """Images, labels and sample indices at ``index``."""
+        return Batch(self.x[index], self.y[index], self.sample[index])
+
+    def verify(
+        self, index: Tensor, x_adv: Tensor, claimed: Tensor | None = None, *, minimum_norm: bool = False
+    ) -> AttackResult:
         """Verify a package's images, (m, c, h, w).
 
-        A success is misclassified in float32 and eval mode, and is within eps and the bounds.
+        A success is misclassified in float32 and eval mode, and is within eps and the bounds. A claim is refused if its
+        image is not misclassified, or is outside the bounds, or outside eps unless the attack is a minimum-norm attack.
+
+        Args:
+            claimed: which images the package claims to be adversarial, bool (m,). None: it says nothing. Then every
+                misclassified image is a claim.
+            minimum_norm: whether the attack ignores eps.
         """
         x_adv = x_adv.detach().float().cpu().contiguous()
         self.forwards[index] += repeats(self.executor)
         prediction, margin, borderline = self._judge(index, x_adv.nan_to_num())
         clean, misclassified = self.clean(index), prediction != self.y[index]
-        success = misclassified & self.threat.contains(clean.x_adv, x_adv)
+        distance = self.threat.distance(clean.x_adv, x_adv)
+        success = misclassified & self.threat.contains(clean.x_adv, x_adv, distance)
+        flat = x_adv.flatten(1)
+        valid = misclassified & (flat.amin(1) >= self.threat.low) & (flat.amax(1) <= self.threat.high)  # false for NaN
+        claimed = misclassified if claimed is None else claimed.cpu()
         return replace(
             clean,
             adversarial_prediction=torch.where(success, prediction, clean.clean_prediction),
             success=success,
-            norm=self.threat.distance(clean.x_adv, x_adv).masked_fill(~misclassified, torch.inf),
+            norm=distance.masked_fill(~valid, torch.inf),
             margin=margin,
             borderline=borderline,
+            refused=(claimed & ~(valid if minimum_norm else success)).long(),
             x_adv=torch.where(success[:, None, None, None], x_adv, clean.x_adv),
         )

@@ -29,7 +29,11 @@ from advdpnp.training.methods import METHODS
 from advdpnp.training.recipe import read_yaml, recipe_files
 
 _EXAMPLES = {"pgd-{steps}": "pgd-20", "torchattacks:{attack}": "torchattacks:PGD-20"}
-_SKIPPED = {"pyautoattack:{stage}"}  # its stages cost what ours do
+_SKIPPED = {
+    "pyautoattack:{stage}": "as its stage", "foolbox:{attack}": "as in foolbox", "adv-lib:{attack}": "as in adv-lib",
+    "art:{attack}": "as in ART",
+}  # fmt: skip
+"""Attacks whose cost is told elsewhere."""
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -46,7 +50,7 @@ def attacks() -> str:
     for entry in ATTACKS:
         head = [f"`{entry.name}`", _described(entry), entry.status]
         if entry.name in _SKIPPED:
-            rows.append([*head, "", "as its stage", "as its stage"])
+            rows.append([*head, "", *[_SKIPPED[entry.name]] * 2])
             continue
         attack = made[entry.name]
         note = "" if attack.name == entry.name else f" (`{attack.name}`)"

@@ -37,7 +37,7 @@ _MEANINGS = {
     "mce": "mean corruption error in percent, relative to mce_baseline (Hendrycks and Dietterich 2019)",
     "mce_baseline": "the model that mce is relative to",
     "mce_note": "why there is no mce",
-    "norm": "of the threat model: linf, l2 or l1; empty without attacks",
+    "norm": "of the threat model: linf, l2, l1 or l0; empty without attacks",
     "eps": "radius of the threat model, for images in [0, 1]",
     "eps_text": "the radius as it was written",
     "seed": "of the attacks",

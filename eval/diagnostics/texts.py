@@ -46,7 +46,7 @@ FLAGS = {
     ),
     "unverified": Meaning(
         "the float32 verdict did not confirm what the search had found, on more than 5 % of the samples",
-        "make the model's answers repeatable",
+        "make the model's answers repeatable; of another library's attack, believe the verdicts, not its own count",
     ),
     "rejected": Meaning(
         "an attack broke nothing, and the verifier refused every success that it claimed: its numbers say nothing",

@@ -85,7 +85,7 @@ def _candidates(clean: Tensor, x_adv: Tensor, threat: ThreatModel) -> Iterator[T
 
     For Linf the second candidate is rounded away from the clean image, as far as eps allows: a slightly larger
     perturbation mostly stays adversarial. In other norms rounding can make a perturbation longer, so it is
-    shrunk first.
+    shrunk first. Rounding changes no pixel that the attack left as it was.
     """
     before = clean.float()
     change = 255 * x_adv - before

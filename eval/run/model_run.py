@@ -184,7 +184,7 @@ class _Run:
         for threat in (None, *(self.plan.threats if self.plan.attacked else ())):
             norm, eps, text = ("", None, "") if threat is None else (threat.norm, threat.eps, threat.text)
             about = DiagnosticRecord(self.weights_hash, self._data, len(samples), seed, norm, eps, text, {})
-            if norm == "l1" or self.own.has_diagnostics(about):
+            if norm in ("l1", "l0") or self.own.has_diagnostics(about):
                 continue
             modules = training_modules(self.model) if threat is None else []
             with evaluation_mode(self.model):

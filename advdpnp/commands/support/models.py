@@ -9,7 +9,7 @@ from advdpnp.base.errors import AdvdpnpError
 from advdpnp.datasets import Dataset, load_dataset
 from advdpnp.models.loading import LoadedModel, Normalisation, load_model
 
-_DEFAULT_EPS = {"linf": "8/255", "l2": "0.5"}
+_DEFAULT_EPS = {"linf": "8/255", "l2": "0.5", "l1": "12", "l0": "24"}
 
 
 def load_models(

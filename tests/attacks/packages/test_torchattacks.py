@@ -40,6 +40,7 @@ def test_results_equal_those_of_a_direct_call(net, images, labels, attack):
         ("FGSM", "linf", 0.02), ("PGD", "linf", 0.02), ("APGDT", "linf", 0.02), ("MIFGSM", "linf", 0.02),
         ("PIFGSM", "linf", 0.02), ("Square", "linf", 0.1), ("PGDL2", "l2", 1.0), ("DeepFool", "l2", 1.0),
         ("CW", "l2", 1.0), ("FAB", "l2", 1.0), ("GN", "linf", 0.5), ("EADL1", "l1", 50.0),
+        ("EADEN", "l1", 50.0), ("OnePixel", "l0", 3), ("Pixle", "l0", 100), ("SparseFool", "l0", 60),
     ],
 )  # fmt: skip
 def test_many_classes_run_and_succeed(net, images, labels, attack, name, norm, eps):
@@ -52,7 +53,7 @@ def test_many_classes_run_and_succeed(net, images, labels, attack, name, norm, e
     assert bool(made.threat.contains(x, found.x_adv).all())
     with torch.no_grad():
         assert torch.equal(net(found.x_adv).argmax(1) != y, found.success)
-    if name not in ("GN", "CW"):
+    if name not in ("GN", "CW", "OnePixel"):
         assert int(found.success.sum()) > 2
     assert int(found.forwards.min()) > 1
 
@@ -61,6 +62,7 @@ def test_the_step_size_keeps_its_ratio_to_eps(attack):
     assert attack("torchattacks:PGD", "8/255").arguments(0)["alpha"] == pytest.approx(2 / 255)
     assert attack("torchattacks:PGD", "16/255").arguments(0)["alpha"] == pytest.approx(4 / 255)
     assert attack("torchattacks:PIFGSM", "4/255").arguments(0) == {"max_epsilon": pytest.approx(4 / 255)}
+    assert attack("torchattacks:OnePixel", 3, "l0").arguments(0) == {"pixels": 3}
     assert attack("torchattacks:FAB", 0.5, "l2", classes=7).arguments(5) == {
         "norm": "L2", "eps": 0.5, "n_classes": 7, "seed": 5,
     }  # fmt: skip
@@ -83,7 +85,7 @@ def test_autoattack_of_torchattacks_has_its_own_name(net, images, labels, attack
         ("pgd", "linf", "PGD"),
         ("PGD", "l2", "does not support l2"),
         ("CW", "linf", "does not support linf"),
-        ("OnePixel", "linf", "changes few pixels"),
+        ("OnePixel", "linf", "does not support linf, only l0"),
         ("LGV", "linf", "needs trainloader"),
         ("MultiAttack", "linf", "needs attacks"),
     ],

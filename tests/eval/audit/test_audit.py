@@ -130,6 +130,23 @@ def test_the_image_of_every_broken_sample_is_stored_and_breaks_it(
     assert float(rounded.float().mean()) > 0.7
 
 
+@pytest.mark.parametrize(
+    ("norm", "eps", "attack"), [("l0", "40", "torchattacks:Pixle"), ("l1", "10", "torchattacks:EADL1")]
+)
+def test_images_under_l0_and_l1_are_stored_rounded_and_hold(
+    tmp_path: Path, data: Dataset, net: Net, norm: str, eps: str, attack: str
+) -> None:
+    few = replace(data, test=replace(data.test, images=data.test.images[:16], labels=data.test.labels[:16]))
+    evaluate(tmp_path, few, net(), norm=norm, eps=[eps], attacks=attack)
+    found = audit(tmp_path, few, net(), attack)
+    assert (found.images, found.faults, found.unsettled) == (found.holding, [], [])
+    assert found.images
+    frame = unit_of(tmp_path, attack).verdicts.frame
+    attacked = frame[frame["clean_prediction"] == frame["label"]]
+    assert (attacked["norm"][attacked["success"]] <= float(eps)).all()
+    assert (attacked["norm"][attacked["success"]] > 0).all()
+
+
 def test_the_option_changes_no_verdict_and_no_name(tmp_path: Path, data: Dataset, net: Net) -> None:
     evaluate(tmp_path / "with", data, net())
     evaluate(tmp_path / "without", data, net(), save_adversarials=False)
