@@ -12,7 +12,9 @@ EPILOG = "Example: `advdpnp list attacks`"
 
 Kind = Annotated[
     str,
-    typer.Argument(metavar="KIND", help="attacks, corruptions, datasets, methods, models, recipes, scores or studies."),
+    typer.Argument(
+        metavar="KIND", help="attacks, corruptions, datasets, methods, models, recipe-keys, recipes, scores or studies."
+    ),
 ]
 
 #: Kind to (module, registry). Modules are imported only when asked for.
@@ -37,6 +39,12 @@ def catalogue(kind: str) -> tuple[list[list[str]], list[str]]:
     Raises:
         AdvdpnpError: there is no such kind.
     """
+    if kind == "recipe-keys":
+        from advdpnp.training.recipe_keys import recipe_keys
+
+        return [[key.key, key.default, key.range, key.meaning] for key in recipe_keys()], [
+            "key", "default", "range", "meaning",
+        ]  # fmt: skip
     if kind == "recipes":
         from advdpnp.training.recipe import read_yaml, recipe_files
 
@@ -47,7 +55,7 @@ def catalogue(kind: str) -> tuple[list[list[str]], list[str]]:
 
         return [[name, read_study(name).description] for name in study_files()], ["name", "what it asks"]
     if kind not in _REGISTRIES:
-        known = sorted([*_REGISTRIES, "recipes", "studies"])
+        known = sorted([*_REGISTRIES, "recipe-keys", "recipes", "studies"])
         hint = did_you_mean(kind, known, otherwise=f"choose one of {', '.join(known)}")
         raise AdvdpnpError(f"there is no list of '{kind}'; {hint}")
     module, registry = _REGISTRIES[kind]

@@ -2,10 +2,10 @@
 
 A recipe is merged from four layers, each of which overrides the ones before: the defaults in this module, the budget of
 the data set (``recipes/budgets/*.yaml``: the same model, attack and epochs for every method), the file of the method
-(``recipes/*.yaml``), and the user's settings.
+(``recipes/*.yaml``), before which comes the recipe that it ``extends``, and the user's settings.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +14,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from advdpnp.base.errors import AdvdpnpError, did_you_mean
+
+_SPELLINGS = {"optimizer": "optimiser"}  # as torch writes it; stored recipes have the other
 
 
 class _Section(BaseModel):
@@ -24,7 +26,7 @@ class ModelSection(_Section):
     """The model.
 
     Attributes:
-        architecture: a registered backbone.
+        architecture: a backbone of `advdpnp list models`.
         width: channels of its first stage, if it has that choice (`resnet18`); None for its own.
         activation: its non-linearity, if it has that choice ("relu" leaves the others as they are).
         feature_dim: dimension of the features; None keeps the backbone's width.
@@ -60,7 +62,8 @@ class AttackSection(_Section):
     """The threat model, and the PGD attack that generates adversarial training images.
 
     Attributes:
-        norm, eps: the threat model.
+        norm: norm of the threat model.
+        eps: the radius of the threat model, for images in [0, 1]; a number or a fraction.
         steps: number of PGD steps.
         relative_step: step size in units of eps.
         mode: whether BatchNorm uses its running statistics ("eval") or those of the batch ("train") during the attack,
@@ -77,7 +80,16 @@ class AttackSection(_Section):
 class OptimiserSection(_Section):
     """SGD and its learning-rate schedule; prototypes may have their own weight decay and momentum.
 
+    Files and settings may also spell the section ``optimizer``.
+
     Attributes:
+        lr: the largest learning rate of the schedule.
+        momentum: momentum of SGD, for all weights but the prototypes.
+        nesterov: Nesterov's momentum, where there is momentum.
+        weight_decay: weight decay of all weights but the prototypes.
+        prototype_weight_decay: weight decay of the prototypes.
+        prototype_momentum: momentum of the prototypes.
+        schedule: how the learning rate changes (see ``advdpnp.training.schedule``).
         beta_lr: learning rate of the scale beta of a +-ED-WTA head, which has neither momentum nor weight decay.
         decay: factor of the learning rates per epoch in the schedule "exponential".
         clip: largest norm of the gradient; None for no clipping.
@@ -99,14 +111,20 @@ class Recipe(_Section):
     """A resolved recipe.
 
     Attributes:
+        description: a line for `advdpnp list recipes`.
         method: the method's name and its own values.
+        epochs: passes over the training images.
+        batch_size: images per step, over all processes.
         augmentation: None for the data set's default.
         validation: number of training images held out to select the best epoch.
         validation_steps: number of PGD steps of the validation attacks.
-        awp: the size gamma of adversarial weight perturbation, used from epoch ``awp_start`` on; None for none.
+        awp: the size gamma of adversarial weight perturbation; None for none.
+        awp_start: number of epochs before the perturbation begins.
         average: decay of a moving average of the weights, which is then validated and saved; None for none. It is
             lower in the first steps, so the average soon forgets the random start.
         extra_share: share of extra images in every batch, if there are any.
+        precision: precision of the training step; bf16-mixed keeps weights in float32.
+        seed: determines everything that is drawn.
     """
 
     description: str = ""
@@ -196,12 +214,11 @@ def resolve_recipe(
     Raises:
         AdvdpnpError: there is no such recipe or path, or a value is invalid.
     """
-    path = named_file("recipe", recipe, recipe_files())
     values: dict[str, Any] = {}
     budget = Path(str(resources.files("advdpnp.training.recipes"))) / "budgets" / f"{dataset.partition(':')[0]}.yaml"
     if budget.is_file():
         _merge(values, read_yaml(budget))
-    _merge(values, read_yaml(path))
+    _merge(values, _read_recipe(recipe))
     for setting in settings or []:
         key, equals, text = setting.partition("=")
         if not equals:
@@ -216,24 +233,61 @@ def resolve_recipe(
     return parse_recipe(values, str(recipe))
 
 
+def _read_recipe(spec: str, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The values of a recipe's file, merged into those of the recipe that it ``extends``.
+
+    Args:
+        spec: name of a recipe in the package, or path of a YAML file.
+        above: the files that extend this one.
+    """
+    path = named_file("recipe", spec, recipe_files())
+    values = {_SPELLINGS.get(key, key): value for key, value in read_yaml(path).items()}
+    base = values.pop("extends", None)
+    if base is None:
+        return values
+    if path.resolve() in above or not isinstance(base, str):
+        problem = "extends itself" if isinstance(base, str) else f"extends {base!r}"
+        raise AdvdpnpError(f"the recipe {path} {problem}; name one recipe that it builds on, such as `extends: pgd-at`")
+    if Path(base).suffix in (".yaml", ".yml"):
+        base = str(path.parent / base)  # as the file says it, wherever the command runs
+    merged = _read_recipe(base, (*above, path.resolve()))
+    names = [each["method"].get("name") for each in (merged, values) if isinstance(each.get("method"), dict)]
+    if len(names) == 2 and names[1] not in (None, names[0]):
+        del merged["method"]  # the values of another method mean nothing here
+    _merge(merged, values)
+    return merged
+
+
 def parse_recipe(values: Mapping[str, Any], origin: str) -> Recipe:
     """Validate plain values as a recipe; ``origin`` is its name in messages."""
     try:
         return Recipe(**_texts(values))
     except ValidationError as error:
-        raise AdvdpnpError(f"the recipe '{origin}' is invalid: {explain(error)}") from error
+        raise AdvdpnpError(f"the recipe '{origin}' is invalid: {explain(error, _names(Recipe))}") from error
 
 
-def explain(error: ValidationError) -> str:
-    """The problems of an invalid value in words: "epochs = 0: input should be greater than or equal to 1"."""
+def _names(section: type[BaseModel], prefix: str = "") -> list[str]:
+    """The dotted keys of a section."""
+    found = []
+    for name, field in section.model_fields.items():
+        nested = isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+        found += _names(field.annotation, f"{prefix}{name}.") if nested else [prefix + name]  # type: ignore[arg-type]
+    return found
+
+
+def explain(error: ValidationError, known: Collection[str] = ()) -> str:
+    """The problems of an invalid value in words: "epochs = 0: input should be greater than or equal to 1".
+
+    Args:
+        known: the names that a recipe or a method has, for a hint.
+    """
     found = []
     for detail in error.errors():
         where = ".".join(map(str, detail["loc"]))
-        message = (
-            "there is no such value"
-            if detail["type"] in ("extra_forbidden", "unexpected_keyword_argument")
-            else detail["msg"]
-        )
+        message = detail["msg"].removeprefix("Value error, ")
+        if detail["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+            hint = did_you_mean(where, known, otherwise="see `advdpnp list recipe-keys`") if known else ""
+            message = f"there is no such value; {hint}".removesuffix("; ")
         given = "" if isinstance(detail["input"], dict) or detail["type"] == "missing" else f" = {detail['input']!r}"
         found.append(f"{where}{given}: {message[0].lower()}{message[1:]}")
     return "; ".join(found)
@@ -256,7 +310,8 @@ def _merge(target: dict[str, Any], source: Mapping[str, Any]) -> None:
 
 
 def _set(values: dict[str, Any], key: str, value: Any) -> None:
-    *path, last = key.split(".")
+    top, dot, rest = key.partition(".")
+    *path, last = f"{_SPELLINGS.get(top, top)}{dot}{rest}".split(".")
     for name in path:
         values = values.setdefault(name, {})
         if not isinstance(values, dict):

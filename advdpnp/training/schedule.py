@@ -31,6 +31,9 @@ def exponential(progress: float, *, decay: float, epochs: int) -> float:
     return decay**finished
 
 
+PROLONGABLE = ("constant", "exponential")
+"""The schedules that do not depend on the number of epochs, so that a run can go on beyond them."""
+
 SCHEDULES: dict[str, Callable[[float], float]] = {
     "one-cycle": one_cycle,
     "cosine": cosine,

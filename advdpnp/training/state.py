@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 import torch
+import yaml
 from lightning_fabric import Fabric
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -14,6 +15,8 @@ from advdpnp.base.errors import AdvdpnpError
 from advdpnp.base.files import atomic_path, write_text
 from advdpnp.models.checkpoint import save_checkpoint
 from advdpnp.models.network import Network
+from advdpnp.training.recipe import Recipe, parse_recipe
+from advdpnp.training.schedule import PROLONGABLE
 
 STATE = "training.pt"
 VECTORS = "class_vectors.safetensors"
@@ -32,11 +35,11 @@ def save_state(folder: Path, state: Mapping[str, Any]) -> None:
         torch.save({"version": _VERSION, **state}, stream)
 
 
-def load_state(folder: Path, recipe: str, data: str, device: torch.device) -> dict[str, Any]:
+def load_state(folder: Path, recipe: Recipe, data: str, device: torch.device) -> dict[str, Any]:
     """Read the state that ``save_state`` wrote.
 
     Args:
-        recipe: as YAML; the state must have the same recipe.
+        recipe: the state must have the same, or one of fewer epochs if its schedule can be prolonged.
         data: hash of the training images; the state must have the same hash.
 
     Raises:
@@ -50,6 +53,7 @@ def load_state(folder: Path, recipe: str, data: str, device: torch.device) -> di
         missing = {"recipe", "data", "epoch", "step", "network", "average", "optimiser"} - set(state)
         if missing:
             raise KeyError(*missing)
+        stored = parse_recipe(yaml.safe_load(state["recipe"]), str(path))
     except AdvdpnpError:
         raise
     except Exception as error:  # torch.load raises errors of many types on damaged files
@@ -61,9 +65,7 @@ def load_state(folder: Path, recipe: str, data: str, device: torch.device) -> di
         raise AdvdpnpError(
             f"{folder} has no best.safetensors; choose another --name, or remove the folder and train again"
         )
-    if state["recipe"] != recipe:
-        changed = _changed_lines(state["recipe"], recipe)
-        raise AdvdpnpError(f"{folder} contains a run of another recipe ({changed}); use its values or another --name")
+    _require_same_recipe(folder, stored, recipe, state["epoch"])
     if state["data"] != data:
         raise AdvdpnpError(f"{folder} contains a run on other training images; use the same data or another --name")
     return state
@@ -127,12 +129,32 @@ def restore_rank_state(
     return local.get("sums", sums)
 
 
-def _changed_lines(old: str, new: str) -> str:
-    before, after = old.splitlines(), new.splitlines()
+def _require_same_recipe(folder: Path, old: Recipe, new: Recipe, finished: int) -> None:
+    """Check that a run can go on with another recipe than its own: one that only asks for other epochs.
+
+    Args:
+        finished: number of finished epochs.
+    """
+    if old == new:
+        return
+    if old.model_copy(update={"epochs": new.epochs}) != new:
+        changed = _changed_lines(old, new)
+        raise AdvdpnpError(f"{folder} contains a run of another recipe ({changed}); use its values or another --name")
+    if new.epochs < finished:
+        raise AdvdpnpError(f"the run in {folder} has finished {finished} epochs; give --epochs {finished} or more")
+    schedule = new.optimiser.schedule
+    if schedule not in PROLONGABLE:
+        raise AdvdpnpError(
+            f"the run in {folder} is planned for {old.epochs} epochs, over which the schedule {schedule} spreads the "
+            f"learning rate; give --epochs {old.epochs}, or train {new.epochs} from the start under another --name "
+            f"(runs with optimiser.schedule={' or '.join(PROLONGABLE)} can be prolonged)"
+        )
+
+
+def _changed_lines(old: Recipe, new: Recipe) -> str:
+    before, after = old.to_yaml().splitlines(), new.to_yaml().splitlines()
     has = [f"'{line.strip()}'" for line in before if line not in after]
     lacks = [f"'{line.strip()}'" for line in after if line not in before]
-    if not has and not lacks:
-        return "its values are in another order"
     return "; ".join(
         f"{word} {', '.join(lines[:3])}" for word, lines in (("it has", has), ("it lacks", lacks)) if lines
     )

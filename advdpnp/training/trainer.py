@@ -92,7 +92,7 @@ class Progress:
         images_per_second: training images; validations do not count.
         seconds_left: to the end of the run.
         metrics: metrics of the last finished epoch; empty before the first.
-        warnings: a sentence for each problem of the networks of the finished epochs, with its first and worst epoch.
+        warnings: a sentence for each problem of the last and the best network, with its first and worst epoch.
     """
 
     epoch: int

@@ -163,8 +163,9 @@ class TrainingRun:
         return int(max(self.metrics, key=self._score)["epoch"])
 
     def warnings(self) -> list[str]:
-        """A sentence for each problem of the networks of the finished epochs."""
-        return warnings(self.metrics, remedies(self.method, self.network))
+        """A sentence for each problem of the last and the best network."""
+        best = self.best_epoch() if self.metrics else None
+        return warnings(self.metrics, remedies(self.method, self.network), best=best)
 
     def _score(self, row: Mapping[str, Any]) -> list[float]:
         clean, worst = row["validation_clean"], min(row["validation_pgd"], row["validation_pgd_margin"])
@@ -200,7 +201,7 @@ class TrainingRun:
         Raises:
             AdvdpnpError: the state is damaged, or belongs to another recipe or other data.
         """
-        state = load_state(self.folder, self.recipe.to_yaml(), self.batches.content_hash, self.fabric.device)
+        state = load_state(self.folder, self.recipe, self.batches.content_hash, self.fabric.device)
         self.network.load_state_dict(state["network"])
         if self.average is not None:
             self.average.network.load_state_dict(state["average"])

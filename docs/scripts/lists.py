@@ -27,6 +27,7 @@ from advdpnp.eval.diagnostics.texts import FLAGS
 from advdpnp.models import MODELS
 from advdpnp.training.methods import METHODS
 from advdpnp.training.recipe import read_yaml, recipe_files
+from advdpnp.training.recipe_keys import recipe_keys as all_keys
 
 _EXAMPLES = {"pgd-{steps}": "pgd-20", "torchattacks:{attack}": "torchattacks:PGD-20"}
 _SKIPPED = {
@@ -117,6 +118,12 @@ def methods() -> str:
         images = "clean and adversarial" if entry.build.adversarial else "clean"
         rows.append([f"`{entry.name}`", _described(entry), entry.status, images, shown])
     return table(["name", "what it is, paper", "status", "images", "values in its recipe"], rows)
+
+
+def recipe_keys() -> str:
+    """Every key of a recipe."""
+    rows = [[f"`{key.key}`", f"`{key.default}`" if key.default else "", key.range, key.meaning] for key in all_keys()]
+    return table(["key", "default", "range", "meaning"], rows)
 
 
 def datasets() -> str:
@@ -210,5 +217,17 @@ def _documented(module: Any) -> str:
 
 LISTS: dict[str, Callable[[], str]] = {
     function.__name__: function
-    for function in (attacks, methods, datasets, models, corruptions, scores, flags, commands, python, python_attacks)
+    for function in (
+        attacks,
+        methods,
+        recipe_keys,
+        datasets,
+        models,
+        corruptions,
+        scores,
+        flags,
+        commands,
+        python,
+        python_attacks,
+    )
 }

@@ -98,7 +98,7 @@ def test_wrong_words_are_one_sentence_and_exit_code_2(words, said, capsys, tmp_p
 
 
 @pytest.mark.parametrize(
-    "kind", ["attacks", "corruptions", "datasets", "methods", "models", "recipes", "scores", "studies"]
+    "kind", ["attacks", "corruptions", "datasets", "methods", "models", "recipe-keys", "recipes", "scores", "studies"]
 )
 def test_list(kind, capsys):
     expected = {
@@ -107,6 +107,7 @@ def test_list(kind, capsys):
         "datasets": "npz:",
         "methods": "adv-dpnp",
         "models": "resnet18",
+        "recipe-keys": "optimiser.lr",
         "recipes": "adv-dpnp",
         "scores": "prototype-own",
         "studies": "ablations",

@@ -8,6 +8,7 @@ import yaml
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.training.methods.base import build_method
 from advdpnp.training.recipe import recipe_files, resolve_recipe
+from advdpnp.training.recipe_keys import recipe_keys
 
 
 @pytest.mark.parametrize("name", recipe_files())
@@ -53,7 +54,9 @@ def test_a_resolved_recipe_reads_back_the_same(tmp_path):
         ({"recipe": "adv-dnp"}, "did you mean adv-dpnp"),
         ({"recipe": "missing.yaml"}, "cannot read"),
         ({"settings": ["epochs"]}, "write it as key=value"),
-        ({"settings": ["epoch=3"]}, "epoch = 3: there is no such value"),
+        ({"settings": ["epoch=3"]}, "epoch = 3: there is no such value; did you mean epochs"),
+        ({"settings": ["model.normalize=false"]}, "did you mean model.normalise"),
+        ({"settings": ["zzz=false"]}, "see `advdpnp list recipe-keys`"),
         ({"settings": ["epochs=0"]}, "epochs = 0"),
         ({"settings": ["epochs=many"]}, "epochs = 'many'"),
         ({"settings": ["epochs.x=1"]}, "'epochs' has no values of its own"),
@@ -72,9 +75,10 @@ def test_wrong_recipes_are_one_sentence(arguments, message):
     [
         ({}, "names no method"),
         ({"name": "adv-dnp"}, "did you mean adv-dpnp"),
-        ({"name": "adv-dpnp", "betta": 1}, "betta = 1: there is no such value"),
+        ({"name": "adv-dpnp", "betta": 1}, "betta = 1: there is no such value; did you mean beta"),
         ({"name": "adv-dpnp", "beta": "much"}, "beta = 'much'"),
         ({"name": "adv-dpnp", "consistency": "l2"}, "'kl' or 'mse'"),
+        ({"name": "ed-wta", "label_smoothing": 0.1}, "label_smoothing = 0.1: smoothed targets would repel prototypes"),
     ],
 )
 def test_wrong_methods_are_one_sentence(values, message):
@@ -90,6 +94,66 @@ def test_broken_yaml_is_one_sentence(tmp_path):
     path.write_text("- a list")
     with pytest.raises(AdvdpnpError, match="key: value"):
         resolve_recipe(str(path), "digits")
+
+
+def test_the_optimiser_may_be_spelt_as_torch_does(tmp_path):
+    (tmp_path / "own.yaml").write_text("method: {name: ce}\noptimizer: {lr: 0.3, momentum: 0.5}\n")
+    found = resolve_recipe(str(tmp_path / "own.yaml"), "digits", {"optimizer.clip": 1.0}, ["optimizer.lr=0.2"])
+    assert (found.optimiser.lr, found.optimiser.momentum, found.optimiser.clip) == (0.2, 0.5, 1.0)
+    assert "optimizer" not in found.to_yaml()
+
+
+def test_a_recipe_builds_on_another(tmp_path):
+    (tmp_path / "mine.yaml").write_text("extends: trades\nmethod: {beta: 2}\nattack: {steps: 3}\n")
+    mine = resolve_recipe(str(tmp_path / "mine.yaml"), "digits")
+    assert mine.method == {"name": "trades", "beta": 2, "inner_objective": "kl"}
+    assert (mine.attack.steps, mine.attack.eps, mine.epochs) == (3, "0.1", 15)
+    folder = tmp_path / "below"
+    folder.mkdir()
+    (folder / "more.yaml").write_text("extends: ../mine.yaml\nepochs: 2\n")
+    assert resolve_recipe(str(folder / "more.yaml"), "digits") == mine.model_copy(update={"epochs": 2})
+    (tmp_path / "other.yaml").write_text("extends: trades\nmethod: {name: mart}\n")
+    assert resolve_recipe(str(tmp_path / "other.yaml"), "digits").method == {"name": "mart"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("extends: own.yaml", "extends itself"),
+        ("extends: pdg-at", "did you mean pgd-at"),
+        ("extends: [a, b]", "extends ['a', 'b']; name one recipe"),
+        ("extends: missing.yaml", "cannot read"),
+    ],
+)
+def test_what_cannot_be_extended_is_one_sentence(text, message, tmp_path):
+    (tmp_path / "own.yaml").write_text(f"{text}\nmethod: {{name: ce}}\n")
+    with pytest.raises(AdvdpnpError, match=re.escape(message)):
+        resolve_recipe(str(tmp_path / "own.yaml"), "digits")
+
+
+def test_every_key_has_a_default_a_range_and_a_meaning():
+    keys = recipe_keys()
+    assert all(key.range and key.meaning for key in keys)
+    assert all(key.default for key in keys if key.key != "method.name")
+    found = {key.key: key for key in keys}
+    assert set(_flat(resolve_recipe("ce", "none").model_dump())) <= set(found)
+    assert (found["epochs"].default, found["epochs"].range) == ("30", "at least 1")
+    assert (found["model.normalise"].range, found["awp"].default) == ("true, false", "null")
+    assert found["optimiser.momentum"].range == "at least 0 and below 1"
+    assert found["optimiser.schedule"].range.startswith("one-cycle, cosine")
+    betas = {key.meaning.partition(":")[0]: key.default for key in keys if key.key == "method.beta"}
+    assert betas == {"adv-dpnp": "1.0", "ed-wta": "1.0", "mart": "5.0", "trades": "6.0"}
+    for key in keys:  # a default that the key's own list takes back
+        if not key.key.startswith("method."):
+            resolve_recipe("ce", "none", settings=[f"{key.key}={key.default}"])
+
+
+def _flat(values: dict, prefix: str = "") -> list[str]:
+    found = []
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        found += _flat(value, f"{name}.") if isinstance(value, dict) else [name]
+    return found
 
 
 @pytest.mark.parametrize(("written", "meant"), [("32", "32-true"), (64, "64-true"), ("bf16", "bf16-mixed")])

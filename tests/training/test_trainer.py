@@ -87,6 +87,26 @@ def test_resuming_gives_the_same_weights_bit_for_bit(stop_after, quadrants, tmp_
     pd.testing.assert_frame_equal(*tables)
 
 
+@pytest.mark.parametrize("schedule", ["constant", "exponential"])
+def test_a_prolonged_run_is_that_of_as_many_epochs(schedule, quadrants, tmp_path):
+    values = {"optimiser.schedule": schedule, "attack.steps": 1, "validation_steps": 1}
+    train(recipe(epochs=3, **values), quadrants, tmp_path / "straight")
+    train(recipe(epochs=1, **values), quadrants, tmp_path / "longer")
+    metrics = train(recipe(epochs=3, **values), quadrants, tmp_path / "longer", resume=True)
+    assert len(metrics) == 3
+    for file in ("best", "last"):
+        assert same(*(weights(tmp_path / run / f"{file}.safetensors") for run in ("straight", "longer")))
+    assert "epochs: 3" in (tmp_path / "longer" / "recipe.yaml").read_text()
+    with pytest.raises(AdvdpnpError, match="has finished 3 epochs; give --epochs 3 or more"):
+        train(recipe(epochs=2, **values), quadrants, tmp_path / "longer", resume=True)
+
+
+def test_a_run_whose_schedule_ends_is_not_prolonged(quadrants, tmp_path):
+    train(recipe(epochs=1), quadrants, tmp_path)
+    with pytest.raises(AdvdpnpError, match=r"planned for 1 epochs.*one-cycle.*constant or exponential"):
+        train(recipe(epochs=2), quadrants, tmp_path, resume=True)
+
+
 def test_another_seed_gives_other_weights(quadrants, tmp_path):
     for seed in (0, 1):
         train(recipe(epochs=1, seed=seed), quadrants, tmp_path / str(seed))

@@ -73,10 +73,9 @@ class _View:
         self._bar.update(self._task, total=state.steps, completed=state.step, note=_note(state), left=left)
         if known and not self._estimated:
             self._estimated = True
-            self._say(
-                f"{self._name}  {state.epochs - state.epoch} epochs take about {left}, "
-                f"{state.images_per_second:,.0f} images/s"
-            )
+            epochs = state.epochs - state.epoch
+            words = "1 epoch takes" if epochs == 1 else f"{epochs} epochs take"
+            self._say(f"{self._name}  {words} about {left}, {state.images_per_second:,.0f} images/s")
         if before is not None and state.epoch > before.epoch:
             self._say(f"{self._name}  {_epoch_line(state.metrics, state)}")
         elif not console.err.is_terminal and time.monotonic() - self._spoken > _QUIET:

@@ -94,10 +94,12 @@ def build_method(values: dict[str, Any]) -> Method:
     name = arguments.pop("name", None)
     if not isinstance(name, str):
         raise AdvdpnpError(f"the recipe names no method; set method.name to one of {', '.join(METHODS.names())}")
+    build = METHODS.find(name)[0].build
     try:
-        method: Method = METHODS.find(name)[0].build(**arguments)
+        method: Method = build(**arguments)
     except ValidationError as error:
-        raise AdvdpnpError(f"the method {name} cannot be built: {explain(error)}") from error
+        known = getattr(build, "__pydantic_fields__", {})
+        raise AdvdpnpError(f"the method {name} cannot be built: {explain(error, known)}") from error
     return method
 
 

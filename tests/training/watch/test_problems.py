@@ -26,13 +26,15 @@ def test_an_honest_epoch_has_no_problem_and_each_problem_its_size():
 
 
 def test_each_problem_is_said_once_with_its_first_and_worst_epoch():
-    run = [row(1), row(2, pgd=0.6, p=0), row(3, pgd=0.7, p=0, angle=3), row(4, pgd=0.56, p=0, angle=4), row(5)]
-    gap, collapse = warnings(run, {"gap": "do this", "collapse": "do that"})
+    run = [row(1), row(2, pgd=0.6, p=0), row(3, pgd=0.7, p=0, angle=3), row(4, pgd=0.58, p=0, angle=4), row(5)]
+    gap, collapse = warnings(run, {"gap": "do this", "collapse": "do that"}, best=4)
     assert "20.0 points lower" in gap
     assert "(epoch 3, the worst; first in epoch 2; 3 of 5 epochs)" in gap
     assert gap.endswith("; do this")
     assert "3.0 degrees (epoch 3, the worst; first in epoch 3; 2 of 5 epochs)" in collapse
-    assert warnings([row()], {}) == []
+    assert warnings(run, {}) == warnings(run, {}, best=1) == []  # what has passed harms no network that is kept
+    assert len(warnings(run[:3], {"gap": "", "collapse": ""})) == 2
+    assert warnings([], {}) == []
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import ClassVar, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
@@ -35,7 +35,7 @@ class EDWTA(Common):
         beta: the scale before training.
         switch: whether the switch decides what learns; False lets every prototype follow the whole gradient, which also
             repels, to measure what the switch is worth.
-        label_smoothing: must stay 0: with smoothed targets, prototypes would be repelled.
+        label_smoothing: must stay 0: smoothed targets would repel prototypes.
     """
 
     adversarial: ClassVar[bool] = False
@@ -43,7 +43,13 @@ class EDWTA(Common):
     start: Literal["random", "mean"] = "random"
     beta: float = Field(default=1.0, gt=0)
     switch: bool = True
-    label_smoothing: float = Field(default=0.0, ge=0, le=0)
+
+    @field_validator("label_smoothing")
+    @classmethod
+    def _targets_are_classes(cls, value: float) -> float:
+        if value:
+            raise ValueError("smoothed targets would repel prototypes, which this method never does; leave it out")
+        return value
 
     def start_training(self, model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
         network, head = _with_head(model)
