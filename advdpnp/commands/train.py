@@ -39,6 +39,9 @@ Nodes = Annotated[int, typer.Option(min=1, help="Number of machines.")]
 Strategy = Annotated[str, typer.Option(help="Strategy of Lightning Fabric.", show_default="ddp if several")]
 Precision = Annotated[str | None, typer.Option(help="32, bf16-mixed or 64.")]
 Compile = Annotated[bool, typer.Option("--compile", help="Compile the training step with torch.compile.")]
+LoggerName = Annotated[
+    str | None, typer.Option("--logger", help="Also log every few steps: csv, tensorboard or wandb.")
+]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")]
 
 
@@ -60,6 +63,7 @@ def train(
     precision: Precision = None,
     compile: Compile = False,
     resume: Resume = False,
+    logger: LoggerName = None,
     data_root: DataRoot = None,
     download: Download = False,
     device: Device = "auto",
@@ -82,7 +86,19 @@ def train(
     with one_speaks(first):
         _check_name(name)
         _train(
-            recipe, dataset, overrides, settings, name, out, extra_data, resume, data_root, download, hardware, first
+            recipe,
+            dataset,
+            overrides,
+            settings,
+            name,
+            out,
+            extra_data,
+            resume,
+            data_root,
+            download,
+            hardware,
+            first,
+            logger,
         )
 
 
@@ -99,6 +115,7 @@ def _train(
     download: bool,
     hardware: "Hardware",
     first: bool,
+    logger: str | None,
 ) -> None:
     from advdpnp.datasets import load_dataset
     from advdpnp.training.recipe import resolve_recipe
@@ -122,6 +139,7 @@ def _train(
             hardware=hardware,
             report=report,
             resume_command=_resume_command(),
+            logger=logger,
         )
     if first:
         last = metrics.iloc[-1]

@@ -26,6 +26,7 @@ from advdpnp.datasets.base import Dataset
 from advdpnp.training.recipe import Recipe
 from advdpnp.training.state import STATE, require_no_run_files
 from advdpnp.training.training_run import TrainingRun
+from advdpnp.training.watch.loggers import Logger, Recorder, make_logger, require_logger
 from advdpnp.training.watch.pace import Pace
 
 _ROUND = 10  # steps between reports, and with several processes between checks for an interruption
@@ -117,6 +118,7 @@ def train(
     hardware: Hardware = Hardware(),
     report: Callable[[Progress], None] = lambda progress: None,
     resume_command: str = "the same command with --resume",
+    logger: str | Logger | None = None,
 ) -> pd.DataFrame:
     """Train with ``recipe`` and write the networks ``best`` and ``last``, the metrics and the recipe to ``folder``.
 
@@ -130,6 +132,8 @@ def train(
         hardware: devices, processes and compilation.
         report: called by the first process every few steps and at the end of every epoch.
         resume_command: the command that the message after an interruption recommends.
+        logger: "csv", "tensorboard" or "wandb", or a logger of Lightning Fabric or of Lightning; the first process
+            gives it the means of the loss terms every few steps and the metrics of every epoch.
 
     Returns:
         The metrics, one row per epoch.
@@ -138,6 +142,8 @@ def train(
         AdvdpnpError: the folder already contains a run and ``resume`` is not set; the run in the folder has another
             recipe or no state; the loss is no longer finite; the run was interrupted (its state is saved).
     """
+    if isinstance(logger, str):
+        require_logger(logger)
     keep_freed_memory()
     fabric = hardware.fabric(recipe.precision)
     fabric.launch()
@@ -152,7 +158,8 @@ def train(
         if fabric.is_global_zero:
             stack.enter_context(folder_lock(folder))  # only now, so that an invalid recipe creates no folder
         _begin_or_resume(run, resume=resume)
-        observer = _Observer(run, report)
+        observer = _Observer(run, report, logger)
+        stack.callback(observer.close)
         while run.epoch < recipe.epochs:
             for _ in run.steps_of_epoch():
                 _between_steps(run, interrupted, observer, resume_command)
@@ -198,7 +205,9 @@ def _between_steps(
 class _Observer:
     """Tells the progress of a run, in its first process."""
 
-    def __init__(self, run: TrainingRun, report: Callable[[Progress], None]) -> None:
+    def __init__(
+        self, run: TrainingRun, report: Callable[[Progress], None], logger: str | Logger | None = None
+    ) -> None:
         self.run, self.report, self.speaks = run, report, run.fabric.is_global_zero
         self.seen = run.step  # steps of this epoch that the pace knows
         self.pace = Pace(
@@ -208,6 +217,9 @@ class _Observer:
             validated=len(run.validation_split),
             adversarial=run.method.adversarial,
         )
+        if isinstance(logger, str) and self.speaks:
+            logger = make_logger(logger, run.folder, run.recipe, run.epoch * run.batches.steps + run.step)
+        self.recorder = None if logger is None or isinstance(logger, str) else Recorder(logger)
         if self.speaks:
             report(self._progress())
 
@@ -217,13 +229,25 @@ class _Observer:
             terms = self.run.means()  # waits for the device, so that the clock can be read
             self.pace.trained(self.run.step - self.seen)
             self.seen = self.run.step
-            self.report(self._progress(terms))
+            progress = self._progress(terms)
+            if self.recorder is not None:
+                self.recorder.steps(
+                    progress.step, self.run.step, terms, lr=progress.lr, images_per_second=progress.images_per_second
+                )
+            self.report(progress)
 
     def epoch_ended(self) -> None:
         self.pace.validated()
         self.seen = 0
         if self.speaks:
-            self.report(self._progress())
+            progress = self._progress()
+            if self.recorder is not None:
+                self.recorder.epoch(progress.step, progress.metrics)
+            self.report(progress)
+
+    def close(self) -> None:
+        if self.speaks and self.recorder is not None:
+            self.recorder.close(finished=self.run.epoch == self.run.recipe.epochs)
 
     def _progress(self, terms: dict[str, float] | None = None) -> Progress:
         run, steps = self.run, self.run.batches.steps
