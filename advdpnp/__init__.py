@@ -12,22 +12,28 @@ if TYPE_CHECKING:
     from advdpnp.base.errors import AdvdpnpError
     from advdpnp.datasets import load_dataset
     from advdpnp.eval.api import Evaluation, evaluate
+    from advdpnp.eval.attack import attack, perturb
+    from advdpnp.eval.images import AdversarialImages
     from advdpnp.models.loading import load_model
     from advdpnp.training.recipe import resolve_recipe
     from advdpnp.training.trainer import train
 
 _PLACES = {
     "AdvdpnpError": "advdpnp.base.errors",
+    "AdversarialImages": "advdpnp.eval.images",
     "Evaluation": "advdpnp.eval.api",
+    "attack": "advdpnp.eval.attack",
     "evaluate": "advdpnp.eval.api",
     "load_dataset": "advdpnp.datasets",
     "load_model": "advdpnp.models.loading",
+    "perturb": "advdpnp.eval.attack",
     "resolve_recipe": "advdpnp.training.recipe",
     "train": "advdpnp.training.trainer",
 }
 
 __all__ = [
-    "AdvdpnpError", "Evaluation", "__version__", "evaluate", "load_dataset", "load_model", "resolve_recipe", "train",
+    "AdvdpnpError", "AdversarialImages", "Evaluation", "__version__", "attack", "evaluate", "load_dataset",
+    "load_model", "perturb", "resolve_recipe", "train",
 ]  # fmt: skip
 
 

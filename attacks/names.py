@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 from advdpnp.attacks.ensemble import AttackEnsemble
@@ -89,12 +90,37 @@ def resolve_attacks(
     attacks: dict[str, Any] = {}
     for name in attack_names(text, classes, engine):
         attack = ATTACKS.make(name, threat=threat, classes=classes)
-        _check(name, attack)
+        check_attack(name, attack)
         attacks.setdefault(attack.name, attack)
     return list(attacks.items())
 
 
-def _check(name: str, attack: Any) -> None:
+def with_threat(attack: Any, threat: ThreatModel) -> Any:
+    """The same attack under another threat model.
+
+    Raises:
+        AdvdpnpError: it is no attack, does not support the norm, or cannot be changed.
+    """
+    name = getattr(attack, "name", type(attack).__name__)
+    check_attack(name, attack)
+    if attack.threat == threat:
+        return attack
+    held = {each.name for each in fields(attack)} if is_dataclass(attack) and not isinstance(attack, type) else set()
+    if isinstance(attack, AttackEnsemble):
+        return replace(attack, stages=tuple(with_threat(stage, threat) for stage in attack.stages))
+    if "threat" in held:
+        return replace(attack, threat=threat)
+    if "attack" in held:  # it wraps another one
+        return replace(attack, attack=with_threat(attack.attack, threat))
+    raise AdvdpnpError(f"the attack '{name}' is made for {attack.threat.label}; make it for {threat.label} too")
+
+
+def check_attack(name: str, attack: Any) -> None:
+    """Check that an object is an attack that can run and be stored.
+
+    Raises:
+        AdvdpnpError: it lacks a part, does not support the norm, or its definition is not JSON.
+    """
     if not isinstance(attack, Attack | AttackEnsemble | PackageAttack):
         raise AdvdpnpError(
             f"'{name}' builds {type(attack).__name__}, which is no attack; it needs name, threat, norms, minimum_norm, "

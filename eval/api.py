@@ -1,6 +1,6 @@
 """The Python interface: models evaluated into a results folder, or one model on arrays in memory."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import NoneType
@@ -16,10 +16,13 @@ from advdpnp.attacks.engine.precision import FLOAT32
 from advdpnp.base.errors import AdvdpnpError, ModelError, one_speaks
 from advdpnp.datasets import Dataset, Split
 from advdpnp.eval.analysis.rows import make_rows
+from advdpnp.eval.arrays import Images, Labels, check_kinds, to_pair
+from advdpnp.eval.choice import ChosenAttacks, Eps
 from advdpnp.eval.config import EvaluationConfig
 from advdpnp.eval.report.leaderboard import tabulate_rows, writing_tables
 from advdpnp.eval.report.write import write_report
-from advdpnp.eval.run.components import Components
+from advdpnp.eval.run.components import Components, small_batch_size
+from advdpnp.eval.run.device import choose_device
 from advdpnp.eval.run.evaluate import requested_rows, run_models
 from advdpnp.eval.run.memory import MemoryResults
 from advdpnp.eval.run.model_run import ModelStopped
@@ -100,12 +103,13 @@ class Evaluation:
 
 def evaluate(
     model: nn.Module,
-    x: Tensor | np.ndarray,
-    y: Tensor | np.ndarray | Sequence[int],
+    x: Images | Iterable[Any],
+    y: Labels | None = None,
     *,
-    eps: str | float = "8/255",
-    norm: str = "linf",
-    attacks: str | Sequence[str] = "all",
+    eps: Eps | Sequence[Eps] | None = None,
+    norm: str | None = None,
+    attacks: Any = "all",
+    targets: str | None = None,
     seed: int = 0,
     batch_size: int | None = None,
     device: str | torch.device | None = None,
@@ -115,17 +119,21 @@ def evaluate(
     engine: str = "own",
     name: str = "model",
     save_adversarials: bool = False,
+    sanity: bool = True,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Evaluate a model; nothing is left on disk, and model and random generators are left as they were.
 
     Args:
         model: maps float32 images (n, c, h, w) in [0, 1] to logits (n, classes).
-        x: images (n, c, h, w): uint8, or floats in [0, 1].
-        y: labels, integers (n,).
-        eps: radius, a number or "8/255".
-        norm: "linf", "l2", "l1" or "l0" (changed pixels).
-        attacks: "all" (fgsm, pgd-20, cw, autoattack), "none", or names: ["fgsm", "pgd-20"], or one text with commas.
+        x: images (n, c, h, w): uint8, or floats in [0, 1]; or a DataLoader of images and labels.
+        y: labels, integers (n,); None with a DataLoader.
+        eps: radius, a number or "8/255" (default); several give a row each. Attack objects bring their own.
+        norm: "linf" (default), "l2", "l1" or "l0" (changed pixels).
+        attacks: "all" (fgsm, pgd-20, cw, autoattack), "none", names: ["fgsm", "pgd-20"], or one text with commas; in a
+            list also attack objects.
+        targets: "least-likely", "random" or "next" make the attacks targeted: their columns say so and count the images
+            that were not turned into their target.
         seed: of everything random in the attacks.
         batch_size: most images in work at once.
         device: where to run; None is where the model is.
@@ -137,6 +145,8 @@ def evaluate(
         name: what the row calls the model.
         save_adversarials: return the adversarial image of every sample that an attack breaks. They are rounded to bytes
             where that breaks the model still and the images ``x`` are bytes.
+        sanity: whether to make the measurements that most flags rest on. Without them a call costs about half, and the
+            row has the flag "unmeasured".
         progress: is told what happens.
 
     Raises:
@@ -147,15 +157,19 @@ def evaluate(
     """
     if not isinstance(model, nn.Module):
         raise AdvdpnpError(f"the model must be a torch.nn.Module, not {type(model).__name__}; load_model loads files")
-    attacks = _attacks(attacks)
-    _check_kinds(
-        eps=(eps, (str, int, float)), norm=(norm, str), seed=(seed, int), batch_size=(batch_size, (int, NoneType))
-    )
-    with torch.inference_mode(False):  # gradients are needed; images made inside it are copied outside
+    chosen = ChosenAttacks.of(attacks)
+    radii = list(eps) if isinstance(eps, list | tuple) else [eps or chosen.eps]
+    for each in radii:
+        check_kinds(eps=(each, (str, int, float)))
+    check_kinds(norm=(norm, (str, NoneType)), seed=(seed, int), batch_size=(batch_size, (int, NoneType)))
+    # Gradients are needed; images made in inference mode are copied out of it.
+    with torch.inference_mode(False), torch.enable_grad():
+        images, labels = to_pair(x, y)
         return _evaluate(
-            model, _images(x), _labels(y), name=name, device=device, eps=[eps], norm=norm, attacks=attacks, seed=seed,
-            batch_size=batch_size, corruptions=corruptions, corruption_types=corruption_types, precision=precision,
-            engine=engine, save_adversarials=save_adversarials, progress=progress,
+            model, images, labels, chosen, name=name, device=device, eps=radii, norm=norm or chosen.norm,
+            attacks=chosen.text, targets=targets, seed=seed, batch_size=batch_size, corruptions=corruptions,
+            corruption_types=corruption_types, precision=precision, engine=engine,
+            save_adversarials=save_adversarials, sanity=sanity, progress=progress,
         )  # fmt: skip
 
 
@@ -163,6 +177,7 @@ def _evaluate(
     model: nn.Module,
     images: Tensor,
     labels: Tensor,
+    chosen: ChosenAttacks,
     *,
     name: str,
     device: str | torch.device | None,
@@ -189,7 +204,11 @@ def _evaluate(
     parameters = sum(parameter.numel() for parameter in model.parameters())
     loaded = LoadedModel(model, name, weights_hash(model), type(model).__name__, "", parameters, {})
     results = MemoryResults()
-    result = run_models([loaded], dataset, config, results, progress=progress, command="advdpnp.evaluate")
+    size = small_batch_size(len(images), choose_device(config.device))
+    components = Components(resolve_attacks=chosen.resolve, static_batch_size=size)
+    result = run_models(
+        [loaded], dataset, config, results, progress=progress, command="advdpnp.evaluate", components=components
+    )
     row = tabulate_rows(requested_rows([loaded], result, results))
     result.raise_problems()
     units = results.evaluations()
@@ -198,21 +217,6 @@ def _evaluate(
         unit.label: _stored_images(unit, dataset.test) for unit in units if config.save_adversarials and unit.threat
     }
     return Evaluation(row, verdicts, found)
-
-
-def _attacks(attacks: str | Sequence[str]) -> str:
-    names = [attacks] if isinstance(attacks, str) else attacks
-    if not isinstance(names, list | tuple) or not all(isinstance(each, str) for each in names):
-        raise AdvdpnpError(f'attacks are a text or a list of names such as ["fgsm", "pgd-20"], not {attacks!r}')
-    return ",".join(names)
-
-
-def _check_kinds(**values: tuple[object, type | tuple[type, ...]]) -> None:
-    for name, (value, kinds) in values.items():
-        if isinstance(value, bool) or not isinstance(value, kinds):
-            raise AdvdpnpError(
-                f"{name} cannot be {value!r}; give one number" + (" or text" if name in ("eps", "norm") else "")
-            )
 
 
 def _stored_images(unit: StoredEvaluation, split: Split) -> StoredImages:
@@ -224,33 +228,3 @@ def _stored_images(unit: StoredEvaluation, split: Split) -> StoredImages:
     order = np.argsort(sample)
     x_adv = torch.cat([part.x_adv for part in parts])[torch.from_numpy(order)]
     return StoredImages(sample[order], x_adv, np.concatenate([part.intact for part in parts])[order])
-
-
-def _images(x: Tensor | np.ndarray) -> Tensor:
-    if isinstance(x, np.ndarray) and x.dtype.kind not in "uif":
-        raise AdvdpnpError(f"images must be numbers, uint8 or floats in [0, 1], not {x.dtype}")
-    images = torch.from_numpy(np.ascontiguousarray(x)) if isinstance(x, np.ndarray) else x
-    if not isinstance(images, Tensor):
-        raise AdvdpnpError(f"images must be a tensor or an array (n, c, h, w), not {type(x).__name__}")
-    if images.dim() != 4 or not (images.dtype == torch.uint8 or images.is_floating_point()):
-        raise AdvdpnpError(
-            f"images must be (n, c, h, w), uint8 or floats in [0, 1]; "
-            f"these are {images.dtype} of shape {tuple(images.shape)}"
-        )
-    images = images.detach().clone() if images.is_inference() else images.detach()
-    return images if images.dtype == torch.uint8 else images.float()
-
-
-def _labels(y: Tensor | np.ndarray | Sequence[int]) -> Tensor:
-    try:
-        labels = torch.as_tensor(y).detach()
-    except (TypeError, ValueError, RuntimeError):
-        raise AdvdpnpError(
-            f"labels must be integers, one per image, not {type(y).__name__} of something else"
-        ) from None
-    labels = labels.clone() if labels.is_inference() else labels
-    if labels.is_floating_point() or labels.dtype == torch.bool or labels.dim() != 1:
-        raise AdvdpnpError(
-            f"labels must be integers, one per image; these are {labels.dtype} of shape {tuple(labels.shape)}"
-        )
-    return labels.long()

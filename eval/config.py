@@ -7,6 +7,7 @@ from typing import Any, Self
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
 
+from advdpnp.attacks.criteria import Targeted
 from advdpnp.attacks.engine.precision import FLOAT32
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.base.errors import AdvdpnpError
@@ -20,6 +21,7 @@ class EvaluationConfig(BaseModel):
         norm: "linf", "l2", "l1" or "l0" (changed pixels).
         eps: one or several radii, numbers or texts such as "8/255".
         limit: use only the first so many test images; None uses all.
+        targets: "least-likely", "random" or "next": the attacks are targeted; None for untargeted attacks.
         seed: seed of all random numbers of the attacks.
         batch_size: largest number of images processed at once; for attacks of other packages their batch size.
         device: "cpu" or "cuda"; None or "auto" takes a GPU if there is one.
@@ -31,6 +33,7 @@ class EvaluationConfig(BaseModel):
             of lower precision say so: "autoattack (bf16 search)".
         save_adversarials: store the adversarial image of every misclassified sample, which ``verify`` checks. Where
             verdicts exist already, the same search is repeated for its images.
+        sanity: make the measurements that most flags rest on.
     """
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
@@ -39,6 +42,7 @@ class EvaluationConfig(BaseModel):
     norm: str = "linf"
     eps: tuple[str | int | float, ...] = ("8/255",)
     limit: int | None = None
+    targets: str | None = None
     seed: int = 0
     batch_size: int | None = None
     device: str | None = None
@@ -48,6 +52,7 @@ class EvaluationConfig(BaseModel):
     engine: str = "own"
     precision: str = FLOAT32
     save_adversarials: bool = False
+    sanity: bool = True
 
     @classmethod
     def of(cls, **options: Any) -> Self:
@@ -94,6 +99,10 @@ class EvaluationConfig(BaseModel):
             raise AdvdpnpError(f"a batch size of {self.batch_size} leaves no image; give 1 or more")
         if self.limit is not None and self.limit < 1:
             raise AdvdpnpError(f"a limit of {self.limit} leaves no image; give 1 or more")
+        if self.targets is not None:
+            Targeted(self.targets)
+        if self.targets == "labels":
+            raise AdvdpnpError("targets that are given themselves are an option of advdpnp.attack")
         if not self.threats:
             raise AdvdpnpError("there is no eps; give one, for example 8/255")
         return self

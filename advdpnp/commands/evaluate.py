@@ -81,6 +81,16 @@ SaveAdversarials = Annotated[
     bool,
     typer.Option("--save-adversarials", help="Store the image of every misclassified sample, for `advdpnp verify`."),
 ]
+Targets = Annotated[
+    str | None,
+    typer.Option(
+        help="Targeted attacks: least-likely, random or next; for fgsm, pgd-N, cw, apgd-ce, apgd-dlr, cw-l2, fab-t."
+    ),
+]
+NoSanity = Annotated[
+    bool,
+    typer.Option("--no-sanity", help="Skip the measurements that most flags rest on; rows then say `unmeasured`."),
+]
 BatchSize = Annotated[
     int | None,
     typer.Option(
@@ -111,6 +121,8 @@ def evaluate(
     cross_check: CrossCheck = None,
     transfer_from: TransferFrom = None,
     save_adversarials: SaveAdversarials = False,
+    targets: Targets = None,
+    no_sanity: NoSanity = False,
     batch_size: BatchSize = None,
     out: Out = None,
     data_root: DataRoot = None,
@@ -141,6 +153,8 @@ def evaluate(
         "precision": precision,
         "transfer_from": sources,
         "save_adversarials": save_adversarials,
+        "targets": targets,
+        "sanity": not no_sanity,
     }
     _run(loaded, data, attacks, out or Path("results") / data.label, common, options, cross_check)
 

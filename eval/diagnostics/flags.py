@@ -214,6 +214,8 @@ def _facts(row: Row) -> Iterator[Flag]:
         yield Flag("randomised", "repeated predictions differ")
     if any(info.get("batch_dependent") for info in stored):
         yield Flag("batch-dependent", "the same images in another batch got other logits")
+    if not row.measured_samples and any(info.get("sanity") is False for info in stored):
+        yield Flag("unmeasured", "--no-sanity")
     for attack, unit in row.attacks.items():
         if any(run.get("copy_differs") for run in unit.info.get("runs", [])):
             yield Flag("copy-differs", f"{attack} ran on the model itself")

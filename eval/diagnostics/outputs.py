@@ -26,7 +26,7 @@ def measure_outputs(subject: ModelProbe) -> dict[str, Any]:
     - ``right``: of clean images, and of these normalised and denormalised by their own mean and deviation.
     """
     x = subject.x
-    logits = subject.logits(x)
+    logits = subject.clean_logits
     deviation, mean = torch.std_mean(x, dim=(0, 2, 3), keepdim=True)
     deviation = deviation.clamp(min=1e-3)
     right, outputs = {"clean": digits(subject.clean_right)}, [logits]

@@ -43,7 +43,12 @@ class ModelProbe:
     @cached_property
     def clean_right(self) -> Tensor:
         """The same of the images as they are."""
-        return self.right(self.x)
+        return self.clean_logits.argmax(1) == self.y
+
+    @cached_property
+    def clean_logits(self) -> Tensor:
+        """Logits of the images as they are, (n, classes)."""
+        return self.logits(self.x)
 
     def slopes(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (n, classes), and the gradient (n, c, h, w) of the cross-entropy, as the model gives it.

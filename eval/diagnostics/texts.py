@@ -97,6 +97,10 @@ FLAGS = {
         "the model fails, or answers with NaN, on images that were made to measure it",
         "fix its forward and backward pass",
     ),
+    "unmeasured": Meaning(
+        "the model was not measured (--no-sanity, sanity=False), so flags that need measurements cannot be raised",
+        "evaluate once more with measurements; stored verdicts are not repeated",
+    ),
     "few-classes": Meaning(
         "fewer than 4 classes: the standard AutoAttack needs 4, a variant without its DLR loss ran instead",
         "compare it with rows of the same variant alone",

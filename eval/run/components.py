@@ -1,5 +1,6 @@
 """What the runner calls: one argument replaces any of it, for experiments and tests."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,20 @@ from advdpnp.corruption import corruption_cells
 
 STATIC_BATCH_SIZES = {"cpu": 128, "cuda": 256}
 """Rows of every model call by device type: enough to keep the device busy, few enough to need little padding."""
+
+
+_SMALLEST = 16
+
+
+def small_batch_size(images: int, device: torch.device) -> int:
+    """Rows of every model call where all images are known at once and nothing is stored.
+
+    On a CPU a quarter of the images, so that several cores share them and little padding is computed, as a power of two
+    from 16 to the default. It depends on nothing else, so the last bits are the same on any number of cores.
+    """
+    most = STATIC_BATCH_SIZES.get(device.type, STATIC_BATCH_SIZES["cpu"])
+    wanted = images / 4 if device.type == "cpu" else images
+    return min(most, max(_SMALLEST, 1 << math.ceil(math.log2(max(1, wanted)))))
 
 
 @dataclass(frozen=True)

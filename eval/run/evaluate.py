@@ -115,8 +115,6 @@ def _make_plan(
 ) -> Plan:
     """Resolve the options; a misspelt name is found here, before hours of work."""
     threats, device = config.threats, choose_device(config.device, shard.local)
-    for threat in threats:
-        components.resolve_attacks(config.attacks, threat, max(2, dataset.classes), config.engine)
     if not len(dataset.test):
         raise AdvdpnpError(f"the data set {dataset.label} has no test images; there is nothing to evaluate on")
     n = len(dataset.test) if config.limit is None else min(config.limit, len(dataset.test))
@@ -137,6 +135,8 @@ def _make_plan(
         components=components,
         command=command_line() if command is None else command,
     )
+    for threat in threats:
+        plan.attacks(threat, max(2, dataset.classes))
     if config.save_adversarials and not (plan.attacked or transfer_from):
         raise AdvdpnpError("without an attack there are no adversarial images; name attacks, or store none of them")
     return plan

@@ -118,8 +118,7 @@ class _Run:
         yield self._complete(clean_task(self.setting))
         self._run_diagnostics()
         for threat in self.plan.threats:
-            config, resolve = self.plan.config, self.plan.components.resolve_attacks
-            attacks = dict(resolve(config.attacks, threat, self.classes, config.engine))
+            attacks = self.plan.attacks(threat, self.classes)
             infos = {label: describe(attack) for label, attack in attacks.items()}
             for label in by_cost(infos):  # cheap results first
                 yield self._complete(attack_task(self.setting, label, attacks[label]))
@@ -178,7 +177,7 @@ class _Run:
 
     def _run_diagnostics(self) -> None:
         """Make the measurements that flags rest on, unless they are stored already."""
-        if not self.plan.shard.first:
+        if not self.plan.shard.first or not self.plan.config.sanity:
             return
         samples, seed = self.plan.samples[:SANITY_SAMPLES], self.plan.config.seed
         for threat in (None, *(self.plan.threats if self.plan.attacked else ())):
@@ -315,6 +314,7 @@ class _Run:
             "seed": seed,
             "randomised": self.setting.randomised,
             "batch_dependent": self.batch_dependent,
+            **({} if self.plan.config.sanity else {"sanity": False}),
             "versions": dict(self.plan.versions),
             "device": device_name(self.plan.device),
             "command": self.plan.command,

@@ -3,12 +3,15 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from advdpnp.attacks.criteria import Targeted
 from advdpnp.attacks.names import attack_names
+from advdpnp.attacks.protocol import aim
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.base.versions import software_versions
 from advdpnp.corruption import CorruptionSource
@@ -67,6 +70,19 @@ class Plan:
     def attacked(self) -> bool:
         """Whether any attack is asked for; transferred images are none."""
         return bool(attack_names(self.config.attacks, self.dataset.classes, self.config.engine))
+
+    def attacks(self, threat: ThreatModel, classes: int) -> dict[str, Any]:
+        """The attacks by label.
+
+        Raises:
+            AdvdpnpError: one is unknown, does not support the norm or the number of classes, or cannot be targeted.
+        """
+        config = self.config
+        found = dict(self.components.resolve_attacks(config.attacks, threat, classes, config.engine))
+        if config.targets is None:
+            return found
+        aimed = [aim(attack, Targeted(config.targets)) for attack in found.values()]
+        return {attack.name: attack for attack in aimed}
 
     def labels(self, samples: np.ndarray) -> Tensor:
         """Labels of some samples, int64, on the CPU."""

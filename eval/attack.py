@@ -1,0 +1,261 @@
+"""Adversarial images for one batch: ``attack`` searches and verifies, ``perturb`` is for training loops."""
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import NoneType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from advdpnp.attacks.algorithms.pgd import PGD
+from advdpnp.attacks.algorithms.pgd import perturb as perturb_rows
+from advdpnp.attacks.criteria import Targeted
+from advdpnp.attacks.engine.executor import Executor, check_inputs, evaluation_mode, is_randomised
+from advdpnp.attacks.engine.precision import FLOAT32, choose_precision
+from advdpnp.attacks.engine.search import search
+from advdpnp.attacks.info import describe
+from advdpnp.attacks.protocol import PackageAttack, RunOptions
+from advdpnp.attacks.rows import Batch
+from advdpnp.attacks.search_state import AttackResult
+from advdpnp.attacks.threat import ThreatModel
+from advdpnp.base.errors import AdvdpnpError
+from advdpnp.base.randomness import Draw, isolated_rng, seed_of
+from advdpnp.datasets import to_float
+from advdpnp.eval.arrays import Images, Labels, check_kinds, to_images, to_labels
+from advdpnp.eval.choice import Eps, one_attack
+from advdpnp.eval.images import AdversarialImages
+from advdpnp.eval.run.components import small_batch_size
+from advdpnp.eval.run.device import choose_device, on_device, user_code
+from advdpnp.eval.run.tasks import PACKAGE_BATCH_SIZE
+
+_FEW = 8  # images on which the model is tried before the search
+_calls = itertools.count()
+
+
+def attack(
+    model: nn.Module,
+    x: Images,
+    y: Labels,
+    attack: Any = "pgd-20",
+    *,
+    eps: Eps | Sequence[Eps] | None = None,
+    norm: str | None = None,
+    targets: str | Labels | None = None,
+    seed: int = 0,
+    batch_size: int | None = None,
+    device: str | torch.device | None = None,
+    precision: str = FLOAT32,
+    progress: bool = False,
+) -> Any:
+    """Adversarial images for a batch, with the verdicts of ``evaluate``: each success is verified on the model itself.
+
+    The model, its modes and gradients, and the random generators are left as they were. It works inside
+    ``torch.no_grad``, ``torch.inference_mode`` and autocast; the search ignores them.
+
+    Args:
+        model: maps float32 images (n, c, h, w) in [0, 1] to logits (n, classes).
+        x: images (n, c, h, w): uint8, or floats in [0, 1].
+        y: labels, integers (n,).
+        attack: a name of ``advdpnp list attacks``, or an attack object.
+        eps: radius, a number or "8/255", which is the default, or that of an attack object. Of a list, every radius
+            gets a result; a minimum-norm attack then searches once.
+        norm: "linf" (default), "l2", "l1" or "l0" (changed pixels).
+        targets: makes the attack targeted: a success is an image that is taken for its target. "least-likely",
+            "random", "next", or a target class for each image, which must not be its label.
+        seed: of everything random in the attack.
+        batch_size: most images in work at once; for attacks of other packages their batch size.
+        device: where to run; None is where the model is.
+        precision: of the search: "32", "tf32", "bf16" or "auto".
+        progress: show a bar (tqdm, also in notebooks).
+
+    Returns:
+        AdversarialImages, on the device of ``x``; of several ``eps`` a list of them, in their order.
+
+    Raises:
+        AdvdpnpError: unusable images, labels, targets or logits; an unknown attack, or one without targets.
+
+    Example:
+        >>> x_adv, success = advdpnp.attack(net, x, y, "pgd-20", eps="8/255")  # doctest: +SKIP
+    """
+    if not isinstance(model, nn.Module):
+        raise AdvdpnpError(f"the model must be a torch.nn.Module, not {type(model).__name__}; load_model loads files")
+    several = isinstance(eps, list | tuple)
+    radii: list[Any] = list(eps) if isinstance(eps, list | tuple) else [eps]
+    if not radii:
+        raise AdvdpnpError("there is no eps; give one, for example 8/255")
+    check_kinds(norm=(norm, (str, NoneType)), seed=(seed, int), batch_size=(batch_size, (int, NoneType)))
+    for each in radii:
+        check_kinds(eps=(each, (str, int, float, NoneType)))
+    with torch.inference_mode(False), torch.enable_grad(), isolated_rng():
+        images, labels = to_images(x), to_labels(y)
+        floats = to_float(images) if images.dtype == torch.uint8 else images
+        check_inputs(floats, labels)
+        if not len(floats):
+            raise AdvdpnpError("there are no images to attack")
+        criterion = None if targets is None else _criterion(targets, labels)
+        place = next((each.device for each in (*model.parameters(), *model.buffers())), floats.device)
+        job = _Job(
+            model, Batch(floats, labels.to(floats.device), torch.arange(len(floats), device=floats.device)), seed,
+            batch_size, choose_device(place if device is None else device), precision, progress,
+        )  # fmt: skip
+        with on_device(model, job.device):
+            found = job.run(lambda classes: [one_attack(attack, each, norm, classes, criterion) for each in radii])
+    return found if several else found[0]
+
+
+def perturb(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    attack: str | PGD = "pgd-10",
+    *,
+    eps: Eps | None = None,
+    norm: str | None = None,
+    seed: int | None = None,
+) -> Tensor:
+    """Adversarial images for one step of a training loop: all steps for all images, no verification, no measurements.
+
+    The model is attacked in eval mode, so that BatchNorm keeps its statistics, and is left in its own modes. No graph
+    is kept; gradients of the parameters and the random generators do not change. An autocast of the caller holds.
+
+    Args:
+        model: maps images (n, c, h, w) in [0, 1] to logits (n, classes).
+        x: images in [0, 1], float (n, c, h, w), on the device of the model.
+        y: labels, int64 (n,).
+        attack: "fgsm", "pgd-N" or "cw", or a ``PGD`` object.
+        eps, norm: as for ``attack``.
+        seed: of the random start; None takes another one at every call, which follows from ``torch.manual_seed``.
+
+    Returns:
+        images within eps and [0, 1], (n, c, h, w), detached.
+
+    Raises:
+        AdvdpnpError: unusable images or labels, or another attack.
+
+    Example:
+        >>> loss = cross_entropy(net(advdpnp.perturb(net, x, y, "pgd-10", eps="8/255")), y)  # doctest: +SKIP
+    """
+    chosen = one_attack(attack, eps, norm, 2)
+    if not isinstance(chosen, PGD) or chosen.criterion.targets:
+        raise AdvdpnpError(
+            f"perturb runs fgsm, pgd-N and cw, not '{chosen.name}'; for verified images use advdpnp.attack"
+        )
+    check_inputs(x, y)
+    number = seed_of(torch.initial_seed(), "perturb", next(_calls)) if seed is None else seed_of(seed, "perturb")
+    with torch.inference_mode(False), _in_eval_mode(model):
+        x, y = (each.clone() if each.is_inference() else each for each in (x, y))
+        draw = Draw.of(number, torch.arange(len(x), device=x.device))
+        return perturb_rows(model, x, y, chosen, draw)
+
+
+@contextmanager
+def _in_eval_mode(model: nn.Module) -> Iterator[None]:
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _criterion(targets: str | Labels, y: Tensor) -> Targeted:
+    if isinstance(targets, str):
+        if targets == "labels":
+            raise AdvdpnpError("give the targets themselves, one for each image, not the text 'labels'")
+        return Targeted(targets)
+    chosen = to_labels(targets).to(y.device)
+    if chosen.shape != y.shape:
+        raise AdvdpnpError(f"there are {len(y)} images but {len(chosen)} targets; give one target per image")
+    same = (chosen == y).nonzero()[:, 0].tolist()
+    if same:
+        raise AdvdpnpError(f"the target of {len(same)} images is their label (first: image {same[0]}); choose another")
+    return Targeted.of(chosen.tolist())
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One model, one batch."""
+
+    model: nn.Module
+    batch: Batch
+    seed: int
+    batch_size: int | None
+    device: torch.device
+    precision: str
+    progress: bool
+
+    def run(self, resolve: Callable[[int], list[Any]]) -> list[AdversarialImages]:
+        """Results for every attack that ``resolve`` makes for this number of classes."""
+        few = self.batch.x[:_FEW].to(self.device)
+        what = f"the model fails on images of shape {tuple(few.shape[1:])}"
+        with (
+            user_code(what, "give it the images that it was made for, or fix its forward"),
+            evaluation_mode(self.model),
+        ):
+            classes = Executor(self.model, len(few), self.device).logits(few).shape[1]
+            randomised = is_randomised(self.model, few)
+        attacks = resolve(classes)
+        shared = len(attacks) > 1 and all(describe(each).minimum_norm for each in attacks)
+        widest = max(attacks, key=lambda each: each.threat.eps)
+        if shared:  # its search does not depend on eps
+            whole = self._search(widest, randomised)
+            return [self._read(whole, each.name, each.threat) for each in attacks]
+        return [self._read(self._search(each, randomised), each.name, each.threat) for each in attacks]
+
+    def _search(self, attack: Any, randomised: bool) -> AttackResult:
+        """All results, in the order of the batch; smaller model calls where memory is short."""
+        size = small_batch_size(len(self.batch), self.device)
+        while True:
+            try:
+                with _bar(self.progress, len(self.batch), attack.name) as advance:
+                    parts = []
+                    for part in self._parts(attack, size, randomised):
+                        parts.append(part)
+                        advance(len(part))
+                whole = AttackResult.concatenate(parts)
+                return whole[whole.sample.argsort()]
+            except torch.OutOfMemoryError:
+                if size == 1:
+                    raise AdvdpnpError(f"one image does not fit in the memory of {self.device}") from None
+                size //= 2
+
+    def _parts(self, attack: Any, size: int, randomised: bool) -> Iterator[AttackResult]:
+        if isinstance(attack, PackageAttack):
+            rows = (
+                min(size, self.batch_size or PACKAGE_BATCH_SIZE) if size == 1 else self.batch_size or PACKAGE_BATCH_SIZE
+            )
+            options = RunOptions(self.seed, rows, self.device)
+            yield from (each for each in attack.run(self.model, self.batch, options) if isinstance(each, AttackResult))
+            return
+        yield from search(
+            self.model, attack, self.batch.x, self.batch.y, self.batch.sample, seed=self.seed, static_batch_size=size,
+            max_active=self.batch_size, device=self.device, randomised=randomised,
+            precision=choose_precision(self.precision, self.device),
+        )  # fmt: skip
+
+    def _read(self, found: AttackResult, label: str, threat: ThreatModel) -> AdversarialImages:
+        """What a search found, as far as it is within a threat model that is not wider than the search's."""
+        place = self.batch.x.device
+        x_adv = found.x_adv.to(place)
+        success = found.success.to(place) & threat.contains(self.batch.x, x_adv, found.norm.to(place))
+        predictions = found.adversarial_prediction.to(place), found.clean_prediction.to(place)
+        return AdversarialImages(
+            torch.where(success[:, None, None, None], x_adv, self.batch.x), success, found.norm.to(place),
+            torch.where(success, *predictions), found.forwards.to(place), found.backwards.to(place), self.batch.x,
+            label, threat,
+        )  # fmt: skip
+
+
+@contextmanager
+def _bar(shown: bool, total: int, label: str) -> Iterator[Callable[[int], Any]]:
+    if not shown:
+        yield lambda samples: None
+        return
+    from tqdm.auto import tqdm
+
+    with tqdm(total=total, desc=label, unit="image") as bar:
+        yield bar.update

@@ -1,0 +1,105 @@
+"""The attacks that a Python caller chooses, by names or as objects, and their threat models."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from advdpnp.attacks.criteria import Targeted
+from advdpnp.attacks.names import attack_names, check_attack, resolve_attacks, with_threat
+from advdpnp.attacks.protocol import aim
+from advdpnp.attacks.threat import ThreatModel
+from advdpnp.base.errors import AdvdpnpError
+
+EPS, NORM = "8/255", "linf"
+"""The threat model where a caller names none."""
+
+Eps = str | float
+
+
+@dataclass(frozen=True)
+class ChosenAttacks:
+    """Names and objects.
+
+    Attributes:
+        text: the names of all, with commas; an object has its own.
+        objects: the objects by name.
+    """
+
+    text: str
+    objects: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, attacks: Any) -> "ChosenAttacks":
+        """From a name, an object, a text with commas, or a list of names and objects.
+
+        Raises:
+            AdvdpnpError: it is something else, or two objects have one name.
+        """
+        listed = attacks if isinstance(attacks, list | tuple) else [attacks]
+        objects: dict[str, Any] = {}
+        for each in listed:
+            if isinstance(each, str):
+                continue
+            if not isinstance(getattr(each, "threat", None), ThreatModel):
+                raise AdvdpnpError(
+                    f'attacks are a text, or a list of names such as ["fgsm", "pgd-20"] and of objects, not {attacks!r}'
+                )
+            check_attack(each.name, each)
+            if each.name in objects:
+                raise AdvdpnpError(f"two attacks are called '{each.name}'; give them different names")
+            if "," in each.name:
+                raise AdvdpnpError(f"the name of the attack '{each.name}' has a comma; give it another one")
+            objects[each.name] = each
+        return cls(",".join(each if isinstance(each, str) else each.name for each in listed), objects)
+
+    @property
+    def eps(self) -> str:
+        """The radius of the objects, or the usual one."""
+        return self._shared("eps", EPS, [each.threat.text for each in self.objects.values()])
+
+    @property
+    def norm(self) -> str:
+        """The norm of the objects, or the usual one."""
+        return self._shared("norm", NORM, [each.threat.norm for each in self.objects.values()])
+
+    @staticmethod
+    def _shared(what: str, usual: str, values: Sequence[str]) -> str:
+        if len(set(values)) > 1:
+            raise AdvdpnpError(
+                f"the attacks differ in their {what} ({', '.join(sorted(set(values)))}); give one {what}"
+            )
+        return values[0] if values else usual
+
+    def resolve(
+        self, text: str | Sequence[str], threat: ThreatModel, classes: int, engine: str = "own"
+    ) -> list[tuple[str, Any]]:
+        """As ``advdpnp.attacks.resolve_attacks``, for names and objects."""
+        found: dict[str, Any] = {}
+        for name in attack_names(text, classes, engine):
+            if name in self.objects:
+                found[name] = with_threat(self.objects[name], threat)
+            else:
+                found |= dict(resolve_attacks([name], threat, classes))
+        return list(found.items())
+
+
+def one_attack(attack: Any, eps: Eps | None, norm: str | None, classes: int, criterion: Targeted | None = None) -> Any:
+    """One attack under one threat model.
+
+    Args:
+        attack: a name or an object.
+        eps, norm: None for those of the object, or the usual ones.
+        classes: number of classes of the model.
+        criterion: targets to aim at.
+
+    Raises:
+        AdvdpnpError: it is unknown, several, or cannot be used so.
+    """
+    if isinstance(attack, list | tuple):
+        raise AdvdpnpError("one attack is run at a time; for several use advdpnp.evaluate")
+    chosen = ChosenAttacks.of(attack)
+    threat = ThreatModel.parse(norm or chosen.norm, chosen.eps if eps is None else eps)
+    found = chosen.resolve(chosen.text, threat, classes)
+    if len(found) != 1:
+        raise AdvdpnpError(f"'{attack}' is not one attack; name one of 'advdpnp list attacks'")
+    return found[0][1] if criterion is None else aim(found[0][1], criterion)

@@ -1,0 +1,93 @@
+"""Adversarial images of one batch, and the sheets on which they are looked at."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from advdpnp.attacks.threat import ThreatModel
+from advdpnp.base.errors import AdvdpnpError
+from advdpnp.base.files import atomic_path
+
+_COLUMNS, _LINES, _SIDE = 16, 8, 64  # of a sheet: images side by side, lines of them, pixels of the least side
+
+
+@dataclass(frozen=True)
+class AdversarialImages:
+    """What ``attack`` found, in the order of ``x``. ``x_adv, success = result`` unpacks it.
+
+    Attributes:
+        x_adv: adversarial images, float32 (n, c, h, w); the clean image where none was found.
+        success: whether ``x_adv`` is a verified success: misclassified, or taken for its target; bool (n,). So a clean
+            image that is misclassified is one.
+        distance: of the nearest verified adversarial image to the clean one, float64 (n,); inf if there is none. A
+            minimum-norm attack may find one outside eps, which is no success.
+        prediction: the model's prediction for ``x_adv``, int64 (n,).
+        forwards, backwards: model evaluations spent on each image, int64 (n,), verification included.
+        x: clean images, float32 (n, c, h, w).
+        attack: its label ("pgd-20 (targeted: next)").
+        threat: norm, eps and bounds.
+    """
+
+    x_adv: Tensor
+    success: Tensor
+    distance: Tensor
+    prediction: Tensor
+    forwards: Tensor
+    backwards: Tensor
+    x: Tensor
+    attack: str
+    threat: ThreatModel
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter((self.x_adv, self.success))
+
+    def __len__(self) -> int:
+        return len(self.x_adv)
+
+    def save(self, folder: Path | str) -> list[Path]:
+        """Write PNG sheets of up to 128 images: each clean, adversarial, and the difference around gray.
+
+        Every difference is scaled by itself, so that its largest value is black or white. PNG has 8 bits: images on
+        the sheets are for looking at.
+
+        Returns:
+            the files, named by their first image: ``images-000000.png``.
+        """
+        folder, paths = Path(folder), []
+        for start in range(0, len(self), _COLUMNS * _LINES):
+            part = slice(start, start + _COLUMNS * _LINES)
+            paths.append(folder / f"images-{start:06}.png")
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                with atomic_path(paths[-1]) as temporary:
+                    Image.fromarray(_sheet(self.x[part].cpu(), self.x_adv[part].cpu())).save(temporary, "PNG")
+            except OSError as error:
+                raise AdvdpnpError(f"{paths[-1]} cannot be written: {error.strerror or error}") from error
+        return paths
+
+
+def _sheet(x: Tensor, x_adv: Tensor) -> np.ndarray:
+    """Pixels of a sheet, uint8 (h, w, 3), white between the images."""
+    difference = x_adv - x
+    largest = difference.abs().flatten(1).amax(1).clamp(min=1e-12)[:, None, None, None]
+    lines = []
+    for part in range(0, len(x), _COLUMNS):
+        for images in (x, x_adv, 0.5 + 0.5 * difference / largest):
+            lines.append(_line(images[part : part + _COLUMNS]))
+        lines.append(np.full((4, *lines[0].shape[1:]), 255, np.uint8))
+    return np.concatenate(lines)
+
+
+def _line(images: Tensor) -> np.ndarray:
+    """Images (k, c, h, w) side by side, k up to 16, uint8 (h, w, 3); unless they have 3 channels, the mean in gray."""
+    colours = images if images.shape[1] == 3 else images.mean(1, keepdim=True).expand(-1, 3, -1, -1)
+    scale = max(1, _SIDE // max(images.shape[2:]))
+    pixels = (colours * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    pixels = pixels.repeat(scale, 1).repeat(scale, 2)
+    padded = np.pad(pixels, ((0, _COLUMNS - len(pixels)), (0, 2), (0, 2), (0, 0)), constant_values=255)
+    return np.concatenate(list(padded), axis=1)

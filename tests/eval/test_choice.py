@@ -1,0 +1,165 @@
+"""What ``evaluate`` takes besides names and arrays: attack objects, loaders, several radii, targets."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import advdpnp
+from advdpnp.attacks import ThreatModel
+from advdpnp.attacks.algorithms.eot import ExpectationOverTransformation
+from advdpnp.attacks.algorithms.pgd import PGD
+from advdpnp.attacks.criteria import Targeted
+from advdpnp.attacks.ensemble import AttackEnsemble
+from advdpnp.attacks.names import with_threat
+from advdpnp.attacks.protocol import aim
+from advdpnp.base.errors import AdvdpnpError
+from advdpnp.datasets import Dataset, Split
+from advdpnp.eval.api import evaluate_models
+from advdpnp.eval.choice import ChosenAttacks
+from advdpnp.models.checkpoint import weights_hash
+from advdpnp.models.loading import LoadedModel
+
+N = 20
+SMALL = ThreatModel.parse("linf", "0.03")
+LARGE = ThreatModel.parse("linf", "0.1")
+
+
+class Net(nn.Module):
+    """Four classes of 6x6 images; computes in float64."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(36, 4, generator=torch.Generator().manual_seed(1)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (torch.tanh(x.flatten(1).double() - 0.5) @ self.weight.double()).float()
+
+
+@pytest.fixture
+def x() -> Tensor:
+    return torch.rand(N, 1, 6, 6, generator=torch.Generator().manual_seed(2))
+
+
+@pytest.fixture
+def y(x: Tensor) -> Tensor:
+    with torch.no_grad():
+        labels = Net()(x).argmax(1)
+    labels[:2] = (labels[:2] + 1) % 4
+    return labels
+
+
+def test_objects_and_names_mix_and_objects_bring_their_radius(x: Tensor, y: Tensor) -> None:
+    mine = PGD(SMALL, 3, objective="margin", name="mine")
+    result = advdpnp.evaluate(Net(), x, y, attacks=["fgsm", mine], sanity=False)
+    row = result.row.iloc[0]
+    assert row["eps_text"] == "0.03"
+    assert {"fgsm", "mine"} <= set(result.row.columns)
+    alone = advdpnp.attack(Net(), x, y, mine)
+    right = 100 * float((~alone.success).float().mean())
+    assert row["mine"] == pytest.approx(right)
+    wider = advdpnp.evaluate(Net(), x, y, attacks=mine, eps="0.1", sanity=False).row.iloc[0]
+    assert (wider["eps_text"], wider["mine"] < row["mine"]) == ("0.1", True)
+
+
+def test_what_cannot_be_chosen_is_one_sentence(x: Tensor, y: Tensor) -> None:
+    mine = PGD(SMALL, 3, name="mine")
+    for attacks, sentence in (
+        ([mine, PGD(LARGE, 3, name="other")], r"differ in their eps \(0.03, 0.1\)"),
+        ([mine, mine], "two attacks are called 'mine'"),
+        ([replace(mine, name="a,b")], "has a comma"),
+        ([object()], "attacks are a text"),
+    ):
+        with pytest.raises(AdvdpnpError, match=sentence):
+            advdpnp.evaluate(Net(), x, y, attacks=attacks)
+
+
+def test_every_kind_of_attack_takes_another_threat_model() -> None:
+    pgd = PGD(SMALL, 3)
+    averaged = ExpectationOverTransformation(replace(pgd, name="b"), 2)
+    both = with_threat(AttackEnsemble("both", (pgd, averaged)), LARGE)
+    assert {stage.threat for stage in both.stages} == {LARGE} == {both.threat}
+
+    @dataclass(frozen=True)
+    class Fixed:
+        """An attack for one radius."""
+
+        steps: int = 3
+
+    for name in ("norms", "minimum_norm", "definition", "start", "ask", "tell"):
+        setattr(Fixed, name, getattr(pgd, name))
+    Fixed.name, Fixed.threat = "fixed", SMALL  # type: ignore[attr-defined]
+    assert with_threat(Fixed(), SMALL) == Fixed()
+    with pytest.raises(AdvdpnpError, match=r"'fixed' is made for linf 0.03; make it for linf 0.1 too"):
+        with_threat(Fixed(), LARGE)
+    assert [name for name, _ in ChosenAttacks.of("fgsm, pgd-3").resolve("fgsm, pgd-3", SMALL, 4)] == ["fgsm", "pgd-3"]
+
+
+def test_a_loader_gives_what_its_images_give_and_several_radii_a_row_each(x: Tensor, y: Tensor) -> None:
+    loader = DataLoader(TensorDataset(x, y), batch_size=7)
+    rows = advdpnp.evaluate(Net(), loader, attacks="fgsm", eps=["0.03", 0.1], sanity=False).row
+    assert rows["eps_text"].tolist() == ["0.03", "0.1"]
+    for eps, found in zip(("0.03", 0.1), rows["fgsm"], strict=True):
+        assert advdpnp.evaluate(Net(), x, y, attacks="fgsm", eps=eps, sanity=False).row["fgsm"].item() == found
+    for wrong, sentence in (
+        ([], "no images"),
+        ([x], "must be pairs"),
+        ([(x, y), (x[:, :, :5], y)], "differ in the shape"),
+        (x, "labels are missing"),
+        (3, "labels are missing"),
+    ):
+        with pytest.raises(AdvdpnpError, match=sentence):
+            advdpnp.evaluate(Net(), wrong)
+
+
+def test_without_measurements_the_row_says_so_and_is_the_same_else(x: Tensor, y: Tensor) -> None:
+    calls = []
+
+    class Counted(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            calls.append(len(x))
+            return super().forward(x)
+
+    net = Counted()
+    rows, rows_computed = [], []
+    for sanity in (True, False):
+        calls.clear()
+        rows.append(advdpnp.evaluate(net, x, y, attacks="pgd-3", eps=0.05, sanity=sanity).row.iloc[0])
+        rows_computed.append(sum(calls))
+    assert "unmeasured" not in rows[0]["flags"]
+    assert rows[1]["flags"].split("; ") == ["unmeasured"]
+    assert (rows[0]["sanity_n"], rows[1]["sanity_n"]) == (N, 0)
+    for column in ("clean", "pgd-3", "worst_case", "forwards", "definitions"):
+        assert rows[0][column] == rows[1][column]
+    assert rows_computed[1] < 0.7 * rows_computed[0]
+
+
+def test_targets_have_columns_of_their_own_and_measurements_come_later(x: Tensor, y: Tensor, tmp_path: Path) -> None:
+    net = Net()
+    split = Split((x * 255).round().to(torch.uint8), y)
+    dataset = Dataset(
+        "toy", tuple("abcd"), Split(split.images[:0], y[:0]), Split(split.images[:0], y[:0]), split, "none"
+    )
+    model = LoadedModel(net, "net", weights_hash(net), "Net", "", 144, {})
+    asked = {"out": tmp_path, "attacks": "fgsm,pgd-3", "eps": ["0.1"], "device": "cpu"}
+    first = evaluate_models([model], dataset, **asked, targets="next", sanity=False).iloc[0]
+    label = "pgd-3 (targeted: next)"
+    found = advdpnp.attack(net, split.images, y, "pgd-3", eps="0.1", targets="next")
+    with torch.no_grad():
+        clean = net(split.images.float() / 255).argmax(1) == y
+    assert first[label] == pytest.approx(100 * float((clean & ~found.success).float().mean()))
+    assert "pgd-3" not in first.index
+    assert "unmeasured" in first["flags"]
+    again = evaluate_models([model], dataset, **asked).iloc[0]
+    assert again["pgd-3"] <= first[label] == again[label]
+    assert "unmeasured" not in again["flags"]
+    assert "order" not in again["flags"]
+    with pytest.raises(AdvdpnpError, match="the attack 'autoattack' cannot aim at targets; fgsm, pgd-N"):
+        evaluate_models([model], dataset, **{**asked, "attacks": "all"}, targets="next")
+    with pytest.raises(AdvdpnpError, match="no targets called 'worst'"):
+        advdpnp.evaluate(net, x, y, attacks="fgsm", targets="worst")
+    aimed = aim(PGD(LARGE, 3, name="pgd-3"), Targeted("next"))
+    assert advdpnp.evaluate(net, split.images, y, attacks=aimed, sanity=False).row[label].item() == first[label]
