@@ -3,20 +3,19 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import NoneType
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from advdpnp.attacks.engine.executor import check_inputs
 from advdpnp.attacks.engine.precision import FLOAT32
 from advdpnp.base.errors import AdvdpnpError, ModelError, one_speaks
 from advdpnp.datasets import Dataset, Split
 from advdpnp.eval.analysis.rows import make_rows
-from advdpnp.eval.arrays import Images, Labels, check_kinds, to_pair
+from advdpnp.eval.arrays import Images, Labels, to_pair
 from advdpnp.eval.choice import ChosenAttacks, Eps
 from advdpnp.eval.config import EvaluationConfig
 from advdpnp.eval.report.leaderboard import tabulate_rows, writing_tables
@@ -91,9 +90,10 @@ class Evaluation:
     """What was found.
 
     Attributes:
-        row: the leaderboard's row, a data frame of one line.
+        row: the leaderboard's row, a data frame of one line; of several radii, a line each.
         verdicts: one line per attack and sample, with the columns of the verdict files.
-        adversarials: by attack, the images of the samples that it broke; empty unless they were asked for.
+        adversarials: by attack ("pgd-20", or "pgd-20, linf 8/255" where there are several radii), the images of the
+            samples that it broke; empty unless they were asked for.
     """
 
     row: pd.DataFrame
@@ -132,8 +132,7 @@ def evaluate(
         norm: "linf" (default), "l2", "l1" or "l0" (changed pixels).
         attacks: "all" (fgsm, pgd-20, cw, autoattack), "none", names: ["fgsm", "pgd-20"], or one text with commas; in a
             list also attack objects.
-        targets: "least-likely", "random" or "next" make the attacks targeted: their columns say so and count the images
-            that were not turned into their target.
+        targets: "least-likely", "random" or "next" make the attacks targeted; their columns say so.
         seed: of everything random in the attacks.
         batch_size: most images in work at once.
         device: where to run; None is where the model is.
@@ -145,8 +144,7 @@ def evaluate(
         name: what the row calls the model.
         save_adversarials: return the adversarial image of every sample that an attack breaks. They are rounded to bytes
             where that breaks the model still and the images ``x`` are bytes.
-        sanity: whether to make the measurements that most flags rest on. Without them a call costs about half, and the
-            row has the flag "unmeasured".
+        sanity: make the measurements that most flags rest on; without them the row has the flag "unmeasured".
         progress: is told what happens.
 
     Raises:
@@ -155,35 +153,32 @@ def evaluate(
     Example:
         >>> advdpnp.evaluate(net, x, y, eps="8/255").row[["clean", "autoattack"]]  # doctest: +SKIP
     """
-    if not isinstance(model, nn.Module):
-        raise AdvdpnpError(f"the model must be a torch.nn.Module, not {type(model).__name__}; load_model loads files")
-    chosen = ChosenAttacks.of(attacks)
-    radii = list(eps) if isinstance(eps, list | tuple) else [eps or chosen.eps]
-    for each in radii:
-        check_kinds(eps=(each, (str, int, float)))
-    check_kinds(norm=(norm, (str, NoneType)), seed=(seed, int), batch_size=(batch_size, (int, NoneType)))
     # Gradients are needed; images made in inference mode are copied out of it.
     with torch.inference_mode(False), torch.enable_grad():
-        images, labels = to_pair(x, y)
         return _evaluate(
-            model, images, labels, chosen, name=name, device=device, eps=radii, norm=norm or chosen.norm,
-            attacks=chosen.text, targets=targets, seed=seed, batch_size=batch_size, corruptions=corruptions,
-            corruption_types=corruption_types, precision=precision, engine=engine,
-            save_adversarials=save_adversarials, sanity=sanity, progress=progress,
+            model, x, y, ChosenAttacks.of(attacks), radii=eps, norm=norm, name=name, device=device, progress=progress,
+            targets=targets, seed=seed, batch_size=batch_size, corruptions=corruptions, precision=precision,
+            corruption_types=corruption_types, engine=engine, save_adversarials=save_adversarials, sanity=sanity,
         )  # fmt: skip
 
 
 def _evaluate(
     model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
+    x: Any,
+    y: Labels | None,
     chosen: ChosenAttacks,
     *,
+    radii: Any,
+    norm: str | None,
     name: str,
     device: str | torch.device | None,
     progress: Progress | None,
     **options: Any,
 ) -> Evaluation:
+    if not isinstance(model, nn.Module):
+        raise AdvdpnpError(f"the model must be a torch.nn.Module, not {type(model).__name__}; load_model loads files")
+    options |= {"attacks": chosen.text, "eps": chosen.radii(radii), "norm": norm or chosen.norm}
+    images, labels = to_pair(x, y)
     wrong = {str(weight.dtype) for weight in model.parameters() if weight.is_floating_point()} - {"torch.float32"}
     if wrong:
         raise AdvdpnpError(f"the model's weights are {', '.join(sorted(wrong))}; evaluate model.float()")
@@ -213,9 +208,12 @@ def _evaluate(
     result.raise_problems()
     units = results.evaluations()
     verdicts = pd.concat([unit.keyed_frame() for unit in units], ignore_index=True)
-    found = {
-        unit.label: _stored_images(unit, dataset.test) for unit in units if config.save_adversarials and unit.threat
+    attacked = {
+        unit.label if len(config.threats) == 1 else f"{unit.label}, {unit.threat.label}": unit
+        for unit in units
+        if config.save_adversarials and unit.threat
     }
+    found = {label: _stored_images(unit, dataset.test) for label, unit in attacked.items()}
     return Evaluation(row, verdicts, found)
 
 

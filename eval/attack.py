@@ -80,30 +80,13 @@ def attack(
     Example:
         >>> x_adv, success = advdpnp.attack(net, x, y, "pgd-20", eps="8/255")  # doctest: +SKIP
     """
-    if not isinstance(model, nn.Module):
-        raise AdvdpnpError(f"the model must be a torch.nn.Module, not {type(model).__name__}; load_model loads files")
-    several = isinstance(eps, list | tuple)
-    radii: list[Any] = list(eps) if isinstance(eps, list | tuple) else [eps]
-    if not radii:
-        raise AdvdpnpError("there is no eps; give one, for example 8/255")
     check_kinds(norm=(norm, (str, NoneType)), seed=(seed, int), batch_size=(batch_size, (int, NoneType)))
-    for each in radii:
-        check_kinds(eps=(each, (str, int, float, NoneType)))
     with torch.inference_mode(False), torch.enable_grad(), isolated_rng():
-        images, labels = to_images(x), to_labels(y)
-        floats = to_float(images) if images.dtype == torch.uint8 else images
-        check_inputs(floats, labels)
-        if not len(floats):
-            raise AdvdpnpError("there are no images to attack")
-        criterion = None if targets is None else _criterion(targets, labels)
-        place = next((each.device for each in (*model.parameters(), *model.buffers())), floats.device)
-        job = _Job(
-            model, Batch(floats, labels.to(floats.device), torch.arange(len(floats), device=floats.device)), seed,
-            batch_size, choose_device(place if device is None else device), precision, progress,
-        )  # fmt: skip
-        with on_device(model, job.device):
-            found = job.run(lambda classes: [one_attack(attack, each, norm, classes, criterion) for each in radii])
-    return found if several else found[0]
+        job = _Job.of(model, to_images(x), to_labels(y), seed, batch_size, device, precision, progress)
+        criterion = None if targets is None else _criterion(targets, job.batch.y)
+        with on_device(job.model, job.device):
+            found = job.run(lambda classes: one_attack(attack, eps, norm, classes, criterion))
+    return found if isinstance(eps, list | tuple) else found[0]
 
 
 def perturb(
@@ -138,7 +121,7 @@ def perturb(
     Example:
         >>> loss = cross_entropy(net(advdpnp.perturb(net, x, y, "pgd-10", eps="8/255")), y)  # doctest: +SKIP
     """
-    chosen = one_attack(attack, eps, norm, 2)
+    (chosen,) = one_attack(attack, eps, norm, 2)
     if not isinstance(chosen, PGD) or chosen.criterion.targets:
         raise AdvdpnpError(
             f"perturb runs fgsm, pgd-N and cw, not '{chosen.name}'; for verified images use advdpnp.attack"
@@ -187,6 +170,24 @@ class _Job:
     device: torch.device
     precision: str
     progress: bool
+
+    @classmethod
+    def of(
+        cls, model: nn.Module, x: Tensor, y: Tensor, seed: int, batch_size: int | None,
+        device: str | torch.device | None, precision: str, progress: bool,
+    ) -> "_Job":  # fmt: skip
+        """A job on the device of the model unless another one is named; images may be bytes."""
+        if not isinstance(model, nn.Module):
+            raise AdvdpnpError(
+                f"the model must be a torch.nn.Module, not {type(model).__name__}; load_model loads files"
+            )
+        x = to_float(x) if x.dtype == torch.uint8 else x
+        check_inputs(x, y)
+        if not len(x):
+            raise AdvdpnpError("there are no images to attack")
+        place = next((each.device for each in (*model.parameters(), *model.buffers())), x.device)
+        batch = Batch(x, y.to(x.device), torch.arange(len(x), device=x.device))
+        return cls(model, batch, seed, batch_size, choose_device(device or place), precision, progress)
 
     def run(self, resolve: Callable[[int], list[Any]]) -> list[AdversarialImages]:
         """Results for every attack that ``resolve`` makes for this number of classes."""

@@ -9,6 +9,7 @@ from advdpnp.attacks.names import attack_names, check_attack, resolve_attacks, w
 from advdpnp.attacks.protocol import aim
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.base.errors import AdvdpnpError
+from advdpnp.eval.arrays import check_kinds
 
 EPS, NORM = "8/255", "linf"
 """The threat model where a caller names none."""
@@ -52,10 +53,20 @@ class ChosenAttacks:
             objects[each.name] = each
         return cls(",".join(each if isinstance(each, str) else each.name for each in listed), objects)
 
-    @property
-    def eps(self) -> str:
-        """The radius of the objects, or the usual one."""
-        return self._shared("eps", EPS, [each.threat.text for each in self.objects.values()])
+    def radii(self, eps: Any) -> list[Eps]:
+        """The radii that a caller gives: one, a list, or None for that of the objects or the usual one.
+
+        Raises:
+            AdvdpnpError: there is none, one is neither number nor text, or the objects differ.
+        """
+        listed = list(eps) if isinstance(eps, list | tuple) else [eps]
+        if not listed:
+            raise AdvdpnpError("there is no eps; give one, for example 8/255")
+        own = self._shared("eps", EPS, [each.threat.text for each in self.objects.values()]) if eps is None else ""
+        radii = [own if eps is None else each for each in listed]
+        for each in radii:
+            check_kinds(eps=(each, (str, int, float)))
+        return radii
 
     @property
     def norm(self) -> str:
@@ -83,12 +94,13 @@ class ChosenAttacks:
         return list(found.items())
 
 
-def one_attack(attack: Any, eps: Eps | None, norm: str | None, classes: int, criterion: Targeted | None = None) -> Any:
-    """One attack under one threat model.
+def one_attack(attack: Any, eps: Any, norm: str | None, classes: int, criterion: Targeted | None = None) -> list[Any]:
+    """One attack under one or several threat models.
 
     Args:
         attack: a name or an object.
-        eps, norm: None for those of the object, or the usual ones.
+        eps: a radius or a list of them; None for that of the object, or the usual one.
+        norm: None for that of the object, or the usual one.
         classes: number of classes of the model.
         criterion: targets to aim at.
 
@@ -98,8 +110,10 @@ def one_attack(attack: Any, eps: Eps | None, norm: str | None, classes: int, cri
     if isinstance(attack, list | tuple):
         raise AdvdpnpError("one attack is run at a time; for several use advdpnp.evaluate")
     chosen = ChosenAttacks.of(attack)
-    threat = ThreatModel.parse(norm or chosen.norm, chosen.eps if eps is None else eps)
-    found = chosen.resolve(chosen.text, threat, classes)
-    if len(found) != 1:
-        raise AdvdpnpError(f"'{attack}' is not one attack; name one of 'advdpnp list attacks'")
-    return found[0][1] if criterion is None else aim(found[0][1], criterion)
+    attacks = []
+    for radius in chosen.radii(eps):
+        found = chosen.resolve(chosen.text, ThreatModel.parse(norm or chosen.norm, radius), classes)
+        if len(found) != 1:
+            raise AdvdpnpError(f"'{attack}' is not one attack; name one of 'advdpnp list attacks'")
+        attacks.append(found[0][1] if criterion is None else aim(found[0][1], criterion))
+    return attacks
