@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-Verdict = Literal["holds", "does not hold", "not decided", "not tested"]
+Verdict = Literal["holds", "holds in part", "does not hold", "not decided", "not tested"]
 
 
 @dataclass(frozen=True)
@@ -12,7 +12,7 @@ class Finding:
     """What one measurement says about a claim.
 
     Attributes:
-        verdict: "not decided" if the interval of the difference includes zero; "not tested" if nothing was measured.
+        verdict: "holds in part" if the measurement has parts and one of them holds; "not decided" if the interval of the difference includes zero; "not tested" if nothing was measured.
         words: net, data, number of images, figures, interval and p, or why nothing was measured.
     """
 
@@ -22,8 +22,8 @@ class Finding:
 
 def together(findings: Sequence[Finding]) -> str:
     """One verdict for all findings; those that decide nothing do not count beside one that does."""
-    decided = {each.verdict for each in findings} & {"holds", "does not hold"}
-    if len(decided) == 2:
+    decided = {each.verdict for each in findings} & {"holds", "holds in part", "does not hold"}
+    if len(decided) > 1:
         return "holds in part"
     return next(iter(decided)) if decided else findings[0].verdict
 

@@ -40,6 +40,8 @@ def test_a_difference_decides_if_it_is_significant_and_competing_if_no_large_los
         (["holds", "not decided"], "holds"),
         (["holds", "does not hold"], "holds in part"),
         (["not decided", "does not hold"], "does not hold"),
+        (["holds", "holds in part"], "holds in part"),
+        (["not decided", "holds in part"], "holds in part"),
         (["not decided", "not decided"], "not decided"),
         (["not tested"], "not tested"),
     ],
@@ -60,6 +62,19 @@ def test_a_lead_is_measured_against_the_rival_that_comes_nearest(claims):
     losing = measures.against_rivals(folder, "cifar10-trades-s0", [ours], "clean", "net", competes=True)
     assert losing.verdict == "does not hold"
     assert "-3.2 points" in losing.words
+
+
+@pytest.mark.parametrize(
+    ("ours", "rivals", "verdict"),
+    [
+        ("adv-dpnp", ("pgd-at",), "holds"),
+        ("dpnp", ("ce", "dpp"), "holds in part"),  # the largest MinSep, but dpp is more compact
+        ("pgd-at", ("adv-dpnp",), "does not hold"),
+    ],
+)
+def test_compact_and_separate_are_two_parts_of_a_claim(claims, ours, rivals, verdict):
+    folder = REPOSITORY / "results" / "cifar10" / "geometry"
+    assert claims["measures"].compact_and_separate(folder, ours, rivals, "net").verdict == verdict
 
 
 def test_a_study_without_the_variant_is_named(claims):
