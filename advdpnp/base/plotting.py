@@ -1,6 +1,6 @@
 """Shared parts of all figures: colours, fonts, axes and files. pyplot and its global state are not used."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -80,13 +80,42 @@ def heat_cells(axes: Axes, values: np.ndarray, names: Sequence[str]) -> None:
         value = values[row, column]
         if not np.isnan(value):
             ink = "white" if value > 60 else INK
-            axes.text(column, row, f"{value:.0f}", ha="center", va="center_baseline", fontsize=8, color=ink)
+            axes.text(column, row, f"{value:.1f}", ha="center", va="center_baseline", fontsize=7.5, color=ink)
     axes.set_xticks(range(len(names)), names)
     for column in range(1, values.shape[1]):
         axes.axvline(column - 0.5, color="white", linewidth=1.5)
     for row in range(1, values.shape[0]):
         axes.axhline(row - 0.5, color="white", linewidth=1.5)
     bare(axes)
+
+
+def end_labels(axes: Axes, ends: Mapping[str, tuple[float, float]], colours: Mapping[str, str], gap: float) -> None:
+    """Write names and values to the right of lines, at least ``gap`` (in data units) apart within the y limits.
+
+    A thin line leads from the end of a line to a name that had to move away from it.
+
+    Args:
+        axes: with their final limits.
+        ends: last point of each line, by name.
+        colours: by name.
+        gap: smallest distance between two names.
+    """
+    low, high = sorted(axes.get_ylim())
+    inside = 0.2 * gap
+    places = spread_labels([y for _, y in ends.values()], gap, low + inside, high - inside)
+    for (name, end), place in zip(ends.items(), places, strict=True):
+        leader = {"arrowstyle": "-", "color": colours[name], "linewidth": 0.7, "shrinkA": 1, "shrinkB": 4}
+        axes.annotate(
+            f"{name}  {end[1]:.1f}", end, xytext=(1.055, place), textcoords=axes.get_yaxis_transform(), va="center",
+            color=colours[name], fontsize=8.5, fontweight="bold", annotation_clip=False,
+            arrowprops={**leader, "relpos": (0, 0.5)} if abs(place - end[1]) > 0.3 * gap else None,
+        )  # fmt: skip
+
+
+def signed_colours(values: np.ndarray, largest: float) -> np.ndarray:
+    """Numbers (h, w) as colours (h, w, 3) in [0, 1]: white at 0, red above, blue below, full at ``largest``."""
+    shares = 0.5 + 0.5 * np.clip(values / (largest or 1.0), -1, 1)
+    return np.asarray(matplotlib.colormaps["RdBu_r"](shares)[..., :3])
 
 
 def spread_labels(values: Sequence[float], gap: float, low: float, high: float) -> list[float]:

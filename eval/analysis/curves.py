@@ -28,6 +28,12 @@ def estimate(wrong: np.ndarray) -> Estimate:
     return Estimate(100 * right / n if n else 0.0, 100 * low, 100 * high)
 
 
+def estimate_of_mean(share: float, n: int) -> Estimate:
+    """A mean accuracy in [0, 1] over several treatments of the same ``n`` images, each image one observation."""
+    low, high = wilson(min(share * n, n), n)
+    return Estimate(100 * share, 100 * low, 100 * high)
+
+
 def clean_accuracy(row: Row) -> float:
     """In percent; NaN without samples."""
     return 100 * float((~row.clean_wrong).mean()) if row.n else np.nan
@@ -151,10 +157,14 @@ class CorruptionGrid:
         """Mean over the severities of each type, in percent, rounded as in ``leaderboard.csv``."""
         return (100 * self.cells.mean(axis=1)).round(2)
 
-    def against_severity(self, types: Collection[str]) -> list[tuple[int, float]]:
-        """Severity and mean accuracy over these types, in percent; the first point is clean accuracy at 0."""
-        means = 100 * self.cells[self.cells.index.isin(list(types))].mean().dropna()
-        return [(0, clean_accuracy(self.row)), *((s, float(means[s])) for s in self.severities if s in means)]
+    def against_severity(self, types: Collection[str]) -> list[tuple[int, Estimate]]:
+        """Severity and mean accuracy over these types; the first point is clean accuracy at 0.
+
+        The types show the same images, so the interval takes each image as one observation, as that of the table does.
+        """
+        means = self.cells[self.cells.index.isin(list(types))].mean().dropna()
+        points = [(s, estimate_of_mean(float(means[s]), self.n)) for s in self.severities if s in means]
+        return [(0, estimate(self.row.clean_wrong)), *points]
 
 
 def corruption_grids(rows: Iterable[Row]) -> dict[tuple[str, str, str], list[CorruptionGrid]]:

@@ -21,8 +21,6 @@ from advdpnp.eval.store.key import sample_set_hash, short_hash
 from advdpnp.eval.store.model_record import ModelRecord
 from advdpnp.eval.store.reader import StoredEvaluation, Threat, diagnostics_of
 
-_GAINS = (1, 2, 5, 10, 15, 20, 30, 50, 100, 200, 500, 1000)
-
 
 @dataclass(frozen=True)
 class Examples:
@@ -42,10 +40,14 @@ class Examples:
         return np.asarray(self.images["x_adv"] - self.images["x"])
 
     @property
-    def gain(self) -> int:
-        """A round factor by which the largest difference nearly fills the range around gray."""
-        largest = float(np.abs(self.difference).max())
-        return max((step for step in _GAINS if largest > 0 and step * largest <= 0.5 * 1.05), default=1)
+    def change(self) -> np.ndarray:
+        """Its mean over the channels, (n, h, w): under Linf, a single channel shows little more than its sign."""
+        return np.asarray(self.difference.mean(1))
+
+    @property
+    def largest(self) -> float:
+        """The largest change of a pixel, without its sign."""
+        return float(np.abs(self.change).max())
 
 
 @dataclass(frozen=True)

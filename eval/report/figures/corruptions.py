@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from matplotlib.ticker import MultipleLocator
 
-from advdpnp.base.plotting import GRID, QUIET, bare, drawing, heat_cells, spread_labels
+from advdpnp.base.plotting import GRID, QUIET, bare, drawing, end_labels, heat_cells
 from advdpnp.eval.analysis.curves import CorruptionGrid, clean_accuracy, corruption_grids, shared_types
 from advdpnp.eval.analysis.rows import Row
 from advdpnp.eval.store.key import file_name
@@ -38,6 +39,8 @@ def _draw_heat_map(grid: CorruptionGrid, path: Path) -> None:
         axes = figure.subplots(1, 2, gridspec_kw={"width_ratios": widths, "wspace": 0.05})
         for axis, (values, names) in zip(axes, blocks, strict=True):
             heat_cells(axis, values, names)
+            if 0 < len(averaged) < len(cells):  # the extra types, which enter no mean, come last
+                axis.axhline(len(averaged) - 0.5, color="white", linewidth=6)
         axes[0].set_yticks(range(len(cells)), [str(name).replace("_", " ") for name in cells.index])
         axes[1].set_yticks([])
         axes[0].set_xlabel("severity", labelpad=4)
@@ -45,7 +48,7 @@ def _draw_heat_map(grid: CorruptionGrid, path: Path) -> None:
         axes[0].set_title(row.model.name, loc="left", pad=24, fontsize=10.5, fontweight="bold")
         axes[0].annotate(
             f"accuracy in percent, {source}, {grid.n:,} images\n"
-            f"clean {clean:.1f}, mean of {averaged.size} cells {mean:.1f}",
+            f"clean {clean:.2f}, mean of {averaged.size} cells {mean:.2f}",
             (0, 1), xytext=(0, 5), xycoords="axes fraction", textcoords="offset points", color=QUIET, fontsize=7.5,
         )  # fmt: skip
 
@@ -54,29 +57,27 @@ def _draw_severity(grids: Sequence[CorruptionGrid], types: set[str], colours: di
     curves = [(grid.row.model.name, grid.against_severity(types)) for grid in grids]
     with drawing(path, 5.6, 3.6) as figure:
         axes = figure.subplots()
-        ends = []
+        ends = {}
         for name, points in curves:
-            x, y = zip(*points, strict=True)
+            x = [severity for severity, _ in points]
+            y, low, high = np.array([accuracy for _, accuracy in points]).T
             colour = colours[name]
+            axes.fill_between(x, low, high, color=colour, alpha=0.1, linewidth=0)
             axes.plot(x, y, "-o", color=colour, linewidth=1.8, markersize=4.5, markeredgecolor="white",
                       markeredgewidth=0.6, clip_on=False, zorder=3)  # fmt: skip
-            ends.append((x[-1], y[-1], name))
+            ends[name] = (x[-1], float(y[-1]))
         severities = sorted({int(x) for _, points in curves for x, _ in points[1:]})
         axes.set_xlim(0, severities[-1])
         axes.tick_params(axis="x", pad=6)
         axes.set_xticks([0, *severities], ["clean", *map(str, severities)])
-        low = min(end for _, end, _ in ends)
-        floor = 0 if low < 40 else 20 * int(low // 20)
-        axes.set_ylim(floor, 100)
-        axes.yaxis.set_major_locator(MultipleLocator(10 if floor else 20))
+        axes.set_ylim(0, 100)
+        axes.yaxis.set_major_locator(MultipleLocator(20))
         axes.yaxis.grid(True, color=GRID, linewidth=0.8)
         bare(axes, keep="bottom")
-        places = spread_labels([end[1] for end in ends], (100 - floor) * 0.052, floor + 1, 99)
-        for (x_end, y_end, name), place in zip(ends, places, strict=True):
-            axes.text(x_end * 1.025, place, f"{name}  {y_end:.1f}", va="center", color=colours[name], fontsize=8.5,
-                      fontweight="bold")  # fmt: skip
+        end_labels(axes, ends, colours, 5.2)
         axes.set_xlabel("severity", labelpad=6)
         axes.set_title("Accuracy in percent against severity", loc="left", pad=24, fontsize=10.5, fontweight="bold")
         source = grids[0].row.corruption_source or grids[0].row.dataset
-        axes.text(0, 1.035, f"mean of {len(types)} corruptions, {source}", transform=axes.transAxes,
-                  color=QUIET, fontsize=8)  # fmt: skip
+        n = " to ".join(f"{size:,}" for size in dict.fromkeys((min(g.n for g in grids), max(g.n for g in grids))))
+        caption = f"mean of {len(types)} corruptions, {source}; {n} test images, 95 % bands"
+        axes.text(0, 1.035, caption, transform=axes.transAxes, color=QUIET, fontsize=8)

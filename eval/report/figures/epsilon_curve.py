@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 
-from advdpnp.base.plotting import GRID, QUIET, bare, drawing, spread_labels
+from advdpnp.base.plotting import GRID, QUIET, bare, drawing, end_labels
 from advdpnp.eval.analysis.curves import CommonWorstCase, EpsilonCurve, eps_labels, epsilon_curves
 from advdpnp.eval.analysis.rows import Row
 from advdpnp.eval.store.key import file_name
@@ -49,12 +49,7 @@ def _draw(rows: list[Row], colours: dict[str, str], path: Path) -> None:
         axes.yaxis.grid(True, color=GRID, linewidth=0.8)
         axes.set_axisbelow(True)
         bare(axes, keep="bottom")
-        names = list(ends)
-        for name, place in zip(names, spread_labels([ends[n][1] for n in names], 5.2, 1, 99), strict=True):
-            axes.annotate(
-                f"{name}  {ends[name][1]:.1f}", ends[name], xytext=(largest * 1.025, place), textcoords="data",
-                va="center", color=colours[name], fontsize=8.5, fontweight="bold", annotation_clip=False,
-            )  # fmt: skip
+        end_labels(axes, ends, colours, 5.2)
         axes.set_xlabel(f"eps ({rows[0].threat.norm})", labelpad=6)
         sizes = sorted({row.n for row in rows})
         n = f"{sizes[0]:,}" if len(sizes) == 1 else f"{sizes[0]:,} to {sizes[-1]:,}"

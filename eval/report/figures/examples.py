@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from advdpnp.base.plotting import INK, QUIET, drawing
+from advdpnp.base.plotting import INK, QUIET, drawing, signed_colours
 from advdpnp.eval.analysis.rows import Examples, Row
 from advdpnp.eval.store.key import file_name
 
@@ -34,7 +34,7 @@ def draw_examples(rows: Sequence[Row], colours: dict[str, str], out: Path) -> li
 
 
 def _draw(row: Row, examples: Examples, path: Path) -> None:
-    stored, difference, gain = examples.images, examples.difference, examples.gain
+    stored, difference = examples.images, examples.difference
     count = len(stored["sample"])
     with drawing(path, CELL * count, CELL * 3 + 0.75) as figure:
         axes = figure.subplots(3, count, squeeze=False, gridspec_kw={"wspace": 0.06, "hspace": 0.2})
@@ -44,7 +44,7 @@ def _draw(row: Row, examples: Examples, path: Path) -> None:
             )
             _image(axes[0, column], stored["x"][column])
             _image(axes[1, column], stored["x_adv"][column])
-            _image(axes[2, column], np.clip(0.5 + gain * difference[column], 0, 1))
+            _image(axes[2, column], signed_colours(examples.change[column], examples.largest).transpose(2, 0, 1))
             _title(axes[0, column], row, label, before)
             _title(axes[1, column], row, label, after)
             if not difference[column].any():
@@ -63,9 +63,10 @@ def _draw(row: Row, examples: Examples, path: Path) -> None:
                     fontsize=7.5,
                     color=QUIET,
                 )
-        for axis, text in zip(axes[:, 0], ("clean", "adversarial", f"difference\n× {gain}"), strict=True):
+        for axis, text in zip(axes[:, 0], ("clean", "adversarial", "difference"), strict=True):
             axis.set_ylabel(text, fontsize=9, labelpad=8)
         _heading(figure, axes[0, 0], row, examples.attack)
+        _key(figure, axes[2, 0], examples.largest)
 
 
 def _heading(figure: Figure, corner: Axes, row: Row, attack: str) -> None:
@@ -75,6 +76,16 @@ def _heading(figure: Figure, corner: Axes, row: Row, attack: str) -> None:
     figure.text(
         left, top + 0.27 / height, f"{attack}, {row.threat.label}, {row.dataset}: label → prediction",
         ha="left", va="bottom", fontsize=8, color=QUIET,
+    )  # fmt: skip
+
+
+def _key(figure: Figure, corner: Axes, largest: float) -> None:
+    """What the colours of the differences mean."""
+    left, bottom = corner.get_position().x0, corner.get_position().y0
+    figure.text(
+        left, bottom - 0.12 / figure.get_figheight(),
+        f"difference: mean of the channels, from blue (−{largest:.2g}) over white (0) to red (+{largest:.2g})",
+        ha="left", va="top", fontsize=7.5, color=QUIET,
     )  # fmt: skip
 
 

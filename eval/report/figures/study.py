@@ -1,11 +1,12 @@
 """Figures of a study: lines over a numeric factor, or every variant beside the default."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from advdpnp.base.plotting import GRID, INK, QUIET, bare, drawing, model_colours, spread_labels
+from advdpnp.base.plotting import GRID, INK, QUIET, bare, drawing, end_labels, model_colours
 from advdpnp.training.study import DEFAULT, MEASURES, Study
 
 _NAMES = {"clean": "clean accuracy", "worst_case": "worst-case accuracy", "min_separation": "MinSep"}
@@ -33,7 +34,8 @@ def _curves(study: Study, table: pd.DataFrame, path: Path) -> None:
     names = list(dict.fromkeys(table[lines, "value"]))
     colours = model_colours([str(name) for name in names])
     with drawing(path, 4.6 * len(study.curve.y), 3.4) as figure:
-        figure.suptitle(study.description, x=0.08, ha="left", y=1.04, fontsize=10.5, fontweight="bold")
+        figure.suptitle(study.description, x=0.08, ha="left", y=1.07, fontsize=10.5, fontweight="bold")
+        figure.text(0.08, 0.985, _spread_words("bands", table), ha="left", color=QUIET, fontsize=8)
         for axes, measure in zip(figure.subplots(1, len(study.curve.y), squeeze=False)[0], study.curve.y, strict=True):
             ends: dict[str, tuple[float, float]] = {}
             for name in names:
@@ -41,20 +43,16 @@ def _curves(study: Study, table: pd.DataFrame, path: Path) -> None:
                 places = part[x, "value"].astype(float).to_numpy()
                 mean, spread = part[measure, "mean"].to_numpy(), part[measure, "std"].fillna(0).to_numpy()
                 colour = colours[str(name)]
-                axes.fill_between(places, mean - spread, mean + spread, color=colour, alpha=0.13, linewidth=0)
+                lower, upper = _bounds(measure, mean - spread, mean + spread)
+                axes.fill_between(places, lower, upper, color=colour, alpha=0.13, linewidth=0)
                 axes.plot(places, mean, "-o", color=colour, linewidth=1.8, markersize=4.5, markeredgecolor="white")
                 ends[str(name)] = (places[-1], mean[-1])
-            low, high = axes.get_ylim()
-            heights = spread_labels([end[1] for end in ends.values()], 0.062 * (high - low), low, high)
+            axes.set_ylim(*_bounds(measure, *axes.get_ylim()))
             axes.set_xscale("log")
             ticks = sorted(set(table[x, "value"].astype(float)))
             axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
             axes.minorticks_off()
-            for (name, end), height in zip(ends.items(), heights, strict=True):
-                axes.annotate(
-                    f"{name}  {end[1]:.1f}", end, xytext=(end[0] * 1.12, height), textcoords="data", va="center",
-                    color=colours[name], fontsize=8.5, fontweight="bold", annotation_clip=False,
-                )  # fmt: skip
+            end_labels(axes, ends, colours, 0.062 * float(np.ptp(axes.get_ylim())))
             axes.yaxis.grid(True, color=GRID, linewidth=0.8)
             axes.set_axisbelow(True)
             bare(axes, keep="bottom")
@@ -75,9 +73,11 @@ def _dots(study: Study, table: pd.DataFrame, path: Path) -> None:
                 middle, width = (table[measure, kind][DEFAULT] for kind in ("mean", "std"))
                 axes.axvline(middle, color=QUIET, linewidth=0.9)
                 axes.axvspan(middle - width, middle + width, color=GRID, linewidth=0)
-            low, high = _legible_range(mean)
+            ends = _bounds(measure, mean - spread, mean + spread)
+            low, high = _legible_range(mean, *ends)
             shown = (mean >= low) & (mean <= high)
-            axes.errorbar(mean[shown], rows[shown], xerr=spread[shown], fmt="o", color=colour, ms=4.5, elinewidth=1.2)
+            bars = np.abs(np.stack(ends) - mean)[:, shown]
+            axes.errorbar(mean[shown], rows[shown], xerr=bars, fmt="o", color=colour, ms=4.5, elinewidth=1.2)
             for value, row in zip(mean[~shown], rows[~shown], strict=True):
                 side, arrow = (0.0, "\u25c2 {:.0f}") if value < low else (1.0, "{:.0f} \u25b8")
                 axes.text(
@@ -93,14 +93,37 @@ def _dots(study: Study, table: pd.DataFrame, path: Path) -> None:
         panels[0].set_ylim(-0.8, len(table) - 0.2)
         figure.subplots_adjust(wspace=0.12)
         panels[0].text(
-            0, 1.0, study.description, transform=panels[0].get_yaxis_transform(), fontsize=10.5, fontweight="bold"
-        ).set_y(len(table) + 1.5)
+            0, len(table) + 2.4, study.description, transform=panels[0].get_yaxis_transform(), fontsize=10.5,
+            fontweight="bold",
+        )  # fmt: skip
+        panels[0].text(
+            0, len(table) + 1.4, _spread_words("bars", table), transform=panels[0].get_yaxis_transform(), fontsize=8,
+            color=QUIET,
+        )  # fmt: skip
 
 
-def _legible_range(values: np.ndarray) -> tuple[float, float]:
-    """From the smallest to the largest value, without those so far off that all others would fall together."""
+def _spread_words(drawn: str, table: pd.DataFrame) -> str:
+    """What bars or bands are, and of how many nets."""
+    seeds = sorted({int(count) for count in table["seeds", "count"]})
+    if seeds == [1]:
+        return "one seed each"
+    counts = " to ".join(map(str, dict.fromkeys((seeds[0], seeds[-1]))))
+    return f"means over {counts} seeds; {drawn} are one standard deviation, within what is possible"
+
+
+def _bounds(measure: str, low: Any, high: Any) -> tuple[Any, Any]:
+    """Ends of an interval without values that the measure cannot have: percent end at 100, angles at 180 degrees."""
+    largest = 180 if _UNITS.get(measure) == "degrees" else np.inf if measure == "seconds" else 100
+    return np.maximum(low, 0), np.minimum(high, largest)
+
+
+def _legible_range(values: np.ndarray, lower: np.ndarray, upper: np.ndarray) -> tuple[float, float]:
+    """From the smallest to the largest value with their bars, without those so far off that all others would fall
+    together."""
     first, last = np.nanquantile(values, [0.1, 0.9])
     reach = 2 * max(last - first, 1.0)
-    near = values[(values >= first - reach) & (values <= last + reach)]
-    edge = 0.08 * max(near.max() - near.min(), 1.0)
-    return float(near.min() - edge), float(near.max() + edge)
+    near = (values >= first - reach) & (values <= last + reach)
+    edge = 0.08 * max(values[near].max() - values[near].min(), 1.0)
+    low, high = min(lower[near].min(), values[near].min() - edge), max(upper[near].max(), values[near].max() + edge)
+    margin = 0.02 * (high - low)
+    return float(low - margin), float(high + margin)

@@ -25,6 +25,14 @@ def draw_transfer(rows: Sequence[Row], colours: dict[str, str], out: Path) -> li
     return paths
 
 
+def _attack(rows: Sequence[Row]) -> str:
+    """What made the images: "images of PGD with 20 steps on the cross-entropy"."""
+    made = [unit.info["identity"]["attack"].get("pgd", {}) for row in rows for label, unit in row.attacks.items()
+            if row.attack_infos[label].family == "transfer"]  # fmt: skip
+    steps = sorted({int(pgd["steps"]) for pgd in made if "steps" in pgd})
+    return f"images of PGD with {' or '.join(map(str, steps))} steps" if steps else "images of PGD"
+
+
 def _draw(rows: list[Row], path: Path) -> None:
     rows = sorted(rows, key=lambda row: row.model.name)
     sources = sorted(transfer_sources(rows))
@@ -41,12 +49,13 @@ def _draw(rows: list[Row], path: Path) -> None:
                 label.set(ha="right", rotation_mode="anchor")
         axes[0].set_yticks(range(len(rows)), [row.model.name for row in rows])
         axes[1].set_yticks([])
-        axes[0].set_xlabel("images made for", labelpad=4)
+        axes[0].set_xlabel("net that the images were made for", labelpad=4)
+        axes[0].set_ylabel("net that judges them", labelpad=6)
         axes[0].set_title(
             f"Accuracy in percent, {rows[0].dataset}, {rows[0].threat.label}",
             loc="left", pad=20, fontsize=10.5, fontweight="bold",
         )  # fmt: skip
         axes[0].annotate(
-            f"{rows[0].n:,} test images; a blank was not tried", (0, 1), xytext=(0, 5), xycoords="axes fraction",
-            textcoords="offset points", color=QUIET, fontsize=7.5,
+            f"{_attack(rows)}; {rows[0].n:,} test images; a blank was not tried", (0, 1), xytext=(0, 5),
+            xycoords="axes fraction", textcoords="offset points", color=QUIET, fontsize=7.5,
         )  # fmt: skip

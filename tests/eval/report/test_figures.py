@@ -4,13 +4,18 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from advdpnp.base.plotting import model_colours, spread_labels
+from advdpnp.base.plotting import end_labels, model_colours, signed_colours, spread_labels
+from advdpnp.base.statistics import wilson
+from advdpnp.corruption import BENCHMARK, EXTRA
 from advdpnp.eval.analysis.corruptions import corruption_record
 from advdpnp.eval.analysis.curves import corruption_grids
 from advdpnp.eval.analysis.rows import make_rows
 from advdpnp.eval.report.figures import draw_figures
+from advdpnp.eval.report.figures.study import _bounds, _legible_range
+from advdpnp.eval.report.html.sections.corruptions import _by_severity
 from advdpnp.eval.store.reader import find_results
 
 Store = Callable[..., Path]
@@ -74,6 +79,51 @@ def test_labels_keep_their_order_their_distance_and_their_bounds(values: list[fl
     assert (np.diff(places[order]) >= 5.0 - 1e-9).all()
     assert places.min() >= -1e-9
     assert places.max() <= 100 + 1e-9
+
+
+def test_names_that_move_away_from_their_line_are_led_to_it() -> None:
+    axes = Figure().subplots()
+    axes.set_ylim(0, 100)
+    ends = {"a": (1.0, 50.0), "b": (1.0, 50.5), "alone": (1.0, 90.0)}
+    end_labels(axes, ends, dict.fromkeys(ends, "#000000"), 5.0)
+    led = {text.get_text(): text.arrow_patch is not None for text in axes.texts}
+    assert led == {"a  50.0": True, "b  50.5": True, "alone  90.0": False}
+
+
+def test_differences_are_white_at_zero_and_differ_in_colour_by_size() -> None:
+    shown = signed_colours(np.array([[0.0, 0.5, 1.0, -1.0]]), 1.0)[0]
+    assert shown[0].min() > 0.95
+    assert shown[1, 2] > shown[2, 2]  # paler in between
+    assert shown[2, 0] > shown[2, 2]  # red above
+    assert shown[3, 2] > shown[3, 0]  # blue below
+
+
+def test_curves_against_severity_have_the_interval_of_the_images(store_model: Store) -> None:
+    cells = {("fog", 1): 0.6, ("snow", 1): 0.4}
+    ((grid,),) = corruption_grids(make_rows(find_results([store_model("net", ROBUST, cells=cells)]))).values()
+    (_, clean), (severity, mean) = grid.against_severity({"fog", "snow"})
+    assert severity == 1
+    assert (clean.value, mean.value) == (90, 50)
+    assert (mean.low, mean.high) == pytest.approx([100 * each for each in wilson(100, 200)])
+
+
+def test_means_on_the_page_leave_the_extra_corruptions_apart(store_model: Store) -> None:
+    cells = {(kind, 1): 0.6 for kind in BENCHMARK} | {(kind, 1): 0.1 for kind in EXTRA}
+    ((grid,),) = corruption_grids(make_rows(find_results([store_model("net", ROBUST, cells=cells)]))).values()
+    ((severity, values, mean),) = _by_severity(grid, [*BENCHMARK, *EXTRA])
+    assert (severity, len(values)) == (1, 19)
+    assert mean == pytest.approx(60)
+
+
+def test_bars_of_a_study_end_where_the_measure_does_and_are_never_cut() -> None:
+    assert [end.tolist() for end in _bounds("rare_clean", np.array([-3.0, 50]), np.array([4.0, 104]))] == [
+        [0, 50], [4, 100],
+    ]  # fmt: skip
+    assert _bounds("min_separation", 5.0, 190.0) == (5, 180)
+    middle, spread = np.array([10.0, 50, 55]), np.array([9.0, 1, 30])
+    low, high = _legible_range(middle, middle - spread, middle + spread)
+    assert low < 1
+    assert high > 85
 
 
 def test_heat_maps_round_what_the_table_says(store_model: Store) -> None:

@@ -214,6 +214,15 @@ def test_nothing_is_wider_than_a_phone(browser: Browser) -> None:
     browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
+def test_the_worst_case_is_on_the_screen_of_a_phone(browser: Browser) -> None:
+    size = {"width": 400, "height": 700, "deviceScaleFactor": 1, "mobile": True}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    browser.refresh()
+    for cell in browser.find_elements("css selector", ".board .line .key"):
+        assert 0 <= cell.rect["x"] < cell.rect["x"] + cell.rect["width"] <= 400
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
 def test_paper_gets_tables_without_controls(browser: Browser) -> None:
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
     hidden = [browser.find_element("css selector", selector) for selector in (".bar", ".filter", ".tools")]

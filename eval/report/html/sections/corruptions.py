@@ -7,7 +7,7 @@ from advdpnp.corruption import BENCHMARK, GROUPS, SEVERITIES
 from advdpnp.corruption.types import in_order
 from advdpnp.eval.analysis.curves import CorruptionGrid, clean_accuracy, corruption_grids, shared_types
 from advdpnp.eval.analysis.rows import Row
-from advdpnp.eval.report.html.chart import lines, series
+from advdpnp.eval.report.html.chart import lines, rounded, series
 from advdpnp.eval.report.html.context import Model, PageContext, choices, scope_of
 from advdpnp.eval.report.html.section import Section
 
@@ -30,6 +30,7 @@ def _block(context: PageContext, grids: Sequence[CorruptionGrid]) -> dict[str, A
         "fewer": sizes if sizes != sorted({row.n for row in rows}) else [],
         "shared": len(shared),
         "complete": shared >= set(BENCHMARK),
+        "benchmark": set(types) >= set(BENCHMARK),
         "chart": _against_severity(named, shared, severities) if shared else None,
         "types": [(kind, _GROUP_OF.get(kind, "extra")) for kind in types],
         "severities": severities,
@@ -47,7 +48,7 @@ def _against_severity(
     named: Sequence[tuple[Model, CorruptionGrid]], shared: set[str], severities: Sequence[int]
 ) -> dict[str, Any]:
     drawn = [
-        series(model, [(float(x), [round(accuracy, 2)]) for x, accuracy in grid.against_severity(shared)])
+        series(model, [(float(x), rounded(accuracy)) for x, accuracy in grid.against_severity(shared)])
         for model, grid in named
     ]
     return lines("severity", [(0, "clean"), *((s, str(s)) for s in severities)], drawn)
@@ -60,10 +61,11 @@ def _benchmark_mean(grid: CorruptionGrid) -> float:
 
 
 def _by_severity(grid: CorruptionGrid, types: Sequence[str]) -> list[tuple[int, list[float], float]]:
-    """A line per severity: accuracy of each type, and of all of them, in percent."""
+    """A line per severity: accuracy of each type, and the mean over the benchmark's types, in percent."""
     cells = grid.percent.reindex(list(types))
     return [
-        (severity, cells[severity].tolist(), 100 * float(grid.cells[severity].mean())) for severity in grid.severities
+        (severity, cells[severity].tolist(), 100 * float(grid.averaged[severity].mean()))
+        for severity in grid.severities
     ]
 
 

@@ -3,9 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
-from advdpnp.eval.analysis.rows import Row
+from advdpnp.base.plotting import signed_colours
+from advdpnp.eval.analysis.rows import Examples, Row
 from advdpnp.eval.report.html.context import PageContext, choices, scope_of
 from advdpnp.eval.report.html.images import picture
 from advdpnp.eval.report.html.section import Section
@@ -34,12 +33,13 @@ def _gather(context: PageContext) -> Mapping[str, Any] | None:
 def _panel(row: Row) -> dict[str, Any] | None:
     if row.examples is None:
         return None
-    stored, gain = row.examples.images, row.examples.gain
-    cards = [_card(row, stored, place, gain) for place in range(len(stored["sample"]))]
-    return {"attack": row.examples.attack, "gain": gain, "cards": cards}
+    stored = row.examples.images
+    cards = [_card(row, row.examples, place) for place in range(len(stored["sample"]))]
+    return {"attack": row.examples.attack, "largest": f"{row.examples.largest:.2g}", "cards": cards}
 
 
-def _card(row: Row, stored: Mapping[str, np.ndarray], place: int, gain: int) -> dict[str, Any]:
+def _card(row: Row, examples: Examples, place: int) -> dict[str, Any]:
+    stored = examples.images
     x, x_adv = stored["x"][place], stored["x_adv"][place]
     label, before, after = (
         int(stored[name][place]) for name in ("label", "clean_prediction", "adversarial_prediction")
@@ -47,7 +47,8 @@ def _card(row: Row, stored: Mapping[str, np.ndarray], place: int, gain: int) -> 
     changed = bool((x_adv != x).any())
     pictures = [("clean", picture(x))]
     if changed:
-        pictures += [("adversarial", picture(x_adv)), ("difference", picture(0.5 + gain * (x_adv - x)))]
+        shown = signed_colours(examples.change[place], examples.largest)
+        pictures += [("adversarial", picture(x_adv)), ("difference", picture(shown.transpose(2, 0, 1)))]
     state = "wrong unchanged" if before != label else "broken" if after != label else "not broken"
     return {
         "sample": int(stored["sample"][place]),
@@ -63,7 +64,7 @@ SECTION = Section(
     "examples",
     "Examples",
     "Adversarial examples",
-    "The first test images under the most expensive attack: clean, adversarial, and their difference, amplified "
-    "around grey. Every image was verified inside the box and inside eps.",
+    "The first test images under the most expensive attack: clean, adversarial, and their difference (mean of the "
+    "channels: red where lighter, blue where darker). Every image was verified inside the box and inside eps.",
     _gather,
 )
