@@ -1,6 +1,6 @@
 """The Python interface: models evaluated into a results folder, or one model on arrays in memory."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from torch import nn
 
 from advdpnp.attacks.engine.executor import check_inputs
 from advdpnp.attacks.engine.precision import FLOAT32
@@ -30,8 +29,8 @@ from advdpnp.eval.run.ranks import ALONE, Shard
 from advdpnp.eval.run.results import ResultsFolder
 from advdpnp.eval.store.adversarial_images import StoredImages
 from advdpnp.eval.store.reader import StoredEvaluation
-from advdpnp.models.checkpoint import weights_hash
-from advdpnp.models.loading import LoadedModel
+from advdpnp.models.classifier import InputRange
+from advdpnp.models.loading import LoadedModel, as_loaded
 
 
 def evaluate_models(
@@ -102,7 +101,7 @@ class Evaluation:
 
 
 def evaluate(
-    model: nn.Module,
+    model: Callable[..., Any],
     x: Images | Iterable[Any],
     y: Labels | None = None,
     *,
@@ -117,7 +116,8 @@ def evaluate(
     corruption_types: str | Sequence[str] = "benchmark",
     precision: str = FLOAT32,
     engine: str = "own",
-    name: str = "model",
+    input_range: InputRange | None = None,
+    name: str | None = None,
     save_adversarials: bool = False,
     sanity: bool = True,
     progress: Progress | None = None,
@@ -125,7 +125,8 @@ def evaluate(
     """Evaluate a model; nothing is left on disk, and model and random generators are left as they were.
 
     Args:
-        model: maps float32 images (n, c, h, w) in [0, 1] to logits (n, classes).
+        model: a module, a function or what ``load_model`` returns; maps float32 images (n, c, h, w) in [0, 1] to logits
+            (n, classes). ``advdpnp.models.classifier.Classifier`` says what else it may take and return.
         x: images (n, c, h, w): uint8, or floats in [0, 1]; or a DataLoader of images and labels.
         y: labels, integers (n,); None with a DataLoader.
         eps: radius, a number or "8/255" (default); several give a row each. Attack objects bring their own.
@@ -138,10 +139,11 @@ def evaluate(
         device: where to run; None is where the model is.
         corruptions: "none" or "auto".
         corruption_types: "benchmark" (15), "all" (19), or names: ["fog", "snow"], or one text with commas.
-        precision: of the searches: "32", "tf32", "bf16" or "auto". Verdicts are always float32; columns of a search of
-            lower precision say so: "autoattack (bf16 search)".
+        precision: of the searches: "32", "tf32", "bf16" or "auto". Verdicts are always the model's own; columns of a
+            search of lower precision say so: "autoattack (bf16 search)".
         engine: "own", or "reference" for the same attacks of torchattacks and pyautoattack.
-        name: what the row calls the model.
+        input_range: what the model expects for black and white, if not (0, 1): (0, 255), (-1, 1).
+        name: of the row; None takes that of a loaded model, or "model".
         save_adversarials: return the adversarial image of every sample that an attack breaks. They are rounded to bytes
             where that breaks the model still and the images ``x`` are bytes.
         sanity: make the measurements that most flags rest on; without them the row has the flag "unmeasured".
@@ -156,34 +158,27 @@ def evaluate(
     # Gradients are needed; images made in inference mode are copied out of it.
     with torch.inference_mode(False), torch.enable_grad():
         return _evaluate(
-            model, x, y, ChosenAttacks.of(attacks), radii=eps, norm=norm, name=name, device=device, progress=progress,
+            as_loaded(model, name, input_range), x, y, ChosenAttacks.of(attacks), radii=eps, norm=norm, device=device,
+            progress=progress,
             targets=targets, seed=seed, batch_size=batch_size, corruptions=corruptions, precision=precision,
             corruption_types=corruption_types, engine=engine, save_adversarials=save_adversarials, sanity=sanity,
         )  # fmt: skip
 
 
 def _evaluate(
-    model: nn.Module,
+    loaded: LoadedModel,
     x: Any,
     y: Labels | None,
     chosen: ChosenAttacks,
     *,
     radii: Any,
     norm: str | None,
-    name: str,
     device: str | torch.device | None,
     progress: Progress | None,
     **options: Any,
 ) -> Evaluation:
-    if not isinstance(model, nn.Module):
-        raise AdvdpnpError(f"the model must be a torch.nn.Module, not {type(model).__name__}; load_model loads files")
     options |= {"attacks": chosen.text, "eps": chosen.radii(radii), "norm": norm or chosen.norm}
     images, labels = to_pair(x, y)
-    wrong = {str(weight.dtype) for weight in model.parameters() if weight.is_floating_point()} - {"torch.float32"}
-    if wrong:
-        raise AdvdpnpError(f"the model's weights are {', '.join(sorted(wrong))}; evaluate model.float()")
-    if any(tensor.is_inference() for tensor in (*model.parameters(), *model.buffers())):
-        raise AdvdpnpError("the model was made inside torch.inference_mode, which has no gradients; make it outside")
     # Bytes are images whatever they are: their labels are all there is to check.
     check_inputs(images if images.is_floating_point() else torch.zeros(len(labels), 1, 1, 1), labels)
     if len(labels) != len(images):
@@ -194,10 +189,9 @@ def _evaluate(
     empty = Split(images[:0], labels[:0])
     dataset = Dataset("arrays", tuple(map(str, range(classes))), empty, empty, Split(images, labels), "none")
     if device is None:
+        model = loaded.model
         device = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), images.device)
     config = EvaluationConfig.of(device=device, **options)
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    loaded = LoadedModel(model, name, weights_hash(model), type(model).__name__, "", parameters, {})
     results = MemoryResults()
     size = small_batch_size(len(images), choose_device(config.device))
     components = Components(resolve_attacks=chosen.resolve, static_batch_size=size)

@@ -30,13 +30,15 @@ from advdpnp.eval.images import AdversarialImages
 from advdpnp.eval.run.components import small_batch_size
 from advdpnp.eval.run.device import choose_device, on_device, user_code
 from advdpnp.eval.run.tasks import PACKAGE_BATCH_SIZE
+from advdpnp.models.classifier import as_classifier
+from advdpnp.models.loading import as_loaded
 
 _FEW = 8  # images on which the model is tried before the search
 _calls = itertools.count()
 
 
 def attack(
-    model: nn.Module,
+    model: Callable[..., Any],
     x: Images,
     y: Labels,
     attack: Any = "pgd-20",
@@ -56,7 +58,7 @@ def attack(
     ``torch.no_grad``, ``torch.inference_mode`` and autocast; the search ignores them.
 
     Args:
-        model: maps float32 images (n, c, h, w) in [0, 1] to logits (n, classes).
+        model: maps float32 images (n, c, h, w) in [0, 1] to logits (n, classes); anything that ``evaluate`` takes.
         x: images (n, c, h, w): uint8, or floats in [0, 1].
         y: labels, integers (n,).
         attack: a name of ``advdpnp list attacks``, or an attack object.
@@ -82,7 +84,7 @@ def attack(
     """
     check_kinds(norm=(norm, (str, NoneType)), seed=(seed, int), batch_size=(batch_size, (int, NoneType)))
     with torch.inference_mode(False), torch.enable_grad(), isolated_rng():
-        job = _Job.of(model, to_images(x), to_labels(y), seed, batch_size, device, precision, progress)
+        job = _Job.of(as_loaded(model).model, to_images(x), to_labels(y), seed, batch_size, device, precision, progress)
         criterion = None if targets is None else _criterion(targets, job.batch.y)
         with on_device(job.model, job.device):
             found = job.run(lambda classes: one_attack(attack, eps, norm, classes, criterion))
@@ -128,6 +130,7 @@ def perturb(
         )
     check_inputs(x, y)
     number = seed_of(torch.initial_seed(), "perturb", next(_calls)) if seed is None else seed_of(seed, "perturb")
+    model = as_classifier(model)
     with torch.inference_mode(False), _in_eval_mode(model):
         x, y = (each.clone() if each.is_inference() else each for each in (x, y))
         draw = Draw.of(number, torch.arange(len(x), device=x.device))
@@ -177,10 +180,6 @@ class _Job:
         device: str | torch.device | None, precision: str, progress: bool,
     ) -> "_Job":  # fmt: skip
         """A job on the device of the model unless another one is named; images may be bytes."""
-        if not isinstance(model, nn.Module):
-            raise AdvdpnpError(
-                f"the model must be a torch.nn.Module, not {type(model).__name__}; load_model loads files"
-            )
         x = to_float(x) if x.dtype == torch.uint8 else x
         check_inputs(x, y)
         if not len(x):

@@ -29,8 +29,8 @@ class EvaluationConfig(BaseModel):
         corruption_types: "benchmark" (15, whose mean is reported), "all" (19), or names.
         data_root: folder in which official corrupted images are looked for.
         engine: "own", or "reference" for the same attacks of torchattacks and pyautoattack.
-        precision: of the searches: "32", "tf32", "bf16" or "auto". Verdicts are always float32; columns of a search
-            of lower precision say so: "autoattack (bf16 search)".
+        precision: of the searches: "32", "tf32", "bf16" or "auto". Verdicts are always the model's own; columns of a
+            search of lower precision say so: "autoattack (bf16 search)".
         save_adversarials: store the adversarial image of every misclassified sample, which ``verify`` checks. Where
             verdicts exist already, the same search is repeated for its images.
         sanity: make the measurements that most flags rest on.

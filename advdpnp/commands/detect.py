@@ -13,11 +13,14 @@ from advdpnp.commands.support.options import (
     DataRoot,
     Device,
     Download,
+    Dtype,
+    InputRange,
     Mean,
     Name,
     Seed,
     Std,
     Weights,
+    WeightsKey,
 )
 
 if TYPE_CHECKING:
@@ -60,6 +63,9 @@ def detect(
     weights: Weights = None,
     mean: Mean = None,
     std: Std = None,
+    weights_key: WeightsKey = None,
+    input_range: InputRange = None,
+    dtype: Dtype = "auto",
     name: Name = None,
     dataset: DatasetName = None,
     outliers: Outliers = None,
@@ -78,7 +84,7 @@ def detect(
     device: Device = "auto",
 ) -> None:
     """Measure how well scores tell outliers and adversarial images from clean ones, also by an attack on the score."""
-    from advdpnp.commands.support.models import choose_threat, load_models
+    from advdpnp.commands.support.models import ModelOptions, choose_threat, load_models
     from advdpnp.eval.detection.adaptive import AdaptiveAttack
     from advdpnp.eval.detection.images import outlier_sets
     from advdpnp.eval.detection.run import DetectionConfig
@@ -91,7 +97,8 @@ def detect(
     paths = [str(path) for path in checkpoints or []]
     if not paths and not model:
         raise AdvdpnpError("there is no model; give a run folder, a .safetensors file or --model")
-    loaded, data = load_models(paths, model or [], weights or [], mean, std, name or [], dataset, data_root, download)
+    of_models = ModelOptions(weights or [], mean, std, weights_key, input_range, dtype)
+    loaded, data = load_models(paths, model or [], of_models, name or [], dataset, data_root, download)
     threat, resolved = _attacks(attacks, *choose_threat(loaded, norm, [eps] if eps is not None else []), data)
     specs = [spec.strip() for item in outliers or [] for spec in item.split(",") if spec.strip()]
     sets = outlier_sets(specs, data, limit=limit, seed=seed, data_root=data_root, download=download)

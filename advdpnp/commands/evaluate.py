@@ -15,11 +15,14 @@ from advdpnp.commands.support.options import (
     DataRoot,
     Device,
     Download,
+    Dtype,
+    InputRange,
     Mean,
     Name,
     Seed,
     Std,
     Weights,
+    WeightsKey,
 )
 
 if TYPE_CHECKING:
@@ -66,7 +69,7 @@ Engine = Annotated[str, typer.Option(help="`own`, or `reference`: the same attac
 Precision = Annotated[
     str,
     typer.Option(
-        help="Precision of the searches: 32, tf32, bf16, or auto for the fastest; verdicts are always float32."
+        help="Precision of the searches: 32, tf32, bf16, or auto for the fastest; verdicts are the model's own."
     ),
 ]
 CrossCheck = Annotated[
@@ -107,6 +110,9 @@ def evaluate(
     weights: Weights = None,
     mean: Mean = None,
     std: Std = None,
+    weights_key: WeightsKey = None,
+    input_range: InputRange = None,
+    dtype: Dtype = "auto",
     name: Name = None,
     dataset: Dataset = None,
     attacks: Attacks = "all",
@@ -130,7 +136,7 @@ def evaluate(
     device: Device = "auto",
 ) -> None:
     """Attack checkpoints; writes verdicts, OUT/leaderboard.html (everything on one page), .csv, .md and figures."""
-    from advdpnp.commands.support.models import choose_threat, load_models
+    from advdpnp.commands.support.models import ModelOptions, choose_threat, load_models
     from advdpnp.eval.run.ranks import shard_of_environment
     from advdpnp.models.loading import load_model
 
@@ -138,9 +144,8 @@ def evaluate(
     with one_speaks(shard.first):
         if not paths and not model:
             raise AdvdpnpError("there is nothing to evaluate; give a run folder, a .safetensors file or --model")
-        loaded, data = load_models(
-            paths, model or [], weights or [], mean, std, name or [], dataset, data_root, download
-        )
+        of_models = ModelOptions(weights or [], mean, std, weights_key, input_range, dtype)
+        loaded, data = load_models(paths, model or [], of_models, name or [], dataset, data_root, download)
         norm, radii = choose_threat(loaded, norm, eps or [])
         sources = [load_model(spec, dataset=data) for spec in transfer_from or []]
     common = {"norm": norm, "eps": radii, "seed": seed, "batch_size": batch_size, "device": device, "shard": shard}

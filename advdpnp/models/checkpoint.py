@@ -18,6 +18,7 @@ from advdpnp.base.files import atomic_path
 from advdpnp.base.randomness import isolated_rng
 from advdpnp.base.versions import software_versions
 from advdpnp.models import ModelConfig, Network, build_model
+from advdpnp.models.classifier import Classifier
 from advdpnp.models.ed_wta import require_positive_scale
 from advdpnp.models.weights import is_safetensors, load_into
 
@@ -123,11 +124,15 @@ def weights_hash(model: nn.Module) -> str:
     """SHA-256 over names, types, shapes and bytes of all parameters and buffers, as 64 hexadecimal digits.
 
     The hash does not depend on the device or the memory format. It includes buffers that are not in the state_dict:
-    models of other projects may store their normalisation there, and another normalisation makes another model.
+    models of other projects may store their normalisation there, and another normalisation makes another model. So does
+    another precision, and another input range of a ``Classifier``, which itself adds nothing else to the net's hash.
     """
+    digest = hashlib.sha256()
+    if isinstance(model, Classifier):
+        digest.update(b"" if model.input_range is None else f"input range {model.input_range}\x1f".encode())
+        model = model.net
     tensors: dict[str, Tensor] = dict(model.named_buffers(remove_duplicate=False))
     tensors.update(model.named_parameters(remove_duplicate=False))
-    digest = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         digest.update(f"{name}\x1f{tensor.dtype}\x1f{tuple(tensor.shape)}\x1f".encode())

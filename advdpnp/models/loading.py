@@ -1,24 +1,25 @@
 """Loads a model by name: a checkpoint, an architecture with weights, a RobustBench model, or a user's factory."""
 
-import importlib
 import math
-import os
-import sys
 from collections.abc import Callable
-from contextlib import redirect_stdout
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from advdpnp.base.errors import AdvdpnpError, describe, did_you_mean
+from advdpnp.base.errors import AdvdpnpError, describe
 from advdpnp.base.randomness import isolated_rng
-from advdpnp.models import MODELS, ModelConfig, Network, build_model
-from advdpnp.models.checkpoint import checkpoint_file, has_header, load_checkpoint, weights_hash
-from advdpnp.models.factories import find_factory, importable, is_source
-from advdpnp.models.weights import load_into, read_state_dict
+from advdpnp.models import MODELS
+from advdpnp.models.checkpoint import weights_hash
+from advdpnp.models.classifier import InputRange, as_classifier, dtype_name, to_dtype
+from advdpnp.models.sources.checkpoints import is_path, is_registered, load_path, load_registered
+from advdpnp.models.sources.factories import is_factory, load_factory
+from advdpnp.models.sources.hugging_face import is_hugging_face, load_hugging_face
+from advdpnp.models.sources.programs import is_program, load_program
+from advdpnp.models.sources.request import Found, Normalisation, Request
+from advdpnp.models.sources.robustbench import is_robustbench, load_robustbench
 
 if TYPE_CHECKING:
     from advdpnp.datasets.base import Dataset
@@ -26,10 +27,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model that is ready to be evaluated: in eval mode, in float32, on the CPU.
+    """A model that is ready to be evaluated: in eval mode, on the CPU. It can be called like its ``model``.
 
     Attributes:
-        model: maps float32 images (n, c, h, w) in [0, 1] to logits (n, classes).
+        model: maps float32 images (n, c, h, w) in [0, 1] to logits (n, classes); the net for other libraries.
         name: the name in tables.
         weights_hash: see ``checkpoint.weights_hash``.
         architecture: the registered name, or the name of the factory or class.
@@ -45,6 +46,16 @@ class LoadedModel:
     method: str
     parameters: int
     header: dict[str, Any]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Logits (n, classes) of images (n, c, h, w) in [0, 1]."""
+        logits: Tensor = self.model(x)
+        return logits
+
+    @property
+    def dtype(self) -> str:
+        """Precision of the weights, in which verdicts are made: "float32", "bfloat16"..."""
+        return dtype_name(self.model)
 
     def metric(self, name: str) -> float | None:
         """A metric of the saved epoch ("seconds", "min_separation"), or None if the header has none of this name."""
@@ -67,18 +78,6 @@ class LoadedModel:
         return seed if isinstance(seed, int) else None
 
 
-@dataclass(frozen=True)
-class _Found:
-    model: nn.Module
-    name: str
-    architecture: str
-    header: dict[str, Any] = field(default_factory=dict)
-
-
-Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
-"""Mean and standard deviation of each channel, for images in [0, 1]."""
-
-
 def load_model(
     spec: str,
     *,
@@ -86,6 +85,9 @@ def load_model(
     dataset: "Dataset | None" = None,
     name: str | None = None,
     normalisation: Normalisation | None = None,
+    weights_key: str | None = None,
+    input_range: InputRange | None = None,
+    dtype: str | None = None,
 ) -> LoadedModel:
     """Load the model that ``spec`` names.
 
@@ -94,6 +96,9 @@ def load_model(
             a checkpoint of this program, or a run folder that contains ``best.safetensors``;
             a registered architecture (``resnet18``, ``timm:resnet50``) with ``weights``;
             ``robustbench:NAME`` or ``robustbench:L2/NAME``, downloaded into torch's hub folder on first use;
+            ``hf:NAME_OR_FOLDER``, an image classifier of Hugging Face with its processor (the extra ``hf``);
+            ``torchscript:FILE`` or ``export:FILE``, a program of ``torch.jit.save`` or ``torch.export.save``, which
+            can run any code when it is loaded;
             ``package.module:factory`` or ``folder/file.py:factory``, called without arguments; ``weights``, if given,
             replace the weights of the model that it returns.
         weights: a file of weights in any format that ``weights.read_state_dict`` reads.
@@ -101,27 +106,25 @@ def load_model(
         name: replaces the name that follows from the spec or the weights file.
         normalisation: the normalisation that the model was trained with; needed for weights of a registered
             architecture that do not contain it.
+        weights_key: where the weights are in their file ("ema"); None finds the usual places.
+        input_range: the values that the model expects for black and white, if not (0, 1): (0, 255), (-1, 1).
+        dtype: evaluate with weights of this precision ("float32", "bfloat16"); None leaves them as they are.
 
     Raises:
         AdvdpnpError: the spec names no model, a file or module is missing or damaged, the weights do not fit the
             architecture, a download failed, or the model does not fit the data set.
+
+    Example:
+        >>> loaded = advdpnp.load_model("runs/my-run")  # doctest: +SKIP
+        >>> loaded(images).argmax(1), loaded.name, loaded.model  # doctest: +SKIP
     """
-    load = next((load for matches, load in _KINDS if matches(spec)), None)
-    if load is None:
-        if spec.replace("-", "").isalnum():
-            try:
-                MODELS.find(spec)  # perhaps a misspelt architecture: the error suggests similar names
-            except AdvdpnpError as error:
-                raise AdvdpnpError(f"there is no file or folder '{spec}', and {error}") from None
-        raise AdvdpnpError(
-            f"'{spec}' is not a checkpoint, a run folder or a known architecture; give a file, a name from "
-            "`advdpnp list models`, robustbench:NAME, package.module:factory or file.py:factory"
-        )
     with isolated_rng():
-        found = load(spec, weights, dataset, normalisation)
-        model = found.model.cpu().float().eval()
+        found = _loader(spec)(Request(spec, weights, dataset, normalisation, weights_key))
+        net = to_dtype(as_classifier(found.model).net, dtype)
+        classifier = as_classifier(net, input_range).cpu().eval()
         if dataset is not None:
-            _try(model, found.name, dataset)
+            _try(classifier, found.name, dataset)
+    model = classifier.simplest
     return LoadedModel(
         model=model,
         name=name or found.name,
@@ -133,184 +136,40 @@ def load_model(
     )
 
 
-def _refuse(normalisation: Normalisation | None, spec: str) -> None:
-    if normalisation is not None:
-        raise AdvdpnpError(f"{spec} normalises its images itself; leave out --mean and --std")
+def as_loaded(model: Callable[..., Any], name: str | None = None, input_range: InputRange | None = None) -> LoadedModel:
+    """A caller's own model as one that was loaded, with its modes, on its device.
 
+    Args:
+        model: a module or a function, or what ``load_model`` returned.
+        name: in tables; None takes that of a loaded model, or "model".
+        input_range: as for ``load_model``.
 
-# Checkpoints of this program
-
-
-def _is_path(spec: str) -> bool:
-    # os.path.exists returns False for invalid file names, for which Path.exists raises.
-    return Path(spec).suffix == ".safetensors" or (os.path.exists(spec) and not _is_registered(spec))
-
-
-def _load_path(
-    spec: str, weights: Path | None, dataset: "Dataset | None", normalisation: Normalisation | None
-) -> _Found:
-    _refuse(normalisation, spec)
-    if weights is not None:
-        raise AdvdpnpError(f"{spec} has its own weights; leave out --weights, or name an architecture instead")
-    path = checkpoint_file(Path(spec))
-    model, header = load_checkpoint(path)
-    return _Found(model, _checkpoint_name(path), model.config.architecture, header)
-
-
-def _checkpoint_name(path: Path) -> str:
-    """The file's stem. Every run has a ``best`` and a ``last`` file, so these get the name of their folder."""
-    folder = path.resolve().parent.name
-    return {"best": folder, "last": f"{folder}-last"}.get(path.stem, path.stem)
-
-
-# Registered architectures with weights of any source
-
-
-def _is_registered(spec: str) -> bool:
-    try:
-        MODELS.find(spec)
-    except AdvdpnpError:
-        return False
-    return True
-
-
-def _load_registered(
-    spec: str, weights: Path | None, dataset: "Dataset | None", normalisation: Normalisation | None
-) -> _Found:
-    if weights is None:
-        raise AdvdpnpError(f"'{spec}' is an architecture without weights; add --weights FILE, or give a checkpoint")
-    if has_header(weights):
-        _refuse(normalisation, str(weights))
-        model, header = load_checkpoint(weights)
-        if model.config.architecture != spec:
-            raise AdvdpnpError(f"{weights} contains a {model.config.architecture}, not a {spec}; give the file alone")
-        return _Found(model, _checkpoint_name(weights), spec, header)
-    return _load_bare_weights(spec, weights, dataset, normalisation)
-
-
-def _load_bare_weights(
-    architecture: str, weights: Path, dataset: "Dataset | None", normalisation: Normalisation | None
-) -> _Found:
-    """Load weights without a header: the data set gives the shapes, the file or the caller the normalisation.
-
-    The normalisation is never guessed, because a wrong one changes both clean and robust accuracy.
+    Raises:
+        AdvdpnpError: it is no model, its weights have no gradients, or the range is none.
     """
-    if dataset is None:
-        raise AdvdpnpError(f"{weights} does not say what it classifies; name the data set, or give a factory")
-    state_dict = read_state_dict(weights)
-    stored = [state_dict.get(f"normalise.{name}") for name in ("mean", "std")]
-    if stored[0] is not None and stored[1] is not None:
-        _refuse(normalisation, str(weights))
-        mean, std = (tuple(tensor.flatten().tolist()) for tensor in stored if tensor is not None)
-    elif normalisation is not None:
-        mean, std = normalisation
-    else:
-        raise AdvdpnpError(
-            f"{weights} does not say how its model normalises images; add --mean and --std (0 and 1 for none), one "
-            "value per channel with commas, or give package.module:factory, whose model normalises by itself"
-        )
-    config = ModelConfig(
-        architecture=architecture,
-        classes=dataset.classes,
-        channels=dataset.channels,
-        image_size=dataset.image_size,
-        feature_dim=None,
-        head="linear",
-        radius=None,
-        mean=mean,
-        std=std,
-    )
-    model = build_model(config)
-    load_into(model, _as_network(state_dict, model), weights)
-    return _Found(model, weights.stem, architecture)
+    classifier = as_classifier(model.model if isinstance(model, LoadedModel) else model, input_range)
+    if any(tensor.is_inference() for tensor in (*classifier.parameters(), *classifier.buffers())):
+        raise AdvdpnpError("the model was made inside torch.inference_mode, which has no gradients; make it outside")
+    net = classifier.simplest
+    if isinstance(model, LoadedModel):
+        return replace(model, model=net, weights_hash=weights_hash(net), name=name or model.name)
+    parameters = sum(parameter.numel() for parameter in net.parameters())
+    return LoadedModel(net, name or "model", weights_hash(net), type(classifier.net).__name__, "", parameters, {})
 
 
-def _as_network(state_dict: dict[str, Tensor], model: Network) -> dict[str, Tensor]:
-    """Rename the tensors of a bare model to those of ``model``; names not in the backbone belong to the head."""
-    if any(name.startswith("backbone.") for name in state_dict):
-        return state_dict
-    own = model.backbone.state_dict()
-    renamed = {f"backbone.{name}": tensor for name, tensor in state_dict.items() if name in own}
-    rest = [name for name in state_dict if name not in own]
-    one_layer = len({name.rpartition(".")[0] for name in rest}) == 1
-    for name in rest:
-        renamed[f"head.{name.rpartition('.')[2]}" if one_layer else name] = state_dict[name]
-    return {**renamed, "normalise.mean": model.normalise.mean, "normalise.std": model.normalise.std}
-
-
-# The RobustBench model zoo
-
-
-def _is_robustbench(spec: str) -> bool:
-    return spec.startswith("robustbench:")
-
-
-def _load_robustbench(
-    spec: str, weights: Path | None, dataset: "Dataset | None", normalisation: Normalisation | None
-) -> _Found:
-    _refuse(normalisation, spec)
-    from advdpnp.base.compat import import_robustbench
-
-    if weights is not None:
-        raise AdvdpnpError(f"{spec} has its own weights; leave out --weights")
-    import_robustbench()
-    utils = importlib.import_module("robustbench.utils")
-    threat, _, name = spec.removeprefix("robustbench:").rpartition("/")
-    benchmark, threat = _benchmark(name, threat, utils.all_models, None if dataset is None else dataset.name)
-    folder = Path(torch.hub.get_dir()) / "robustbench"
-    try:
-        with redirect_stdout(sys.stderr):  # it prints while it downloads
-            model = utils.load_model(name, model_dir=folder, dataset=benchmark, threat_model=threat)
-    except Exception as error:  # any error of the network, Google Drive or the files
-        raise AdvdpnpError(
-            f"the RobustBench model '{name}' cannot be loaded ({describe(error)}); check the network connection, or "
-            f"put its weights into {folder / benchmark / threat}"
-        ) from error
-    return _Found(model, name, type(model).__name__)
-
-
-def _benchmark(name: str, threat: str, models: Any, dataset: str | None) -> tuple[str, str]:
-    """The (data set, threat model) that RobustBench lists ``name`` under; prefers ``dataset``, then Linf over L2."""
-    listings = [
-        (benchmark.value, kind.value)
-        for benchmark, kinds in models.items()
-        for kind, names in kinds.items()
-        if name in names and threat.lower() in ("", kind.value.lower())
-    ]
-    if not listings:
-        known = {known for kinds in models.values() for names in kinds.values() for known in names}
-        hint = did_you_mean(name, sorted(known), otherwise="robustbench.github.io lists them")
-        raise AdvdpnpError(f"RobustBench has no model called '{name}'{f' for {threat}' * bool(threat)}; {hint}")
-    order = ("Linf", "L2", "corruptions", "corruptions_3d")
-    return min(listings, key=lambda listing: (listing[0] != dataset, order.index(listing[1])))
-
-
-# Factories of the user
-
-
-def _is_factory(spec: str) -> bool:
-    module, _, attribute = spec.rpartition(":")
-    named = attribute if is_source(module) else f"{module}.{attribute}"
-    return all(part.isidentifier() for part in named.split("."))
-
-
-def _load_factory(
-    spec: str, weights: Path | None, dataset: "Dataset | None", normalisation: Normalisation | None
-) -> _Found:
-    _refuse(normalisation, spec)
-    module, _, attribute = spec.rpartition(":")
-    # Like ``python -m module`` and ``python file.py``; console scripts have neither folder on their import path.
-    with importable(Path(module).parent if is_source(module) else Path()):
-        factory = find_factory(module, attribute)
+def _loader(spec: str) -> Callable[[Request], Found]:
+    load = next((load for matches, load in _KINDS if matches(spec)), None)
+    if load is not None:
+        return load
+    if spec.replace("-", "").isalnum():
         try:
-            model = factory()
-        except (Exception, SystemExit) as error:
-            raise AdvdpnpError(f"{spec} fails when called without arguments: {describe(error)}; fix it") from error
-    if not isinstance(model, nn.Module):
-        raise AdvdpnpError(f"{spec} returns a {type(model).__name__}, not a torch.nn.Module; make it return the model")
-    if weights is not None:
-        load_into(model, read_state_dict(weights), weights)
-    return _Found(model, attribute if weights is None else weights.stem, attribute)
+            MODELS.find(spec)  # perhaps a misspelt architecture: the error suggests similar names
+        except AdvdpnpError as error:
+            raise AdvdpnpError(f"there is no file or folder '{spec}', and {error}") from None
+    raise AdvdpnpError(
+        f"'{spec}' is not a checkpoint, a run folder or a known architecture; give a file, a name from "
+        "`advdpnp list models`, robustbench:NAME, hf:NAME, package.module:factory or file.py:factory"
+    )
 
 
 def _try(model: nn.Module, name: str, dataset: "Dataset") -> None:
@@ -336,12 +195,12 @@ def _try(model: nn.Module, name: str, dataset: "Dataset") -> None:
         )
 
 
-_Loader = Callable[[str, Path | None, "Dataset | None", Normalisation | None], _Found]
-
-_KINDS: tuple[tuple[Callable[[str], bool], _Loader], ...] = (
-    (_is_path, _load_path),
-    (_is_registered, _load_registered),
-    (_is_robustbench, _load_robustbench),
-    (_is_factory, _load_factory),
+_KINDS: tuple[tuple[Callable[[str], bool], Callable[[Request], Found]], ...] = (
+    (is_path, load_path),
+    (is_registered, load_registered),
+    (is_robustbench, load_robustbench),
+    (is_hugging_face, load_hugging_face),
+    (is_program, load_program),
+    (is_factory, load_factory),
 )
 """The kinds of specs, in the order they are tried: whether a spec is of the kind, and how to load it."""

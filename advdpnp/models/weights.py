@@ -3,7 +3,8 @@
 import pickle
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,21 +22,51 @@ PREFIXES = ("module.", "_orig_mod.")
 """Prefixes that DataParallel, DistributedDataParallel and torch.compile add to every name."""
 
 
-def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Read the named tensors of a ``.safetensors``, ``.pt``, ``.pth`` or ``.th`` file; the suffix does not matter.
+def read_state_dict(path: Path, key: str | None = None) -> dict[str, Tensor]:
+    """Read the named tensors of a ``.safetensors``, ``.pt``, ``.pth``, ``.th`` or ``.ckpt`` file, whatever its suffix.
 
     Wrappers (``state_dict``, ``net``, ``model``, ``model_state_dict``, lists of one) and the prefixes of parallel and
-    compiled models are removed. No code in the file is executed.
+    compiled models are removed. No code in the file is executed, and objects beside the weights (hyper-parameters, as
+    Lightning saves them) are never built.
+
+    Args:
+        key: where the weights are: a key of the file ("ema", "ema.shadow"), or else a prefix of names ("ema_model").
 
     Raises:
-        AdvdpnpError: the file is missing, unreadable or truncated, has no weights, or would run code when opened.
+        AdvdpnpError: the file is missing, unreadable or truncated, has no weights or none under ``key``, or would run
+            code when opened.
     """
     if is_safetensors(path):
         try:
-            return _without_prefixes(load_file(path))
+            content: Any = load_file(path)
         except (SafetensorError, OSError) as error:
             raise AdvdpnpError(f"{path} is truncated or damaged ({error}); copy or create it again") from error
-    return _without_prefixes(_unwrap(_load_pickle(path), path))
+    else:
+        content = _load_pickle(path)
+    if key is not None:
+        content = _below(content, key, path)
+    return _without_prefixes(_unwrap(content, path))
+
+
+def without_prefix(state_dict: dict[str, Tensor], names: Iterable[str], path: Path) -> dict[str, Tensor]:
+    """The tensors below the one prefix ("model.") under which all ``names`` are found, as a LightningModule has them.
+
+    ``state_dict`` itself is returned if it has the names as they are, or if there is no such prefix.
+
+    Raises:
+        AdvdpnpError: there are several.
+    """
+    wanted = [name for name in names if not name.endswith("num_batches_tracked")]
+    if not wanted or all(name in state_dict for name in wanted):
+        return state_dict
+    prefixes = [name.removesuffix(wanted[0]) for name in state_dict if name.endswith(f".{wanted[0]}")]
+    fitting = [prefix for prefix in prefixes if all(prefix + name in state_dict for name in wanted)]
+    if len(fitting) > 1:
+        raise AdvdpnpError(
+            f"{path} has weights for the model under {' and '.join(prefix[:-1] for prefix in fitting)}; choose one "
+            "with --weights-key"
+        )
+    return _starting_with(state_dict, fitting[0]) if fitting else state_dict
 
 
 def is_safetensors(path: Path) -> bool:
@@ -60,8 +91,10 @@ def is_safetensors(path: Path) -> bool:
     return len(start) == 9 and start[8:] == b"{" and int.from_bytes(start[:8], "little") < 1 << 32
 
 
-def load_into(model: nn.Module, state_dict: Mapping[str, Tensor], path: Path) -> None:
+def load_into(model: nn.Module, state_dict: dict[str, Tensor], path: Path) -> None:
     """Copy all tensors of ``state_dict`` into ``model``; after an error, the model is unchanged.
+
+    Where all names of the model have one prefix, the tensors below it are meant (see ``without_prefix``).
 
     BatchNorm's ``num_batches_tracked`` may be missing: files older than PyTorch 0.4.1 lack it, and nothing uses it.
 
@@ -72,6 +105,7 @@ def load_into(model: nn.Module, state_dict: Mapping[str, Tensor], path: Path) ->
         AdvdpnpError: tensors are missing, unexpected or of another shape (the message lists them), or not finite.
     """
     own = model.state_dict()
+    state_dict = without_prefix(state_dict, own, path)
     missing = [name for name in own if name not in state_dict and not name.endswith("num_batches_tracked")]
     unexpected = [name for name in state_dict if name not in own]
     shapes = [
@@ -93,12 +127,39 @@ def load_into(model: nn.Module, state_dict: Mapping[str, Tensor], path: Path) ->
             own[name].copy_(tensor)
 
 
+class _NotBuilt:
+    """Stands for an object in a file that is neither a tensor nor a simple value: nothing of it is kept or run."""
+
+    def __new__(cls, *arguments: object) -> "_NotBuilt":
+        return super().__new__(cls)
+
+    def __init__(self, *arguments: object) -> None:
+        pass
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+def _load_without_objects(path: Path) -> Any:
+    """As ``weights_only`` loads, with a ``_NotBuilt`` for every object that it would refuse; None where that fails."""
+    try:
+        names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+        stand_ins: list[Any] = [(type("_NotBuilt", (_NotBuilt,), {}), name) for name in names]
+        with torch.serialization.safe_globals(stand_ins):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # the caller has an error to raise
+        return None
+    return content if isinstance(content, Mapping) else None
+
+
 def _load_pickle(path: Path) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the messages below cover what it warns about
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        if (content := _load_without_objects(path)) is not None:
+            return content
         named = re.search(r"GLOBAL ([\w.]+)", str(error))
         if named or "REDUCE" in str(error):
             what = f" (it asks for {named[1]})" if named else ""
@@ -109,8 +170,28 @@ def _load_pickle(path: Path) -> Any:
         raise AdvdpnpError(f"{path} is damaged or not a PyTorch file; copy or create it again") from error
     except Exception as error:  # torch.load raises errors of many types on truncated or unrelated files
         if "TorchScript" in str(error):
-            raise AdvdpnpError(f"{path} is a TorchScript program, not weights; save its state_dict instead") from None
+            raise AdvdpnpError(
+                f"{path} is a TorchScript program, not weights; if you trust it, name it as --model torchscript:{path}"
+            ) from None
         raise AdvdpnpError(f"{path} is truncated, damaged or not a PyTorch file; copy or create it again") from error
+
+
+def _below(content: Any, key: str, path: Path) -> Any:
+    """What a file has under ``key``, which may lead through several levels ("ema.shadow") or be a prefix of names."""
+    found = content
+    for part in [key] if isinstance(content, Mapping) and key in content else key.split("."):
+        found = found.get(part) if isinstance(found, Mapping) else None
+    if found is not None:
+        return found
+    with suppress(AdvdpnpError):
+        if below := _starting_with(_without_prefixes(_unwrap(content, path)), f"{key}."):
+            return below
+    keys = _some(sorted({str(name).partition(".")[0] for name in content} if isinstance(content, Mapping) else {}))
+    raise AdvdpnpError(f"{path} has nothing under '{key}'; its keys are {keys or 'none'}")
+
+
+def _starting_with(state_dict: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in state_dict.items() if name.startswith(prefix)}
 
 
 def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
@@ -129,7 +210,10 @@ def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
         return {str(name): tensor.detach() for name, tensor in content.items()}
     if isinstance(content, Mapping) and content:
         keys = _some([str(key) for key in content])
-        raise AdvdpnpError(f"{path} has no weights under a known name, only {keys}; save the state_dict alone")
+        raise AdvdpnpError(
+            f"{path} has no weights under a known name, only {keys}; choose one with --weights-key, or save the "
+            "state_dict alone"
+        )
     raise AdvdpnpError(f"{path} has no weights, only a {type(content).__name__}; save the model's state_dict")
 
 

@@ -142,12 +142,13 @@ class Executor:
         self._calls = 0
 
     def logits(self, x: Tensor) -> Tensor:
-        """Logits of any number of images, float32 (n, classes)."""
+        """Logits of any number of images, (n, classes): float64 of a float64 model, else float32."""
         with torch.no_grad():
             chunks = [
                 self._forward(self.model, self._pad(chunk))[: len(chunk)] for chunk in x.split(self.static_batch_size)
             ]
-        return torch.cat(chunks).float()
+        logits = torch.cat(chunks)
+        return logits if logits.dtype == torch.float64 else logits.float()
 
     def searched_logits(self, x: Tensor) -> Tensor:
         """Logits of the model that attacks query, float32 (n, classes), in one call. n is one of ``batch_sizes``."""

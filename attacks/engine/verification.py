@@ -24,7 +24,7 @@ class Judgement(Rows):
             criterion the largest other logit minus the target's.
         borderline: whether the margin is within 1e-5 of the largest logit, so that the prediction may differ on another
             machine, bool (n,).
-        logits: mean over the repeats, (n, classes).
+        logits: mean over the repeats, float32 (n, classes).
     """
 
     prediction: Tensor
@@ -66,7 +66,7 @@ def decide(runs: Tensor, y: Tensor, criterion: Criterion = MISCLASSIFIED) -> Jud
     logits = runs.mean(0)
     distance = -criterion.ascent(margin(logits, y))
     borderline = distance.abs() <= 1e-5 * logits.abs().amax(1)
-    return Judgement(torch.where(kept, y, rival), distance.float(), borderline, logits)
+    return Judgement(torch.where(kept, y, rival), distance.float(), borderline, logits.float())
 
 
 def repeats(executor: Executor) -> int:

@@ -30,7 +30,8 @@ class QueryCounter(nn.Module):
         if x.requires_grad and torch.is_grad_enabled():
             x = x.view_as(x)
             x.register_hook(self._backward)
-        return self.model(x.float().clone())  # type: ignore[no-any-return]
+        # Some packages ask in other precisions, and none expects another one back.
+        return self.model(x.float().clone()).float()  # type: ignore[no-any-return]
 
     def _backward(self, gradient: Tensor) -> Tensor:
         self.backwards += len(gradient)

@@ -14,7 +14,7 @@ _TEXT = (
     "definitions", "versions", "device", "date", "command", "flag_details", "recipe_hash", "samples_hash",
     "attack_definitions",
 )  # fmt: skip
-_SOMETIMES = ("mce_baseline", "standard_autoattack", "source", "venue", "paper", "url")
+_SOMETIMES = ("dtype", "mce_baseline", "standard_autoattack", "source", "venue", "paper", "url")
 
 _MEANINGS = {
     "model": "name of the model",
@@ -27,6 +27,7 @@ _MEANINGS = {
     "method": "how the model was trained, as its checkpoint says",
     "architecture": "of the model",
     "parameters": "their number",
+    "dtype": "precision of the weights and of the verdicts; float32 where it is empty",
     "min_separation": "smallest angle between the vectors of two classes, in degrees",
     "training_seconds": "what training took until the epoch that was kept",
     "recipe_hash": "hash of the recipe and the data set of the training, without the seed; empty if unknown",

@@ -77,7 +77,8 @@ def tabulate_rows(rows: Sequence[Row], mce_baseline: str | None = None, flags: F
     columns = [
         "model", *accuracies, "n", "flags", "method", "architecture", "parameters", "min_separation",
         "training_seconds", "worst_case_p", "worst_case_p_holm", *detail_columns(records),
-        *(("mce", "mce_baseline", "mce_note") if mce_baseline else ()), *bounds, "norm", "eps", "eps_text",
+        *(("mce", "mce_baseline", "mce_note") if mce_baseline else ()),
+        *(("dtype",) if any(record["dtype"] for record in records) else ()), *bounds, "norm", "eps", "eps_text",
         "seed", "dataset", "corruption_source", "weights_hash", "data_hash", "definitions", "versions", "device",
         "date", "command", "forwards", "backwards", "seconds", "flag_details", "recipe_hash", "training_seed",
         "samples_hash", "attack_definitions", "sanity_n",
@@ -174,6 +175,7 @@ def _record(row: Row, flags: Sequence[Flag]) -> dict[str, Any]:
         "method": row.model.method,
         "architecture": row.model.architecture,
         "parameters": row.model.parameters,
+        "dtype": row.model.dtype,
         "min_separation": _rounded(row.model.min_separation),
         "training_seconds": _rounded(row.model.training_seconds),
         "norm": row.threat.norm,

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from advdpnp.attacks.algorithms.transfer import Transfer
 from advdpnp.attacks.engine.executor import Executor, check_inputs, evaluation_mode, is_batch_dependent, is_randomised
@@ -33,6 +34,7 @@ from advdpnp.eval.store.key import CLEAN, EvaluationKey, short_hash
 from advdpnp.eval.store.model_record import ModelRecord
 from advdpnp.eval.store.schema import FOUND
 from advdpnp.eval.store.writer import Pack, VerdictCollector
+from advdpnp.models.classifier import Classifier, as_classifier
 from advdpnp.models.loading import LoadedModel
 
 
@@ -62,6 +64,7 @@ def run_model(loaded: LoadedModel, plan: Plan, results: Results, warnings: list[
         training_seed=loaded.training_seed,
         class_names=tuple(plan.dataset.class_names),
         dataset=plan.dataset.label,
+        dtype=loaded.dtype if loaded.dtype != "float32" else "",
     )
     with results.open(identity, plan.components.patience) as place, on_device(loaded.model, plan.device):
         static_batch_size = plan.components.first_batch_size(plan.device)
@@ -108,10 +111,12 @@ class _Run:
         warnings: list[str],
     ) -> None:
         self.warnings = warnings
-        self.name, self.model, self.weights_hash = loaded.name, loaded.model, loaded.weights_hash
+        self.name, self.weights_hash = loaded.name, loaded.weights_hash
+        classifier = as_classifier(loaded.model)
+        self.model: nn.Module = classifier
         self.plan, self.static_batch_size = plan, static_batch_size
         self.own, self.collected, self.peers = place.own, place.collected, place.peers
-        self._preflight()
+        self._preflight(classifier)
 
     def everything(self) -> Iterator[str]:
         """Run all evaluations; yields the hash of each when it is complete."""
@@ -130,7 +135,7 @@ class _Run:
             for name, severity in source.cells:
                 yield self._complete(corruption_task(self.setting, source, name, severity))
 
-    def _preflight(self) -> None:
+    def _preflight(self, classifier: Classifier) -> None:
         """Find the number of classes, whether the model is randomised and whether its answers depend on the batch.
 
         A model that cannot be evaluated is refused here, before hours of work.
@@ -157,6 +162,7 @@ class _Run:
                 "of its own classes"
             )
         self.classes, self.batch_dependent = logits.shape[1], batch_dependent
+        self.model = classifier.simplest
         self.setting = Setting(self.model, self.plan, self.static_batch_size, randomised)
         if not randomised:
             self._compare_with_stored(samples, -margin(logits, y).numpy())

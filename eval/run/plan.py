@@ -40,7 +40,7 @@ class Plan:
         threats: the threat models.
         samples: indices of the test images, int64, sorted.
         device: where models run.
-        precision: of our searches: "32", "tf32" or "bf16". Verdicts are always float32.
+        precision: of our searches: "32", "tf32" or "bf16". Verdicts are always the model's own.
         progress: receives the course of the evaluation.
         corruptions: where corrupted images come from; None for none.
         shard: which of several processes this is.

@@ -51,7 +51,7 @@ def open_model(out: Path, identity: ModelRecord) -> Iterator["ModelFolder"]:
     """
     path = out / f"{file_name(identity.name)}-{identity.weights_hash[:8]}"
     with folder_lock(path):
-        write_text(path / "model.json", json.dumps(identity.__dict__, indent=2) + "\n")
+        write_text(path / "model.json", json.dumps(identity.to_json(), indent=2) + "\n")
         finish_commit(path)
         if is_old(path):
             convert(path, identity)

@@ -1,8 +1,9 @@
 """What the results say a model is: the ``model.json`` of its folder."""
 
 import json
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from advdpnp.base.errors import AdvdpnpError
 
@@ -23,6 +24,7 @@ class ModelRecord:
         training_seconds: what training took until the epoch that was kept; None if the checkpoint does not say.
         recipe_hash: of all that the checkpoint says of its training but the seed; "" if it does not say.
         training_seed: the seed it was trained with; None if the checkpoint does not say.
+        dtype: precision of the weights and of the verdicts ("bfloat16"); "" for float32.
     """
 
     name: str
@@ -36,6 +38,11 @@ class ModelRecord:
     training_seconds: float | None = None
     recipe_hash: str = ""
     training_seed: int | None = None
+    dtype: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """What ``model.json`` holds: the same as ever for a model in float32."""
+        return {name: value for name, value in asdict(self).items() if name != "dtype" or value}
 
 
 _FIELDS = {field.name for field in fields(ModelRecord)}

@@ -199,7 +199,8 @@ def test_a_factory_in_the_working_folder_is_found_and_its_model_made_ready(nets:
     loaded = load_model(f"{nets}:good", dataset=data())
     assert (loaded.name, loaded.architecture, loaded.method, loaded.header) == ("good", "good", "", {})
     assert not loaded.model.training
-    assert {parameter.dtype for parameter in loaded.model.parameters()} == {torch.float32}
+    assert {parameter.dtype for parameter in loaded.model.parameters()} == {torch.float64}  # as it was made
+    assert loaded.dtype == "float64"
     assert sys.path == path
     assert torch.equal(torch.get_rng_state(), state)
     assert load_model(f"{nets}:Holder.inner").architecture == "Holder.inner"
@@ -223,7 +224,7 @@ def test_a_factory_with_weights_is_called_after_them(nets: str, tmp_path: Path) 
     torch.save(weights, tmp_path / "theirs.pth")
     loaded = load_model(f"{nets}:good", weights=tmp_path / "theirs.pth")
     assert loaded.name == "theirs"
-    assert torch.equal(loaded.model.state_dict()["1.weight"], weights["1.weight"])
+    assert torch.equal(loaded.model.state_dict()["net.1.weight"].float(), weights["1.weight"])
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from advdpnp.commands.support.options import DataRoot, Device, Mean, Std, Weights
+from advdpnp.commands.support.options import DataRoot, Device, Dtype, InputRange, Mean, Std, Weights, WeightsKey
 
 EPILOG = "Example: `advdpnp verify results/cifar10/my-run-1a2b3c4d --checkpoint runs/my-run`"
 
@@ -30,21 +30,23 @@ def verify(
     weights: Weights = None,
     mean: Mean = None,
     std: Std = None,
+    weights_key: WeightsKey = None,
+    input_range: InputRange = None,
+    dtype: Dtype = "auto",
     dataset: Dataset = None,
     json: Json = None,
     data_root: DataRoot = None,
     device: Device = "auto",
 ) -> None:
-    """Re-verify stored adversarial images in float32; exit code 1 if a check fails or cannot be made."""
+    """Re-verify stored adversarial images; exit code 1 if a check fails or cannot be made."""
+    from advdpnp.commands.support.models import ModelOptions
     from advdpnp.commands.support.verification import verify_command
 
     holds = verify_command(
         paths,
         checkpoints=checkpoint or [],
         models=model or [],
-        weights=weights or [],
-        mean=mean,
-        std=std,
+        options=ModelOptions(weights or [], mean, std, weights_key, input_range, dtype),
         dataset=dataset,
         data_root=data_root,
         device=device,

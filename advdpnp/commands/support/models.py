@@ -1,23 +1,52 @@
 """Which models, which data set and which threat model the options of ``eval``, ``detect`` and ``verify`` mean."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.datasets import Dataset, load_dataset
-from advdpnp.models.loading import LoadedModel, Normalisation, load_model
+from advdpnp.models.classifier import InputRange, check_input_range
+from advdpnp.models.loading import LoadedModel, load_model
+from advdpnp.models.sources.request import Normalisation
 
 _DEFAULT_EPS = {"linf": "8/255", "l2": "0.5", "l1": "12", "l0": "24"}
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """What the command line says about models, besides their names: the options of the same names as text.
+
+    All but ``dtype`` are for the models of ``--model``.
+    """
+
+    weights: Sequence[str] = ()
+    mean: str | None = None
+    std: str | None = None
+    weights_key: str | None = None
+    input_range: str | None = None
+    dtype: str = "auto"
+
+    @property
+    def dtype_name(self) -> str | None:
+        """As ``load_model`` takes it."""
+        return None if self.dtype == "auto" else self.dtype
+
+    @property
+    def range(self) -> InputRange | None:
+        """``--input-range`` as numbers.
+
+        Raises:
+            AdvdpnpError: it is no range.
+        """
+        return None if self.input_range is None else check_input_range(tuple(self.input_range.split(",")))
 
 
 def load_models(
     paths: Sequence[str],
     models: Sequence[str],
-    weights: Sequence[str],
-    mean: str | None,
-    std: str | None,
+    options: ModelOptions,
     names: Sequence[str],
     dataset: str | None,
     data_root: Path | None,
@@ -27,8 +56,9 @@ def load_models(
     images."""
     own = [load_model(path) for path in paths]
     data = choose_dataset(dataset, own, data_root, download)
-    own = [load_model(path, dataset=data) for path in paths]  # now tried on an image of this data set
-    others = foreign_models(models, weights, data, normalisation_of(mean, std, data))
+    # now tried on an image of this data set
+    own = [load_model(path, dataset=data, dtype=options.dtype_name) for path in paths]
+    others = foreign_models(models, options, data)
     return name_models([*own, *others], names), data
 
 
@@ -77,10 +107,9 @@ def normalisation_of(mean: str | None, std: str | None, data: Dataset) -> Normal
     return values[0], values[1]
 
 
-def foreign_models(
-    models: Sequence[str], weights: Sequence[str], data: Dataset, normalisation: Normalisation | None
-) -> list[LoadedModel]:
-    """The models of ``--model`` and ``--weights``."""
+def foreign_models(models: Sequence[str], options: ModelOptions, data: Dataset) -> list[LoadedModel]:
+    """The models of ``--model``."""
+    weights, normalisation = options.weights, normalisation_of(options.mean, options.std, data)
     if weights and len(weights) != len(models):
         raise AdvdpnpError(
             f"there are {len(models)} --model and {len(weights)} --weights; give one per --model, in the same order, "
@@ -88,11 +117,18 @@ def foreign_models(
         )
     if normalisation is not None and not models:
         raise AdvdpnpError("--mean and --std are for bare weights; checkpoints normalise their images by themselves")
+    if options.input_range is not None and not models:
+        raise AdvdpnpError("--input-range is for the models of --model; checkpoints take images in [0, 1]")
+    if options.weights_key is not None and not weights:
+        raise AdvdpnpError("--weights-key says where the weights are in the file of --weights; give both")
     paths = [None if text == "-" else Path(text) for text in weights] or [None] * len(models)
     return [
-        load_model(spec, weights=path, dataset=data, normalisation=normalisation)
+        load_model(
+            spec, weights=path, dataset=data, normalisation=normalisation, weights_key=options.weights_key,
+            input_range=options.range, dtype=options.dtype_name,
+        )
         for spec, path in zip(models, paths, strict=True)
-    ]
+    ]  # fmt: skip
 
 
 def name_models(loaded: Sequence[LoadedModel], names: Sequence[str]) -> list[LoadedModel]:

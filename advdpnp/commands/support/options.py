@@ -24,6 +24,21 @@ Mean = Annotated[
     str | None, typer.Option(help="Mean per channel by which bare weights expect images normalised, comma-separated.")
 ]
 Std = Annotated[str | None, typer.Option(help="Standard deviation per channel, as --mean.")]
+WeightsKey = Annotated[
+    str | None,
+    typer.Option(help="Where the weights are in the file of --weights, for example `ema`.", show_default="found"),
+]
+InputRange = Annotated[
+    str | None,
+    typer.Option(help="Values that the --model expects for black and white: `0,255` or `-1,1`.", show_default="0,1"),
+]
+Dtype = Annotated[
+    str,
+    typer.Option(
+        help="Precision of the weights and verdicts: float32, float64, float16, bfloat16, or auto for that of each "
+        "model."
+    ),
+]
 Checkpoints = Annotated[
     list[Path] | None, typer.Argument(metavar="CHECKPOINT", help="Run folders or .safetensors files.")
 ]

@@ -9,7 +9,7 @@ import torch
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.base.files import write_text
 from advdpnp.commands.support.console import out
-from advdpnp.commands.support.models import foreign_models, normalisation_of
+from advdpnp.commands.support.models import ModelOptions, foreign_models
 from advdpnp.datasets import Dataset, load_dataset
 from advdpnp.eval.audit.folder import FolderAudit, audit_folder, find_folders, title
 from advdpnp.eval.audit.images import NOT_STORED, Auditor, Discrepancy, UnitAudit
@@ -25,9 +25,7 @@ def verify_command(
     *,
     checkpoints: Sequence[Path],
     models: Sequence[str],
-    weights: Sequence[str],
-    mean: str | None,
-    std: str | None,
+    options: ModelOptions,
     dataset: str | None,
     data_root: Path | None,
     device: str,
@@ -40,7 +38,7 @@ def verify_command(
     """
     identities = find_folders(paths)
     data = _dataset(dataset, identities, data_root)
-    loaded = _load(checkpoints, models, weights, mean, std, data)
+    loaded = _load(checkpoints, models, options, data)
     _refuse_strangers(identities, loaded)
     chosen = choose_device(device)
     found = [_audit(folder, identity, loaded, data, chosen) for folder, identity in identities.items()]
@@ -94,14 +92,13 @@ def _dataset(name: str | None, identities: dict[Path, ModelRecord], data_root: P
 def _load(
     checkpoints: Sequence[Path],
     models: Sequence[str],
-    weights: Sequence[str],
-    mean: str | None,
-    std: str | None,
+    options: ModelOptions,
     data: Dataset,
 ) -> dict[str, LoadedModel]:
     """What was given, by the hash of its weights."""
-    own = [load_model(str(file), dataset=data) for path in checkpoints for file in _checkpoint_files(path)]
-    given = [*own, *foreign_models(models, weights, data, normalisation_of(mean, std, data))]
+    files = [file for path in checkpoints for file in _checkpoint_files(path)]
+    own = [load_model(str(file), dataset=data, dtype=options.dtype_name) for file in files]
+    given = [*own, *foreign_models(models, options, data)]
     if not given:
         raise AdvdpnpError("no model is given to verify with; add --checkpoint FILE, or --model and --weights")
     return {model.weights_hash: model for model in given}

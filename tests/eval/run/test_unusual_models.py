@@ -89,9 +89,8 @@ class Whole(Normalised):
     [
         (Failing, "fails when it is differentiated: integer division"),
         (lambda: Whole(False), "float logits"),
-        (lambda: Normalised(False).double(), r"evaluate model.float\(\)"),
-        (lambda: lambda x: x, "must be a torch.nn.Module"),
-        (lambda: "runs/x", "must be a torch.nn.Module"),
+        (lambda: lambda x: x, r"must return logits \(n, classes\)"),
+        (lambda: "runs/x", "must be a torch.nn.Module or a function of images, not str"),
     ],
 )
 def test_nets_that_cannot_be_attacked_are_refused(make, said, images):

@@ -1,4 +1,4 @@
-"""Finds a user's function that builds a model, in a module or in a Python file."""
+"""A user's function that builds a model, in a module or in a Python file."""
 
 import importlib
 import sys
@@ -9,7 +9,46 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from torch import nn
+
 from advdpnp.base.errors import AdvdpnpError, describe, did_you_mean
+from advdpnp.models.classifier import as_classifier
+from advdpnp.models.sources.request import Found, Request
+from advdpnp.models.weights import load_into, read_state_dict
+
+
+def is_factory(spec: str) -> bool:
+    """Whether a spec reads ``package.module:factory`` or ``folder/file.py:factory``."""
+    module, _, attribute = spec.rpartition(":")
+    named = attribute if is_source(module) else f"{module}.{attribute}"
+    return all(part.isidentifier() for part in named.split("."))
+
+
+def load_factory(request: Request) -> Found:
+    """The model that a factory returns when it is called without arguments; ``weights`` replace its own."""
+    request.refuse_normalisation()
+    spec, weights = request.spec, request.weights
+    module, _, attribute = spec.rpartition(":")
+    # Like ``python -m module`` and ``python file.py``; console scripts have neither folder on their import path.
+    with importable(Path(module).parent if is_source(module) else Path()):
+        factory = find_factory(module, attribute)
+        try:
+            model = factory()
+        except (Exception, SystemExit) as error:
+            raise AdvdpnpError(f"{spec} fails when called without arguments: {describe(error)}; fix it") from error
+    if not isinstance(model, nn.Module):
+        if not callable(model):
+            raise AdvdpnpError(
+                f"{spec} returns a {type(model).__name__}, not a torch.nn.Module; make it return the model"
+            )
+        if weights is not None or not any(True for _ in as_classifier(model).parameters()):
+            # Verdicts are stored under the hash of the weights, so these must be seen.
+            raise AdvdpnpError(
+                f"{spec} returns a function whose weights cannot be seen; make it return a torch.nn.Module"
+            )
+    if weights is not None:
+        load_into(model, read_state_dict(weights, request.weights_key), weights)
+    return Found(model, attribute if weights is None else weights.stem, attribute)
 
 
 def is_source(module: str) -> bool:
