@@ -31,7 +31,7 @@ from advdpnp.eval.run.components import small_batch_size
 from advdpnp.eval.run.device import choose_device, on_device, user_code
 from advdpnp.eval.run.tasks import PACKAGE_BATCH_SIZE
 from advdpnp.models.classifier import as_classifier
-from advdpnp.models.loading import as_loaded
+from advdpnp.models.loading import net_of
 
 _FEW = 8  # images on which the model is tried before the search
 _calls = itertools.count()
@@ -84,7 +84,9 @@ def attack(
     """
     check_kinds(norm=(norm, (str, NoneType)), seed=(seed, int), batch_size=(batch_size, (int, NoneType)))
     with torch.inference_mode(False), torch.enable_grad(), isolated_rng():
-        job = _Job.of(as_loaded(model).model, to_images(x), to_labels(y), seed, batch_size, device, precision, progress)
+        job = _Job.of(
+            as_classifier(net_of(model)), to_images(x), to_labels(y), seed, batch_size, device, precision, progress
+        )
         criterion = None if targets is None else _criterion(targets, job.batch.y)
         with on_device(job.model, job.device):
             found = job.run(lambda classes: one_attack(attack, eps, norm, classes, criterion))
@@ -130,7 +132,7 @@ def perturb(
         )
     check_inputs(x, y)
     number = seed_of(torch.initial_seed(), "perturb", next(_calls)) if seed is None else seed_of(seed, "perturb")
-    model = as_classifier(model)
+    model = as_classifier(net_of(model))
     with torch.inference_mode(False), _in_eval_mode(model):
         x, y = (each.clone() if each.is_inference() else each for each in (x, y))
         draw = Draw.of(number, torch.arange(len(x), device=x.device))

@@ -13,7 +13,7 @@ from advdpnp.base.errors import AdvdpnpError, describe
 from advdpnp.base.randomness import isolated_rng
 from advdpnp.models import MODELS
 from advdpnp.models.checkpoint import weights_hash
-from advdpnp.models.classifier import InputRange, as_classifier, dtype_name, to_dtype
+from advdpnp.models.classifier import Classifier, InputRange, as_classifier, dtype_name, to_dtype
 from advdpnp.models.sources.checkpoints import is_path, is_registered, load_path, load_registered
 from advdpnp.models.sources.factories import is_factory, load_factory
 from advdpnp.models.sources.hugging_face import is_hugging_face, load_hugging_face
@@ -147,14 +147,24 @@ def as_loaded(model: Callable[..., Any], name: str | None = None, input_range: I
     Raises:
         AdvdpnpError: it is no model, its weights have no gradients, or the range is none.
     """
-    classifier = as_classifier(model.model if isinstance(model, LoadedModel) else model, input_range)
-    if any(tensor.is_inference() for tensor in (*classifier.parameters(), *classifier.buffers())):
-        raise AdvdpnpError("the model was made inside torch.inference_mode, which has no gradients; make it outside")
-    net = classifier.simplest
+    net = net_of(model, input_range)
     if isinstance(model, LoadedModel):
         return replace(model, model=net, weights_hash=weights_hash(net), name=name or model.name)
     parameters = sum(parameter.numel() for parameter in net.parameters())
-    return LoadedModel(net, name or "model", weights_hash(net), type(classifier.net).__name__, "", parameters, {})
+    kind = type(net.net if isinstance(net, Classifier) else net).__name__
+    return LoadedModel(net, name or "model", weights_hash(net), kind, "", parameters, {})
+
+
+def net_of(model: Callable[..., Any], input_range: InputRange | None = None) -> nn.Module:
+    """A caller's own model, or one that was loaded, as a module that maps images in [0, 1] to logits.
+
+    Raises:
+        AdvdpnpError: as ``as_loaded``.
+    """
+    classifier = as_classifier(model.model if isinstance(model, LoadedModel) else model, input_range)
+    if any(tensor.is_inference() for tensor in (*classifier.parameters(), *classifier.buffers())):
+        raise AdvdpnpError("the model was made inside torch.inference_mode, which has no gradients; make it outside")
+    return classifier.simplest
 
 
 def _loader(spec: str) -> Callable[[Request], Found]:

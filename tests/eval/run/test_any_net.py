@@ -141,3 +141,15 @@ def test_precisions_are_different_models_in_one_folder_and_float32_records_stay_
     records = {path.parent.name.split("-")[0]: path.read_text() for path in tmp_path.glob("*/model.json")}
     assert "dtype" not in records["net"]
     assert '"dtype": "bfloat16"' in records["half"]
+
+
+@pytest.mark.parametrize("model", [Unusual().eval(), Convolutional().double(), Convolutional().eval().forward])
+def test_batches_of_any_net_are_attacked_and_perturbed(model: Any, images: tuple[Tensor, Tensor]) -> None:
+    x, y = images
+    found = advdpnp.attack(model, x, y, "pgd-5", eps=0.05)
+    plain = advdpnp.attack(Convolutional(), x, y, "pgd-5", eps=0.05)
+    assert found.success.any()
+    assert torch.equal(found.success, plain.success)
+    x_adv = advdpnp.perturb(model, x, y, "pgd-5", eps=0.05)
+    assert x_adv.dtype == torch.float32
+    assert float((x_adv - x).abs().max()) <= 0.05 + 1e-6
