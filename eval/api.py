@@ -125,10 +125,8 @@ def evaluate(
     """Evaluate a model; nothing is left on disk, and model and random generators are left as they were.
 
     Args:
-        model: a module, a function or what ``load_model`` returns; maps float32 images (n, c, h, w) in [0, 1] to logits
-            (n, classes). ``advdpnp.models.classifier.Classifier`` says what else it may take and return.
-        x: images (n, c, h, w): uint8, or floats in [0, 1]; or a DataLoader of images and labels.
-        y: labels, integers (n,); None with a DataLoader.
+        model: module, function or ``LoadedModel``: images to logits; see ``advdpnp.models.classifier.Classifier``.
+        x, y: images (n, c, h, w), uint8 or floats in [0, 1], and labels, integers (n,); or a DataLoader and None.
         eps: radius, a number or "8/255" (default); several give a row each. Attack objects bring their own.
         norm: "linf" (default), "l2", "l1" or "l0" (changed pixels).
         attacks: "all" (fgsm, pgd-20, cw, autoattack), "none", names: ["fgsm", "pgd-20"], or one text with commas; in a
@@ -138,9 +136,8 @@ def evaluate(
         batch_size: most images in work at once.
         device: where to run; None is where the model is.
         corruptions: "none" or "auto".
-        corruption_types: "benchmark" (15), "all" (19), or names: ["fog", "snow"], or one text with commas.
-        precision: of the searches: "32", "tf32", "bf16" or "auto". Verdicts are always the model's own; columns of a
-            search of lower precision say so: "autoattack (bf16 search)".
+        corruption_types: "benchmark" (15), "all" (19), or names: ["fog", "snow"], "fog,snow".
+        precision: of the searches: "32", "tf32", "bf16" or "auto"; columns say so: "autoattack (bf16 search)".
         engine: "own", or "reference" for the same attacks of torchattacks and pyautoattack.
         input_range: what the model expects for black and white, if not (0, 1): (0, 255), (-1, 1).
         name: of the row; None takes that of a loaded model, or "model".
@@ -159,9 +156,9 @@ def evaluate(
     with torch.inference_mode(False), torch.enable_grad():
         return _evaluate(
             as_loaded(model, name, input_range), x, y, ChosenAttacks.of(attacks), radii=eps, norm=norm, device=device,
-            progress=progress,
-            targets=targets, seed=seed, batch_size=batch_size, corruptions=corruptions, precision=precision,
-            corruption_types=corruption_types, engine=engine, save_adversarials=save_adversarials, sanity=sanity,
+            progress=progress, targets=targets, seed=seed, batch_size=batch_size, corruptions=corruptions,
+            corruption_types=corruption_types, precision=precision, engine=engine, sanity=sanity,
+            save_adversarials=save_adversarials,
         )  # fmt: skip
 
 
