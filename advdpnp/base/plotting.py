@@ -140,3 +140,25 @@ def spread_labels(values: Sequence[float], gap: float, low: float, high: float) 
         for rank, index in enumerate(block):
             positions[index] = centre + gap * (rank - (len(block) - 1) / 2)
     return positions
+
+
+def spread_boxes(centres: np.ndarray, sizes: np.ndarray, *, rounds: int = 500) -> np.ndarray:
+    """Centres (n, 2) of boxes of these sizes (n, 2), moved as little as it takes for no two to overlap.
+
+    Every round pushes each overlapping pair apart, half each, along the axis that takes the shorter way. Boxes that are
+    still in each other's way after so many rounds stay there.
+    """
+    moved = np.array(centres, dtype=float)
+    needed = (sizes[:, None] + sizes[None]) / 2
+    order = np.arange(len(moved))
+    side = np.sign(order[:, None] - order[None])[:, :, None]  # decides where two centres are one
+    for _ in range(rounds):
+        apart = moved[:, None] - moved[None]
+        overlap = needed - np.abs(apart)
+        meets = (overlap > 1e-9).all(2) & (side[:, :, 0] != 0)
+        if not meets.any():
+            break
+        shorter = overlap == overlap.min(2, keepdims=True)
+        push = np.where(apart == 0, side, np.sign(apart)) * (overlap + 1e-6) / 2 * shorter * meets[:, :, None]
+        moved += push.sum(1)
+    return moved

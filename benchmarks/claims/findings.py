@@ -12,7 +12,8 @@ class Finding:
     """What one measurement says about a claim.
 
     Attributes:
-        verdict: "holds in part" if the measurement has parts and one of them holds; "not decided" if the interval of the difference includes zero; "not tested" if nothing was measured.
+        verdict: "holds in part" if the measurement has parts and one of them holds; "not decided" if the interval of
+            the difference includes zero; "not tested" if nothing was measured.
         words: net, data, number of images, figures, interval and p, or why nothing was measured.
     """
 

@@ -5,14 +5,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 from torch import Tensor
 
-from advdpnp.base.plotting import GRID, INK, QUIET, bare, drawing
+from advdpnp.base.plotting import GRID, INK, QUIET, bare, drawing, spread_boxes
 from advdpnp.eval.diagnostics.geometry import Features, angle_matrix, angles_to, distances_to, project
 
 # Ten hues that can be told apart; more classes repeat them.
 _HUES = ("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#7f7f7f", "#bcbd22", "#17becf")
-_NAMED = 20  # more classes than that get no labels in the heat map
+_NAMED = 20  # more classes than that get no labels
+_LEAST_SPAN = 10.0  # degrees from the darkest to the lightest angle: less would show contrast where there is none
 
 
 def draw_geometry(
@@ -43,15 +45,16 @@ def _angles(name: str, vectors: Tensor, classes: Sequence[str], path: Path) -> N
     shown = np.where(np.eye(count, dtype=bool), np.nan, angles)
     with drawing(path, 5.4, 4.6) as figure:
         axes = figure.subplots()
-        image = axes.imshow(shown, cmap="cividis", vmin=np.nanmin(shown), vmax=np.nanmax(shown))
+        low, high = float(np.nanmin(shown)), float(np.nanmax(shown))
+        middle, half = (low + high) / 2, max(high - low, _LEAST_SPAN) / 2
+        image = axes.imshow(shown, cmap="cividis", vmin=middle - half, vmax=middle + half)
         bare(axes)
         if count <= _NAMED:
             axes.set_xticks(range(count), list(classes), rotation=45, ha="right")
             axes.set_yticks(range(count), list(classes))
-            middle = (np.nanmin(shown) + np.nanmax(shown)) / 2
             for (row, column), value in np.ndenumerate(shown):
                 if np.isfinite(value):
-                    ink = INK if value > middle else "white"
+                    ink = INK if value > middle - half / 5 else "white"
                     axes.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=6.5, color=ink)
         else:
             axes.set_xticks([])
@@ -59,8 +62,7 @@ def _angles(name: str, vectors: Tensor, classes: Sequence[str], path: Path) -> N
         bar = figure.colorbar(image, ax=axes, shrink=0.85, pad=0.03)
         bar.outline.set_visible(False)  # type: ignore[operator]
         bar.set_label("degrees", fontsize=8, color=QUIET)
-        smallest = float(np.nanmin(shown))
-        axes.set_title(f"{name}: angles between classes, MinSep {smallest:.1f}°", loc="left", fontweight="bold", pad=10)
+        axes.set_title(f"{name}: angles between classes, MinSep {low:.1f}°", loc="left", fontweight="bold", pad=10)
 
 
 def _embedding(
@@ -77,28 +79,48 @@ def _embedding(
     marks, stars = flat[:-1], flat[-1].reshape(len(vectors), -1, 2)
     with drawing(path, 4.4 * len(features), 4.4) as figure:
         panels = figure.subplots(1, len(features), squeeze=False, sharex=True, sharey=True)[0]
+        named: list[list[np.ndarray]] = []  # of each panel the star of each class that carries its name
         for axes, part, places in zip(panels, features, marks, strict=True):
+            named.append([])
             for label, own in enumerate(stars):
                 members, hue = part.labels.numpy() == label, _HUES[label % len(_HUES)]
                 axes.scatter(*places[members].T, s=7, color=hue, alpha=0.55, linewidths=0)
                 axes.scatter(*own.T, s=70, marker="*", color=hue, edgecolors="white", linewidths=0.7, zorder=4)
-                if len(stars) <= _NAMED:
-                    middle = places[members].mean(0) if members.any() else own[0]
-                    named = own[((own - middle) ** 2).sum(1).argmin()]
-                    axes.annotate(
-                        classes[label], named, xytext=(0, 6), textcoords="offset points", fontsize=7.5,
-                        fontweight="bold", color=INK, ha="center", va="bottom", zorder=5,
-                        bbox={"boxstyle": "round,pad=0.12", "fc": "white", "ec": "none", "alpha": 0.75},
-                    )  # fmt: skip
+                middle = places[members].mean(0) if members.any() else own[0]
+                named[-1].append(own[((own - middle) ** 2).sum(1).argmin()])
             bare(axes)
             axes.set_xticks([])
             axes.set_yticks([])
             axes.set_title(f"{part.kind} images", loc="left", fontsize=8.5, color=QUIET)
+        if len(stars) <= _NAMED:
+            for axes, chosen in zip(panels, named, strict=True):  # now that the axes they share are settled
+                _name_points(axes, np.array(chosen), classes)
         starred = "class vectors" if prototypes is None else "positive prototypes"
         figure.suptitle(
             f"{name}: features by {how.upper() if how == 'pca' else how}, {starred} as stars",
             x=0.125, ha="left", fontsize=10, fontweight="bold",
         )  # fmt: skip
+
+
+def _name_points(axes: Axes, points: np.ndarray, names: Sequence[str]) -> None:
+    """Write the names above points (n, 2), moved apart where they would overlap, with a line to their point."""
+    axes.autoscale_view()
+    scale = axes.figure.dpi / 72  # pixels of a typographic point
+    drawn = [
+        axes.annotate(
+            name, point, xytext=(0, 0), textcoords="offset points", fontsize=7.5, fontweight="bold", color=INK,
+            ha="center", va="center", zorder=5,
+            bbox={"boxstyle": "round,pad=0.12", "fc": "white", "ec": "none", "alpha": 0.75},
+            arrowprops={"arrowstyle": "-", "color": QUIET, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 3},
+        )
+        for name, point in zip(names, points, strict=True)
+    ]  # fmt: skip
+    renderer = axes.figure.canvas.get_renderer()  # type: ignore[attr-defined]
+    sizes = np.array([[box.width, box.height] for box in (text.get_window_extent(renderer) for text in drawn)])
+    at = axes.transData.transform(points)
+    offsets = (spread_boxes(at + np.array([0, 11 * scale]), sizes + 2 * scale) - at) / scale
+    for text, offset in zip(drawn, offsets, strict=True):
+        text.set_position(tuple(offset))
 
 
 def _histogram(name: str, features: Sequence[Features], vectors: Tensor, prototypes: Tensor | None, path: Path) -> None:
