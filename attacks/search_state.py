@@ -9,6 +9,7 @@ from torch import Tensor
 from advdpnp.attacks.criteria import MISCLASSIFIED
 from advdpnp.attacks.protocol import State
 from advdpnp.attacks.rows import Batch, Rows, where_rows
+from advdpnp.attacks.threat import ThreatModel
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,21 @@ class AttackResult(Rows):
             stage=zero,
             refused=zero,
             x_adv=batch.x,
+        )
+
+    def within(self, threat: ThreatModel, x: Tensor) -> Self:
+        """The results of a minimum-norm search, read at another radius: equal to those of a search for that radius.
+
+        Args:
+            threat: not wider than that of the search.
+            x: the clean images, (n, c, h, w).
+        """
+        success = self.success & threat.contains(x, self.x_adv, self.norm)
+        return replace(
+            self,
+            success=success,
+            adversarial_prediction=torch.where(success, self.adversarial_prediction, self.clean_prediction),
+            x_adv=torch.where(success[:, None, None, None], self.x_adv, x),
         )
 
 

@@ -241,14 +241,10 @@ class _Job:
 
     def _read(self, found: AttackResult, label: str, threat: ThreatModel) -> AdversarialImages:
         """What a search found, as far as it is within a threat model that is not wider than the search's."""
-        place = self.batch.x.device
-        x_adv = found.x_adv.to(place)
-        success = found.success.to(place) & threat.contains(self.batch.x, x_adv, found.norm.to(place))
-        predictions = found.adversarial_prediction.to(place), found.clean_prediction.to(place)
+        found = found.to(self.batch.x.device).within(threat, self.batch.x)
         return AdversarialImages(
-            torch.where(success[:, None, None, None], x_adv, self.batch.x), success, found.norm.to(place),
-            torch.where(success, *predictions), found.forwards.to(place), found.backwards.to(place), self.batch.x,
-            label, threat,
+            found.x_adv, found.success, found.norm, found.adversarial_prediction, found.forwards, found.backwards,
+            self.batch.x, label, threat,
         )  # fmt: skip
 
 

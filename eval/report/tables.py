@@ -70,7 +70,7 @@ def unmeasured_note(part: pd.DataFrame) -> str:
         return ""
     return (
         f"sanity checks were not measured for {', '.join(map(str, names))}, so flags may be missing; the same "
-        "evaluation again makes up for them"
+        "evaluation again, without --no-sanity, makes up for them"
     )
 
 

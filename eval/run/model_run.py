@@ -15,6 +15,7 @@ from advdpnp.attacks.algorithms.transfer import Transfer
 from advdpnp.attacks.engine.executor import Executor, check_inputs, evaluation_mode, is_batch_dependent, is_randomised
 from advdpnp.attacks.info import AttackInfo, by_cost, describe
 from advdpnp.attacks.losses import margin
+from advdpnp.attacks.protocol import Attack
 from advdpnp.attacks.search_state import AttackResult
 from advdpnp.base.errors import AdvdpnpError, ModelError
 from advdpnp.eval.diagnostics import (
@@ -29,7 +30,7 @@ from advdpnp.eval.run.byte_images import misclassified_by, pack
 from advdpnp.eval.run.device import device_name, on_device, user_code
 from advdpnp.eval.run.plan import Plan
 from advdpnp.eval.run.results import OpenModel, Results
-from advdpnp.eval.run.tasks import Setting, Task, TransferTask, attack_task, clean_task, corruption_task
+from advdpnp.eval.run.tasks import NearestTask, Setting, Task, TransferTask, attack_task, clean_task, corruption_task
 from advdpnp.eval.store.key import CLEAN, EvaluationKey, short_hash
 from advdpnp.eval.store.model_record import ModelRecord
 from advdpnp.eval.store.schema import FOUND
@@ -111,6 +112,7 @@ class _Run:
         warnings: list[str],
     ) -> None:
         self.warnings = warnings
+        self.nearest: dict[str, list[AttackResult]] = {}  # of minimum-norm attacks, read at every radius
         self.name, self.weights_hash = loaded.name, loaded.weights_hash
         classifier = as_classifier(loaded.model)
         self.model: nn.Module = classifier
@@ -122,11 +124,12 @@ class _Run:
         """Run all evaluations; yields the hash of each when it is complete."""
         yield self._complete(clean_task(self.setting))
         self._run_diagnostics()
+        widest = self.plan.attacks(max(self.plan.threats, key=lambda threat: threat.eps), self.classes)
         for threat in self.plan.threats:
             attacks = self.plan.attacks(threat, self.classes)
             infos = {label: describe(attack) for label, attack in attacks.items()}
             for label in by_cost(infos):  # cheap results first
-                yield self._complete(attack_task(self.setting, label, attacks[label]))
+                yield self._complete(self._task(label, attacks[label], widest[label]))
             for other in self.plan.transfer_from:
                 if other.weights_hash != self.weights_hash:
                     transfer = Transfer(threat, other.model, other.name, other.weights_hash)
@@ -134,6 +137,12 @@ class _Run:
         if (source := self.plan.corruptions) is not None:
             for name, severity in source.cells:
                 yield self._complete(corruption_task(self.setting, source, name, severity))
+
+    def _task(self, label: str, attack: Any, widest: Any) -> Task:
+        """The task that runs an attack; ``widest`` is the same attack at the largest radius."""
+        if len(self.plan.threats) > 1 and isinstance(attack, Attack) and attack.minimum_norm:
+            return NearestTask(self.setting, label, attack, widest, self.nearest.setdefault(label, []))
+        return attack_task(self.setting, label, attack)
 
     def _preflight(self, classifier: Classifier) -> None:
         """Find the number of classes, whether the model is randomised and whether its answers depend on the batch.

@@ -21,7 +21,7 @@ from advdpnp.attacks.engine.verification import judge, repeats
 from advdpnp.attacks.ensemble import AttackEnsemble
 from advdpnp.attacks.info import AttackInfo, declared_info
 from advdpnp.attacks.protocol import Attack, PackageAttack, RunOptions, StageRecord
-from advdpnp.attacks.rows import Batch
+from advdpnp.attacks.rows import Batch, non_empty
 from advdpnp.attacks.search_state import AttackResult
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.base.randomness import seed_of
@@ -176,6 +176,32 @@ class SearchTask:
                 device=plan.device, randomised=self.setting.randomised, precision=plan.precision,
                 on_copy_differs=partial(writer.note, copy_differs=True),
             )  # fmt: skip
+
+
+class NearestTask(SearchTask):
+    """A minimum-norm attack at one of several radii. It searches once, at the widest; every radius reads what it found.
+
+    Args:
+        widest: the same attack at the largest radius.
+        found: what it found so far in this run, shared by the tasks of all radii.
+    """
+
+    def __init__(self, setting: Setting, label: str, attack: Attack, widest: Attack, found: list[AttackResult]) -> None:
+        super().__init__(setting, label, attack)
+        self.widest, self.found = SearchTask(setting, label, widest), found
+
+    def find(self, samples: np.ndarray, writer: VerdictCollector) -> Iterator[AttackResult]:
+        known = list(self.found)
+        left = np.setdiff1d(samples, np.concatenate([np.zeros(0, np.int64), *(part.sample.numpy() for part in known)]))
+        for part in known:
+            wanted = torch.from_numpy(np.isin(part.sample.numpy(), samples))
+            yield from (self._read(each) for each in non_empty(part[wanted]))
+        for part in self.widest.find(left, writer):
+            self.found.append(part)
+            yield self._read(part)
+
+    def _read(self, part: AttackResult) -> AttackResult:
+        return part.within(self.attack.threat, self.setting.plan.images(part.sample.numpy()))
 
 
 class PackageTask:

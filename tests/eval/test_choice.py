@@ -1,8 +1,11 @@
 """What ``evaluate`` takes besides names and arrays: attack objects, loaders, several radii, targets."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from torch import Tensor, nn
@@ -10,16 +13,25 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import advdpnp
 from advdpnp.attacks import ThreatModel
+from advdpnp.attacks.algorithms.cw_l2 import CWL2
 from advdpnp.attacks.algorithms.eot import ExpectationOverTransformation
 from advdpnp.attacks.algorithms.pgd import PGD
 from advdpnp.attacks.criteria import Targeted
+from advdpnp.attacks.engine.search import search
 from advdpnp.attacks.ensemble import AttackEnsemble
 from advdpnp.attacks.names import with_threat
 from advdpnp.attacks.protocol import aim
+from advdpnp.attacks.search_state import AttackResult
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.datasets import Dataset, Split
 from advdpnp.eval.api import evaluate_models
 from advdpnp.eval.choice import ChosenAttacks
+from advdpnp.eval.config import EvaluationConfig
+from advdpnp.eval.run.components import Components
+from advdpnp.eval.run.evaluate import run_models
+from advdpnp.eval.run.ranks import ALONE
+from advdpnp.eval.run.results import ResultsFolder
+from advdpnp.eval.store.reader import StoredEvaluation
 from advdpnp.models.checkpoint import weights_hash
 from advdpnp.models.loading import LoadedModel
 
@@ -113,6 +125,49 @@ def test_a_loader_gives_what_its_images_give_and_several_radii_a_row_each(x: Ten
     ):
         with pytest.raises(AdvdpnpError, match=sentence):
             advdpnp.evaluate(Net(), wrong)
+
+
+def test_a_minimum_norm_attack_searches_once_for_several_radii(x: Tensor, y: Tensor, tmp_path: Path) -> None:
+    net, calls = Net(), []
+    split = Split((x * 255).round().to(torch.uint8), y)
+    none = Split(split.images[:0], y[:0])
+    dataset = Dataset("toy", tuple("abcd"), none, none, split, "none")
+    model = LoadedModel(net, "net", weights_hash(net), "Net", "", 144, {})
+
+    def resolve(text: str, threat: ThreatModel, classes: int, engine: str) -> list[tuple[str, CWL2]]:
+        return [("cw-l2", CWL2(threat, searches=3, iterations=15))]
+
+    def counted(*arguments: Any, **options: Any) -> Iterator[AttackResult]:
+        calls.append(len(arguments[2]))
+        return search(*arguments, **options)
+
+    def run(out: Path, eps: list[str], limit: int = N) -> list[StoredEvaluation]:
+        calls.clear()
+        config = EvaluationConfig.of(
+            attacks="cw-l2", norm="l2", eps=eps, limit=limit, device="cpu", sanity=False, save_adversarials=True
+        )
+        components = Components(search=counted, resolve_attacks=resolve, static_batch_size=16)
+        results = ResultsFolder(out, ALONE)
+        run_models([model], dataset, config, results, command="", components=components)
+        return [unit for unit in results.evaluations() if unit.threat]
+
+    radii = ["0.1", "0.4", "0.2"]
+    together = run(tmp_path / "together", radii)
+    assert calls == [N]
+    apart = [unit for eps in radii for unit in run(tmp_path / eps, [eps])]
+    broken = []
+    for one in together:
+        (other,) = [unit for unit in apart if unit.threat == one.threat]
+        assert one.hash == other.hash
+        pd.testing.assert_frame_equal(one.frame, other.frame)
+        assert one.record.images == other.record.images
+        broken.append(int(one.frame["success"].sum()))
+    assert len(set(broken)) == 3
+    run(tmp_path / "part", ["0.4"], limit=5)
+    continued = run(tmp_path / "part", radii)
+    assert calls == [N]
+    for one, other in zip(continued, together, strict=True):
+        pd.testing.assert_frame_equal(one.frame, other.frame)
 
 
 def test_without_measurements_the_row_says_so_and_is_the_same_else(x: Tensor, y: Tensor) -> None:
