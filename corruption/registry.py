@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import wraps
 from numbers import Integral
 
 import torch
@@ -104,7 +105,8 @@ def declare(
 
     def add(operation: Operation) -> Operation:
         made = Corruption(name, group, constants, operation)
-        CORRUPTIONS.register(name, description=description, reference=reference, status=status)(lambda: made)
+        build = wraps(operation)(lambda: made)  # in the operation's name, which tells two of one name apart
+        CORRUPTIONS.register(name, description=description, reference=reference, status=status)(build)
         return operation
 
     return add

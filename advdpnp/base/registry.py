@@ -60,10 +60,13 @@ class Registry:
         defaults: Mapping[str, Any] | None = None,
         status: Status = "exact",
     ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-        """A decorator for the function or class that builds the entry."""
+        """A decorator for the function or class that builds the entry.
+
+        The same definition again, such as a cell of a notebook that runs twice, replaces the entry.
+        """
 
         def declare(build: Callable[..., Any]) -> Callable[..., Any]:
-            if name in self._entries:
+            if name in self._entries and not _same_place(self._entries[name].build, build):
                 raise AdvdpnpError(f"two {self.kind}s are both named '{name}'; rename one of them")
             self._entries[name] = Entry(name, description, reference, build, dict(defaults or {}), status)
             return build
@@ -121,3 +124,9 @@ class Registry:
             return entry.build(**{**entry.defaults, **parameters, **arguments})
         except (ValueError, TypeError) as error:
             raise AdvdpnpError(f"'{spec}' cannot be built: {first_line(error)}") from error
+
+
+def _same_place(a: Callable[..., Any], b: Callable[..., Any]) -> bool:
+    """Whether two functions or classes are one definition, executed twice."""
+    places = [(getattr(each, "__module__", None), getattr(each, "__qualname__", "<lambda>")) for each in (a, b)]
+    return places[0] == places[1] and "<lambda>" not in str(places[0][1])

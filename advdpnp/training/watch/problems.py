@@ -49,12 +49,12 @@ def warnings(
     Args:
         metrics: one row per finished epoch.
         best: number of the epoch that is saved as ``best``.
-        remedies: what to do about each problem (see ``remedies``).
+        remedies: what to do about each problem (see ``remedies``); others are not told.
     """
     found = []
     for name, sentence in _SENTENCES.items():
         sizes = {row["epoch"]: problems(row)[name] for row in metrics if name in problems(row)}
-        if metrics and sizes.keys() & {metrics[-1]["epoch"], best}:
+        if name in remedies and metrics and sizes.keys() & {metrics[-1]["epoch"], best}:
             worst = (min if name == "collapse" else max)(sizes, key=lambda epoch: sizes[epoch])
             place = f" (epoch {worst}, the worst; first in epoch {min(sizes)}; {len(sizes)} of {len(metrics)} epochs)"
             found.append(f"{sentence.format(sizes[worst], place)}; {remedies[name]}")
@@ -62,16 +62,19 @@ def warnings(
 
 
 def remedies(method: Method, network: Network) -> dict[str, str]:
-    """What helps this run against each problem; nothing that it does already or cannot do."""
-    ways = []
-    if method.adversarial and method.inner_objective != "margin":
-        ways.append("method.inner_objective=margin")
+    """What helps this run against each problem; nothing that it does already or cannot do.
+
+    There is none against masked gradients for a method that trains on clean images alone: no attack of its training is
+    misled, and an evaluation flags what it finds.
+    """
+    apart = "raise method.lambda_class_neg or " if hasattr(method, "lambda_class_neg") else ""
+    found = {"collapse": f"{apart}lower optimiser.lr"}
+    if not method.adversarial:
+        return found
+    ways = ["method.inner_objective=margin"] if method.inner_objective != "margin" else []
     if network.config.head == "prototype":
         ways.append("a smaller model.radius or a larger model.temperature")
-    elif network.config.head == "ed-wta":
-        ways.append("a smaller method.beta")
     else:
         ways.append("method.label_smoothing=0.1")
     masked = f"use {' or '.join(ways)}"
-    apart = "raise method.lambda_class_neg or " if hasattr(method, "lambda_class_neg") else ""
-    return {"gap": masked, "zero-gradient": masked, "collapse": f"{apart}lower optimiser.lr"}
+    return {"gap": masked, "zero-gradient": masked, **found}
