@@ -4,7 +4,7 @@ The trainer and the evaluation use this package. It does not depend on training,
 """
 
 from advdpnp.attacks import ensemble as stages
-from advdpnp.attacks.algorithms import apgd, autoattack, cw_l2, fab, pgd, square
+from advdpnp.attacks.algorithms import auto_pgd, autoattack, cw_l2, fab, pgd, square
 from advdpnp.attacks.engine.search import search
 from advdpnp.attacks.info import AttackInfo
 from advdpnp.attacks.names import resolve_attacks
@@ -21,8 +21,8 @@ __all__ = [
 
 _registering = (
     adv_lib,
-    apgd,
     art,
+    auto_pgd,
     autoattack,
     cw_l2,
     fab,

@@ -26,8 +26,19 @@ _REFERENCES = (
 """Patterns of our attack names and the names of the same attacks in the reference packages."""
 
 
-def standard_attacks(classes: int) -> list[str]:
-    """Names for "all": fgsm, pgd-20, cw and autoattack (without its DLR stage for 2 or 3 classes)."""
+def standard_attacks(classes: int, norm: str = "linf", engine: str = "own") -> list[str]:
+    """Names for "all": fgsm, pgd-20, cw and autoattack (without its DLR stage for 2 or 3 classes).
+
+    Under L1, apgd-ce and apgd-t, or autoattack with the reference engine.
+
+    Raises:
+        AdvdpnpError: the norm is L0, under which only libraries search.
+    """
+    if norm == "l0":
+        raise AdvdpnpError("'all' names no attack under l0; name some of libraries, such as adv-lib:sigma_zero-100")
+    if norm == "l1":
+        own = ["apgd-ce", "apgd-t"] if classes >= FEW_CLASSES else ["apgd-ce"]
+        return own if engine == "own" else ["autoattack"]
     return ["fgsm", "pgd-20", "cw", "autoattack" if classes >= FEW_CLASSES else "autoattack-few-classes"]
 
 
@@ -39,7 +50,7 @@ def reference_of(name: str) -> str | None:
     return None
 
 
-def attack_names(text: str | Sequence[str], classes: int, engine: str = "own") -> list[str]:
+def attack_names(text: str | Sequence[str], classes: int, engine: str = "own", norm: str = "linf") -> list[str]:
     """Expand "all", "none" or comma-separated names to names of attacks, without duplicates.
 
     Args:
@@ -47,6 +58,7 @@ def attack_names(text: str | Sequence[str], classes: int, engine: str = "own") -
         classes: number of classes of the model.
         engine: "own", or "reference" for the same attacks in torchattacks and pyautoattack. With "reference", "all"
             omits attacks that these packages do not have.
+        norm: norm of the threat model.
 
     Raises:
         AdvdpnpError: there is no name, the engine is unknown, or the packages do not have a named attack.
@@ -61,7 +73,7 @@ def attack_names(text: str | Sequence[str], classes: int, engine: str = "own") -
         raise AdvdpnpError("'none' means no attack and cannot be combined with other names; remove it or the others")
     if not names:
         raise AdvdpnpError("no attack is named; use all, none, or comma-separated names such as fgsm,pgd-20")
-    standard = standard_attacks(classes)
+    standard = standard_attacks(classes, norm, engine) if "all" in names else []
     if engine == "own":
         return list(dict.fromkeys(each for name in names for each in (standard if name == "all" else [name])))
     references: list[str] = []
@@ -88,7 +100,7 @@ def resolve_attacks(
         AdvdpnpError: an attack is unknown, or does not support the norm or the number of classes.
     """
     attacks: dict[str, Any] = {}
-    for name in attack_names(text, classes, engine):
+    for name in attack_names(text, classes, engine, threat.norm):
         attack = ATTACKS.make(name, threat=threat, classes=classes)
         check_attack(name, attack)
         attacks.setdefault(attack.name, attack)

@@ -229,9 +229,14 @@ def check_norm(attack: Any) -> None:
     """
     norm, norms = attack.threat.norm, attack.norms
     if norm not in norms:
-        l1_attacks = "autoattack, apgd-ce, apgd-t, fab-t or square with --engine reference"
-        hint = f"; for l1 use {l1_attacks}" if norm == "l1" else ""
+        hint = _OTHERS.get(norm, "")
         raise AdvdpnpError(f"the attack '{attack.name}' does not support {norm}, only {', '.join(norms)}{hint}")
+
+
+_OTHERS = {
+    "l1": "; for l1 use apgd-ce, apgd-t, adv-lib:fmn, or autoattack with --engine reference",
+    "l0": "; for l0 use attacks of libraries, such as adv-lib:sigma_zero or torchattacks:Pixle",
+}
 
 
 _MOST_STEPS = 1_000_000

@@ -20,7 +20,7 @@ import typer
 from torch import Tensor, nn
 
 from advdpnp.attacks import AttackResult, ThreatModel, search
-from advdpnp.attacks.algorithms.apgd import apgd_ce, apgd_t
+from advdpnp.attacks.algorithms.auto_pgd import apgd_ce, apgd_t
 from advdpnp.attacks.algorithms.fab import fab_t
 from advdpnp.attacks.algorithms.square import square
 from advdpnp.base.compat import import_pyautoattack

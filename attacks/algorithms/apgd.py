@@ -2,17 +2,16 @@
 
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from advdpnp.attacks.criteria import Targeted, likely_targets, target_of
-from advdpnp.attacks.losses import LOSSES, check_classes, targeted_difference_of_logits_ratio
+from advdpnp.attacks.losses import LOSSES, targeted_difference_of_logits_ratio
 from advdpnp.attacks.norms import ascent_step, project, surface_start
-from advdpnp.attacks.protocol import ATTACKS, Loss, State, TargetableAttack
+from advdpnp.attacks.protocol import Loss, State, TargetableAttack
 from advdpnp.attacks.rows import any_row, where_rows
-from advdpnp.attacks.threat import ThreatModel
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.base.randomness import Draw
 
@@ -76,11 +75,10 @@ def _periods(iterations: int, device: torch.device) -> Tensor:
 
 
 @dataclass(frozen=True)
-class APGD(TargetableAttack):
-    """Auto-PGD within eps (Croce and Hein 2020, section 3).
+class AutoPGD(TargetableAttack):
+    """What Auto-PGD has in common under every norm: losses, runs and targets.
 
     Attributes:
-        threat: Linf or L2.
         objective: a name in LOSSES, or "dlr-targeted".
         iterations: steps per run.
         runs: number of restarts, or of targets with the targeted objective.
@@ -92,7 +90,7 @@ class APGD(TargetableAttack):
     runs: int = 1
     name: str = "apgd"
 
-    def targeted(self, criterion: Targeted) -> "APGD":
+    def targeted(self, criterion: Targeted) -> Self:
         if self.objective == TARGETED_DLR:
             raise AdvdpnpError(f"the attack '{self.name}' chooses its own targets; use apgd-dlr or apgd-ce")
         return super().targeted(criterion)
@@ -108,12 +106,26 @@ class APGD(TargetableAttack):
             **self.criterion.definition(),
         }
 
-    def start(self, x: Tensor, y: Tensor, logits: Tensor | None, draw: Draw) -> APGDState:
-        targets = y[:, None][:, :0]
+    def targets(self, logits: Tensor | None, y: Tensor) -> Tensor:
+        """Target class of each run, int64 (n, runs); (n, 0) for untargeted losses."""
+        if self.objective != TARGETED_DLR:
+            return y[:, None][:, :0]
+        if logits is None:
+            raise ValueError("a targeted objective needs the logits of the clean images")
+        return likely_targets(logits, y, self.runs)
+
+    def loss(self, logits: Tensor, y: Tensor, targets: Tensor, run: Tensor) -> Tensor:
+        """What each row maximises in its current run, (n,)."""
         if self.objective == TARGETED_DLR:
-            if logits is None:
-                raise ValueError("a targeted objective needs the logits of the clean images")
-            targets = likely_targets(logits, y, self.runs)
+            return targeted_difference_of_logits_ratio(logits, y, target_of(targets, run))
+        return self.criterion.ascent(LOSSES[self.objective](logits, y))
+
+
+@dataclass(frozen=True)
+class APGD(AutoPGD):
+    """Auto-PGD within eps under Linf or L2 (Croce and Hein 2020, section 3)."""
+
+    def start(self, x: Tensor, y: Tensor, logits: Tensor | None, draw: Draw) -> APGDState:
         zero, zero_count = x.new_zeros(len(x)), torch.zeros_like(y)
         first = surface_start(x, self.threat, draw, zero_count)
         return APGDState(
@@ -133,20 +145,15 @@ class APGD(TargetableAttack):
             halved=~zero_count.bool(),
             iteration=zero_count,
             run=zero_count,
-            targets=targets,
+            targets=self.targets(logits, y),
         )
 
     def ask(self, state: APGDState) -> tuple[Tensor, Loss | None]:
-        return state.x_adv, lambda logits: self._loss(state, logits)
-
-    def _loss(self, state: APGDState, logits: Tensor) -> Tensor:
-        if self.objective == TARGETED_DLR:
-            return targeted_difference_of_logits_ratio(logits, state.y, target_of(state.targets, state.run))
-        return self.criterion.ascent(LOSSES[self.objective](logits, state.y))
+        return state.x_adv, lambda logits: self.loss(logits, state.y, state.targets, state.run)
 
     def tell(self, state: APGDState, logits: Tensor, gradient: Tensor | None, misclassified: Tensor) -> APGDState:
         assert gradient is not None
-        loss = self._loss(state, logits)
+        loss = self.loss(logits, state.y, state.targets, state.run)
         first = state.iteration == 0
         better = first | (loss > state.best_loss)
         state = replace(
@@ -206,30 +213,3 @@ class APGD(TargetableAttack):
             run=run,
             done=state.done | done,
         )
-
-
-@ATTACKS.register(
-    "apgd-ce", description="Auto-PGD on the cross-entropy, 100 steps, one random start", reference=REFERENCE
-)
-def apgd_ce(threat: ThreatModel, classes: int) -> APGD:
-    return APGD(threat, "ce", name="apgd-ce")
-
-
-@ATTACKS.register(
-    "apgd-dlr",
-    description="Auto-PGD on the difference of logits ratio, 100 steps, one random start",
-    reference=REFERENCE,
-)
-def apgd_dlr(threat: ThreatModel, classes: int) -> APGD:
-    check_classes(classes, 3, "the DLR loss", "use apgd-ce")
-    return APGD(threat, "dlr", name="apgd-dlr")
-
-
-@ATTACKS.register(
-    "apgd-t",
-    description="Auto-PGD on the targeted difference of logits ratio, 100 steps for each of up to 9 target classes",
-    reference=REFERENCE,
-)
-def apgd_t(threat: ThreatModel, classes: int) -> APGD:
-    check_classes(classes, 4, "the targeted DLR loss", "use apgd-ce")
-    return APGD(threat, TARGETED_DLR, runs=min(9, classes - 1), name="apgd-t")

@@ -2,7 +2,8 @@
 
 from dataclasses import replace
 
-from advdpnp.attacks.algorithms.apgd import REFERENCE, apgd_ce, apgd_dlr, apgd_t
+from advdpnp.attacks.algorithms.apgd import REFERENCE
+from advdpnp.attacks.algorithms.auto_pgd import apgd_ce, apgd_dlr, apgd_t
 from advdpnp.attacks.algorithms.eot import ExpectationOverTransformation
 from advdpnp.attacks.algorithms.fab import fab_t
 from advdpnp.attacks.algorithms.square import square

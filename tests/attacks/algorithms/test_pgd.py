@@ -166,7 +166,7 @@ def test_perturb_of_a_sample_does_not_depend_on_its_batch_order(net, images, lab
 
 
 def test_an_l1_threat_and_nonsense_steps_are_refused(attack):
-    with pytest.raises(AdvdpnpError, match=r"does not support l1, only linf, l2; for l1 use autoattack, apgd-ce"):
+    with pytest.raises(AdvdpnpError, match=r"does not support l1, only linf, l2; for l1 use apgd-ce, apgd-t"):
         attack("pgd-20", 1.0, "l1")
     for name in ("pgd-0", "pgd-x", "pgd--3", "pgd-²"):
         with pytest.raises(AdvdpnpError, match="number of steps"):
