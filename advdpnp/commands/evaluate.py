@@ -177,10 +177,10 @@ def _run(
     from advdpnp.eval.api import evaluate_models
     from advdpnp.eval.audit.cross_check import cross_check as run_cross_check
     from advdpnp.eval.audit.cross_check import in_words
-    from advdpnp.eval.run.progress import Silent
+    from advdpnp.eval.run.progress import Progress, shown_course
 
     first = common["shard"].first
-    with console.evaluation_bar() if first else nullcontext(Silent()) as progress:
+    with shown_course() if first else nullcontext(Progress()) as progress:
         frame = evaluate_models(models, data, out=results, attacks=attacks, progress=progress, **common, **options)
         if cross_check is not None:
             beside = results.with_name(f"{results.name}-cross-check")

@@ -16,7 +16,7 @@ from advdpnp.eval.run.components import Components
 from advdpnp.eval.run.device import choose_device
 from advdpnp.eval.run.model_run import run_model
 from advdpnp.eval.run.plan import Plan
-from advdpnp.eval.run.progress import Progress, Silent
+from advdpnp.eval.run.progress import Progress
 from advdpnp.eval.run.provenance import command_line
 from advdpnp.eval.run.ranks import Shard
 from advdpnp.eval.run.results import Results
@@ -92,9 +92,9 @@ def run_models(
     failures: list[ModelError] = []
     warnings: list[str] = []
     with isolated_rng(), results.at_work():
-        for model in models:
+        for number, model in enumerate(models):
             try:
-                asked |= run_model(model, plan, results, warnings)
+                asked |= run_model(model, plan, results, warnings, len(models) - 1 - number)
             except ModelError as error:
                 if shard.world > 1:  # the others would wait for this model's verdicts
                     raise
@@ -128,7 +128,7 @@ def _make_plan(
         samples=np.arange(n),
         device=device,
         precision=choose_precision(config.precision, device),
-        progress=progress or Silent(),
+        progress=progress or Progress(),
         corruptions=cells,
         shard=shard,
         transfer_from=tuple(transfer_from),

@@ -29,10 +29,10 @@ from advdpnp.eval.diagnostics import (
 from advdpnp.eval.run.byte_images import misclassified_by, pack
 from advdpnp.eval.run.device import device_name, on_device, user_code
 from advdpnp.eval.run.plan import Plan
-from advdpnp.eval.run.results import OpenModel, Results
+from advdpnp.eval.run.progress import ModelPlan, Work
+from advdpnp.eval.run.results import OpenModel, Results, identity_of
 from advdpnp.eval.run.tasks import NearestTask, Setting, Task, TransferTask, attack_task, clean_task, corruption_task
-from advdpnp.eval.store.key import CLEAN, EvaluationKey, short_hash
-from advdpnp.eval.store.model_record import ModelRecord
+from advdpnp.eval.store.key import CLEAN, EvaluationKey
 from advdpnp.eval.store.schema import FOUND
 from advdpnp.eval.store.writer import Pack, VerdictCollector
 from advdpnp.models.classifier import Classifier, as_classifier
@@ -43,8 +43,11 @@ class ModelStopped(ModelError):
     """A model stopped answering during an evaluation; verdicts found before are stored."""
 
 
-def run_model(loaded: LoadedModel, plan: Plan, results: Results, warnings: list[str]) -> set[str]:
+def run_model(loaded: LoadedModel, plan: Plan, results: Results, warnings: list[str], models_left: int = 0) -> set[str]:
     """Do what the plan asks of one model; what is in ``results`` already is not repeated.
+
+    Args:
+        models_left: how many models come after it, for the estimate of the time.
 
     Returns:
         Hashes of all evaluations that the plan asks for.
@@ -53,25 +56,14 @@ def run_model(loaded: LoadedModel, plan: Plan, results: Results, warnings: list[
         ModelError: the model stops answering; the message begins with its name and the evaluation.
         AdvdpnpError: it cannot be evaluated, or its results cannot be written.
     """
-    identity = ModelRecord(
-        name=loaded.name,
-        weights_hash=loaded.weights_hash,
-        architecture=loaded.architecture,
-        method=loaded.method,
-        parameters=loaded.parameters,
-        min_separation=loaded.metric("min_separation"),
-        training_seconds=loaded.metric("seconds"),
-        recipe_hash=_recipe_hash(loaded),
-        training_seed=loaded.training_seed,
-        class_names=tuple(plan.dataset.class_names),
-        dataset=plan.dataset.label,
-        dtype=loaded.dtype if loaded.dtype != "float32" else "",
-    )
-    with results.open(identity, plan.components.patience) as place, on_device(loaded.model, plan.device):
+    with (
+        results.open(identity_of(loaded, plan.dataset), plan.components.patience) as place,
+        on_device(loaded.model, plan.device),
+    ):
         static_batch_size = plan.components.first_batch_size(plan.device)
         while True:
             try:
-                return set(_Run(loaded, plan, place, static_batch_size, warnings).everything())
+                return set(_Run(loaded, plan, place, static_batch_size, warnings).everything(models_left))
             except ModelError as error:
                 kind = ModelStopped if isinstance(error, ModelStopped) else ModelError
                 raise kind(f"{loaded.name}: {error}") from error
@@ -83,12 +75,6 @@ def run_model(loaded: LoadedModel, plan: Plan, results: Results, warnings: list[
                         "use --device cpu"
                     ) from None
                 static_batch_size //= 2
-
-
-def _recipe_hash(loaded: LoadedModel) -> str:
-    """Equal for models that differ only in the seed of their training."""
-    recipe = loaded.recipe
-    return short_hash([loaded.header.get("dataset"), recipe]) if recipe else ""
 
 
 @contextmanager
@@ -118,25 +104,44 @@ class _Run:
         self.model: nn.Module = classifier
         self.plan, self.static_batch_size = plan, static_batch_size
         self.own, self.collected, self.peers = place.own, place.collected, place.peers
+        self.seconds_per_evaluation = 0.0
         self._preflight(classifier)
 
-    def everything(self) -> Iterator[str]:
+    def everything(self, models_left: int) -> Iterator[str]:
         """Run all evaluations; yields the hash of each when it is complete."""
-        yield self._complete(clean_task(self.setting))
+        tasks = list(self._tasks())
+        if self.plan.shard.first:
+            work = [self._work(task) for task in tasks]
+            processes = self.plan.shard.world
+            self.plan.progress.plan(
+                ModelPlan(self.name, work, self.right, self.seconds_per_evaluation, models_left, processes)
+            )
+        yield self._complete(tasks[0])
         self._run_diagnostics()
+        for task in tasks[1:]:
+            yield self._complete(task)
+
+    def _tasks(self) -> Iterator[Task]:
+        """Clean images, then everything else in order."""
+        yield clean_task(self.setting)
         widest = self.plan.attacks(max(self.plan.threats, key=lambda threat: threat.eps), self.classes)
         for threat in self.plan.threats:
             attacks = self.plan.attacks(threat, self.classes)
             infos = {label: describe(attack) for label, attack in attacks.items()}
             for label in by_cost(infos):  # cheap results first
-                yield self._complete(self._task(label, attacks[label], widest[label]))
+                yield self._task(label, attacks[label], widest[label])
             for other in self.plan.transfer_from:
                 if other.weights_hash != self.weights_hash:
                     transfer = Transfer(threat, other.model, other.name, other.weights_hash)
-                    yield self._complete(TransferTask(self.setting, transfer))
+                    yield TransferTask(self.setting, transfer)
         if (source := self.plan.corruptions) is not None:
             for name, severity in source.cells:
-                yield self._complete(corruption_task(self.setting, source, name, severity))
+                yield corruption_task(self.setting, source, name, severity)
+
+    def _work(self, task: Task) -> Work:
+        """What is missing of a task."""
+        missing = np.setdiff1d(self.plan.samples, self._known(task.key))
+        return Work(task.key.text, task.key.threat_label, len(missing), task.cost)
 
     def _task(self, label: str, attack: Any, widest: Any) -> Task:
         """The task that runs an attack; ``widest`` is the same attack at the largest radius."""
@@ -149,6 +154,7 @@ class _Run:
 
         A model that cannot be evaluated is refused here, before hours of work.
         """
+        self.plan.progress.doing(self.name, "a first look")
         samples = self.plan.samples[: self.static_batch_size]
         x, y = self.plan.images(samples), self.plan.labels(samples)
         check_inputs(x, y)
@@ -163,7 +169,10 @@ class _Run:
             full = x[torch.arange(self.static_batch_size).clamp(max=len(x) - 1)]
             remedy = "fix its backward pass, or use --attacks none"
             with user_code(f"{self.name} fails when it is differentiated", remedy), evaluation_mode(self.model):
-                executor.logits_and_gradient(full, lambda z: z.sum(1))
+                began = time.perf_counter()
+                gradient = executor.logits_and_gradient(full, lambda z: z.sum(1))[1]
+                float(gradient.sum())  # waits for a GPU
+                self.seconds_per_evaluation = (time.perf_counter() - began) / (2 * len(full))
         largest = int(self.plan.labels(self.plan.samples).max())
         if largest >= logits.shape[1]:
             raise AdvdpnpError(
@@ -172,6 +181,7 @@ class _Run:
             )
         self.classes, self.batch_dependent = logits.shape[1], batch_dependent
         self.model = classifier.simplest
+        self.right = float((logits.argmax(1) == y).double().mean())
         self.setting = Setting(self.model, self.plan, self.static_batch_size, randomised)
         if not randomised:
             self._compare_with_stored(samples, -margin(logits, y).numpy())
@@ -200,6 +210,9 @@ class _Run:
             about = DiagnosticRecord(self.weights_hash, self._data, len(samples), seed, norm, eps, text, {})
             if norm in ("l1", "l0") or self.own.has_diagnostics(about):
                 continue
+            self.plan.progress.doing(
+                self.name, f"measurements for flags{'' if threat is None else f', {threat.label}'}"
+            )
             modules = training_modules(self.model) if threat is None else []
             with evaluation_mode(self.model):
                 device = self.plan.device
@@ -230,11 +243,10 @@ class _Run:
             self.own.forget_records(unit)  # a continued search does not repeat what it has reported
         known = np.intersect1d(self._known(unit), samples)
         own = np.intersect1d(self.own.stored(unit, images=keeping), samples)
-        threat = "" if unit.threat is None else f", {unit.threat.label}"
-        progress.start(self.name, unit.label + threat, len(samples), len(own))
+        progress.start(self.name, unit.text, len(samples), len(own))
         facts, pack_images = self._facts(task.seed, task.info), self._packer(unit) if keeping else None
         with (
-            _naming(f"{unit.label}{threat}"),
+            _naming(unit.text),
             self.own.writer(unit, samples, facts, complete=shard.first, pack=pack_images) as writer,
         ):
             if shard.first:
@@ -275,10 +287,9 @@ class _Run:
         lacking = np.setdiff1d(self.plan.samples, self.own.stored(unit, images=True))
         if not len(differing) and not len(lacking):
             return
-        threat = "" if unit.threat is None else f", {unit.threat.label}"
         shown = ", ".join(map(str, (lacking if len(lacking) else differing)[:5]))
         self.warnings.append(
-            f"{self.name}: {unit.label}{threat} was searched again for its adversarial images, and {len(differing)} "
+            f"{self.name}: {unit.text} was searched again for its adversarial images, and {len(differing)} "
             f"samples come out otherwise than they are stored, of which {len(lacking)} are left without an image "
             f"(sample {shown}); the stored verdicts were kept"
         )

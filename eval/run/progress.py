@@ -1,10 +1,78 @@
-"""How an evaluation tells what it does: a protocol for whoever draws it, and the silence that is the default."""
+"""The course of an evaluation: what a listener is told, and ``Course``, which puts it into words with the time left.
 
-from typing import Protocol
+The first samples to finish are those that break; one that survives costs thousands of model evaluations. So the time
+left is estimated from evaluations still to come, not from samples that are done.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from advdpnp.attacks.engine.status import SearchStatus
+from advdpnp.base.live import live
+from advdpnp.base.statistics import wilson
+from advdpnp.eval.store.key import CLEAN, CORRUPTION
+
+_WINDOW = 30.0  # seconds; an estimate follows the speed of the stage that runs now
+_ENOUGH = 2.0  # seconds that must be measured before a speed is believed
+_WORTH_A_LINE = 1.0  # seconds; quicker evaluations, such as the cells of corruptions, leave no line
 
 
-class Progress(Protocol):
-    """Receives the course of an evaluation. Called from the evaluating thread; it should return at once."""
+@dataclass(frozen=True)
+class Work:
+    """One evaluation to come.
+
+    Attributes:
+        unit: as tables call it ("pgd-20, linf 8/255").
+        threat: label of the threat model; "" for clean and corrupted images.
+        samples: that have no verdict yet.
+        cost: model evaluations (forwards and backwards) of a sample that survives; None if the attack does not say.
+    """
+
+    unit: str
+    threat: str
+    samples: int
+    cost: int | None
+
+
+@dataclass(frozen=True)
+class ModelPlan:
+    """What is going to be done with one model.
+
+    Attributes:
+        model: its name.
+        work: in order.
+        right: share of the first images that it classifies correctly.
+        seconds: per evaluation of one image, as measured on these.
+        models_left: how many models come after it.
+        processes: how many share the samples of an attack.
+    """
+
+    model: str
+    work: Sequence[Work]
+    right: float
+    seconds: float
+    models_left: int = 0
+    processes: int = 1
+
+    @property
+    def most(self) -> int:
+        """Evaluations if every image survives every attack."""
+        return sum(work.samples * (work.cost or 0) for work in self.work)
+
+
+class Progress:
+    """Receives the course of an evaluation, and does nothing with it: subclasses override what they want to know.
+
+    Called from the evaluating thread; a method should return at once.
+    """
+
+    def doing(self, model: str, what: str) -> None:
+        """Something begins that has no samples to count."""
+
+    def plan(self, plan: ModelPlan) -> None:
+        """The evaluation of a model begins."""
 
     def start(self, model: str, unit: str, total: int, done: int) -> None:
         """A unit begins: ``unit`` as tables call it ("pgd-20, linf 8/255"); ``done`` of ``total`` samples are known."""
@@ -12,18 +80,218 @@ class Progress(Protocol):
     def advance(self, samples: int, robust: int) -> None:
         """``samples`` more are decided, of which ``robust`` are still classified correctly."""
 
+    def search(self, status: SearchStatus) -> None:
+        """How far the search is; about once a second."""
+
     def finish(self) -> None:
         """The unit is complete."""
 
 
-class Silent:
-    """Shows nothing."""
+class _Unit:
+    """The evaluation that runs."""
+
+    def __init__(self, name: str, total: int, work: Work, began: float) -> None:
+        self.name, self.total, self.work, self.began = name, total, work, began
+        self.decided = self.robust = 0
+        self.status: SearchStatus | None = None
+        self.marks: tuple[tuple[float, int], ...] = ()  # times and evaluations by then
+        self.seconds, self.evaluations = 0.0, 0  # of the search, without what comes before and after it
+
+    def search(self, status: SearchStatus, now: float) -> None:
+        if self.marks and status.spent >= self.marks[-1][1]:
+            self.seconds += now - self.marks[-1][0]
+            self.evaluations += status.spent - self.marks[-1][1]
+        else:  # the first status of these images
+            self.marks = ()
+        self.marks = (*(mark for mark in self.marks if now - mark[0] <= _WINDOW), (now, status.spent))
+        self.status = status
+
+    @property
+    def broken(self) -> int:
+        return self.decided - self.robust
+
+    @property
+    def pace(self) -> float | None:
+        """Seconds per evaluation in the last half minute."""
+        if not self.marks:
+            return None
+        (first, before), (last, by_now) = self.marks[0], self.marks[-1]
+        return (last - first) / (by_now - before) if last - first >= _ENOUGH and by_now > before else None
+
+    def evaluations_left(self, surviving: float, processes: int) -> float | None:
+        """Expected model evaluations; a sample that has not begun survives as often as those that have."""
+        cost, status = self.work.cost, self.status
+        if cost is None or (status is not None and status.left is None):
+            return None
+        if status is None:
+            return (self.total - self.decided) * cost * (surviving if self.work.threat else 1.0) / processes
+        begun = self.decided + sum(status.undecided.values())
+        survivors = (begun - self.broken) / begun if begun else surviving
+        return (status.left or 0) + max(0.0, self.total / processes - begun) * cost * survivors
+
+
+class Course(Progress):
+    """Puts the course of an evaluation into words.
+
+    Args:
+        say: receives sentences that are worth keeping: the plan, and what finished.
+        clock: seconds.
+    """
+
+    def __init__(self, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
+        self._say, self._clock = say, clock
+        self._plan = ModelPlan("", (), 1.0, 0.0)
+        self._later: Sequence[Work] = ()
+        self._unit: _Unit | None = None
+        self._doing = ""
+        self._began = self._doing_since = clock()
+        self._right = self._surviving = 1.0
+        self._threat = ""
+        self._measured: Mapping[bool, tuple[float, float]] = {}  # seconds and evaluations, of attacks and of the others
+
+    def doing(self, model: str, what: str) -> None:
+        self._doing, self._doing_since = f"{model}: {what}", self._clock()
+
+    def plan(self, plan: ModelPlan) -> None:
+        self._plan, self._later, self._began = plan, plan.work, self._clock()
+        self._right = self._surviving = plan.right
+        self._measured = {}
+        for line in plan_in_words(plan):
+            self._say(line)
 
     def start(self, model: str, unit: str, total: int, done: int) -> None:
-        pass
+        now = self._clock()
+        names = [work.unit for work in self._later]
+        place = names.index(unit) + 1 if unit in names else 0
+        work = self._later[place - 1] if place else Work(unit, "", total - done, None)
+        self._later = self._later[place:]
+        if work.threat != self._threat:
+            self._threat, self._surviving = work.threat, self._right
+        self._unit = _Unit(f"{model}  {unit}", total - done, work, now)
 
     def advance(self, samples: int, robust: int) -> None:
-        pass
+        if self._unit is not None:
+            self._unit.robust += robust
+            self._unit.decided += samples
+
+    def search(self, status: SearchStatus) -> None:
+        if self._unit is not None:
+            self._unit.search(status, self._clock())
 
     def finish(self) -> None:
-        pass
+        unit, self._unit = self._unit, None
+        if unit is None or not unit.total:
+            return
+        gone = self._clock() - unit.began
+        attacked = bool(unit.work.threat)
+        share = 1 - unit.broken / unit.total
+        if attacked:
+            self._surviving = min(self._surviving, share)
+        elif unit.work.unit == CLEAN:
+            self._right = self._surviving = share
+        spent = (unit.seconds, unit.evaluations) if unit.status else (gone, unit.decided * (unit.work.cost or 0))
+        if unit.work.unit != CLEAN:  # its time is mostly that of the first call
+            before = self._measured.get(attacked, (0.0, 0.0))
+            self._measured = {**self._measured, attacked: (before[0] + spent[0], before[1] + spent[1])}
+        if gone > _WORTH_A_LINE:
+            self._say(f"{unit.name}  {_result(unit)}  {gone:.0f} s")
+
+    def left(self) -> tuple[float | None, float | None]:
+        """Seconds left for this unit and for everything; None where it is unknown."""
+        unit, plan = self._unit, self._plan
+        if unit is None:
+            return None, None
+        evaluations = unit.evaluations_left(self._surviving, plan.processes)
+        since = self._clock() - (unit.marks[-1][0] if unit.marks else unit.began)
+        here = (
+            None
+            if evaluations is None
+            else max(0.0, evaluations * (unit.pace or self._pace(bool(unit.work.threat))) - since)
+        )
+        model = here or 0.0
+        bound = 1 - unit.broken / unit.total if unit.total else 1.0
+        for work in self._later:
+            survivors = 1.0 if not work.threat else self._right
+            if work.threat and work.threat == unit.work.threat:
+                survivors = min(self._surviving, bound)
+            model += work.samples * (work.cost or 0) * survivors * self._pace(bool(work.threat)) / plan.processes
+        gone = self._clock() - self._began
+        return here, model + plan.models_left * (gone + model)
+
+    def _pace(self, attacked: bool) -> float:
+        """Seconds per evaluation of the attacks of this model so far, or of its other images; at first that planned."""
+        seconds, evaluations = self._measured.get(attacked, (0.0, 0.0))
+        return seconds / evaluations if seconds >= _ENOUGH and evaluations else self._plan.seconds
+
+    def lines(self) -> list[str]:
+        """What runs, and how far it is; empty before anything does."""
+        unit = self._unit
+        if unit is None:
+            return [f"{self._doing}  {_clock_time(self._clock() - self._doing_since)}"] if self._doing else []
+        gone = self._clock() - unit.began
+        parts = [f"{unit.decided} of {unit.total} done", _result(unit)]
+        stages = unit.status.undecided if unit.status else {}
+        if stages and not (len(stages) == 1 and unit.work.unit.startswith(next(iter(stages)))):
+            parts.append(", ".join(f"{samples} in {stage}" for stage, samples in stages.items()))
+        parts.append(f"{_clock_time(gone)} gone")
+        here, everything = self.left()
+        if here is not None:
+            parts.append(f"about {_clock_time(here)} left")
+        if everything is not None and (here is None or everything - here >= 1):
+            parts.append(f"{_clock_time(everything)} for all")
+        return [unit.name, ", ".join(parts)]
+
+    def share(self) -> float | None:
+        """Share of the time of this unit that is gone; None where it is unknown."""
+        unit, (here, _) = self._unit, self.left()
+        if unit is None or here is None:
+            return None
+        gone = self._clock() - unit.began
+        return gone / (gone + here) if gone + here else 1.0
+
+
+@contextmanager
+def shown_course() -> Iterator[Course]:
+    """A course on the screen (see ``live``)."""
+    course = Course(lambda text: say(text))
+    with live(course.lines, course.share) as say:
+        yield course
+
+
+def plan_in_words(plan: ModelPlan) -> list[str]:
+    """What will be done with a model, how much that is at most, and how long it may take."""
+    todo = [work for work in plan.work if work.samples]
+    if not todo:
+        return [f"{plan.model}: everything that was asked for is stored already"]
+    cells = [work for work in todo if work.unit.startswith(CORRUPTION)]
+    units = [work.unit for work in todo if work not in cells]
+    if cells:
+        units.append(f"{len(cells)} corruption{'s' * (len(cells) > 1)}")
+    most = max(work.samples for work in todo)
+    lines = [f"{plan.model}: {most:,} image{'s' * (most > 1)} under {'; '.join(units)}"]
+    attacks = [work for work in todo if work.threat]
+    if attacks:
+        each = plan.seconds / plan.processes
+        others = sum(work.samples for work in todo if not work.threat) * each
+        longest = sum(work.samples * (work.cost or 0) for work in attacks) * plan.right * each
+        unknown = "" if all(work.cost is not None for work in attacks) else ", and attacks that do not say their cost"
+        lines.append(
+            f"{plan.model}: at most {plan.most:,} forwards and backwards{unknown}; about "
+            f"{_clock_time(others + longest)} if no image breaks, {_clock_time(others + longest / 2)} if half do"
+        )
+    return lines
+
+
+def _result(unit: _Unit) -> str:
+    """How many are robust: bounds while samples are undecided, and an interval that covers both."""
+    low, high, n = unit.robust, unit.total - unit.broken, unit.total
+    word = "robust" if unit.work.threat else "right"
+    count = f"{low} of {n}" if low == high else f"between {low} and {high} of {n}"
+    ends = 100 * wilson(low, n).low, 100 * wilson(high, n).high
+    return f"{word} {count} (95 % interval {ends[0]:.1f} to {ends[1]:.1f} %)"
+
+
+def _clock_time(seconds: float) -> str:
+    """Hours, minutes and seconds."""
+    whole = round(seconds)
+    return f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}"

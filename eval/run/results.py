@@ -8,14 +8,36 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from advdpnp.datasets import Dataset
 from advdpnp.eval.run.ranks import NoPeers, Peers, Shard, at_work
 from advdpnp.eval.store.diagnostics_record import DiagnosticRecord
-from advdpnp.eval.store.key import EvaluationKey
+from advdpnp.eval.store.key import EvaluationKey, short_hash
 from advdpnp.eval.store.model_folder import open_model
 from advdpnp.eval.store.model_record import ModelRecord
 from advdpnp.eval.store.reader import StoredEvaluation, find_results
 from advdpnp.eval.store.schema import Verdicts
 from advdpnp.eval.store.writer import Pack, VerdictCollector
+from advdpnp.models.loading import LoadedModel
+
+
+def identity_of(loaded: LoadedModel, dataset: Dataset) -> ModelRecord:
+    """What is stored of a model beside its verdicts."""
+    recipe = loaded.recipe
+    return ModelRecord(
+        name=loaded.name,
+        weights_hash=loaded.weights_hash,
+        architecture=loaded.architecture,
+        method=loaded.method,
+        parameters=loaded.parameters,
+        min_separation=loaded.metric("min_separation"),
+        training_seconds=loaded.metric("seconds"),
+        # Equal for models that differ only in the seed of their training.
+        recipe_hash=short_hash([loaded.header.get("dataset"), recipe]) if recipe else "",
+        training_seed=loaded.training_seed,
+        class_names=tuple(dataset.class_names),
+        dataset=dataset.label,
+        dtype=loaded.dtype if loaded.dtype != "float32" else "",
+    )
 
 
 class ModelResults(Protocol):

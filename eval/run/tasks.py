@@ -17,9 +17,10 @@ from advdpnp.attacks.algorithms.transfer import Transfer
 from advdpnp.attacks.engine.executor import evaluation_mode
 from advdpnp.attacks.engine.precision import FLOAT32
 from advdpnp.attacks.engine.replicas import ModelReplicas, replicate
+from advdpnp.attacks.engine.status import SearchStatus
 from advdpnp.attacks.engine.verification import judge, repeats
 from advdpnp.attacks.ensemble import AttackEnsemble
-from advdpnp.attacks.info import AttackInfo, declared_info
+from advdpnp.attacks.info import AttackInfo, declared_info, describe
 from advdpnp.attacks.protocol import Attack, PackageAttack, RunOptions, StageRecord
 from advdpnp.attacks.rows import Batch, non_empty
 from advdpnp.attacks.search_state import AttackResult
@@ -102,6 +103,10 @@ class Task(Protocol):
         """Whether several processes can each do a share of the samples."""
 
     @property
+    def cost(self) -> int | None:
+        """Model evaluations of a sample that survives; None where the attack does not say."""
+
+    @property
     def info(self) -> AttackInfo | None:
         """What the attack declares about itself; None where its definition says all."""
 
@@ -112,7 +117,7 @@ class Task(Protocol):
 class JudgeTask:
     """No adversary: what the model predicts for clean or corrupted images."""
 
-    seed, shared, info = None, True, None
+    seed, shared, info, cost = None, True, None, 1
 
     def __init__(
         self, setting: Setting, label: str, definition: Mapping[str, Any], images: Callable[[np.ndarray], Tensor]
@@ -165,6 +170,7 @@ class SearchTask:
         if precision != FLOAT32:
             label, definition["precision"] = f"{label} ({precision} search)", f"{precision} search, float32 verdict"
         self.key, self.info = setting.key(label, attack.threat, definition), declared_info(attack)
+        self.cost = describe(attack).evaluations
 
     def find(self, samples: np.ndarray, writer: VerdictCollector) -> Iterator[AttackResult]:
         plan = self.setting.plan
@@ -174,7 +180,7 @@ class SearchTask:
                 self.setting.model, self.attack, batch.x, batch.y, torch.from_numpy(block),
                 seed=self.seed, static_batch_size=self.setting.static_batch_size, max_active=plan.config.batch_size,
                 device=plan.device, randomised=self.setting.randomised, precision=plan.precision,
-                on_copy_differs=partial(writer.note, copy_differs=True),
+                on_copy_differs=partial(writer.note, copy_differs=True), on_status=plan.progress.search,
             )  # fmt: skip
 
 
@@ -212,6 +218,7 @@ class PackageTask:
     def __init__(self, setting: Setting, label: str, attack: PackageAttack) -> None:
         plan = setting.plan
         self.setting, self.attack, self.seed, self.info = setting, attack, plan.config.seed, declared_info(attack)
+        self.cost = describe(attack).evaluations
         requested, first = plan.config.batch_size or PACKAGE_BATCH_SIZE, plan.components.first_batch_size(plan.device)
         self.batch_size = max(1, requested * setting.static_batch_size // first)  # smaller after an out-of-memory error
         definition = {"attack": attack.definition(), "seed": plan.config.seed, "batch_size": self.batch_size}
@@ -225,10 +232,16 @@ class PackageTask:
         for item in self.attack.run(self.setting.model, self.setting.batch(plan.samples), options):
             if isinstance(item, StageRecord):
                 writer.checkpoint({f.name: getattr(item, f.name).cpu().numpy() for f in fields(item)})
+                plan.progress.search(self._status(item))
                 continue
             new = torch.from_numpy(np.isin(item.sample.numpy(), samples))
             if bool(new.any()):  # a continued search repeats what it found before
                 yield item[new]
+
+    def _status(self, record: StageRecord) -> SearchStatus:
+        robust, spent = ~record.misclassified[0].bool(), record.forwards[0] + record.backwards[0]
+        left = None if self.cost is None else int((self.cost - spent[robust]).clamp_min(0).sum())
+        return SearchStatus({f"stage {int(record.stage) + 1}": int(robust.sum())}, int(spent.sum()), left)
 
 
 class TransferTask:
@@ -239,7 +252,7 @@ class TransferTask:
     def __init__(self, setting: Setting, attack: Transfer) -> None:
         self.setting, self.attack, self.seed = setting, attack, setting.plan.config.seed
         definition = {"attack": attack.definition(), "seed": self.seed}
-        self.key = setting.key(attack.name, attack.threat, definition)
+        self.key, self.cost = setting.key(attack.name, attack.threat, definition), describe(attack).evaluations
 
     def find(self, samples: np.ndarray, writer: VerdictCollector) -> Iterator[AttackResult]:
         plan, attack, size = self.setting.plan, self.attack, self.setting.plan.components.transfer_block

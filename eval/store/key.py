@@ -79,3 +79,13 @@ class EvaluationKey:
         if self.threat is None:
             return stem_of(self.label, None, "", self.hash)
         return stem_of(self.label, self.threat.norm, self.threat.text, self.hash)
+
+    @property
+    def threat_label(self) -> str:
+        """Of the threat model; "" without an adversary."""
+        return "" if self.threat is None else self.threat.label
+
+    @property
+    def text(self) -> str:
+        """For people: "pgd-20, linf 8/255"."""
+        return ", ".join(filter(None, (self.label, self.threat_label)))

@@ -11,7 +11,6 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
-    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -27,8 +26,6 @@ _PIPED_WIDTH = 200  # of tables where output is not a terminal; they must not be
 #: Results go to standard output, everything else to standard error, so that output can be piped.
 out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else _PIPED_WIDTH)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
-
-_WORTH_A_LINE = 1.0  # seconds; quicker evaluations, such as the cells of corruptions, leave no line
 
 
 def _bars() -> Progress:
@@ -64,42 +61,6 @@ def counting_bar(name: str, total: int) -> Iterator[Callable[[], None]]:
     with _bars() as progress:
         task = progress.add_task(name, note="", total=total)
         yield lambda: progress.advance(task)
-
-
-class _EvaluationBar:
-    """One bar per evaluation (an attack, or a corruption of one severity); finished ones leave a line."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self._name = ""
-        self._decided = self._robust = 0
-        self._task: TaskID | None = None
-
-    def start(self, model: str, unit: str, total: int, done: int) -> None:
-        self._name, self._decided, self._robust = f"{model}  {unit}", 0, 0
-        self._task = self._progress.add_task(self._name, note="", total=total, completed=done)
-
-    def advance(self, samples: int, robust: int) -> None:
-        if self._task is None:
-            return
-        self._decided, self._robust = self._decided + samples, self._robust + robust
-        self._progress.update(self._task, advance=samples, note=f"robust {self._robust}/{self._decided}")
-
-    def finish(self) -> None:
-        if self._task is None:
-            return
-        task = next(task for task in self._progress.tasks if task.id == self._task)
-        if self._decided and (task.elapsed or 0) > _WORTH_A_LINE:
-            self._progress.console.print(f"{self._name}  {task.fields['note']}  {task.elapsed:.0f} s", markup=False)
-        self._progress.remove_task(self._task)
-        self._task = None
-
-
-@contextmanager
-def evaluation_bar() -> Iterator[_EvaluationBar]:
-    """Shows the course of an evaluation (see ``advdpnp.eval.run.progress``)."""
-    with _bars() as progress:
-        yield _EvaluationBar(progress)
 
 
 def print_records(title: str, records: Sequence[Sequence[str]], columns: Sequence[str]) -> None:

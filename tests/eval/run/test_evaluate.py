@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from advdpnp.attacks.engine.search import search
+from advdpnp.attacks.engine.status import SearchStatus
 from advdpnp.attacks.protocol import RunOptions, StageRecord
 from advdpnp.attacks.rows import Batch
 from advdpnp.attacks.search_state import AttackResult
@@ -27,6 +28,7 @@ from advdpnp.eval.run.components import Components
 from advdpnp.eval.run.device import choose_device
 from advdpnp.eval.run.evaluate import requested_rows, run_models
 from advdpnp.eval.run.memory import MemoryResults
+from advdpnp.eval.run.progress import ModelPlan, Progress
 from advdpnp.eval.run.provenance import without_folder
 from advdpnp.eval.run.ranks import ALONE
 from advdpnp.eval.run.results import ResultsFolder
@@ -236,10 +238,18 @@ def test_examples_are_kept_of_the_first_samples(tmp_path: Path, dataset: Dataset
 
 
 def test_progress_is_told_of_every_sample(tmp_path: Path, dataset: Dataset) -> None:
-    class Log:
+    class Log(Progress):
         def __init__(self) -> None:
             self.units: list[tuple[str, str, int, int]] = []
             self.counts: list[list[int]] = []
+            self.plans: list[ModelPlan] = []
+            self.statuses: list[SearchStatus] = []
+
+        def plan(self, plan: ModelPlan) -> None:
+            self.plans.append(plan)
+
+        def search(self, status: SearchStatus) -> None:
+            self.statuses.append(status)
 
         def start(self, model: str, unit: str, total: int, done: int) -> None:
             self.units.append((model, unit, total, done))
@@ -249,14 +259,19 @@ def test_progress_is_told_of_every_sample(tmp_path: Path, dataset: Dataset) -> N
             self.counts[-1][0] += samples
             self.counts[-1][1] += robust
 
-        def finish(self) -> None:
-            pass
-
     log = Log()
     frame = run(tmp_path, dataset, progress=log)
     assert log.units == [("net", unit, N, 0) for unit in ("clean", "fgsm, linf 0.02", "pgd-5, linf 0.02")]
     assert [count for count, _ in log.counts] == [N] * 3
     assert log.counts[2][1] == round(frame["pgd-5"].iloc[0] * N / 100)
+    assert [(work.unit, work.samples, work.cost) for work in log.plans[0].work] == [
+        ("clean", N, 1), ("fgsm, linf 0.02", N, 2), ("pgd-5, linf 0.02", N, 10)
+    ]  # fmt: skip
+    assert 0.8 < log.plans[0].right < 1  # of the first batch
+    assert log.statuses[-1].left == 0
+    again = Log()
+    run(tmp_path, dataset, progress=again, attacks="fgsm,pgd-5,pgd-6")
+    assert [work.samples for work in again.plans[0].work] == [0, 0, 0, N]  # what is stored is no work
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,113 @@
+"""What an evaluation says of itself: the plan, bounds, and a time left that knows what survivors cost."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from advdpnp.attacks.engine.status import SearchStatus
+from advdpnp.eval.run.progress import Course, ModelPlan, Work, plan_in_words
+
+WORK = (
+    Work("clean", "", 40, 1),
+    Work("pgd-20, linf 0.1", "linf 0.1", 40, 40),
+    Work("autoattack, linf 0.1", "linf 0.1", 40, 10_000),
+    Work("corruption/fog/1", "", 40, 1),
+)
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def course(clock: Clock, said: list[str], work: Sequence[Work] = WORK, models_left: int = 0) -> Course:
+    made = Course(said.append, clock)
+    made.plan(ModelPlan("net", work, 0.9, 0.001, models_left))
+    return made
+
+
+def search_for(course: Course, clock: Clock, seconds: int, undecided: dict[str, int], spent: int, left: int) -> None:
+    """Ten evaluations a second."""
+    for i in range(seconds + 1):
+        clock.now += i > 0
+        course.search(SearchStatus(undecided, spent + 10 * i, left - 10 * i))
+
+
+def test_the_plan_says_what_will_be_done_how_much_it_is_and_how_long_it_takes() -> None:
+    lines = plan_in_words(ModelPlan("net", WORK, 0.9, 0.001))
+    assert lines == [
+        "net: 40 images under clean; pgd-20, linf 0.1; autoattack, linf 0.1; 1 corruption",
+        "net: at most 401,680 forwards and backwards; about 0:06:02 if no image breaks, 0:03:01 if half do",
+    ]
+    unknown = plan_in_words(ModelPlan("net", (Work("mine, l2 1", "l2 1", 5, None),), 0.9, 0.001))
+    assert "attacks that do not say their cost" in unknown[1]
+    stored = ModelPlan("net", (Work("clean", "", 0, 1),), 0.9, 0.001)
+    assert plan_in_words(stored) == ["net: everything that was asked for is stored already"]
+
+
+def test_survivors_decide_the_time_left_and_the_bounds_close(clock: Clock) -> None:
+    said: list[str] = []
+    told = course(clock, said)
+    told.start("net", "autoattack, linf 0.1", 40, 0)
+    told.advance(27, 0)  # the broken ones come first
+    search_for(told, clock, 10, {"apgd-t": 13}, spent=1_000, left=120_000)
+    here, everything = told.left()
+    assert here == pytest.approx((120_000 - 100) / 10)  # not a third of the time that 27 of 40 have taken
+    assert everything == pytest.approx(here + 40 * 0.001)
+    title, state = told.lines()
+    assert title == "net  autoattack, linf 0.1"
+    assert state.startswith("27 of 40 done, robust between 0 and 13 of 40 (95 % interval 0.0 to 48.0 %), 13 in apgd-t")
+    assert "0:00:10 gone, about 3:19:50 left" in state
+    clock.now += 60  # a call that takes long: the time passes all the same
+    assert told.left()[0] == pytest.approx(here - 60)
+    assert 0 < told.share() < 0.01
+    told.advance(12, 12)
+    told.search(SearchStatus({"square": 1}, 2_000, 50))
+    assert "robust between 12 and 13 of 40" in told.lines()[1]
+    told.advance(1, 1)
+    told.finish()
+    assert said[-1] == "net  autoattack, linf 0.1  robust 13 of 40 (95 % interval 20.1 to 48.0 %)  70 s"
+
+
+def test_later_attacks_count_the_survivors_of_earlier_ones(clock: Clock) -> None:
+    told = course(clock, [], models_left=1)
+    told.start("net", "clean", 40, 0)
+    told.advance(40, 30)
+    told.finish()
+    told.start("net", "pgd-20, linf 0.1", 40, 0)
+    told.advance(30, 0)
+    search_for(told, clock, 4, {"pgd-20": 10}, spent=0, left=400)
+    told.advance(10, 10)
+    told.finish()
+    told.start("net", "autoattack, linf 0.1", 40, 0)
+    here, everything = told.left()
+    assert here == pytest.approx(10 * 10_000 / 10)  # a quarter survives pgd-20, and ten evaluations take a second
+    assert everything == pytest.approx(2 * (here + 40 * 0.001) + 4)  # another model takes as long as this one
+
+
+def test_samples_that_have_not_begun_survive_as_often_as_those_that_have(clock: Clock) -> None:
+    told = course(clock, [], (Work("pgd-20, linf 0.1", "linf 0.1", 1_000, 40),))
+    told.start("net", "pgd-20, linf 0.1", 1_000, 0)
+    told.advance(80, 0)
+    search_for(told, clock, 3, {"pgd-20": 20}, spent=0, left=800)
+    assert told.left()[0] == pytest.approx((800 - 30 + 900 * 40 * 0.2) / 10)
+
+
+def test_an_unknown_cost_is_no_time_and_measurements_are_named(clock: Clock) -> None:
+    told = course(clock, [], (Work("mine, linf 0.1", "linf 0.1", 10, None),))
+    told.doing("net", "measurements for flags")
+    clock.now += 61
+    assert told.lines() == ["net: measurements for flags  0:01:01"]
+    told.start("net", "mine, linf 0.1", 10, 4)
+    told.search(SearchStatus({"mine": 6}, 5, None))
+    assert told.left()[0] is None
+    assert told.share() is None
+    assert "left" not in told.lines()[1]
+    assert "0 of 6 done" in told.lines()[1]  # four were judged before
