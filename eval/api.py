@@ -24,7 +24,7 @@ from advdpnp.eval.run.device import choose_device
 from advdpnp.eval.run.evaluate import requested_rows, run_models
 from advdpnp.eval.run.memory import MemoryResults
 from advdpnp.eval.run.model_run import ModelStopped
-from advdpnp.eval.run.progress import Progress
+from advdpnp.eval.run.progress import Progress, following
 from advdpnp.eval.run.ranks import ALONE, Shard
 from advdpnp.eval.run.results import ResultsFolder
 from advdpnp.eval.store.adversarial_images import StoredImages
@@ -120,7 +120,7 @@ def evaluate(
     name: str | None = None,
     save_adversarials: bool = False,
     sanity: bool = True,
-    progress: Progress | None = None,
+    progress: Progress | bool = False,
 ) -> Evaluation:
     """Evaluate a model; nothing is left on disk, and model and random generators are left as they were.
 
@@ -144,7 +144,8 @@ def evaluate(
         save_adversarials: return the adversarial image of every sample that an attack breaks. They are rounded to bytes
             where that breaks the model still and the images ``x`` are bytes.
         sanity: make the measurements that most flags rest on; without them the row has the flag "unmeasured".
-        progress: is told what happens.
+        progress: True shows how far it is, also in a notebook; an object of a subclass of
+            ``advdpnp.eval.run.progress.Progress`` is told what happens.
 
     Raises:
         AdvdpnpError: unusable images, labels or logits; unknown attacks.
@@ -171,7 +172,7 @@ def _evaluate(
     radii: Any,
     norm: str | None,
     device: str | torch.device | None,
-    progress: Progress | None,
+    progress: Progress | bool,
     **options: Any,
 ) -> Evaluation:
     options |= {"attacks": chosen.text, "eps": chosen.radii(radii), "norm": norm or chosen.norm}
@@ -192,9 +193,10 @@ def _evaluate(
     results = MemoryResults()
     size = small_batch_size(len(images), choose_device(config.device))
     components = Components(resolve_attacks=chosen.resolve, static_batch_size=size)
-    result = run_models(
-        [loaded], dataset, config, results, progress=progress, command="advdpnp.evaluate", components=components
-    )
+    with following(progress) as follower:
+        result = run_models(
+            [loaded], dataset, config, results, progress=follower, command="advdpnp.evaluate", components=components
+        )
     row = tabulate_rows(requested_rows([loaded], result, results))
     result.raise_problems()
     units = results.evaluations()

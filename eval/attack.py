@@ -29,6 +29,7 @@ from advdpnp.eval.choice import Eps, one_attack
 from advdpnp.eval.images import AdversarialImages
 from advdpnp.eval.run.components import small_batch_size
 from advdpnp.eval.run.device import choose_device, on_device, user_code
+from advdpnp.eval.run.progress import ModelPlan, Progress, Work, following
 from advdpnp.eval.run.tasks import PACKAGE_BATCH_SIZE
 from advdpnp.models.classifier import as_classifier
 from advdpnp.models.loading import net_of
@@ -71,7 +72,7 @@ def attack(
         batch_size: most images in work at once; for attacks of other packages their batch size.
         device: where to run; None is where the model is.
         precision: of the search: "32", "tf32", "bf16" or "auto".
-        progress: show a bar (tqdm, also in notebooks).
+        progress: show how far it is, also in a notebook.
 
     Returns:
         AdversarialImages, on the device of ``x``; of several ``eps`` a list of them, in their order.
@@ -213,11 +214,12 @@ class _Job:
         size = small_batch_size(len(self.batch), self.device)
         while True:
             try:
-                with _bar(self.progress, len(self.batch), attack.name) as advance:
+                with self._following(attack) as progress:
                     parts = []
-                    for part in self._parts(attack, size, randomised):
+                    for part in self._parts(attack, size, randomised, progress):
                         parts.append(part)
-                        advance(len(part))
+                        progress.advance(len(part), int((~part.success).sum()))
+                    progress.finish()
                 whole = AttackResult.concatenate(parts)
                 return whole[whole.sample.argsort()]
             except torch.OutOfMemoryError:
@@ -225,7 +227,16 @@ class _Job:
                     raise AdvdpnpError(f"one image does not fit in the memory of {self.device}") from None
                 size //= 2
 
-    def _parts(self, attack: Any, size: int, randomised: bool) -> Iterator[AttackResult]:
+    @contextmanager
+    def _following(self, attack: Any) -> Iterator[Progress]:
+        with following(self.progress) as progress:
+            threat, n = attack.threat.label, len(self.batch)
+            work = Work(f"{attack.name}, {threat}", threat, n, describe(attack).evaluations)
+            progress.plan(ModelPlan("attack", [work], right=1.0, seconds=None))
+            progress.start("attack", work.unit, n, 0)
+            yield progress
+
+    def _parts(self, attack: Any, size: int, randomised: bool, progress: Progress) -> Iterator[AttackResult]:
         if isinstance(attack, PackageAttack):
             rows = (
                 min(size, self.batch_size or PACKAGE_BATCH_SIZE) if size == 1 else self.batch_size or PACKAGE_BATCH_SIZE
@@ -236,7 +247,7 @@ class _Job:
         yield from search(
             self.model, attack, self.batch.x, self.batch.y, self.batch.sample, seed=self.seed, static_batch_size=size,
             max_active=self.batch_size, device=self.device, randomised=randomised,
-            precision=choose_precision(self.precision, self.device),
+            precision=choose_precision(self.precision, self.device), on_status=progress.search,
         )  # fmt: skip
 
     def _read(self, found: AttackResult, label: str, threat: ThreatModel) -> AdversarialImages:
@@ -246,14 +257,3 @@ class _Job:
             found.x_adv, found.success, found.norm, found.adversarial_prediction, found.forwards, found.backwards,
             self.batch.x, label, threat,
         )  # fmt: skip
-
-
-@contextmanager
-def _bar(shown: bool, total: int, label: str) -> Iterator[Callable[[int], Any]]:
-    if not shown:
-        yield lambda samples: None
-        return
-    from tqdm.auto import tqdm
-
-    with tqdm(total=total, desc=label, unit="image") as bar:
-        yield bar.update

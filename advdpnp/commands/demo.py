@@ -54,10 +54,10 @@ def _train(name: str, dataset: "Dataset", folder: Path, seed: int, device: str) 
 def _evaluate_curve(out: Path, runs: list[Path], dataset: "Dataset", seed: int, limit: int, device: str) -> None:
     """Fast attacks at other radii, in a folder of their own so that the leaderboard shows one threat model."""
     from advdpnp.eval.api import evaluate_models
-    from advdpnp.eval.run.progress import shown_course
+    from advdpnp.eval.run.progress import following
     from advdpnp.models.loading import load_model
 
-    with shown_course() as progress:
+    with following(True) as progress:
         evaluate_models(
             [load_model(str(run), dataset=dataset) for run in runs],
             dataset,

@@ -1,7 +1,6 @@
 """``advdpnp eval``: models attacked, verdicts stored, tables and figures written."""
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -177,10 +176,10 @@ def _run(
     from advdpnp.eval.api import evaluate_models
     from advdpnp.eval.audit.cross_check import cross_check as run_cross_check
     from advdpnp.eval.audit.cross_check import in_words
-    from advdpnp.eval.run.progress import Progress, shown_course
+    from advdpnp.eval.run.progress import following
 
     first = common["shard"].first
-    with shown_course() if first else nullcontext(Progress()) as progress:
+    with following(first) as progress:
         frame = evaluate_models(models, data, out=results, attacks=attacks, progress=progress, **common, **options)
         if cross_check is not None:
             beside = results.with_name(f"{results.name}-cross-check")

@@ -44,7 +44,7 @@ class ModelPlan:
         model: its name.
         work: in order.
         right: share of the first images that it classifies correctly.
-        seconds: per evaluation of one image, as measured on these.
+        seconds: per evaluation of one image, as measured on these; None without a measurement.
         models_left: how many models come after it.
         processes: how many share the samples of an attack.
     """
@@ -52,7 +52,7 @@ class ModelPlan:
     model: str
     work: Sequence[Work]
     right: float
-    seconds: float
+    seconds: float | None
     models_left: int = 0
     processes: int = 1
 
@@ -140,7 +140,7 @@ class Course(Progress):
 
     def __init__(self, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
         self._say, self._clock = say, clock
-        self._plan = ModelPlan("", (), 1.0, 0.0)
+        self._plan = ModelPlan("", (), 1.0, None)
         self._later: Sequence[Work] = ()
         self._unit: _Unit | None = None
         self._doing = ""
@@ -201,24 +201,22 @@ class Course(Progress):
         unit, plan = self._unit, self._plan
         if unit is None:
             return None, None
-        evaluations = unit.evaluations_left(self._surviving, plan.processes)
+        attacked = bool(unit.work.threat)
+        evaluations, pace = unit.evaluations_left(self._surviving, plan.processes), unit.pace or self._pace(attacked)
         since = self._clock() - (unit.marks[-1][0] if unit.marks else unit.began)
-        here = (
-            None
-            if evaluations is None
-            else max(0.0, evaluations * (unit.pace or self._pace(bool(unit.work.threat))) - since)
-        )
+        here = None if evaluations is None or pace is None else max(0.0, evaluations * pace - since)
         model = here or 0.0
         bound = 1 - unit.broken / unit.total if unit.total else 1.0
         for work in self._later:
             survivors = 1.0 if not work.threat else self._right
             if work.threat and work.threat == unit.work.threat:
                 survivors = min(self._surviving, bound)
-            model += work.samples * (work.cost or 0) * survivors * self._pace(bool(work.threat)) / plan.processes
+            expected = work.samples * (work.cost or 0) * survivors / plan.processes
+            model += expected * (self._pace(bool(work.threat)) or 0.0)
         gone = self._clock() - self._began
         return here, model + plan.models_left * (gone + model)
 
-    def _pace(self, attacked: bool) -> float:
+    def _pace(self, attacked: bool) -> float | None:
         """Seconds per evaluation of the attacks of this model so far, or of its other images; at first that planned."""
         seconds, evaluations = self._measured.get(attacked, (0.0, 0.0))
         return seconds / evaluations if seconds >= _ENOUGH and evaluations else self._plan.seconds
@@ -251,11 +249,16 @@ class Course(Progress):
 
 
 @contextmanager
-def shown_course() -> Iterator[Course]:
-    """A course on the screen (see ``live``)."""
-    course = Course(lambda text: say(text))
-    with live(course.lines, course.share) as say:
-        yield course
+def following(progress: Progress | bool | None) -> Iterator[Progress]:
+    """Who follows an evaluation: for True a ``Course`` on the screen (see ``live``), for False and None nobody."""
+    if isinstance(progress, Progress):
+        yield progress
+    elif not progress:
+        yield Progress()
+    else:
+        course = Course(lambda text: say(text))
+        with live(course.lines, course.share) as say:
+            yield course
 
 
 def plan_in_words(plan: ModelPlan) -> list[str]:
@@ -271,15 +274,18 @@ def plan_in_words(plan: ModelPlan) -> list[str]:
     lines = [f"{plan.model}: {most:,} image{'s' * (most > 1)} under {'; '.join(units)}"]
     attacks = [work for work in todo if work.threat]
     if attacks:
-        each = plan.seconds / plan.processes
-        others = sum(work.samples for work in todo if not work.threat) * each
-        longest = sum(work.samples * (work.cost or 0) for work in attacks) * plan.right * each
         unknown = "" if all(work.cost is not None for work in attacks) else ", and attacks that do not say their cost"
-        lines.append(
-            f"{plan.model}: at most {plan.most:,} forwards and backwards{unknown}; about "
-            f"{_clock_time(others + longest)} if no image breaks, {_clock_time(others + longest / 2)} if half do"
-        )
+        lines.append(f"{plan.model}: at most {plan.most:,} forwards and backwards{unknown}{_time_of(plan)}")
     return lines
+
+
+def _time_of(plan: ModelPlan) -> str:
+    if plan.seconds is None:
+        return ""
+    others = sum(work.samples for work in plan.work if not work.threat)
+    longest = sum(work.samples * (work.cost or 0) for work in plan.work if work.threat) * plan.right
+    most, half = (_clock_time((others + part) * plan.seconds / plan.processes) for part in (longest, longest / 2))
+    return f"; about {most} if no image breaks, {half} if half do"
 
 
 def _result(unit: _Unit) -> str:

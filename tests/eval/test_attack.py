@@ -228,7 +228,7 @@ def test_a_bar_is_drawn_when_asked(net: Net, x: Tensor, y: Tensor, capsys: pytes
     advdpnp.attack(net, x[:4], y[:4], "fgsm")
     assert capsys.readouterr().err == ""
     advdpnp.attack(net, x[:4], y[:4], "fgsm", progress=True)
-    assert "fgsm: 100%" in capsys.readouterr().err
+    assert "attack: 4 images under fgsm, linf 8/255" in capsys.readouterr().err
 
 
 def test_perturb_is_a_plain_pgd_in_eval_mode_and_leaves_no_trace(net: Net, x: Tensor, y: Tensor) -> None:

@@ -3,7 +3,10 @@
 from collections.abc import Sequence
 
 import pytest
+import torch
+from torch import nn
 
+import advdpnp
 from advdpnp.attacks.engine.status import SearchStatus
 from advdpnp.eval.run.progress import Course, ModelPlan, Work, plan_in_words
 
@@ -111,3 +114,18 @@ def test_an_unknown_cost_is_no_time_and_measurements_are_named(clock: Clock) -> 
     assert told.share() is None
     assert "left" not in told.lines()[1]
     assert "0 of 6 done" in told.lines()[1]  # four were judged before
+
+
+def test_python_callers_see_it_too(capsys: pytest.CaptureFixture[str]) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+    x, y = torch.rand(8, 1, 4, 4), torch.arange(8) % 3
+    advdpnp.evaluate(model, x, y, attacks="fgsm", sanity=False)
+    advdpnp.attack(model, x, y, "pgd-3")
+    assert capsys.readouterr().err == ""
+    advdpnp.evaluate(model, x, y, attacks="fgsm", sanity=False, progress=True)
+    advdpnp.attack(model, x, y, "pgd-3", progress=True)
+    first, second, third, fourth = capsys.readouterr().err.splitlines()
+    assert first == "model: 8 images under clean; fgsm, linf 8/255"
+    assert second.startswith("model: at most 24 forwards and backwards; about 0:00:00 if no image breaks")
+    assert third == "attack: 8 images under pgd-3, linf 8/255"
+    assert fourth == "attack: at most 48 forwards and backwards"
