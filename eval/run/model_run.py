@@ -56,10 +56,8 @@ def run_model(loaded: LoadedModel, plan: Plan, results: Results, warnings: list[
         ModelError: the model stops answering; the message begins with its name and the evaluation.
         AdvdpnpError: it cannot be evaluated, or its results cannot be written.
     """
-    with (
-        results.open(identity_of(loaded, plan.dataset), plan.components.patience) as place,
-        on_device(loaded.model, plan.device),
-    ):
+    identity = identity_of(loaded, plan.dataset)
+    with results.open(identity, plan.components.patience) as place, on_device(loaded.model, plan.device):
         static_batch_size = plan.components.first_batch_size(plan.device)
         while True:
             try:
@@ -104,18 +102,15 @@ class _Run:
         self.model: nn.Module = classifier
         self.plan, self.static_batch_size = plan, static_batch_size
         self.own, self.collected, self.peers = place.own, place.collected, place.peers
-        self.seconds_per_evaluation = 0.0
+        self.seconds_each = 0.0
         self._preflight(classifier)
 
     def everything(self, models_left: int) -> Iterator[str]:
         """Run all evaluations; yields the hash of each when it is complete."""
         tasks = list(self._tasks())
         if self.plan.shard.first:
-            work = [self._work(task) for task in tasks]
-            processes = self.plan.shard.world
-            self.plan.progress.plan(
-                ModelPlan(self.name, work, self.right, self.seconds_per_evaluation, models_left, processes)
-            )
+            work, world = [self._work(task) for task in tasks], self.plan.shard.world
+            self.plan.progress.plan(ModelPlan(self.name, work, self.right, self.seconds_each, models_left, world))
         yield self._complete(tasks[0])
         self._run_diagnostics()
         for task in tasks[1:]:
@@ -146,7 +141,8 @@ class _Run:
     def _task(self, label: str, attack: Any, widest: Any) -> Task:
         """The task that runs an attack; ``widest`` is the same attack at the largest radius."""
         if len(self.plan.threats) > 1 and isinstance(attack, Attack) and attack.minimum_norm:
-            return NearestTask(self.setting, label, attack, widest, self.nearest.setdefault(label, []))
+            again, found = label in self.nearest, self.nearest.setdefault(label, [])
+            return NearestTask(self.setting, label, attack, widest, found, again=again)
         return attack_task(self.setting, label, attack)
 
     def _preflight(self, classifier: Classifier) -> None:
@@ -172,7 +168,7 @@ class _Run:
                 began = time.perf_counter()
                 gradient = executor.logits_and_gradient(full, lambda z: z.sum(1))[1]
                 float(gradient.sum())  # waits for a GPU
-                self.seconds_per_evaluation = (time.perf_counter() - began) / (2 * len(full))
+                self.seconds_each = (time.perf_counter() - began) / (2 * len(full))
         largest = int(self.plan.labels(self.plan.samples).max())
         if largest >= logits.shape[1]:
             raise AdvdpnpError(

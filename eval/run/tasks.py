@@ -190,10 +190,14 @@ class NearestTask(SearchTask):
     Args:
         widest: the same attack at the largest radius.
         found: what it found so far in this run, shared by the tasks of all radii.
+        again: whether the task of another radius searches before this one.
     """
 
-    def __init__(self, setting: Setting, label: str, attack: Attack, widest: Attack, found: list[AttackResult]) -> None:
+    def __init__(
+        self, setting: Setting, label: str, attack: Attack, widest: Attack, found: list[AttackResult], again: bool
+    ) -> None:
         super().__init__(setting, label, attack)
+        self.cost = 0 if again else self.cost
         self.widest, self.found = SearchTask(setting, label, widest), found
 
     def find(self, samples: np.ndarray, writer: VerdictCollector) -> Iterator[AttackResult]:
