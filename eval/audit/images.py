@@ -21,7 +21,7 @@ from advdpnp.base.errors import AdvdpnpError
 from advdpnp.base.randomness import Draw, seed_of
 from advdpnp.datasets import Dataset, to_float
 from advdpnp.eval.store.adversarial_images import StoredImages
-from advdpnp.eval.store.key import short_hash
+from advdpnp.eval.store.key import is_targeted, short_hash
 from advdpnp.eval.store.reader import StoredEvaluation
 
 NEAR = 1e-4
@@ -209,9 +209,12 @@ class Auditor:
         in_box = (x_adv.flatten(1).amin(1) >= threat.low) & (x_adv.flatten(1).amax(1) <= threat.high)
         distance = threat.distance(x, x_adv)
         inside = threat.contains(x, x_adv, distance)
+        target = None
+        if is_targeted(unit.record.identity):  # of a success, the stored prediction is the target
+            target = torch.from_numpy(unit.frame["adversarial_prediction"].loc[stored.sample].to_numpy())
         answers = [self._ask(x_adv, y, static_batch_size, number) for number in range(_TRIES if self.caution else 1)]
         predicted, near = answers[0]
-        ever = torch.stack([each != y for each, _ in answers]).any(0)
+        fooled = torch.stack([each != y if target is None else each == target for each, _ in answers])
         shown = []
         for place, sample in enumerate(stored.sample.tolist()):
             wrong = doubt = ""
@@ -221,14 +224,15 @@ class Auditor:
                 wrong = "its image leaves [0, 1]"
             elif not inside[place]:
                 wrong = f"its image is {float(distance[place]):.6g} from the clean one, eps is {threat.eps:.6g}"
-            elif predicted[place] != y[place]:
+            elif fooled[0, place]:
                 pass
-            elif ever[place]:
+            elif fooled[:, place].any():
                 doubt = f"its image fools the model only at times: answers are {self.caution}"
             elif near[place]:
                 doubt = "its image is borderline: not reproduced on this machine"
             else:
-                wrong = f"its image does not fool the model, which says {int(y[place])}, the label"
+                missed = "the label" if target is None else f"not {int(target[place])}, the target"
+                wrong = f"its image does not fool the model, which says {int(predicted[place])}, {missed}"
             if not stored.intact[place]:
                 wrong = f"its image was changed since it was stored{f': {wrong}' if wrong else ''}"
             if wrong:

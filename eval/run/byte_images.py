@@ -46,6 +46,7 @@ def pack(
     clean: Clean,
     threat: ThreatModel,
     misclassified: Judge,
+    targeted: bool = False,
 ) -> pa.Table:
     """Rows of ``adversarials``: images rounded to bytes where the result stays adversarial and in the threat model.
 
@@ -55,9 +56,10 @@ def pack(
         clean: gives the clean images; where these are float32, nothing is rounded.
         threat: the threat model.
         misclassified: whether rounded images are still misclassified.
+        targeted: whether they must be taken for a target; then nothing is rounded, because rounding can miss it.
     """
     original, y, images = clean(sample), torch.from_numpy(label), torch.from_numpy(x_adv)
-    rounded = original.dtype == torch.uint8
+    rounded = original.dtype == torch.uint8 and not targeted
     return to_table(
         sample, _differences(original, y, images, threat, misclassified) if rounded else [None] * len(y), images
     )

@@ -276,7 +276,10 @@ class _Run:
         assert unit.threat is not None
         noise = self.setting.noise("rounded", unit.label)
         misclassified = misclassified_by(self.model, self.static_batch_size, self.plan.device, noise)
-        return partial(pack, clean=self.plan.dataset.test.some_images, threat=unit.threat, misclassified=misclassified)
+        return partial(
+            pack, clean=self.plan.dataset.test.some_images, threat=unit.threat, misclassified=misclassified,
+            targeted=unit.targeted,
+        )  # fmt: skip
 
     def _warn_if_search_changed(self, unit: EvaluationKey, differing: np.ndarray) -> None:
         """Warn where a search that was repeated for its images found other verdicts than the stored ones."""

@@ -31,6 +31,12 @@ def sample_set_hash(samples: Sequence[int]) -> str:
     return short_hash([int(sample) for sample in samples])
 
 
+def is_targeted(identity: Mapping[str, Any]) -> bool:
+    """Whether the attack of a definition or identity aims at targets."""
+    attack = identity.get("attack")
+    return isinstance(attack, Mapping) and bool(attack.get("targets"))
+
+
 def file_name(text: str) -> str:
     """``text`` made safe as part of a file name on every system: anything unusual becomes ``_``."""
     return re.sub(r"[^A-Za-z0-9.+-]+", "_", text).strip("._")[:100] or "_"
@@ -67,6 +73,11 @@ class EvaluationKey:
             None if threat is None else {"norm": threat.norm, "eps": threat.eps, "low": threat.low, "high": threat.high}
         )
         return {"label": self.label, "data": self.data, "threat": described, **self.definition}
+
+    @property
+    def targeted(self) -> bool:
+        """Whether a success is an image that is taken for its target."""
+        return is_targeted(self.definition)
 
     @property
     def hash(self) -> str:

@@ -25,6 +25,7 @@ from advdpnp.attacks.search_state import AttackResult
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.datasets import Dataset, Split
 from advdpnp.eval.api import evaluate_models
+from advdpnp.eval.audit.images import Auditor
 from advdpnp.eval.choice import ChosenAttacks
 from advdpnp.eval.config import EvaluationConfig
 from advdpnp.eval.run.components import Components
@@ -190,6 +191,33 @@ def test_without_measurements_the_row_says_so_and_is_the_same_else(x: Tensor, y:
     for column in ("clean", "pgd-3", "worst_case", "forwards", "definitions"):
         assert rows[0][column] == rows[1][column]
     assert rows_computed[1] < 0.7 * rows_computed[0]
+
+
+def test_images_of_targeted_attacks_are_kept_and_verified_as_such(x: Tensor, y: Tensor, tmp_path: Path) -> None:
+    net = Net()
+    split = Split((x * 255).round().to(torch.uint8), y)
+    none = Split(split.images[:0], y[:0])
+    dataset = Dataset("toy", tuple("abcd"), none, none, split, "none")
+    model = LoadedModel(net, "net", weights_hash(net), "Net", "", 144, {})
+    config = EvaluationConfig.of(
+        attacks="pgd-3", eps=["0.1"], device="cpu", targets="next", sanity=False, save_adversarials=True
+    )
+    results = ResultsFolder(tmp_path, ALONE)
+    run_models([model], dataset, config, results, command="")
+    (unit,) = [unit for unit in results.evaluations() if unit.threat]
+    (images,) = unit.adversarials(split.some_images, N)
+    assert len(images.sample) > 2
+    with torch.no_grad():
+        assert torch.equal(net(images.x_adv).argmax(1), (y[images.sample.tolist()] + 1) % 4)
+    found = Auditor(net, dataset, torch.device("cpu")).audit(unit)
+    assert (found.holds, found.holding) == (True, len(images.sample))
+    frame = unit.verdicts.frame.copy()
+    frame.loc[frame["sample"] == images.sample[0], "adversarial_prediction"] += 2
+    frame["adversarial_prediction"] %= 4
+    forged = replace(unit, verdicts=replace(unit.verdicts, frame=frame))
+    (fault,) = Auditor(net, dataset, torch.device("cpu")).audit(forged).faults
+    assert fault.sample == images.sample[0]
+    assert ", the target" in str(fault)
 
 
 def test_targets_have_columns_of_their_own_and_measurements_come_later(x: Tensor, y: Tensor, tmp_path: Path) -> None:
