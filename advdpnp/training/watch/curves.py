@@ -101,8 +101,6 @@ def _accuracies(axes: Axes, series: dict[str, np.ndarray], best: int) -> None:
             f"{_ACCURACIES[name]} {value:.1f}", (1.01, place), xycoords=("axes fraction", "data"), fontsize=8,
             color=colours[name], va="center", annotation_clip=False,
         )  # fmt: skip
-    worst = np.minimum(series["validation_pgd"], series["validation_pgd_margin"])
-    axes.plot(best, 100 * worst[best - 1], "o", color=INK, markersize=6, fillstyle="none")
     axes.axvline(best, color=INK, linewidth=0.6, linestyle=":")
     axes.set_ylim(0, 100)
     axes.set_yticks([0, 25, 50, 75, 100])

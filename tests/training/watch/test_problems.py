@@ -1,7 +1,11 @@
 """Warnings about masked gradients and collapse: once a run, and only what helps this run."""
 
+from pathlib import Path
+
+import pandas as pd
 import pytest
 
+import advdpnp
 from advdpnp.models.network import ModelConfig, build_model
 from advdpnp.training.methods.base import build_method
 from advdpnp.training.watch.problems import problems, remedies, warnings
@@ -61,3 +65,26 @@ def test_a_run_is_advised_what_it_can_do_and_does_not_do_already(method, head, r
     found = remedies(build_method(method), build_model(config))
     assert found.get("gap") == found.get("zero-gradient") == remedy
     assert ("lambda_class_neg" in found["collapse"]) is (method["name"] in ("dpnp", "adv-dpnp"))
+
+
+RESULTS = Path(advdpnp.__file__).resolve().parent.parent / "results"
+RUNS = [
+    path
+    for pattern in ("cifar10*/training/*.csv", "cifar10*/training-*.csv")
+    for path in sorted(RESULTS.glob(pattern))
+    if "validation_pgd_margin" in path.read_text(encoding="utf-8").partition("\n")[0]
+]
+
+
+def test_committed_runs_are_there():
+    assert len(RUNS) >= 10
+
+
+@pytest.mark.parametrize("path", RUNS, ids=lambda path: path.stem)
+def test_the_recipes_that_are_shipped_need_no_warning(path):
+    """Metrics of the committed nets, of every method on CIFAR-10."""
+    table = pd.read_csv(path)
+    robust = table[["validation_pgd", "validation_pgd_margin"]].min(axis=1)
+    assert warnings(table.to_dict("records"), dict.fromkeys(("gap", "zero-gradient", "collapse"), "")) == []
+    best = int(table["epoch"][robust.idxmax()])
+    assert warnings(table.to_dict("records"), {"gap": "", "zero-gradient": ""}, best=best) == []
