@@ -62,6 +62,7 @@ def draw_curves(path: Path, metrics: Sequence[Mapping[str, Any]], recipe: Recipe
         bound: largest MinSep that there can be, in degrees.
     """
     terms = [name for name in metrics[-1] if name not in _OTHERS and not name.endswith("accuracy")]
+    terms = [name for name in terms if name == "loss" or any(row.get(name) != row["loss"] for row in metrics)]
     terms.sort(key=lambda name: name != "loss")
     rows = 1 + -(-(len(terms) + 1) // _COLUMNS)
     series = {name: np.array([row.get(name, np.nan) for row in metrics], dtype=float) for name in metrics[-1]}
@@ -80,7 +81,7 @@ def draw_curves(path: Path, metrics: Sequence[Mapping[str, Any]], recipe: Recipe
         for axes in figure.axes:
             _finish(axes, recipe.epochs)
         epoch, name = int(series["epoch"][-1]), path.absolute().parent.name
-        words = f"{name}: epoch {epoch} of {recipe.epochs}, best so far: {best}"
+        words = f"{name}: epoch {epoch} of {recipe.epochs}, best: {best} (dotted)"
         figure.text(0.5 / width, 1 - 0.12 / height, words, fontsize=11, va="top", fontweight="bold")
 
 
@@ -112,7 +113,7 @@ def _separation(axes: Axes, series: dict[str, np.ndarray], bound: float) -> None
     _line(axes, series, values)
     low, high = (float(find(values)) for find in (np.nanmin, np.nanmax)) if np.isfinite(values).any() else (0.0, 0.0)
     axes.axhline(bound, color=QUIET, linewidth=0.8, linestyle=":")
-    axes.annotate("simplex", (1, bound), xycoords=("axes fraction", "data"), fontsize=7, color=QUIET,
+    axes.annotate("simplex bound", (1, bound), xycoords=("axes fraction", "data"), fontsize=7, color=QUIET,
                   ha="right", va="bottom")  # fmt: skip
     high = max(high, bound)
     spare = max(0.08 * (high - low), (_LEAST_SPAN - (high - low)) / 2)
@@ -143,7 +144,7 @@ def _line(axes: Axes, series: dict[str, np.ndarray], values: np.ndarray) -> None
 
 def _finish(axes: Axes, epochs: int) -> None:
     axes.set_xlim(0, 1.03 * epochs)
-    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=[1, 2, 5, 10]))
     axes.grid(axis="y", color=GRID, linewidth=0.6)
     axes.set_axisbelow(True)
     axes.tick_params(labelsize=7)

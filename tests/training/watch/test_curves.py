@@ -43,6 +43,18 @@ def test_any_metrics_make_a_picture_that_grows_with_the_terms(metrics, tmp_path)
         assert picture.size[1] == pytest.approx(200 * (1.75 * (1.35 + math.ceil(panels / 3)) + 0.3), abs=2)
 
 
+def test_a_term_that_is_the_whole_loss_is_drawn_once(tmp_path):
+    sizes = []
+    for value in (-3.0, 2.0):
+        metrics = rows(
+            1, a=1.0, ce=value
+        )  # with the learning rate and the loss, three or four panels below the first row
+        draw_curves(tmp_path / "curves.png", metrics, recipe(), best=1, bound=109.5)
+        with Image.open(tmp_path / "curves.png") as picture:
+            sizes.append(picture.size[1])
+    assert sizes[0] < sizes[1]
+
+
 def test_a_run_draws_its_last_epoch(quadrants, tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr(curves, "draw_curves", lambda path, metrics, recipe, **values: drawn.append((metrics, values)))
