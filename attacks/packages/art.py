@@ -81,6 +81,8 @@ class ArtAttack(LibraryAttack):
                 model, nn.CrossEntropyLoss(), tuple(batch.x.shape[1:]), self.classes,
                 clip_values=(self.threat.low, self.threat.high), device_type="gpu" if device.type == "cuda" else "cpu",
             )  # fmt: skip
+            classifier._device = device  # those that are neither; otherwise it is the same
+            model.to(device)
             made = getattr(package.attacks.evasion, self.attack)(classifier, **arguments)
             x_adv = made.generate(batch.x.cpu().numpy(), batch.y.cpu().numpy())
         return torch.from_numpy(x_adv).float(), None

@@ -49,7 +49,8 @@ def cross_check(
     Raises:
         AdvdpnpError: none of the attacks has a counterpart.
     """
-    references = {name: reference_of(name) for name in attack_names(attacks, dataset.classes)}
+    chosen = attack_names(attacks, dataset.classes, norm=str(options.get("norm", "linf")))
+    references = {name: reference_of(name) for name in chosen}
     pairs = {name: reference for name, reference in references.items() if reference and reference != name}
     if not pairs:
         raise AdvdpnpError(f"the reference packages have no counterpart of {attacks}; add for example autoattack")
