@@ -50,10 +50,10 @@ class AdversarialImages:
         return len(self.x_adv)
 
     def save(self, folder: Path | str) -> list[Path]:
-        """Write PNG sheets of up to 128 images: each clean, adversarial, and the difference around gray.
+        """Write PNG sheets of up to 128 images: each clean, adversarial, and the difference (mean of the channels).
 
-        Every difference is scaled by itself, so that its largest value is black or white. PNG has 8 bits: images on
-        the sheets are for looking at.
+        A difference is red where the image got lighter, blue where it got darker, each scaled by its largest value. PNG
+        has 8 bits: images on the sheets are for looking at.
 
         Returns:
             the files, named by their first image: ``images-000000.png``.
@@ -73,11 +73,13 @@ class AdversarialImages:
 
 def _sheet(x: Tensor, x_adv: Tensor) -> np.ndarray:
     """Pixels of a sheet, uint8 (h, w, 3), white between the images."""
-    difference = x_adv - x
-    largest = difference.abs().flatten(1).amax(1).clamp(min=1e-12)[:, None, None, None]
+    from advdpnp.base.plotting import signed_colours  # imported here, because matplotlib takes a second to import
+
+    changes = (x_adv - x).mean(1).numpy()
+    difference = torch.from_numpy(np.stack([signed_colours(each, np.abs(each).max()) for each in changes]))
     lines = []
     for part in range(0, len(x), _COLUMNS):
-        for images in (x, x_adv, 0.5 + 0.5 * difference / largest):
+        for images in (x, x_adv, difference.permute(0, 3, 1, 2)):
             lines.append(_line(images[part : part + _COLUMNS]))
         lines.append(np.full((4, *lines[0].shape[1:]), 255, np.uint8))
     return np.concatenate(lines)

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.ticker import MultipleLocator
 
 from advdpnp.base.plotting import GRID, QUIET, bare, drawing, end_labels, heat_cells
-from advdpnp.eval.analysis.curves import CorruptionGrid, clean_accuracy, corruption_grids, shared_types
+from advdpnp.eval.analysis.curves import CorruptionGrid, clean_accuracy, corruption_grids, shared_types, widest
 from advdpnp.eval.analysis.rows import Row
 from advdpnp.eval.store.key import file_name
 
@@ -47,7 +47,7 @@ def _draw_heat_map(grid: CorruptionGrid, path: Path) -> None:
         source = row.corruption_source or row.dataset
         axes[0].set_title(row.model.name, loc="left", pad=24, fontsize=10.5, fontweight="bold")
         axes[0].annotate(
-            f"accuracy in percent, {source}, {grid.n:,} images\n"
+            f"accuracy in percent, {source}, {grid.n:,} images,\n95 % intervals up to ± {widest(grid.n):.1f}; "
             f"clean {clean:.2f}, mean of {averaged.size} cells {mean:.2f}",
             (0, 1), xytext=(0, 5), xycoords="axes fraction", textcoords="offset points", color=QUIET, fontsize=7.5,
         )  # fmt: skip

@@ -7,7 +7,14 @@ import numpy as np
 
 from advdpnp.attacks.algorithms.transfer import PREFIX
 from advdpnp.base.plotting import QUIET, drawing, heat_cells
-from advdpnp.eval.analysis.curves import accuracy_under, clean_accuracy, direct_attacks, transfer_sources
+from advdpnp.eval.analysis.curves import (
+    accuracy_under,
+    clean_accuracy,
+    direct_attacks,
+    transfer_sources,
+    transferred_images,
+    widest,
+)
 from advdpnp.eval.analysis.rows import Row
 from advdpnp.eval.report.figures.accuracy import grouped, suffix
 
@@ -23,14 +30,6 @@ def draw_transfer(rows: Sequence[Row], colours: dict[str, str], out: Path) -> li
             _draw(group, path)
             paths.append(path)
     return paths
-
-
-def _attack(rows: Sequence[Row]) -> str:
-    """What made the images: "images of PGD with 20 steps on the cross-entropy"."""
-    made = [unit.info["identity"]["attack"].get("pgd", {}) for row in rows for label, unit in row.attacks.items()
-            if row.attack_infos[label].family == "transfer"]  # fmt: skip
-    steps = sorted({int(pgd["steps"]) for pgd in made if "steps" in pgd})
-    return f"images of PGD with {' or '.join(map(str, steps))} steps" if steps else "images of PGD"
 
 
 def _draw(rows: list[Row], path: Path) -> None:
@@ -56,6 +55,7 @@ def _draw(rows: list[Row], path: Path) -> None:
             loc="left", pad=20, fontsize=10.5, fontweight="bold",
         )  # fmt: skip
         axes[0].annotate(
-            f"{_attack(rows)}; {rows[0].n:,} test images; a blank was not tried", (0, 1), xytext=(0, 5),
+            f"{transferred_images(rows)}; {rows[0].n:,} test images, 95 % intervals up to ± {widest(rows[0].n):.1f}; "
+            "a blank was not tried", (0, 1), xytext=(0, 5),
             xycoords="axes fraction", textcoords="offset points", color=QUIET, fontsize=7.5,
         )  # fmt: skip

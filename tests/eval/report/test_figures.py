@@ -7,17 +7,19 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
+import advdpnp
 from advdpnp.base.plotting import end_labels, model_colours, signed_colours, spread_labels
 from advdpnp.base.statistics import wilson
 from advdpnp.corruption import BENCHMARK, EXTRA
 from advdpnp.eval.analysis.corruptions import corruption_record
-from advdpnp.eval.analysis.curves import corruption_grids
+from advdpnp.eval.analysis.curves import corruption_grids, transferred_images, widest
 from advdpnp.eval.analysis.rows import make_rows
 from advdpnp.eval.report.figures import draw_figures
 from advdpnp.eval.report.figures.study import _bounds, _legible_range
 from advdpnp.eval.report.html.sections.corruptions import _by_severity
 from advdpnp.eval.store.reader import find_results
 
+ROOT = Path(advdpnp.__file__).resolve().parent.parent
 Store = Callable[..., Path]
 ROBUST = {"clean": 0.9, "fgsm": 0.5, "pgd-20": 0.4, "autoattack": 0.35}
 
@@ -96,6 +98,18 @@ def test_differences_are_white_at_zero_and_differ_in_colour_by_size() -> None:
     assert shown[1, 2] > shown[2, 2]  # paler in between
     assert shown[2, 0] > shown[2, 2]  # red above
     assert shown[3, 2] > shown[3, 0]  # blue below
+
+
+def test_the_widest_interval_is_that_of_half_the_images() -> None:
+    halves = [50 * (wilson(right, 40).high - wilson(right, 40).low) for right in range(41)]
+    assert widest(40) == max(halves)
+
+
+def test_the_attack_behind_transferred_images_is_named(store_model: Store) -> None:
+    rows = make_rows(find_results([store_model("net", {**ROBUST, "transfer:b": 0.5})]))
+    assert transferred_images(rows) == "images of PGD"  # the stored definition does not tell the steps
+    stored = make_rows(find_results([ROOT / "results" / "cifar10-transfer"]))
+    assert transferred_images(stored) == "images of PGD with 20 steps"
 
 
 def test_curves_against_severity_have_the_interval_of_the_images(store_model: Store) -> None:

@@ -4,7 +4,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from advdpnp.attacks.algorithms.transfer import PREFIX
-from advdpnp.eval.analysis.curves import accuracy_under, clean_accuracy, direct_attacks, transfer_sources
+from advdpnp.eval.analysis.curves import (
+    accuracy_under,
+    clean_accuracy,
+    direct_attacks,
+    transfer_sources,
+    transferred_images,
+    widest,
+)
 from advdpnp.eval.analysis.rows import Row, order_attacks
 from advdpnp.eval.report.html.context import Model, PageContext, scope_of
 from advdpnp.eval.report.html.section import Section
@@ -31,6 +38,8 @@ def _block(context: PageContext, rows: Sequence[Row]) -> dict[str, Any]:
         "attacks": ["clean", *direct, "worst_case"],
         "lines": lines(direct, attacks),
         "sources": [source.removeprefix(PREFIX) for source in sources],
+        "made": transferred_images(rows),
+        "widest": widest(min(row.n for row in rows)),
         "transfers": lines(sources, direct) if sources else [],
     }
 

@@ -3,8 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from advdpnp.eval.analysis.curves import widest
 from advdpnp.eval.analysis.per_class import per_class_accuracy
 from advdpnp.eval.analysis.rows import Row, order_attacks
 from advdpnp.eval.report.html.context import PageContext, scope_of
@@ -31,6 +33,7 @@ def _block(context: PageContext, rows: Sequence[Row]) -> dict[str, Any]:
         "classes": shown,
         "choices": [(None, measure.replace("_", " ")) for measure in measures],
         "all": len(classes),
+        "widest": widest(min(int(np.unique(row.labels, return_counts=True)[1].min()) for row in rows)),
         "models": [model for model, _ in tables],
         "views": [
             (measure, {number: [column.get(name) for name in shown] for number, column in views[measure].items()})
@@ -52,7 +55,6 @@ SECTION = Section(
     "classes",
     "Classes",
     "Accuracy per class",
-    "Robustness often differs between classes. The gap is between the best and the worst class of a model; each class "
-    "has few images, so note n.",
+    "Robustness often differs between classes. The gap is between the best and the worst class of a model.",
     _gather,
 )

@@ -5,7 +5,7 @@ from typing import Any
 
 from advdpnp.corruption import BENCHMARK, GROUPS, SEVERITIES
 from advdpnp.corruption.types import in_order
-from advdpnp.eval.analysis.curves import CorruptionGrid, clean_accuracy, corruption_grids, shared_types
+from advdpnp.eval.analysis.curves import CorruptionGrid, clean_accuracy, corruption_grids, shared_types, widest
 from advdpnp.eval.analysis.rows import Row
 from advdpnp.eval.report.html.chart import lines, rounded, series
 from advdpnp.eval.report.html.context import Model, PageContext, choices, scope_of
@@ -34,6 +34,7 @@ def _block(context: PageContext, grids: Sequence[CorruptionGrid]) -> dict[str, A
         "chart": _against_severity(named, shared, severities) if shared else None,
         "types": [(kind, _GROUP_OF.get(kind, "extra")) for kind in types],
         "severities": severities,
+        "widest": widest(sizes[0]),
         "by_type": [
             (model, _benchmark_mean(grid), grid.by_type.reindex(types).tolist(), _mce(context, grid.row))
             for model, grid in named
