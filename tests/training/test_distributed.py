@@ -72,7 +72,8 @@ import traceback
 
 
 def stop(progress):
-    os.kill(os.getpid(), signal.SIGINT)
+    if progress.epoch:
+        os.kill(os.getpid(), signal.SIGINT)
 
 
 def rank(place, port, folder, report):
