@@ -30,7 +30,6 @@ def demo(out: Out = Path("demo"), seed: Seed = 0, limit: Limit = 200, device: De
     runs = [_train(name, dataset, out / "runs", seed, device) for name in RECIPES]  # continues what is there
     _evaluate_curve(out, runs, dataset, seed, limit, device)
     evaluate(runs, dataset="digits", limit=limit, seed=seed, out=out / "results", device=device)
-    _draw_curve(out)
 
 
 def _train(name: str, dataset: "Dataset", folder: Path, seed: int, device: str) -> Path:
@@ -52,7 +51,7 @@ def _train(name: str, dataset: "Dataset", folder: Path, seed: int, device: str) 
 
 
 def _evaluate_curve(out: Path, runs: list[Path], dataset: "Dataset", seed: int, limit: int, device: str) -> None:
-    """Fast attacks at other radii, in a folder of their own so that the leaderboard shows one threat model."""
+    """Fast attacks at other radii, for the curve of accuracy against eps; their rows follow in the same tables."""
     from advdpnp.eval.api import evaluate_models
     from advdpnp.eval.run.progress import following
     from advdpnp.models.loading import load_model
@@ -61,7 +60,7 @@ def _evaluate_curve(out: Path, runs: list[Path], dataset: "Dataset", seed: int, 
         evaluate_models(
             [load_model(str(run), dataset=dataset) for run in runs],
             dataset,
-            out=out / "curve",
+            out=out / "results",
             attacks=CURVE_ATTACKS,
             eps=CURVE,
             limit=limit,
@@ -69,15 +68,3 @@ def _evaluate_curve(out: Path, runs: list[Path], dataset: "Dataset", seed: int, 
             device=device,
             progress=progress,
         )
-
-
-def _draw_curve(out: Path) -> None:
-    """Accuracy against eps from both sets of results: one radius alone would make a straight line."""
-    from advdpnp.base.plotting import model_colours
-    from advdpnp.eval.analysis.rows import make_rows
-    from advdpnp.eval.report.figures.epsilon_curve import draw_accuracy_against_eps
-    from advdpnp.eval.store.reader import find_results
-
-    rows = make_rows(find_results([out / "curve", out / "results"]))
-    colours = model_colours(sorted({row.model.name for row in rows}))
-    draw_accuracy_against_eps(rows, colours, out / "results")

@@ -63,6 +63,10 @@ Eps = Annotated[
         help="Radius, a number or 8/255; several are comma-separated.", show_default="the checkpoint's, or 8/255"
     ),
 ]
+EpsCurve = Annotated[
+    bool,
+    typer.Option("--eps-curve", help="Eight radii, from a quarter of eps to twice eps, and a curve through them."),
+]
 Limit = Annotated[int | None, typer.Option(min=1, help="Use only the first N test images.")]
 Engine = Annotated[str, typer.Option(help="`own`, or `reference`: the same attacks of torchattacks and pyautoattack.")]
 Precision = Annotated[
@@ -119,6 +123,7 @@ def evaluate(
     corruption_types: CorruptionTypes = "benchmark",
     norm: Norm = None,
     eps: Eps = None,
+    eps_curve: EpsCurve = False,
     limit: Limit = None,
     seed: Seed = 0,
     engine: Engine = "own",
@@ -135,7 +140,7 @@ def evaluate(
     device: Device = "auto",
 ) -> None:
     """Attack checkpoints; writes verdicts, OUT/leaderboard.html (everything on one page), .csv, .md and figures."""
-    from advdpnp.commands.support.models import ModelOptions, choose_threat, load_models
+    from advdpnp.commands.support.models import ModelOptions, choose_threat, curve_radii, load_models
     from advdpnp.eval.run.ranks import shard_of_environment
     from advdpnp.models.loading import load_model
 
@@ -146,6 +151,7 @@ def evaluate(
         of_models = ModelOptions(weights or [], mean, std, weights_key, input_range, dtype)
         loaded, data = load_models(paths, model or [], of_models, name or [], dataset, data_root, download)
         norm, radii = choose_threat(loaded, norm, eps or [])
+        radii = curve_radii(norm, radii) if eps_curve else radii
         sources = [load_model(spec, dataset=data) for spec in transfer_from or []]
     common = {"norm": norm, "eps": radii, "seed": seed, "batch_size": batch_size, "device": device, "shard": shard}
     options = {

@@ -44,7 +44,10 @@ def test_the_demo_leaves_leaderboard_and_figures_and_continues(tmp_path, monkeyp
         demo.demo(tmp_path, seed=0, limit=4, device="cpu")
         assert capsys.readouterr().out.strip().splitlines()[-1].startswith(str(tmp_path / "results"))
     table = read_leaderboard(tmp_path / "results" / "leaderboard.csv")
+    assert set(table["eps_text"]) == {"0.05", "0.1"}
+    table = table[table["eps_text"] == "0.1"]
     assert sorted(table["model"]) == sorted(demo.RECIPES)
-    assert set(table["eps_text"]) == {"0.1"}
     assert table["autoattack"].notna().all()
+    page = (tmp_path / "results" / "leaderboard.html").read_text(encoding="utf-8")
+    assert '[[0.0,"clean"],[0.05,"0.05"],[0.1,"0.1"]]' in page  # the curve of the page has every radius
     assert (tmp_path / "results" / "accuracy-against-eps-digits-linf.png").exists()

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from advdpnp.attacks.threat import ThreatModel
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.datasets import Dataset, load_dataset
 from advdpnp.models.classifier import InputRange, check_input_range
@@ -74,6 +75,25 @@ def choose_threat(models: Sequence[LoadedModel], norm: str | None, eps: Sequence
         trained_eps = common_attack_value(own, "eps") if norm == trained_norm else None
         radii = [trained_eps or _DEFAULT_EPS.get(norm, "8/255")]
     return norm, radii
+
+
+def curve_radii(norm: str, eps: Sequence[str]) -> list[str]:
+    """The radii of a curve: a quarter of eps to twice eps in steps of a quarter, as texts; one eps must be given.
+
+    Linf leaves out radii above 1, and L0 rounds to whole pixels.
+    """
+    if len(eps) != 1:
+        raise AdvdpnpError("--eps-curve goes from a quarter of one eps to twice that; give one --eps, or none")
+    threat = ThreatModel.parse(norm, eps[0])
+    numerator, slash, denominator = threat.text.partition("/")
+    radii = {}
+    for quarters in range(1, 9):
+        value = float(numerator) * quarters / 4
+        value = max(1, round(value)) if norm == "l0" else value
+        text = threat.text if quarters == 4 else f"{value:.6g}{slash}{denominator}"
+        if norm != "linf" or threat.eps * quarters / 4 <= 1:
+            radii[ThreatModel.parse(norm, text).eps] = text
+    return [radii[value] for value in sorted(radii)]
 
 
 def choose_dataset(name: str | None, own: Sequence[LoadedModel], data_root: Path | None, download: bool) -> Dataset:

@@ -59,7 +59,7 @@ def _draw(rows: list[Row], colours: dict[str, str], path: Path) -> None:
         axes.text(
             0,
             1.035,
-            f"worst case over {worst_case.label}; {n} test images, 95 % bands",
+            f"worst case over {worst_case.label}; {n} test images, 95 % intervals",
             transform=axes.transAxes,
             color=QUIET,
             fontsize=8,
@@ -76,12 +76,16 @@ def _legible(ticks: list[float], largest: float) -> list[float]:
 
 
 def _draw_curve(axes: Axes, curve: EpsilonCurve, colour: str) -> tuple[float, float]:
-    """Draw one model; returns its last point."""
+    """Draw one model; returns its last point. Two points are no curve: they get error bars and no line."""
     eps = [eps for eps, _ in curve.points]
     values, low, high = np.array([accuracy for _, accuracy in curve.points]).T
-    axes.fill_between(eps, low, high, color=colour, alpha=0.13, linewidth=0)
+    joined = len(eps) > 2
+    if joined:
+        axes.fill_between(eps, low, high, color=colour, alpha=0.13, linewidth=0)
+    else:
+        axes.vlines(eps, low, high, color=colour, alpha=0.5, linewidth=1.4, clip_on=False)
     axes.plot(
-        eps, values, "-o", color=colour, linewidth=1.8, markersize=4.5, markeredgecolor="white", markeredgewidth=0.6,
-        clip_on=False, zorder=3,
+        eps, values, "-o" if joined else "o", color=colour, linewidth=1.8, markersize=4.5, markeredgecolor="white",
+        markeredgewidth=0.6, clip_on=False, zorder=3,
     )  # fmt: skip
     return eps[-1], float(values[-1])

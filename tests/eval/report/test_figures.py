@@ -12,9 +12,16 @@ from advdpnp.base.plotting import end_labels, model_colours, signed_colours, spr
 from advdpnp.base.statistics import wilson
 from advdpnp.corruption import BENCHMARK, EXTRA
 from advdpnp.eval.analysis.corruptions import corruption_record
-from advdpnp.eval.analysis.curves import corruption_grids, transferred_images, widest
+from advdpnp.eval.analysis.curves import (
+    CommonWorstCase,
+    corruption_grids,
+    epsilon_curves,
+    transferred_images,
+    widest,
+)
 from advdpnp.eval.analysis.rows import make_rows
 from advdpnp.eval.report.figures import draw_figures
+from advdpnp.eval.report.figures.epsilon_curve import _draw_curve
 from advdpnp.eval.report.figures.study import _bounds, _legible_range
 from advdpnp.eval.report.html.sections.corruptions import _by_severity
 from advdpnp.eval.store.reader import find_results
@@ -147,3 +154,14 @@ def test_heat_maps_round_what_the_table_says(store_model: Store) -> None:
     ((grid,),) = corruption_grids(rows).values()
     assert grid.by_type["fog"] == corruption_record(rows[0])["corruption:fog"] == 54.5
     assert grid.percent.loc["fog"].tolist() == [51.0, 51.0, 55.0, 58.0, 57.5]
+
+
+def test_two_points_are_no_curve(store_model: Store) -> None:
+    axes = plt.figure().subplots()
+    for eps, style in (("8/255", "None"), ("16/255", "-")):
+        rows = make_rows(find_results([store_model("a", ROBUST, eps=eps)]))
+        (curve,) = epsilon_curves(rows, CommonWorstCase.of(rows))
+        _draw_curve(axes, curve, "black")
+        assert axes.lines[-1].get_linestyle() == style
+        assert len(axes.lines[-1].get_xdata()) == (2 if style == "None" else 3)
+    plt.close("all")

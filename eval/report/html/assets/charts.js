@@ -106,11 +106,15 @@ const Charts = (() => {
     const places = spread(ends, 15, inset.top + 4, height - inset.bottom);
     shown.forEach((s, place) => {
       const g = group(s, models), p = s.points;
-      if (p.every((point) => point.length > 2) && p.length > 1) {
+      const curve = p.length > 2;  // two points are no curve: they get intervals and no line
+      if (!curve) for (const point of p.filter((each) => each.length > 2)) {
+        g.append(make("line", { class: "cross", x1: x(point[0]), x2: x(point[0]), y1: y(point[2]), y2: y(point[3]) }));
+      }
+      if (curve && p.every((point) => point.length > 2)) {
         const upper = p.map((point) => `${x(point[0])} ${y(point[3])}`), lower = p.map((point) => `${x(point[0])} ${y(point[2])}`).reverse();
         g.append(make("path", { class: "band", d: `M${[...upper, ...lower].join("L")}Z` }));
       }
-      g.append(make("path", { class: "curve", d: `M${p.map((point) => `${x(point[0])} ${y(point[1])}`).join("L")}` }));
+      if (curve) g.append(make("path", { class: "curve", d: `M${p.map((point) => `${x(point[0])} ${y(point[1])}`).join("L")}` }));
       p.forEach((point) => {
         const dot = mark(x(point[0]), y(point[1]), models[s.m].mark, 4);
         const tick = spec.ticks.find((each) => each[0] === point[0]);

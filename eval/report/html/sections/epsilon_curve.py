@@ -41,8 +41,8 @@ SECTION = Section(
     "radius",
     "Radius",
     "Accuracy against eps",
-    "How fast accuracy falls as eps grows; bands are 95 % intervals, eps 0 is clean. All points of a "
-    "chart are the worst case over the same attacks.",
+    "How fast accuracy falls as eps grows; bands and bars are 95 % intervals, eps 0 is clean. All points of a "
+    "chart are the worst case over the same attacks; a line needs three points (advdpnp eval --eps-curve gives nine).",
     _gather,
     narrow=True,
     template="epsilon_curve",
