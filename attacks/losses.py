@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from advdpnp.attacks.rows import any_row
 from advdpnp.base.errors import AdvdpnpError
 
 
@@ -16,6 +17,14 @@ def best_other(logits: Tensor, y: Tensor) -> Tensor:
     """Largest logit of the classes other than the label, (n,). The mask is -inf, so logits may have any sign."""
     others: Tensor = logits.scatter(1, y[:, None], -torch.inf)
     return others.amax(1)
+
+
+def fill_lost(logits: Tensor, y: Tensor) -> Tensor:
+    """Rows of NaN, where a model has no answer, as logits that an attack can compute with: the class y is the last."""
+    lost = logits[:, :1].isnan()
+    if not any_row(lost):
+        return logits
+    return torch.where(lost, torch.zeros_like(logits).scatter_(1, y[:, None], -1.0), logits)
 
 
 def own_logit(logits: Tensor, y: Tensor) -> Tensor:

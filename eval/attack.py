@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from advdpnp.attacks.algorithms.pgd import PGD
 from advdpnp.attacks.algorithms.pgd import perturb as perturb_rows
 from advdpnp.attacks.criteria import Targeted
-from advdpnp.attacks.engine.executor import Executor, check_inputs, evaluation_mode, is_randomised
+from advdpnp.attacks.engine.executor import Executor, check_inputs, evaluation_mode, is_randomised, lost, not_finite
 from advdpnp.attacks.engine.precision import FLOAT32, choose_precision
 from advdpnp.attacks.engine.search import search
 from advdpnp.attacks.info import describe
@@ -199,8 +199,11 @@ class _Job:
             user_code(what, "give it the images that it was made for, or fix its forward"),
             evaluation_mode(self.model),
         ):
-            classes = Executor(self.model, len(few), self.device).logits(few).shape[1]
+            logits = Executor(self.model, len(few), self.device).logits(few)
+            classes = logits.shape[1]
             randomised = is_randomised(self.model, few)
+        if bool(lost(logits).all()):
+            raise not_finite("all")
         attacks = resolve(classes)
         shared = len(attacks) > 1 and all(describe(each).minimum_norm for each in attacks)
         widest = max(attacks, key=lambda each: each.threat.eps)

@@ -107,7 +107,9 @@ class Registry:
         for entry in self:
             if "{" in entry.name and (match := entry.pattern.fullmatch(spec)):
                 return entry, match.groupdict()
-        hint = did_you_mean(spec, self.names(), otherwise=f"known: {', '.join(self.names())}")
+        # "pgd" is nearer to "pgd-20" than to "pgd-{steps}".
+        choices = [name.replace("{steps}", "20") for name in self.names()]
+        hint = did_you_mean(spec, choices, otherwise=f"known: {', '.join(self.names())}")
         raise AdvdpnpError(f"there is no {self.kind} called '{spec}'; {hint}")
 
     def make(self, spec: str, **arguments: Any) -> Any:

@@ -26,6 +26,7 @@ def start(attack: Attack, x: Tensor, y: Tensor, logits: Tensor, draw: Draw) -> A
             f"the attack '{attack.name}' returns {_kind(state)} from start; return a subclass of State "
             "with one row per image"
         )
+    _check_fields(attack, state, len(x), "start")
     return state
 
 
@@ -57,7 +58,19 @@ def tell(attack: Attack, state: Any, logits: Tensor, gradient: Tensor | None, mi
         raise AdvdpnpError(
             f"the attack '{attack.name}' returns {_kind(following)} from tell; return the next {type(state).__name__}"
         )
+    _check_fields(attack, following, len(state.x), "tell")
     return following
+
+
+def _check_fields(attack: Attack, state: Any, rows: int, method: str) -> None:
+    for name in state._names():
+        value = getattr(state, name)
+        listed = isinstance(value, Draw | Rows) or (isinstance(value, Tensor) and value.dim() > 0)
+        if not listed or len(value.key if isinstance(value, Draw) else value) != rows:
+            raise AdvdpnpError(
+                f"the attack '{attack.name}' returns a state from {method} whose '{name}' is {_kind(value)}; make it a "
+                f"tensor with one row for each of the {rows} images"
+            )
 
 
 @contextmanager

@@ -142,7 +142,10 @@ class Executor:
         self._calls = 0
 
     def logits(self, x: Tensor) -> Tensor:
-        """Logits of any number of images, (n, classes): float64 of a float64 model, else float32."""
+        """Logits of any number of images, (n, classes): float64 of a float64 model, else float32.
+
+        A row that holds NaN or an infinite value is NaN throughout, in all methods: the model has no answer there.
+        """
         with torch.no_grad():
             chunks = [
                 self._forward(self.model, self._pad(chunk))[: len(chunk)] for chunk in x.split(self.static_batch_size)
@@ -203,10 +206,10 @@ class Executor:
                 with isolated_rng():
                     torch.manual_seed(seed_of(self.seed, "model", self._calls))
                     logits = model(x.clone())
-        self._check(logits, len(x), verifying)
-        return logits  # type: ignore[no-any-return]
+        return self._checked(logits, x, verifying)
 
-    def _check(self, logits: object, rows: int, verifying: bool) -> None:
+    def _checked(self, logits: object, x: Tensor, verifying: bool) -> Tensor:
+        rows = len(x)
         if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != rows or logits.shape[1] < 2:
             shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             raise ModelError(
@@ -221,10 +224,23 @@ class Executor:
         if verifying:
             self.classes = logits.shape[1]
         # The sum is a fast first check: it can overflow for finite logits, but NaN and infinity always propagate to it.
-        if not math.isfinite(float(logits.detach().sum())) and not bool(torch.isfinite(logits).all()):
-            raise ModelError(
-                "the model's logits contain NaN or infinite values for some images; check its weights and input range"
-            )
+        if math.isfinite(float(logits.detach().sum())) or bool(torch.isfinite(logits).all()):
+            return logits
+        if not bool(torch.isfinite(x).all()):
+            raise not_finite("some")  # the fault of whoever made these images
+        return logits.masked_fill(~torch.isfinite(logits.detach()).all(1, keepdim=True), torch.nan)
+
+
+def not_finite(which: str) -> ModelError:
+    """The error about logits that are NaN or infinite for "some" or "all" images."""
+    return ModelError(
+        f"the model's logits contain NaN or infinite values for {which} images; check its weights and input range"
+    )
+
+
+def lost(logits: Tensor) -> Tensor:
+    """Rows without an answer in logits of an ``Executor``, bool (n,)."""
+    return logits[:, 0].isnan()
 
 
 @contextmanager
@@ -238,16 +254,16 @@ def _blaming_model(what: str) -> Iterator[None]:
         raise ModelFailure(what, first_line(error)) from error
 
 
-def finite(gradient: Tensor) -> Tensor:
-    """Replace values that are not finite by zero, because they give no direction."""
-    return torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0)
+def finite(values: Tensor) -> Tensor:
+    """Replace values that are not finite by zero: in a gradient they give no direction."""
+    return torch.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
 
 
 def is_randomised(model: nn.Module, x: Tensor) -> bool:
     """Whether repeated forward passes of the same images differ. The global generators do not change."""
     with evaluation_mode(model), torch.no_grad(), isolated_rng():
-        first = model(x.clone())
-        return any(not torch.equal(first, model(x.clone())) for _ in range(2))
+        first = finite(model(x.clone()))
+        return any(not torch.equal(first, finite(model(x.clone()))) for _ in range(2))
 
 
 def is_batch_dependent(executor: Executor, x: Tensor) -> bool:
@@ -256,8 +272,12 @@ def is_batch_dependent(executor: Executor, x: Tensor) -> bool:
     It compares batches that contain the same images with different other images. This detects BatchNorm layers without
     running statistics even in full batches.
     """
-    together = executor.logits(x)
-    separate = torch.cat([executor.logits(x[:1]), executor.logits(x[1:])]) if len(x) > 1 else together
-    padded = torch.cat([executor.logits(part) for part in x.flip(0).split(max(1, len(x) // 2))]).flip(0)
+
+    def logits(*parts: Tensor) -> Tensor:
+        return torch.cat([finite(executor.logits(part)) for part in parts])
+
+    together = logits(x)
+    separate = logits(x[:1], x[1:]) if len(x) > 1 else together
+    padded = logits(*x.flip(0).split(max(1, len(x) // 2))).flip(0)
     scale = float(together.abs().max().clamp_min(1e-12))
     return any(float((other - together).abs().max()) > 1e-3 * scale for other in (separate, padded))

@@ -13,6 +13,7 @@ from advdpnp.attacks.engine import attack_calls
 from advdpnp.attacks.engine.executor import Executor
 from advdpnp.attacks.engine.replicas import ModelReplicas
 from advdpnp.attacks.engine.verification import answer, decide, judge, repeats
+from advdpnp.attacks.losses import fill_lost
 from advdpnp.attacks.protocol import Attack, PeriodicGradient
 from advdpnp.attacks.rows import Batch, any_row, count, non_empty
 from advdpnp.attacks.search_copy.make import is_same_function
@@ -226,6 +227,7 @@ class Scheduler:
             if any_row(first):
                 zero_gradient = zero_gradient | (first & (gradient == 0).flatten(1).all(1))
             backwards = backwards + (1 if needs_gradient is None else needs_gradient)
+        logits = fill_lost(logits, state.y)
         found = self.criterion.met(logits.argmax(1), state.y)
         rows = replace(
             rows,

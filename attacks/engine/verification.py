@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from advdpnp.attacks.criteria import MISCLASSIFIED, Criterion
-from advdpnp.attacks.engine.executor import Executor
+from advdpnp.attacks.engine.executor import Executor, finite, lost
 from advdpnp.attacks.losses import margin
 from advdpnp.attacks.rows import Rows
 
@@ -19,12 +19,13 @@ class Judgement(Rows):
     """Predictions of the model, one row per image.
 
     Attributes:
-        prediction: int64 (n,). It meets the criterion exactly if the image is a success.
+        prediction: int64 (n,). It meets the criterion exactly if the image is a success. -1 where the logits are not
+            finite, which is no class: such an image is misclassified.
         margin: label's logit minus the largest other logit, float32 (n,), from the mean logits; of a targeted
-            criterion the largest other logit minus the target's.
+            criterion the largest other logit minus the target's. NaN where the logits are not finite.
         borderline: whether the margin is within 1e-5 of the largest logit, so that the prediction may differ on another
             machine, bool (n,).
-        logits: mean over the repeats, float32 (n, classes).
+        logits: mean over the repeats, float32 (n, classes); zero where they are not finite.
     """
 
     prediction: Tensor
@@ -60,13 +61,15 @@ def decide(runs: Tensor, y: Tensor, criterion: Criterion = MISCLASSIFIED) -> Jud
     A randomised model misclassifies an image if less than half of its predictions are the label. It takes an image for
     a target if more than half are.
     """
-    votes = torch.zeros_like(runs[0]).scatter_add_(1, runs.argmax(2).T, torch.ones_like(runs[:, :, 0].T))
+    answered = torch.stack([~lost(run) for run in runs])
+    votes = torch.zeros_like(runs[0]).scatter_add_(1, runs.argmax(2).T, answered.T.to(runs.dtype))
     kept = criterion.keeps(votes.gather(1, y[:, None])[:, 0], len(runs))
-    rival = votes.scatter(1, y[:, None], -1).argmax(1)
+    others = votes.scatter(1, y[:, None], -1)
+    rival = torch.where(others.amax(1) > 0, others.argmax(1), -1)
     logits = runs.mean(0)
     distance = -criterion.ascent(margin(logits, y))
     borderline = distance.abs() <= 1e-5 * logits.abs().amax(1)
-    return Judgement(torch.where(kept, y, rival), distance.float(), borderline, logits.float())
+    return Judgement(torch.where(kept, y, rival), distance.float(), borderline, finite(logits.float()))
 
 
 def repeats(executor: Executor) -> int:

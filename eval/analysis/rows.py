@@ -104,7 +104,9 @@ class Row:
         return np.asarray(self.clean.frame.loc[self.samples]["label"].to_numpy())
 
     def class_name(self, label: int) -> str:
-        """Name of a class, or its number where the names are not known."""
+        """Name of a class, or its number where the names are not known; -1 stands for logits that are not finite."""
+        if label < 0:
+            return "no answer"
         names = self.model.class_names
         return str(names[label]) if 0 <= label < len(names) else str(label)
 

@@ -219,6 +219,11 @@ def _facts(row: Row) -> Iterator[Flag]:
     for attack, unit in row.attacks.items():
         if any(run.get("copy_differs") for run in unit.info.get("runs", [])):
             yield Flag("copy-differs", f"{attack} ran on the model itself")
+    predicted = {"clean": row.clean.frame.loc[row.samples]["clean_prediction"]}
+    predicted |= {attack: row.verdict_rows(attack)["adversarial_prediction"] for attack in row.attacks}
+    unanswered = {name: int((classes < 0).sum()) for name, classes in predicted.items()}
+    if seen := [f"{name}: {count} of {row.n} images" for name, count in unanswered.items() if count]:
+        yield Flag("non-finite", ", ".join(seen))
     for attack in (label for label, info in row.attack_infos.items() if info.few_classes_autoattack):
         yield Flag("few-classes", f"{attack} ran")
 
@@ -241,6 +246,19 @@ def _answers(row: Row) -> Iterator[Flag]:
         better = name in right and right[name].mean() > right["clean"].mean() + NORMALISATION_SHARE
         if better and _more(right[name], right["clean"]):
             yield Flag("normalisation", f"{_percent(right[name])} right {name}, {_percent(right['clean'])} as they are")
+
+
+def _chance(row: Row) -> Iterator[Flag]:
+    answers: dict[str, Any] = row.measured.get("answers", {})
+    if not (found := answers.get("chance")):
+        return
+    clean = _right(answers)["clean"]
+    better = [name for name, right in _right(found).items() if _more(right, clean)]
+    best = max(better, key=lambda name: _right(found)[name].mean(), default=None)
+    seen = f"{_percent(clean)} right, chance is {100 / found['classes']:.2f} %"
+    if best is not None:
+        seen += f", and {_percent(_right(found)[best])} are right with --input-range {best}"
+    yield Flag("chance", seen)
 
 
 def _squeezed(found: dict[str, Any]) -> str:
@@ -279,6 +297,7 @@ def _search(row: Row) -> Iterator[Flag]:
 
 _CHECKS: tuple[Callable[[Row], Iterator[Flag]], ...] = (
     _order, _single_step, _zero_gradient, _ce_margin_gap, _black_box, _unverified, _fruitless, _facts, _answers,
+    _chance,
     _search,
 )  # fmt: skip
 

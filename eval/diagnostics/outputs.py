@@ -10,8 +10,13 @@ from torch import Tensor, nn
 
 from advdpnp.base.errors import ModelError
 from advdpnp.base.randomness import Draw, seed_of
+from advdpnp.base.statistics import wilson
 from advdpnp.eval.diagnostics.probe import ModelProbe
 
+CHANCE_SHARE = 0.1
+"""A model is hardly better than chance if no more than this above it is compatible with what is seen."""
+RANGES = ((0, 255), (-1, 1))
+"""Input ranges that models of other projects expect."""
 NUDGE = 1e-4
 """Change of every value that no honest net overlooks: a 40th of a level of 255."""
 
@@ -24,6 +29,8 @@ def measure_outputs(subject: ModelProbe) -> dict[str, Any]:
     - ``overlooked``: share of images whose logits stay the same, bit by bit, when every value moves by ``NUDGE``.
     - ``differentiations``: calls of autograd inside one forward.
     - ``right``: of clean images, and of these normalised and denormalised by their own mean and deviation.
+    - ``chance``: only of a model that is hardly better than chance: its number of classes, and ``right`` of the images
+      in other input ranges.
     """
     x = subject.x
     logits = subject.clean_logits
@@ -40,7 +47,19 @@ def measure_outputs(subject: ModelProbe) -> dict[str, Any]:
         "overlooked": _overlooked(subject, logits),
         "differentiations": _differentiations(subject),
         "right": right,
+        **_near_chance(subject, logits.shape[1]),
     }
+
+
+def _near_chance(subject: ModelProbe, classes: int) -> dict[str, Any]:
+    right = subject.clean_right
+    if wilson(int(right.sum()), len(right))[1] > 1 / classes + CHANCE_SHARE:
+        return {}
+    found = {}
+    for low, high in RANGES:
+        with suppress(ModelError):
+            found[f"{low},{high}"] = digits(subject.right(subject.x * (high - low) + low))
+    return {"chance": {"classes": classes, "right": found}}
 
 
 def training_modules(model: nn.Module) -> list[str]:

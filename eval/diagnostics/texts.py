@@ -93,6 +93,14 @@ FLAGS = {
         "more than a quarter of the adversarial images break nothing any more once they are saved with 8 bits",
         "they need more precision than 8-bit images have: report this, or attack 8-bit images",
     ),
+    "chance": Meaning(
+        "the model is hardly better than chance on clean images: perhaps these are not the images that it expects",
+        "try --input-range 0,255 or -1,1, or --mean and --std; check the order of the classes",
+    ),
+    "non-finite": Meaning(
+        "the model's logits are NaN or infinite for some images, which count as misclassified",
+        "find where its forward overflows; in half precision, evaluate it with --dtype float32 too",
+    ),
     "fails": Meaning(
         "the model fails, or answers with NaN, on images that were made to measure it",
         "fix its forward and backward pass",

@@ -12,7 +12,15 @@ import torch
 from torch import nn
 
 from advdpnp.attacks.algorithms.transfer import Transfer
-from advdpnp.attacks.engine.executor import Executor, check_inputs, evaluation_mode, is_batch_dependent, is_randomised
+from advdpnp.attacks.engine.executor import (
+    Executor,
+    check_inputs,
+    evaluation_mode,
+    is_batch_dependent,
+    is_randomised,
+    lost,
+    not_finite,
+)
 from advdpnp.attacks.info import AttackInfo, by_cost, describe
 from advdpnp.attacks.losses import margin
 from advdpnp.attacks.protocol import Attack
@@ -161,6 +169,8 @@ class _Run:
             logits = executor.logits(x).cpu()
             randomised = is_randomised(self.model, x.to(self.plan.device))
             batch_dependent = not randomised and is_batch_dependent(executor, x)
+        if bool(lost(logits).all()):
+            raise not_finite("all")
         if self.plan.attacked:
             full = x[torch.arange(self.static_batch_size).clamp(max=len(x) - 1)]
             remedy = "fix its backward pass, or use --attacks none"

@@ -1,6 +1,6 @@
 """Mistakes in an attack's own code are one sentence that names the attack, never the model."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -31,7 +31,13 @@ class Broken(PGD):
         return wrong.get(self.mistake, queries * torch.nan if self.mistake == "NaN" else queries), loss
 
     def tell(self, *given: Any) -> Any:
-        return None if self.mistake == "no state from tell" else super().tell(*given)
+        if self.mistake == "no state from tell":
+            return None
+        state = super().tell(*given)
+        if self.mistake == "raises in tell":
+            return state + 1
+        wrong = {"one truth for all": True, "a row less done": state.done[1:]}
+        return replace(state, done=wrong[self.mistake]) if self.mistake in wrong else state
 
 
 @pytest.mark.parametrize(
@@ -44,6 +50,9 @@ class Broken(PGD):
         ("numpy", "the attack 'own' returns ndarray from ask"),
         ("NaN", "the attack 'own' queries images that contain NaN"),
         ("no state from tell", "the attack 'own' returns NoneType from tell; return the next PGDState"),
+        ("raises in tell", "the attack 'own' fails in tell: TypeError: unsupported operand"),
+        ("one truth for all", "a state from tell whose 'done' is bool; make it a tensor with one row for each"),
+        ("a row less done", r"whose 'done' is torch.bool of shape .*; make it a tensor with one row for each"),
     ],
 )
 def test_a_mistake_of_an_attack_names_the_attack(net, images, labels, find, mistake, sentence):

@@ -399,12 +399,30 @@ def test_unusable_models_are_refused(attack, find):
         (lambda x: x, "must return logits"),
         (lambda x: (x.flatten(1), 1), "must return logits"),
         (lambda x: x.flatten(1)[:, :1], "must return logits"),
-        (lambda x: x.flatten(1)[:, :5] * torch.nan, "NaN or infinite"),
     ]:
         with pytest.raises(AdvdpnpError, match=message):
             find(Returns(make), attack("fgsm"), x, y)
     with pytest.raises(AdvdpnpError, match="label 7 is not a class"):
         find(Brightness(), attack("fgsm", classes=3), x, y + 7)
+
+
+@pytest.mark.parametrize("name", ["pgd-5", "fab-t", "cw-l2", "square", "apgd-ce"])
+def test_images_without_finite_logits_count_as_misclassified(name, attack, find):
+    """Images that are brighter than a bound have no finite logits: clean ones, and what a search finds."""
+
+    class Overflows(Brightness):
+        def forward(self, x):
+            logits = super().forward(x)
+            return logits / (x.flatten(1).mean(1) < 0.62)[:, None].float()
+
+    x, y = grays([0.7, 0.6, 0.2]), torch.tensor([1, 1, 0])
+    norm = "l2" if name == "cw-l2" else "linf"
+    found = find(Overflows(), attack(name, norm=norm, eps=0.5 if norm == "l2" else 0.05, classes=2), x, y)
+    assert found.clean_prediction.tolist()[0] == -1
+    assert found.success.tolist()[:1] == [True]
+    assert not found.success[2]
+    assert bool(found.x_adv.isfinite().all())
+    assert (found.adversarial_prediction[found.success] != y[found.success]).all()
 
 
 def test_borderline_rows_are_marked(find):

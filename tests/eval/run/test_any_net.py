@@ -1,5 +1,6 @@
 """Nets of every kind under evaluation: what they return, their precision, functions, other ranges."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -153,3 +154,58 @@ def test_batches_of_any_net_are_attacked_and_perturbed(model: Any, images: tuple
     x_adv = advdpnp.perturb(model, x, y, "pgd-5", eps=0.05)
     assert x_adv.dtype == torch.float32
     assert float((x_adv - x).abs().max()) <= 0.05 + 1e-6
+
+
+class Overflows(Convolutional):
+    """No finite logits for images whose first pixel is bright."""
+
+    def __init__(self, least: float) -> None:
+        super().__init__()
+        self.least = least
+
+    def forward(self, x: Tensor) -> Any:
+        return super().forward(x).masked_fill((x[:, 0, 0, 0] > self.least)[:, None], torch.inf)
+
+
+def test_images_without_finite_logits_count_as_misclassified_and_are_flagged(images: tuple[Tensor, Tensor]) -> None:
+    x, y = images
+    bright = x[:, 0, 0, 0] > 0.5
+    assert 0 < bright.sum() < len(x)
+    result = advdpnp.evaluate(Overflows(0.5), x, y, eps=0.01, attacks="fgsm,torchattacks:PGD")
+    clean = result.verdicts[result.verdicts["attack"] == "clean"]
+    assert (clean["clean_prediction"].to_numpy() == -1).tolist() == bright.tolist()
+    assert clean["success"].tolist() == bright.tolist()
+    assert not {"randomised", "copy-differs", "batch-dependent"} & set(result.row["flags"].item().split("; "))
+    assert f"non-finite: clean: {int(bright.sum())} of 12 images, " in result.row["flag_details"].item()
+    again = advdpnp.evaluate(Convolutional(), x[~bright], y[~bright], eps=0.01, attacks="fgsm").row
+    assert result.row["fgsm"].item() == pytest.approx(again["fgsm"].item() * float((~bright).float().mean()), abs=0.01)
+
+
+def test_a_net_that_never_answers_is_refused(images: tuple[Tensor, Tensor]) -> None:
+    with pytest.raises(advdpnp.AdvdpnpError, match="logits contain NaN or infinite values for all images"):
+        advdpnp.evaluate(Overflows(-1), *images, attacks="fgsm")
+    with pytest.raises(advdpnp.AdvdpnpError, match="logits contain NaN or infinite values for all images"):
+        advdpnp.attack(Overflows(-1), *images)
+
+
+class Bytes(nn.Module):
+    """Expects 0 to 255: it answers 0 whatever it is shown between 0 and 1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(4, 64, generator=torch.Generator().manual_seed(3)))
+        self.bias = nn.Parameter(torch.tensor([1.0, 0, 0, 0]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x / 255 - 0.5).flatten(1) @ (self.weight - self.weight.mean(1, keepdim=True)).T + self.bias
+
+
+def test_a_net_near_chance_is_told_which_range_it_may_expect() -> None:
+    x = torch.rand(128, 1, 8, 8, generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        y = Bytes()(255 * x).argmax(1).clamp(min=1)
+    details = advdpnp.evaluate(Bytes(), x, y, attacks="none").row["flag_details"].item()
+    assert re.search(
+        r"chance: 0.00 % right, chance is 25.00 %, and \d\d.\d\d % are right with --input-range 0,255", details
+    )
+    assert "chance" not in advdpnp.evaluate(Bytes(), x, y, attacks="none", input_range=(0, 255)).row["flags"].item()
