@@ -10,6 +10,7 @@ from advdpnp.attacks.criteria import MISCLASSIFIED
 from advdpnp.attacks.protocol import State
 from advdpnp.attacks.rows import Batch, Rows, where_rows
 from advdpnp.attacks.threat import ThreatModel
+from advdpnp.base.devices import widest_float
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class AttackResult(Rows):
             clean_prediction=prediction,
             adversarial_prediction=prediction,
             success=misclassified,
-            norm=torch.where(misclassified, 0.0, torch.inf).double(),
+            norm=torch.where(misclassified, 0.0, torch.inf).to(widest_float(batch.y.device)),
             margin=margin,
             forwards=zero + forwards,
             backwards=zero,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from advdpnp.base.devices import has_float64, widest_float
 from advdpnp.base.errors import AdvdpnpError
 
 NORMS = ("linf", "l2", "l1", "l0")
@@ -60,7 +61,7 @@ class ThreatModel:
         return f"{self.norm} {self.text}"
 
     def distance(self, x: Tensor, x_adv: Tensor) -> Tensor:
-        """Norm of x_adv - x per sample, float64 (n,).
+        """Norm of x_adv - x per sample, float64 (n,); computed on the CPU and float32 where a device has no float64.
 
         In float32 a sum of 3,072 squares has a visible rounding error. L0 is the number of pixels (positions) where any
         channel differs at all, as in the one-pixel attack and Croce and Hein, "Sparse and imperceivable adversarial
@@ -69,7 +70,10 @@ class ThreatModel:
         Args:
             x, x_adv: clean and perturbed images, (n, c, h, w).
         """
-        return _norm(x_adv.double() - x.double(), self.norm).double()
+        place = x.device
+        if not has_float64(place):
+            x, x_adv = x.cpu(), x_adv.cpu()
+        return _norm(x_adv.double() - x.double(), self.norm).to(place, widest_float(place))
 
     def may_contain(self, x: Tensor, x_adv: Tensor) -> Tensor:
         """False if x_adv is certainly outside the ball, bool (n,). Cheaper than ``contains`` and never stricter."""

@@ -24,7 +24,7 @@ class EvaluationConfig(BaseModel):
         targets: "least-likely", "random" or "next": the attacks are targeted; None for untargeted attacks.
         seed: seed of all random numbers of the attacks.
         batch_size: largest number of images processed at once; for attacks of other packages their batch size.
-        device: "cpu" or "cuda"; None or "auto" takes a GPU if there is one.
+        device: "cpu", "cuda", "mps" or "xpu"; None or "auto" takes a CUDA GPU if there is one.
         corruptions: "none", "auto", "regenerated", "cifar10-c" or "cifar100-c".
         corruption_types: "benchmark" (15, whose mean is reported), "all" (19), or names.
         data_root: folder in which official corrupted images are looked for.

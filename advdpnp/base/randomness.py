@@ -120,9 +120,16 @@ def isolated_rng() -> Iterator[None]:
     import random
 
     python, numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+    apple = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
+    intel = range(torch.xpu.device_count())
+    with (
+        torch.random.fork_rng(devices=range(torch.cuda.device_count())),
+        torch.random.fork_rng(devices=intel, enabled=bool(intel), device_type="xpu"),
+    ):
         try:
             yield
         finally:
             random.setstate(python)
             np.random.set_state(numpy)
+            if apple is not None:
+                torch.mps.set_rng_state(apple)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from advdpnp.attacks.engine.precision import FLOAT32, arithmetic
 from advdpnp.attacks.protocol import Loss
+from advdpnp.base.devices import TYPES
 from advdpnp.base.errors import AdvdpnpError, ModelError, ModelFailure, first_line
 from advdpnp.base.randomness import isolated_rng, seed_of
 
@@ -27,7 +28,7 @@ def exact_arithmetic() -> Iterator[None]:
         stack.enter_context(
             cudnn.flags(enabled=cudnn.enabled, benchmark=False, deterministic=True, allow_tf32=False)  # type: ignore[no-untyped-call]
         )
-        for kind in ("cpu", "cuda"):
+        for kind in TYPES:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # torch warns about "cuda" on a machine without a GPU
                 stack.enter_context(torch.autocast(kind, enabled=False))

@@ -12,9 +12,11 @@ PRECISIONS = ("auto", FLOAT32, "tf32", "bf16")
 
 
 def computes_bf16(device: torch.device) -> bool:
-    """Whether the device has bf16 instructions. Without them torch converts to float32 and back."""
+    """Whether the device is known to have bf16 instructions. Without them torch converts to float32 and back."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type != "cpu":
+        return False
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 

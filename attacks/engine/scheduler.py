@@ -18,6 +18,7 @@ from advdpnp.attacks.protocol import Attack, PeriodicGradient
 from advdpnp.attacks.rows import Batch, any_row, count, non_empty
 from advdpnp.attacks.search_copy.make import is_same_function
 from advdpnp.attacks.search_state import AttackResult, SearchState, propose
+from advdpnp.base.devices import widest_float
 from advdpnp.base.randomness import Draw, seed_of
 
 VERIFY_EVERY = 100
@@ -49,6 +50,7 @@ class Scheduler:
     ) -> None:
         self.attack, self.replicas, self.seed = attack, replicas, seed
         self.criterion = criterion_of(attack)
+        self.wide = widest_float(replicas.device)
         self.static_batch_size, self.max_active = replicas.static_batch_size, max_active or replicas.width
         self.periodic = attack if isinstance(attack, PeriodicGradient) and replicas.forwards_agree() else None
         gradient_period = self.periodic.gradient_period if self.periodic else 1
@@ -183,7 +185,7 @@ class Scheduler:
         goal = self.criterion.goal(runs.mean(0), y, sample, self.seed)
         clean = decide(runs, goal, self.criterion)
         found = self.criterion.met(clean.prediction, goal)
-        zero, infinite = torch.zeros_like(y), torch.full(y.shape, torch.inf, dtype=torch.float64, device=y.device)
+        zero, infinite = torch.zeros_like(y), torch.full(y.shape, torch.inf, dtype=self.wide, device=y.device)
         return SearchState(
             state=attack_calls.start(self.attack, x, goal, clean.logits, Draw.of(self.stream, sample)),
             sample=sample,
@@ -297,7 +299,7 @@ class Scheduler:
         if self.attack.minimum_norm:
             threat = replace(threat, eps=torch.inf)
         elif not any_row(threat.may_contain(x, x_adv)):
-            return torch.full((len(x),), torch.inf, dtype=torch.float64, device=x.device)
+            return torch.full((len(x),), torch.inf, dtype=self.wide, device=x.device)
         distance = threat.distance(x, x_adv)
         return distance.masked_fill(~threat.contains(x, x_adv, distance), torch.inf)
 
@@ -310,7 +312,7 @@ class Scheduler:
             borderline=rows.borderline,
             forwards=rows.forwards,
         )
-        return replace(
+        found = replace(
             clean,
             adversarial_prediction=torch.where(success, rows.prediction, rows.clean_prediction),
             success=success,
@@ -320,3 +322,4 @@ class Scheduler:
             refused=rows.refused,
             x_adv=torch.where(success[:, None, None, None], rows.best, rows.state.x),
         ).to("cpu")
+        return replace(found, norm=found.norm.double())

@@ -14,6 +14,7 @@ from advdpnp.attacks.ensemble import AttackEnsemble
 from advdpnp.attacks.protocol import Attack, PackageAttack, RunOptions
 from advdpnp.attacks.rows import Batch
 from advdpnp.attacks.search_state import AttackResult
+from advdpnp.base.devices import has_float64
 from advdpnp.base.errors import AdvdpnpError, ModelError
 from advdpnp.base.randomness import seed_of
 from advdpnp.datasets.base import Dataset, Split, stratified
@@ -135,6 +136,8 @@ def detect(
     Raises:
         AdvdpnpError: a model fails or is randomised, a score is NaN, nothing is held out, or no score is left.
     """
+    if not has_float64(config.device):
+        raise AdvdpnpError(f"scores are computed in float64, which {config.device.type} has not; use --device cpu")
     found = Found([], []) if found is None else found
     for loaded in models:
         try:

@@ -53,7 +53,7 @@ def features_of(network: Network, split: Split, kind: str = "clean", attack: PGD
                 sample = torch.arange(start, start + len(x), device=device)
                 x = perturb(network, x, y, attack, Draw.of(seed_of("geometry"), sample))
             with torch.no_grad():
-                yield network.features(x).double().cpu()
+                yield network.features(x).cpu().double()
 
     with evaluation_mode(network):
         return Features(kind, torch.cat(list(batches())), split.labels.cpu())

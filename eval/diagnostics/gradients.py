@@ -11,6 +11,7 @@ from advdpnp.attacks.engine.executor import finite
 from advdpnp.attacks.losses import cross_entropy
 from advdpnp.attacks.norms import ascent_step, project, random_start
 from advdpnp.attacks.threat import ThreatModel
+from advdpnp.base.devices import widest_float
 from advdpnp.base.randomness import Draw, seed_of
 from advdpnp.eval.diagnostics.outputs import digits
 from advdpnp.eval.diagnostics.probe import ModelProbe
@@ -120,7 +121,7 @@ def _rising(trail: _Trail) -> float | None:
     """Of what the best loss so far has gained in all, the share that the last iterations brought."""
     if trail.losses.shape[1] < _FEWEST:
         return None
-    best = trail.losses.double().cummax(0).values.mean(1)
+    best = trail.losses.to(widest_float(trail.losses.device)).cummax(0).values.mean(1)
     gained = float(best[-1] - best[0])
     return float(best[-1] - best[-1 - WINDOW]) / gained if gained > 0 else 0.0
 

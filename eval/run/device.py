@@ -7,11 +7,12 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from advdpnp.base.devices import TYPES, has_float64
 from advdpnp.base.errors import AdvdpnpError, ModelFailure, first_line
 
 
 def choose_device(device: str | torch.device | None, local: int = 0) -> torch.device:
-    """None and "auto" take a GPU if there is one; of several, process ``local`` of this machine takes its own.
+    """None and "auto" take a CUDA GPU if there is one; of several, process ``local`` of this machine takes its own.
 
     Raises:
         AdvdpnpError: no such device.
@@ -20,8 +21,8 @@ def choose_device(device: str | torch.device | None, local: int = 0) -> torch.de
         return _gpu(local) if torch.cuda.is_available() else torch.device("cpu")
     try:
         chosen = torch.device(device)
-        if chosen.type not in ("cpu", "cuda"):
-            raise RuntimeError(f"{chosen.type} is neither cpu nor cuda")
+        if chosen.type not in TYPES:
+            raise RuntimeError(f"{chosen.type} is none of {', '.join(TYPES)}")
         if chosen.type == "cuda" and chosen.index is None:
             chosen = _gpu(local)
         torch.empty(0, device=chosen)
@@ -39,6 +40,8 @@ def device_name(device: torch.device) -> str:
     """For the record: "NVIDIA H200", or the CPU's architecture and the number of threads."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
+    if device.type == "xpu":
+        return str(torch.xpu.get_device_name(device))
     return f"{device.type} ({platform.machine()}, {torch.get_num_threads()} threads)"
 
 
@@ -49,6 +52,10 @@ def on_device(model: nn.Module, device: torch.device) -> Iterator[None]:
     moved = any(place.type != device.type or (place.index or 0) != (device.index or 0) for place in places)
     if moved and len(places) > 1:
         raise AdvdpnpError("the model is spread over several devices; put it on one before it is evaluated")
+    if not has_float64(device) and any(t.dtype == torch.float64 for t in (*model.parameters(), *model.buffers())):
+        raise AdvdpnpError(
+            f"the model has weights in float64, which {device.type} has not; use --device cpu or --dtype float32"
+        )
     if moved:
         model.to(device)
     try:

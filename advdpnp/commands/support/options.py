@@ -12,7 +12,7 @@ DataRoot = Annotated[
     typer.Option(help="Folder that holds the data sets.", envvar="ADVDPNP_DATA", show_default="./data"),
 ]
 Download = Annotated[bool, typer.Option("--download", help="Download the data set if it is missing.")]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda; evaluations also run on mps and xpu.")]
 Seed = Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of all random numbers.")]
 
 # Models that are not checkpoints of this program.
