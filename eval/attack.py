@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from advdpnp.attacks.algorithms.pgd import PGD
 from advdpnp.attacks.algorithms.pgd import perturb as perturb_rows
 from advdpnp.attacks.criteria import Targeted
-from advdpnp.attacks.engine.executor import Executor, check_inputs, evaluation_mode, is_randomised, lost, not_finite
+from advdpnp.attacks.engine.executor import Executor, check_inputs, evaluation_mode, is_randomised
 from advdpnp.attacks.engine.precision import FLOAT32, choose_precision
 from advdpnp.attacks.engine.search import search
 from advdpnp.attacks.info import describe
@@ -28,7 +28,7 @@ from advdpnp.eval.arrays import Images, Labels, check_kinds, to_images, to_label
 from advdpnp.eval.choice import Eps, one_attack
 from advdpnp.eval.images import AdversarialImages
 from advdpnp.eval.run.components import small_batch_size
-from advdpnp.eval.run.device import choose_device, on_device, user_code
+from advdpnp.eval.run.device import choose_device, on_device, require_answers, user_code
 from advdpnp.eval.run.progress import ModelPlan, Progress, Work, following
 from advdpnp.eval.run.tasks import PACKAGE_BATCH_SIZE
 from advdpnp.models.classifier import as_classifier
@@ -202,8 +202,7 @@ class _Job:
             logits = Executor(self.model, len(few), self.device).logits(few)
             classes = logits.shape[1]
             randomised = is_randomised(self.model, few)
-        if bool(lost(logits).all()):
-            raise not_finite("all")
+        require_answers(logits)
         attacks = resolve(classes)
         shared = len(attacks) > 1 and all(describe(each).minimum_norm for each in attacks)
         widest = max(attacks, key=lambda each: each.threat.eps)

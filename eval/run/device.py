@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from advdpnp.attacks.engine.executor import lost, not_finite
 from advdpnp.base.devices import TYPES, has_float64
 from advdpnp.base.errors import AdvdpnpError, ModelFailure, first_line
 
@@ -63,6 +64,16 @@ def on_device(model: nn.Module, device: torch.device) -> Iterator[None]:
     finally:
         if moved:
             model.to(next(iter(places)))
+
+
+def require_answers(logits: Tensor) -> None:
+    """Refuse a model whose logits (n, classes) are finite for no image at all.
+
+    Raises:
+        ModelError: they are.
+    """
+    if bool(lost(logits).all()):
+        raise not_finite("all")
 
 
 @contextmanager

@@ -9,18 +9,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from advdpnp.attacks.algorithms.transfer import Transfer
-from advdpnp.attacks.engine.executor import (
-    Executor,
-    check_inputs,
-    evaluation_mode,
-    is_batch_dependent,
-    is_randomised,
-    lost,
-    not_finite,
-)
+from advdpnp.attacks.engine.executor import Executor, check_inputs, evaluation_mode, is_batch_dependent, is_randomised
 from advdpnp.attacks.info import AttackInfo, by_cost, describe
 from advdpnp.attacks.losses import margin
 from advdpnp.attacks.protocol import Attack
@@ -35,7 +26,7 @@ from advdpnp.eval.diagnostics import (
     training_modules,
 )
 from advdpnp.eval.run.byte_images import misclassified_by, pack
-from advdpnp.eval.run.device import device_name, on_device, user_code
+from advdpnp.eval.run.device import device_name, on_device, require_answers, user_code
 from advdpnp.eval.run.plan import Plan
 from advdpnp.eval.run.progress import ModelPlan, Work
 from advdpnp.eval.run.results import OpenModel, Results, identity_of
@@ -96,18 +87,13 @@ class _Run:
     """One model, one plan, one execution shape."""
 
     def __init__(
-        self,
-        loaded: LoadedModel,
-        plan: Plan,
-        place: OpenModel,
-        static_batch_size: int,
-        warnings: list[str],
+        self, loaded: LoadedModel, plan: Plan, place: OpenModel, static_batch_size: int, warnings: list[str]
     ) -> None:
         self.warnings = warnings
         self.nearest: dict[str, list[AttackResult]] = {}  # of minimum-norm attacks, read at every radius
         self.name, self.weights_hash = loaded.name, loaded.weights_hash
         classifier = as_classifier(loaded.model)
-        self.model: nn.Module = classifier
+        self.model: torch.nn.Module = classifier
         self.plan, self.static_batch_size = plan, static_batch_size
         self.own, self.collected, self.peers = place.own, place.collected, place.peers
         self.seconds_each = 0.0
@@ -169,8 +155,7 @@ class _Run:
             logits = executor.logits(x).cpu()
             randomised = is_randomised(self.model, x.to(self.plan.device))
             batch_dependent = not randomised and is_batch_dependent(executor, x)
-        if bool(lost(logits).all()):
-            raise not_finite("all")
+        require_answers(logits)
         if self.plan.attacked:
             full = x[torch.arange(self.static_batch_size).clamp(max=len(x) - 1)]
             remedy = "fix its backward pass, or use --attacks none"
