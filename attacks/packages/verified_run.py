@@ -14,6 +14,9 @@ from advdpnp.attacks.search_state import AttackResult
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.base.randomness import seed_of
 
+_ROUNDING = 1e-5
+"""Values this far outside the bounds are rounded ones of images that the package meant to be inside."""
+
 
 class VerifiedRun:
     """One run on one set of samples. All tensors are on the CPU; ``index`` holds int64 positions in the caller's order.
@@ -103,8 +106,9 @@ class VerifiedRun:
     ) -> AttackResult:
         """Verify a package's images, (m, c, h, w).
 
-        A success is misclassified in float32 and eval mode, and is within eps and the bounds. A claim is refused if its
-        image is not misclassified, or is outside the bounds, or outside eps unless the attack is a minimum-norm attack.
+        Values that leave the bounds by rounding are clipped first. A success is misclassified in float32 and eval mode,
+        and is within eps and the bounds. A claim is refused if its image is not misclassified, or is outside the
+        bounds, or outside eps unless the attack is a minimum-norm attack.
 
         Args:
             claimed: which images the package claims to be adversarial, bool (m,). None: it says nothing. Then every
@@ -112,6 +116,8 @@ class VerifiedRun:
             minimum_norm: whether the attack ignores eps.
         """
         x_adv = x_adv.detach().float().cpu().contiguous()
+        clipped = x_adv.clamp(self.threat.low, self.threat.high)
+        x_adv = torch.where((x_adv - clipped).abs() <= _ROUNDING, clipped, x_adv)
         self.forwards[index] += repeats(self.executor)
         prediction, margin, borderline = self._judge(index, x_adv.nan_to_num())
         clean, misclassified = self.clean(index), prediction != self.y[index]

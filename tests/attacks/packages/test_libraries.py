@@ -100,6 +100,9 @@ class _Liar(LibraryAttack):
     def craft(self, model, batch, seed, others):
         x_adv = batch.x.clone()
         x_adv[1], x_adv[2], x_adv[3] = 40.0, 1 - x_adv[2].round(), torch.nan
+        if len(batch) > 4:  # wrong by far more than eps allows in one step, and outside [0, 1] by rounding alone
+            x_adv[4:] = batch.x[4:] + 0.3 * torch.randn(batch.x[4:].shape).sign()
+            x_adv[4:] = x_adv[4:].clamp(-4e-6, 1 + 4e-6)
         return x_adv, torch.ones(len(batch), dtype=torch.bool)
 
 
@@ -110,6 +113,14 @@ def test_false_claims_are_refused_and_counted(net, images, labels, attack):
     assert not found.success.any()
     assert torch.isinf(found.norm[[0, 1, 3]]).all()
     assert torch.equal(found.x_adv, images[5:9])
+
+
+def test_values_outside_the_bounds_by_rounding_are_clipped(net, images, labels, attack):
+    made = _Liar(attack("fgsm", 0.31).threat, 10, "anything")
+    found, _ = run(made, net, images[5:29], labels[5:29], batch_size=24)
+    assert int(found.success[4:].sum()) > 2
+    assert float(found.x_adv.min()) == 0
+    assert float(found.x_adv.max()) == 1
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,75 @@
+"""The table of all attacks of all libraries."""
+
+from importlib.util import find_spec
+
+import pandas as pd
+import pytest
+import torch
+
+from advdpnp.attacks import ATTACKS, ThreatModel
+from benchmarks.attack_libraries import run
+from benchmarks.attack_libraries.__main__ import ordered
+from benchmarks.attack_libraries.chosen import RADII, in_turns
+from benchmarks.attack_libraries.figure import draw, pareto
+
+LIBRARIES = ("foolbox", "adv_lib", "art")
+
+
+@pytest.fixture
+def net():
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 10)).eval()
+
+
+@pytest.fixture
+def data(net):
+    x = torch.rand(12, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    return x, (net(x).argmax(1) + (torch.arange(12) < 2)) % 10
+
+
+def test_every_chosen_attack_exists_under_its_norm():
+    if not all(map(find_spec, LIBRARIES)):
+        pytest.skip("not all libraries are installed")
+    turns = in_turns()
+    assert len(turns) == len(set(turns)) > 80
+    for norm, name in turns:
+        ATTACKS.make(name, threat=ThreatModel.parse(norm, RADII[norm]), classes=10)
+
+
+def test_a_row_counts_what_holds(net, data):
+    row = run.measure("linf", "pgd-20", "0.03", net, *data, seconds=60)
+    assert row["library"] == "advdpnp"
+    assert row["accuracy"] == pytest.approx(100 * (10 - row["verified"]) / 12)
+    assert 0 < row["verified"] <= 10
+    assert row["refused"] == 0
+    assert 2 <= row["forwards"] <= 22
+    assert row["note"] == ""
+    theirs = run.measure("linf", "torchattacks:PGD", "0.03", net, *data, seconds=60)
+    assert theirs["library"] == "torchattacks"
+    assert theirs["backwards"] == 10
+
+
+def test_an_attack_that_takes_too_long_or_fails_has_a_note(net, data, monkeypatch):
+    def endless(*_, **__):
+        while True:
+            sum(range(1000))
+
+    monkeypatch.setattr(run, "search", endless)
+    assert run.measure("linf", "pgd-20", "0.03", net, *data, seconds=1)["note"] == "stopped after 1 s"
+    assert "does not support" in run.measure("l2", "torchattacks:PGD", "0.03", net, *data, seconds=1)["note"]
+
+
+def test_the_front_holds_what_nothing_beats_in_cost_and_accuracy(tmp_path):
+    table = pd.DataFrame(
+        [
+            ("linf", "1", "a", "cheap", 60.0, 1.0, 1.0), ("linf", "1", "a", "beaten", 70.0, 2.0, 2.0),
+            ("linf", "1", "b", "strong", 40.0, 50.0, 50.0), ("linf", "1", "b", "as strong", 40.0, 60.0, 60.0),
+            ("l0", "1", "b", "failed", *[float("nan")] * 3), ("l0", "1", "b", "only", 1.0, 1.0, 0.0),
+        ],
+        columns=["norm", "eps", "library", "attack", "accuracy", "forwards", "backwards"],
+    )  # fmt: skip
+    front = pareto(table[table["norm"] == "linf"].assign(cost=table["forwards"] + table["backwards"]))
+    assert front["attack"].tolist() == ["cheap", "strong"]
+    assert ordered(table)["attack"].tolist() == ["strong", "as strong", "cheap", "beaten", "only", "failed"]
+    draw(table, tmp_path / "front.png")
+    assert (tmp_path / "front.png").stat().st_size > 10_000
