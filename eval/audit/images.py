@@ -211,7 +211,7 @@ class Auditor:
         inside = threat.contains(x, x_adv, distance)
         target = None
         if is_targeted(unit.record.identity):  # of a success, the stored prediction is the target
-            target = torch.from_numpy(unit.frame["adversarial_prediction"].loc[stored.sample].to_numpy())
+            target = torch.from_numpy(unit.frame["adversarial_prediction"].loc[stored.sample].to_numpy(copy=True))
         answers = [self._ask(x_adv, y, static_batch_size, number) for number in range(_TRIES if self.caution else 1)]
         predicted, near = answers[0]
         fooled = torch.stack([each != y if target is None else each == target for each, _ in answers])
