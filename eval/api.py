@@ -129,8 +129,7 @@ def evaluate(
         x, y: images (n, c, h, w), uint8 or floats in [0, 1], and labels, integers (n,); or a DataLoader and None.
         eps: radius, a number or "8/255" (default); several give a row each. Attack objects bring their own.
         norm: "linf" (default), "l2", "l1" or "l0" (changed pixels).
-        attacks: "all" (fgsm, pgd-20, cw, autoattack), "none", names: ["fgsm", "pgd-20"], or one text with commas; in a
-            list also attack objects.
+        attacks: "all" (fgsm, pgd-20, cw, autoattack), "none", "fgsm,pgd-20", or a list of names and attack objects.
         targets: "least-likely", "random" or "next" make the attacks targeted; their columns say so.
         seed: of everything random in the attacks.
         batch_size: most images in work at once.

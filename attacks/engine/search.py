@@ -42,7 +42,7 @@ def search(
     device: torch.device | str = "cpu",
     randomised: bool = False,
     precision: str = FLOAT32,
-    on_copy_differs: Callable[[], None] | None = None,
+    on_copy_differs: Callable[[], None] = lambda: None,
     on_status: Callable[[SearchStatus], None] | None = None,
 ) -> Iterator[AttackResult]:
     """Attack images and yield results as rows finish: every sample exactly once, in any order.
@@ -51,12 +51,10 @@ def search(
         model: maps images to logits (n, classes); on ``device``. Its mode is restored when the iterator ends or closes.
         attack: attack or ensemble to run.
         x: float32 images in [0, 1], (n, c, h, w); on any device, in any memory format.
-        y: labels, int64 (n,).
-        sample: indices of the samples in the data set, int64 (n,). Random numbers depend on index, seed and attack.
-        seed: seed of the evaluation.
+        y, sample: labels and indices in the data set, int64 (n,). Random numbers depend on index, seed and attack.
         static_batch_size: rows of every model call. Results depend on it in the last bits.
         max_active: largest number of active rows; no effect on results. The default keeps all cores busy.
-        device: device of the search.
+        seed, device: of the search.
         randomised: whether the model is randomised. If so, the majority of 20 forward passes decides.
         precision: "32", "tf32" or "bf16" for the model that attacks query. Rows that fail verification continue in
             float32. Survivors of an ensemble repeat its decisive stage in float32.
@@ -70,11 +68,9 @@ def search(
     check_inputs(x, y)
     noise = seed_of(seed, "noise", attack.name) if randomised else None
     samples = Batch(x.detach().float().contiguous(), y.long(), sample.long())
-    count = _processes(len(x), device) if noise is None else 1
-    open_replicas = partial(
-        replicate, model, static_batch_size, device, example=samples.x[:static_batch_size], seed=noise,
-        count=1 if count > 1 else None,
-    )  # fmt: skip
+    count, example = _processes(len(x), device) if noise is None else 1, samples.x[:static_batch_size]
+    alone = 1 if count > 1 else None
+    open_replicas = partial(replicate, model, static_batch_size, device, example=example, seed=noise, count=alone)
     with evaluation_mode(model), ExitStack() as stack:
 
         def schedulers(copied: bool) -> list[Scheduler]:
@@ -84,8 +80,7 @@ def search(
         searches = schedulers(copied=True)
         if not all(each.copy_agrees(samples[:_COMPARED]) for each in searches):
             searches = schedulers(copied=False)
-            if on_copy_differs is not None:
-                on_copy_differs()
+            on_copy_differs()
 
         def share(number: int) -> Iterator[AttackResult | tuple[int, SearchStatus]]:
             for item in _overlapped(searches, samples[number::count], with_status=on_status is not None):
