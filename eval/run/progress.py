@@ -179,7 +179,7 @@ class Course(Progress):
             self._unit.search(status, self._clock())
 
     def finish(self) -> None:
-        unit, self._unit = self._unit, None
+        unit, self._unit, self._doing = self._unit, None, ""
         if unit is None or not unit.total:
             return
         gone = self._clock() - unit.began

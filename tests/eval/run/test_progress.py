@@ -114,6 +114,8 @@ def test_an_unknown_cost_is_no_time_and_measurements_are_named(clock: Clock) -> 
     assert told.share() is None
     assert "left" not in told.lines()[1]
     assert "0 of 6 done" in told.lines()[1]  # four were judged before
+    told.finish()
+    assert told.lines() == []
 
 
 def test_python_callers_see_it_too(capsys: pytest.CaptureFixture[str]) -> None:
