@@ -45,7 +45,7 @@ FLAGS = {
         "train with a random start or more steps; use the strongest attack alone",
     ),
     "unverified": Meaning(
-        "the float32 verdict did not confirm what the search had found, on more than 5 % of the samples",
+        "the model itself did not confirm what the search had found, on more than 5 % of the samples",
         "make the model's answers repeatable; of another library's attack, believe the verdicts, not its own count",
     ),
     "rejected": Meaning(

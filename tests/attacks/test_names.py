@@ -105,3 +105,8 @@ def test_an_error_in_a_builder_is_one_sentence():
     assert registry.make("tries-3") == 3
     with pytest.raises(AdvdpnpError, match="'tries-x' cannot be built: invalid literal"):
         registry.make("tries-x")
+
+
+def test_a_family_without_its_steps_suggests_some():
+    with pytest.raises(AdvdpnpError, match="no attack called 'pgd'; did you mean pgd-20"):
+        resolve_attacks("pgd", ThreatModel.parse("linf", "8/255"), 10)
