@@ -4,6 +4,7 @@ python -m benchmarks.attack_libraries --weights data/checkpoints/cifar_cnn_a_adv
 """
 
 import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
@@ -49,10 +50,13 @@ def main(
     table = ordered(pd.DataFrame(rows))
     draw(table, out / "attacks.png")
     facts = timing.circumstances("python -m benchmarks.attack_libraries", 1, torch.device("cpu"))
+    libraries = {each: version(each) for each in ("foolbox", "adv-lib", "adversarial-robustness-toolbox")}
+    facts["versions"] += "".join(f", {name} {number}" for name, number in libraries.items())
     about = "\n".join(f"- {name}: {value}" for name, value in facts.items())
-    shown = table.assign(
-        part=[f"{norm.capitalize()} {eps}" for norm, eps in zip(table["norm"], table["eps"], strict=True)]
-    )
+    norms = [f"{norm.capitalize()} {eps}" for norm, eps in zip(table["norm"], table["eps"], strict=True)]
+    whole = {column: table[column].map("{:.0f}".format).replace("nan", "") for column in ("verified", "refused")}
+    nearest = table["median distance"].map("{:.4g}".format).replace("nan", "")
+    shown = table.assign(part=norms, note=table["note"].fillna(""), **whole, **{"median distance": nearest})
     text = timing.as_markdown(shown.drop(columns=["norm", "eps"]))
     write_text(out / "attacks.md", f"# All attacks on {samples} images\n\n{about}\n\n{text}\n")
 
