@@ -18,8 +18,9 @@ way round.
 Intervals are 95 % intervals. A claim to be better is not decided where the interval includes zero; a claim to compete
 holds where it excludes a loss of 3 points. A claim holds if one measurement says so and none says the opposite, and in
 part if both occur, or if a measurement has two parts and one of them holds. With one seed, p and interval speak of the
-images, not of trainings. The nets of adv-dpnp were trained by the recipe as it was before ([its
-values](cifar10/README.md)). RIVAL is a method and NET a checkpoint. Made from stored results by
+images, not of trainings. The small CNN and the tiny ResNet of adv-dpnp were trained by the recipe as it was before
+([its values](cifar10/README.md)), the ResNet-18 by that of now. RIVAL is a method and NET a checkpoint. Made from
+stored results by
 
     python -m benchmarks.claims --out results/claims.md
 """

@@ -10,6 +10,7 @@ from benchmarks.claims.findings import Finding
 
 SMALL = "small CNN on CIFAR-10"
 TINY = "tiny ResNet on CIFAR-10"
+WIDE = "ResNet-18 of width 16 on CIFAR-10"
 RIVALS = ("cifar10-pgd-at-s0", "cifar10-trades-s0", "cifar10-mart-s0", "cifar10-fgsm-rs-s0")
 PLAIN = ("cifar10-ce-s0", "cifar10-center-s0", "cifar10-dpp-s0")
 
@@ -45,11 +46,21 @@ def _robust(column: str, results: Path, *, competes: bool) -> list[Finding]:
         results / "cifar10-tiny-resnet", "cifar10-tiny-resnet-adv-dpnp", "cifar10-tiny-resnet-pgd-at", column, TINY,
         competes=competes,
     )  # fmt: skip
-    return [small, tiny]
+    if column == "autoattack":  # not run on the larger nets
+        return [small, tiny]
+    ours, rival = (f"cifar10-resnet18-w16-{method}-s0" for method in ("adv-dpnp", "pgd-at"))
+    wide = measures.against_rivals(
+        results / "cifar10-resnet18-w16", ours, [rival], column, WIDE, competes=competes
+    )  # fmt: skip
+    return [small, tiny, wide]
 
 
 def _compact(results: Path) -> list[Finding]:
-    return [measures.compact_and_separate(results / "cifar10" / "geometry", "adv-dpnp", ("pgd-at",), SMALL)]
+    nets = {"cifar10": SMALL, "cifar10-resnet18-w16": WIDE}
+    return [
+        measures.compact_and_separate(results / folder / "geometry", "adv-dpnp", ("pgd-at",), what)
+        for folder, what in nets.items()
+    ]
 
 
 def _plain(results: Path) -> list[Finding]:

@@ -36,10 +36,11 @@ def against_rivals(
     verdict = of_difference(
         nearest["difference"], nearest["difference_low"], nearest["p_holm"], level=SIGNIFICANT, competes=competes
     )
+    best, end = (f"the best of {len(rivals)} rivals (", ")") if len(rivals) > 1 else ("", "")
     return Finding(
         verdict,
-        f"{what}, {nearest['n']} images: {nearest['a']:.1f} %, the best of {len(rivals)} rivals "
-        f"({_method(nearest['model_b'])}) {nearest['b']:.1f}; {nearest['difference']:+.1f} points "
+        f"{what}, {nearest['n']} images: {nearest['a']:.1f} %, {best}{_method(nearest['model_b'])}{end} "
+        f"{nearest['b']:.1f}; {nearest['difference']:+.1f} points "
         f"[{nearest['difference_low']:+.1f}, {nearest['difference_high']:+.1f}], {p_text(nearest['p_holm'])} (Holm)",
     )
 
@@ -95,5 +96,5 @@ def study(folder: Path, name: str, variant: str, column: str) -> pd.Series:
 
 
 def _method(model: str) -> str:
-    """ "trades" of "cifar10-trades-s0"."""
-    return model.removeprefix("cifar10-").rpartition("-s")[0]
+    """ "trades" of "cifar10-trades-s0" and of "cifar10-resnet18-w16-trades-s0"."""
+    return model.removeprefix("cifar10-").removeprefix("resnet18-w16-").rpartition("-s")[0]
