@@ -16,7 +16,7 @@ from advdpnp.base.files import atomic_path
 _COLUMNS, _LINES, _SIDE = 16, 8, 64  # of a sheet: images side by side, lines of them, pixels of the least side
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class AdversarialImages:
     """What ``attack`` found, in the order of ``x``. ``x_adv, success = result`` unpacks it.
 
@@ -48,6 +48,10 @@ class AdversarialImages:
 
     def __len__(self) -> int:
         return len(self.x_adv)
+
+    def __repr__(self) -> str:
+        found, shape = int(self.success.sum()), tuple(self.x_adv.shape)
+        return f"AdversarialImages({self.attack}, {self.threat.label}: {found} of {len(self)} successes, x_adv {shape})"
 
     def save(self, folder: Path | str) -> list[Path]:
         """Write PNG sheets of up to 128 images: each clean, adversarial, and the difference (mean of the channels).

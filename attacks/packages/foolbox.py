@@ -126,5 +126,5 @@ def foolbox_attack(threat: ThreatModel, classes: int, attack: str) -> FoolboxAtt
     for unusable, reason in _UNUSABLE.items():
         if name.lower().removesuffix("attack") == unusable.lower().removesuffix("attack"):
             raise AdvdpnpError(f"'foolbox:{name}' {reason}; choose another attack")
-    found = find_name("foolbox", name.lower().removesuffix("attack"), names(), _SUFFIX)
+    found = find_name("foolbox", name, names(), _SUFFIX)
     return FoolboxAttack(threat, classes, found, steps)

@@ -207,6 +207,12 @@ def test_mistakes_are_one_sentence(net: Net, options: dict[str, Any], sentence: 
         advdpnp.attack(**arguments)
 
 
+def test_the_result_prints_as_one_line(net: Net, x: Tensor, y: Tensor) -> None:
+    found = advdpnp.attack(net, x, y, "fgsm", eps=0.2)
+    count = int(found.success.sum())
+    assert repr(found) == (f"AdversarialImages(fgsm, linf 0.2: {count} of {len(x)} successes, x_adv {tuple(x.shape)})")
+
+
 def test_sheets_show_clean_adversarial_and_difference(net: Net, x: Tensor, y: Tensor, tmp_path: Path) -> None:
     found = advdpnp.attack(net, x, y, "fgsm", eps=0.2)
     (path,) = found.save(tmp_path / "sheets")
