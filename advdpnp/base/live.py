@@ -52,6 +52,12 @@ def live(lines: Lines, share: Callable[[], float | None], console: Console | Non
             yield say
 
 
+def clock_time(seconds: float) -> str:
+    """Hours, minutes and seconds."""
+    whole = round(seconds)
+    return f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}"
+
+
 class _Drawing:
     """The lines on a terminal of any width."""
 

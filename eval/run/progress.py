@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from advdpnp.attacks.engine.status import SearchStatus
-from advdpnp.base.live import live
+from advdpnp.base.live import clock_time, live
 from advdpnp.base.statistics import wilson
 from advdpnp.eval.store.key import CLEAN, CORRUPTION
 
@@ -225,18 +225,18 @@ class Course(Progress):
         """What runs, and how far it is; empty before anything does."""
         unit = self._unit
         if unit is None:
-            return [f"{self._doing}  {_clock_time(self._clock() - self._doing_since)}"] if self._doing else []
+            return [f"{self._doing}  {clock_time(self._clock() - self._doing_since)}"] if self._doing else []
         gone = self._clock() - unit.began
         parts = [f"{unit.decided} of {unit.total} done", _result(unit)]
         stages = unit.status.undecided if unit.status else {}
         if stages and not (len(stages) == 1 and unit.work.unit.startswith(next(iter(stages)))):
             parts.append(", ".join(f"{samples} in {stage}" for stage, samples in stages.items()))
-        parts.append(f"{_clock_time(gone)} gone")
+        parts.append(f"{clock_time(gone)} gone")
         here, everything = self.left()
         if here is not None:
-            parts.append(f"about {_clock_time(here)} left")
+            parts.append(f"about {clock_time(here)} left")
         if everything is not None and (here is None or everything - here >= 1):
-            parts.append(f"{_clock_time(everything)} for all")
+            parts.append(f"{clock_time(everything)} for all")
         return [unit.name, ", ".join(parts)]
 
     def share(self) -> float | None:
@@ -284,7 +284,7 @@ def _time_of(plan: ModelPlan) -> str:
         return ""
     others = sum(work.samples for work in plan.work if not work.threat)
     longest = sum(work.samples * (work.cost or 0) for work in plan.work if work.threat) * plan.right
-    most, half = (_clock_time((others + part) * plan.seconds / plan.processes) for part in (longest, longest / 2))
+    most, half = (clock_time((others + part) * plan.seconds / plan.processes) for part in (longest, longest / 2))
     return f"; about {most} if no image breaks, {half} if half do"
 
 
@@ -295,9 +295,3 @@ def _result(unit: _Unit) -> str:
     count = f"{low} of {n}" if low == high else f"between {low} and {high} of {n}"
     ends = 100 * wilson(low, n).low, 100 * wilson(high, n).high
     return f"{word} {count} (95 % interval {ends[0]:.1f} to {ends[1]:.1f} %)"
-
-
-def _clock_time(seconds: float) -> str:
-    """Hours, minutes and seconds."""
-    whole = round(seconds)
-    return f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}"

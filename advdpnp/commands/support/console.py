@@ -2,21 +2,16 @@
 
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 from rich.text import Text
+
+from advdpnp.base.live import clock_time, live
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,20 +21,6 @@ _PIPED_WIDTH = 200  # of tables where output is not a terminal; they must not be
 #: Results go to standard output, everything else to standard error, so that output can be piped.
 out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else _PIPED_WIDTH)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
-
-
-def _bars() -> Progress:
-    """Bars with name, count, a note, elapsed and remaining time."""
-    return Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[note]}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=err,
-    )
 
 
 def first_process(processes: int = 1) -> bool:
@@ -57,10 +38,20 @@ def first_process(processes: int = 1) -> bool:
 
 @contextmanager
 def counting_bar(name: str, total: int) -> Iterator[Callable[[], None]]:
-    """A bar over ``total`` steps; call the function after each."""
-    with _bars() as progress:
-        task = progress.add_task(name, note="", total=total)
-        yield lambda: progress.advance(task)
+    """Progress over ``total`` steps, as ``base.live`` shows it; call the function after each."""
+    done, start = 0, time.monotonic()
+
+    def count() -> None:
+        nonlocal done
+        done += 1
+
+    def lines() -> list[str]:
+        gone = time.monotonic() - start
+        left = f", about {clock_time(gone / done * (total - done))} left" if done else ""
+        return [name, f"{done} of {total} done, {clock_time(gone)} gone{left}"]
+
+    with live(lines, lambda: done / total, err):
+        yield count
 
 
 def print_records(title: str, records: Sequence[Sequence[str]], columns: Sequence[str]) -> None:
