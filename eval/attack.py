@@ -31,7 +31,7 @@ from advdpnp.eval.run.components import small_batch_size
 from advdpnp.eval.run.device import choose_device, on_device, require_answers, user_code
 from advdpnp.eval.run.progress import ModelPlan, Progress, Work, following
 from advdpnp.eval.run.tasks import PACKAGE_BATCH_SIZE
-from advdpnp.models.classifier import as_classifier
+from advdpnp.models.classifier import InputRange, as_classifier
 from advdpnp.models.loading import net_of
 
 _FEW = 8  # images on which the model is tried before the search
@@ -51,6 +51,7 @@ def attack(
     batch_size: int | None = None,
     device: str | torch.device | None = None,
     precision: str = FLOAT32,
+    input_range: InputRange | None = None,
     progress: bool = False,
 ) -> Any:
     """Adversarial images for a batch, with the verdicts of ``evaluate``: each success is verified on the model itself.
@@ -72,6 +73,8 @@ def attack(
         batch_size: most images in work at once; for attacks of other packages their batch size.
         device: where to run; None is where the model is.
         precision: of the search: "32", "tf32", "bf16" or "auto".
+        input_range: what the model expects for black and white, if not (0, 1): (0, 255), (-1, 1). ``x`` and the result
+            stay in [0, 1].
         progress: show how far it is, also in a notebook.
 
     Returns:
@@ -85,9 +88,8 @@ def attack(
     """
     check_kinds(norm=(norm, (str, NoneType)), seed=(seed, int), batch_size=(batch_size, (int, NoneType)))
     with torch.inference_mode(False), torch.enable_grad(), isolated_rng():
-        job = _Job.of(
-            as_classifier(net_of(model)), to_images(x), to_labels(y), seed, batch_size, device, precision, progress
-        )
+        net = as_classifier(net_of(model, input_range))
+        job = _Job.of(net, to_images(x), to_labels(y), seed, batch_size, device, precision, progress)
         criterion = None if targets is None else _criterion(targets, job.batch.y)
         with on_device(job.model, job.device):
             found = job.run(lambda classes: one_attack(attack, eps, norm, classes, criterion))

@@ -207,6 +207,13 @@ def test_mistakes_are_one_sentence(net: Net, options: dict[str, Any], sentence: 
         advdpnp.attack(**arguments)
 
 
+def test_a_net_for_bytes_gets_its_range(net: Net, x: Tensor, y: Tensor) -> None:
+    expected = advdpnp.attack(net, x, y, "fgsm", eps=0.2)
+    found = advdpnp.attack(lambda images: net(images / 255), x, y, "fgsm", eps=0.2, input_range=(0, 255))
+    torch.testing.assert_close(found.x_adv, expected.x_adv)
+    assert found.success.equal(expected.success)
+
+
 def test_the_result_prints_as_one_line(net: Net, x: Tensor, y: Tensor) -> None:
     found = advdpnp.attack(net, x, y, "fgsm", eps=0.2)
     count = int(found.success.sum())
