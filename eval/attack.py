@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import NoneType
 from typing import Any
 
@@ -17,15 +17,18 @@ from advdpnp.attacks.engine.executor import Executor, check_inputs, evaluation_m
 from advdpnp.attacks.engine.precision import FLOAT32, choose_precision
 from advdpnp.attacks.engine.search import search
 from advdpnp.attacks.info import describe
+from advdpnp.attacks.names import FEW_CLASSES
 from advdpnp.attacks.protocol import PackageAttack, RunOptions
 from advdpnp.attacks.rows import Batch
 from advdpnp.attacks.search_state import AttackResult
 from advdpnp.attacks.threat import ThreatModel
+from advdpnp.base.devices import widest_float
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.base.randomness import Draw, isolated_rng, seed_of
 from advdpnp.datasets import to_float
 from advdpnp.eval.arrays import Images, Labels, check_kinds, to_images, to_labels
 from advdpnp.eval.choice import Eps, one_attack
+from advdpnp.eval.config import check_batch_size
 from advdpnp.eval.images import AdversarialImages
 from advdpnp.eval.run.components import small_batch_size
 from advdpnp.eval.run.device import choose_device, on_device, require_answers, user_code
@@ -117,7 +120,8 @@ def perturb(
         y: labels, int64 (n,).
         attack: "fgsm", "pgd-N" or "cw", or a ``PGD`` object.
         eps, norm: as for ``attack``.
-        seed: of the random start; None takes another one at every call, which follows from ``torch.manual_seed``.
+        seed: of the random start; None takes another one at every call. A program that begins with the same
+            ``torch.manual_seed`` makes the same images.
 
     Returns:
         images within eps and [0, 1], (n, c, h, w), detached.
@@ -128,7 +132,9 @@ def perturb(
     Example:
         >>> loss = cross_entropy(net(advdpnp.perturb(net, x, y, "pgd-10", eps="8/255")), y)  # doctest: +SKIP
     """
-    (chosen,) = one_attack(attack, eps, norm, 2)
+    if isinstance(eps, list | tuple):
+        raise AdvdpnpError("perturb takes one eps; call it once for each")
+    (chosen,) = one_attack(attack, eps, norm, FEW_CLASSES)
     if not isinstance(chosen, PGD) or chosen.criterion.targets:
         raise AdvdpnpError(
             f"perturb runs fgsm, pgd-N and cw, not '{chosen.name}'; for verified images use advdpnp.attack"
@@ -189,6 +195,7 @@ class _Job:
         check_inputs(x, y)
         if not len(x):
             raise AdvdpnpError("there are no images to attack")
+        check_batch_size(batch_size)
         place = next((each.device for each in (*model.parameters(), *model.buffers())), x.device)
         batch = Batch(x, y.to(x.device), torch.arange(len(x), device=x.device))
         return cls(model, batch, seed, batch_size, choose_device(device or place), precision, progress)
@@ -216,6 +223,8 @@ class _Job:
     def _search(self, attack: Any, randomised: bool) -> AttackResult:
         """All results, in the order of the batch; smaller model calls where memory is short."""
         size = small_batch_size(len(self.batch), self.device)
+        if isinstance(attack, PackageAttack):
+            size = self.batch_size or PACKAGE_BATCH_SIZE
         while True:
             try:
                 with self._following(attack) as progress:
@@ -242,10 +251,7 @@ class _Job:
 
     def _parts(self, attack: Any, size: int, randomised: bool, progress: Progress) -> Iterator[AttackResult]:
         if isinstance(attack, PackageAttack):
-            rows = (
-                min(size, self.batch_size or PACKAGE_BATCH_SIZE) if size == 1 else self.batch_size or PACKAGE_BATCH_SIZE
-            )
-            options = RunOptions(self.seed, rows, self.device)
+            options = RunOptions(self.seed, size, self.device)
             yield from (each for each in attack.run(self.model, self.batch, options) if isinstance(each, AttackResult))
             return
         yield from search(
@@ -256,7 +262,9 @@ class _Job:
 
     def _read(self, found: AttackResult, label: str, threat: ThreatModel) -> AdversarialImages:
         """What a search found, as far as it is within a threat model that is not wider than the search's."""
-        found = found.to(self.batch.x.device).within(threat, self.batch.x)
+        place = self.batch.x.device
+        found = found.within(threat, self.batch.x.cpu())
+        found = replace(found, norm=found.norm.to(widest_float(place))).to(place)
         return AdversarialImages(
             found.x_adv, found.success, found.norm, found.adversarial_prediction, found.forwards, found.backwards,
             self.batch.x, label, threat,

@@ -84,13 +84,15 @@ class ChosenAttacks:
     def resolve(
         self, text: str | Sequence[str], threat: ThreatModel, classes: int, engine: str = "own"
     ) -> list[tuple[str, Any]]:
-        """As ``advdpnp.attacks.resolve_attacks``, for names and objects."""
+        """As ``advdpnp.attacks.resolve_attacks``, for names and objects; ``engine`` concerns the names."""
+        if not self.objects:
+            return resolve_attacks(text, threat, classes, engine)
         found: dict[str, Any] = {}
-        for name in attack_names(text, classes, engine):
+        for name in attack_names(text, classes, norm=threat.norm):
             if name in self.objects:
                 found[name] = with_threat(self.objects[name], threat)
             else:
-                found |= dict(resolve_attacks([name], threat, classes))
+                found |= dict(resolve_attacks([name], threat, classes, engine))
         return list(found.items())
 
 

@@ -95,8 +95,7 @@ class EvaluationConfig(BaseModel):
             raise AdvdpnpError(f"the seed {self.seed} is out of range; choose one from 0 to {2**63 - 1}")
         if self.corruptions == "none" and self.corruption_types != "benchmark":
             raise AdvdpnpError("corruption types are chosen, but no corruptions; add --corruptions auto")
-        if self.batch_size is not None and self.batch_size < 1:
-            raise AdvdpnpError(f"a batch size of {self.batch_size} leaves no image; give 1 or more")
+        check_batch_size(self.batch_size)
         if self.limit is not None and self.limit < 1:
             raise AdvdpnpError(f"a limit of {self.limit} leaves no image; give 1 or more")
         if self.targets is not None:
@@ -112,3 +111,13 @@ class EvaluationConfig(BaseModel):
         """The threat models, each radius once."""
         parsed = [ThreatModel.parse(self.norm, radius) for radius in self.eps]
         return tuple({threat.eps: threat for threat in parsed}.values())
+
+
+def check_batch_size(size: int | None) -> None:
+    """Check that a batch has an image; None is a default.
+
+    Raises:
+        AdvdpnpError: it has none.
+    """
+    if size is not None and size < 1:
+        raise AdvdpnpError(f"a batch size of {size} leaves no image; give 1 or more")

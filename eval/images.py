@@ -24,8 +24,8 @@ class AdversarialImages:
         x_adv: adversarial images, float32 (n, c, h, w); the clean image where none was found.
         success: whether ``x_adv`` is a verified success: misclassified, or taken for its target; bool (n,). So a clean
             image that is misclassified is one.
-        distance: of the nearest verified adversarial image to the clean one, float64 (n,); inf if there is none. A
-            minimum-norm attack may find one outside eps, which is no success.
+        distance: of the nearest verified adversarial image to the clean one, float64 (n,), on mps float32; inf if there
+            is none. A minimum-norm attack may find one outside eps, which is no success.
         prediction: the model's prediction for ``x_adv``, int64 (n,).
         forwards, backwards: model evaluations spent on each image, int64 (n,), verification included.
         x: clean images, float32 (n, c, h, w).

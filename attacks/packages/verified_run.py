@@ -106,8 +106,8 @@ class VerifiedRun:
     ) -> AttackResult:
         """Verify a package's images, (m, c, h, w).
 
-        Values that leave the bounds by rounding are clipped first. A success is misclassified in float32 and eval mode,
-        and is within eps and the bounds. A claim is refused if its image is not misclassified, or is outside the
+        Values that leave the bounds by rounding are clipped first. A success is misclassified by the model in eval
+        mode, within eps and the bounds. A claim is refused if its image is not misclassified, or is outside the
         bounds, or outside eps unless the attack is a minimum-norm attack.
 
         Args:

@@ -1,4 +1,4 @@
-"""Re-verify stored adversarial images: the float32 model must misclassify each one within the threat model.
+"""Re-verify stored adversarial images: the model must misclassify each one within the threat model.
 
 What images show is that an accuracy is no higher than stated. That nothing stronger would find more, no file can show.
 An image that somebody replaced by another one that fools the model within eps supports the claim as well.

@@ -22,7 +22,7 @@ _SHRUNK = 0.98  # of an L1 or L2 perturbation: one on the surface of the ball ca
 
 
 def misclassified_by(model: nn.Module, static_batch_size: int, device: torch.device, noise: int | None) -> Judge:
-    """Whether images are misclassified, in float32; borderline cases count as not.
+    """Whether images are misclassified; borderline cases count as not.
 
     Args:
         static_batch_size: rows of every model call.

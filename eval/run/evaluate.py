@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from advdpnp.attacks.engine.precision import choose_precision
+from advdpnp.attacks.names import FEW_CLASSES
 from advdpnp.base.errors import AdvdpnpError, ModelError, one_speaks
 from advdpnp.base.randomness import isolated_rng
 from advdpnp.corruption import as_bytes
@@ -136,7 +137,7 @@ def _make_plan(
         command=command_line() if command is None else command,
     )
     for threat in threats:
-        plan.attacks(threat, max(2, dataset.classes))
+        plan.attacks(threat, max(FEW_CLASSES, dataset.classes))  # each model says later how many it has
     if config.save_adversarials and not (plan.attacked or transfer_from):
         raise AdvdpnpError("without an attack there are no adversarial images; name attacks, or store none of them")
     return plan

@@ -8,7 +8,7 @@
 
 The first ``EXAMPLES`` samples of every evaluation have their image stored, misclassified or not, for figures; all
 misclassified samples have one where that was asked for (``--save-adversarials``). Those are rounded to bytes where the
-result stays within the threat model and is still misclassified in float32: differences of few values compress best.
+result stays within the threat model and is still misclassified: differences of few values compress best.
 """
 
 import contextlib

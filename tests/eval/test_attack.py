@@ -207,6 +207,39 @@ def test_mistakes_are_one_sentence(net: Net, options: dict[str, Any], sentence: 
         advdpnp.attack(**arguments)
 
 
+def test_batches_without_images_several_radii_and_other_attacks_of_perturb_are_refused(
+    net: Net, x: Tensor, y: Tensor
+) -> None:
+    for size in (0, -1):
+        with pytest.raises(AdvdpnpError, match=f"a batch size of {size} leaves no image"):
+            advdpnp.attack(net, x, y, "pgd-2", batch_size=size)
+    with pytest.raises(AdvdpnpError, match="one eps"):
+        advdpnp.perturb(net, x, y, "pgd-2", eps=[0.1, 0.2])
+    with pytest.raises(AdvdpnpError, match="not 'autoattack'"):
+        advdpnp.perturb(net, x, y, "autoattack")
+
+
+def test_a_package_gets_smaller_batches_where_memory_is_short(net: Net, x: Tensor, y: Tensor) -> None:
+    sizes = []
+
+    class Hungry:
+        name, norms, threat = "hungry", ("linf",), ThreatModel.parse("linf", 0.1)
+
+        def definition(self) -> dict[str, Any]:
+            return {"attack": "hungry"}
+
+        def run(self, model: nn.Module, samples: Any, options: Any) -> Any:
+            sizes.append(options.batch_size)
+            if options.batch_size > 2:
+                raise torch.OutOfMemoryError
+            yield from advdpnp.attacks.resolve_attacks("torchattacks:FGSM", self.threat, 5)[0][1].run(
+                model, samples, options
+            )
+
+    assert len(advdpnp.attack(net, x, y, Hungry(), batch_size=8)) == len(x)
+    assert sizes == [8, 4, 2]
+
+
 def test_a_net_for_bytes_gets_its_range(net: Net, x: Tensor, y: Tensor) -> None:
     expected = advdpnp.attack(net, x, y, "fgsm", eps=0.2)
     found = advdpnp.attack(lambda images: net(images / 255), x, y, "fgsm", eps=0.2, input_range=(0, 255))
@@ -262,9 +295,7 @@ def test_perturb_is_a_plain_pgd_in_eval_mode_and_leaves_no_trace(net: Net, x: Te
         assert torch.equal(advdpnp.perturb(net, x + 0, y + 0, "pgd-4", eps=eps, seed=7), found)
 
 
-def test_perturb_draws_other_starts_at_every_call_which_follow_from_the_seed_of_torch(
-    net: Net, x: Tensor, y: Tensor
-) -> None:
+def test_perturb_draws_other_starts_at_every_call(net: Net, x: Tensor, y: Tensor) -> None:
     one, other = (advdpnp.perturb(net, x, y, "pgd-1", eps=0.1) for _ in range(2))
     assert not torch.equal(one, other)
     assert torch.equal(*(advdpnp.perturb(net, x, y, "pgd-1", eps=0.1, seed=3) for _ in range(2)))

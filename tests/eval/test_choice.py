@@ -246,3 +246,25 @@ def test_targets_have_columns_of_their_own_and_measurements_come_later(x: Tensor
         advdpnp.evaluate(net, x, y, attacks="fgsm", targets="worst")
     aimed = aim(PGD(LARGE, 3, name="pgd-3"), Targeted("next"))
     assert advdpnp.evaluate(net, split.images, y, attacks=aimed, sanity=False).row[label].item() == first[label]
+
+
+def test_all_means_the_attacks_of_the_norm(x: Tensor, y: Tensor) -> None:
+    row = advdpnp.evaluate(Net(), x[:4], y[:4], norm="l1", eps=1, sanity=False).row
+    assert {"apgd-ce", "apgd-t"} <= set(row.columns)
+    assert "fgsm" not in row.columns
+    with pytest.raises(AdvdpnpError, match="'all' names no attack under l0"):
+        advdpnp.evaluate(Net(), x, y, norm="l0", eps=2)
+
+
+def test_an_object_stays_itself_beside_a_reference_engine() -> None:
+    mine = PGD(SMALL, 3, name="pgd-20")
+    chosen = ChosenAttacks.of(["fgsm", mine])
+    assert dict(chosen.resolve(chosen.text, SMALL, 4, "reference"))["pgd-20"] == mine
+    assert "torchattacks:FGSM" in dict(chosen.resolve(chosen.text, SMALL, 4, "reference"))
+
+
+def test_few_labels_do_not_make_few_classes(x: Tensor) -> None:
+    zero = torch.zeros(N, dtype=torch.int64)
+    found = advdpnp.evaluate(Net(), x, zero, attacks="apgd-t", eps=0.03, sanity=False)
+    assert set(found.verdicts["label"]) == {0}
+    assert "apgd-t" in found.row.columns

@@ -98,7 +98,7 @@ def _measured(frame: pd.DataFrame) -> str:
     sources = sorted(set(frame["corruption_source"]) - {""})
     lines = [
         "Robust accuracy counts an image if the model is right on it and no attack found an image within the threat "
-        "model that the float32 model misclassifies; the worst case is over all attacks of its threat model.",
+        "model that the model itself misclassifies; the worst case is over all attacks of its threat model.",
         f"Corrupted images: {', '.join(sources)}." if sources else "",
         "Measured by advdpnp:",
     ]
