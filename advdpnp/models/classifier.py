@@ -31,15 +31,15 @@ class Classifier(nn.Module):
     Args:
         net: a module, or a function of images; see ``_Function``. Its attribute ``image_dtype``, if there is one, says
             in which precision it takes images.
-        input_range: what the net expects instead of [0, 1]; None for [0, 1].
+        input_range: what the net expects instead of [0, 1]; (0, 1) is the same as None.
     """
 
     def __init__(self, net: Callable[..., Any], input_range: InputRange | None = None) -> None:
         super().__init__()
         self.net = net if isinstance(net, nn.Module) else _Function(net)
-        self.input_range = input_range
-        self.dtype = getattr(net, "image_dtype", None) or dtype_of(self.net)
-        self._needed = input_range is not None or self.dtype != torch.float32
+        self.input_range = None if input_range == (0, 1) else input_range
+        self.dtype = getattr(self.net, "image_dtype", None) or dtype_of(self.net)
+        self._needed = self.input_range is not None or self.dtype != torch.float32
 
     @property
     def simplest(self) -> nn.Module:
@@ -63,7 +63,7 @@ class Classifier(nn.Module):
 
 
 def as_classifier(model: Callable[..., Any], input_range: InputRange | None = None) -> Classifier:
-    """``model`` behind the door of ``Classifier``; one that is already keeps its own.
+    """``model`` behind the door of ``Classifier``; one that is already keeps its own unless another range is given.
 
     Args:
         model: a module or a function that maps images to logits, or to something that contains them.
@@ -79,9 +79,9 @@ def as_classifier(model: Callable[..., Any], input_range: InputRange | None = No
         )
     if input_range is not None:
         input_range = check_input_range(input_range)
-    if isinstance(model, Classifier) and input_range is None:
-        return model
-    return Classifier(model, input_range)
+    if not isinstance(model, Classifier):
+        return Classifier(model, input_range)
+    return model if input_range is None else Classifier(model.net, input_range)
 
 
 def check_input_range(values: Any) -> InputRange:
@@ -133,7 +133,7 @@ class _Function(nn.Module):
 
     def __init__(self, function: Callable[..., Any]) -> None:
         super().__init__()
-        self.function = function
+        self.function, self.image_dtype = function, getattr(function, "image_dtype", None)
         unique = {id(net): net for net in _nets_of(function)}
         self.nets = nn.ModuleList(unique.values())
 

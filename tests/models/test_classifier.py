@@ -114,6 +114,26 @@ def test_the_input_range_is_that_of_the_net_and_makes_another_model() -> None:
     assert weights_hash(net) in hashes
 
 
+def test_the_last_input_range_counts_and_that_of_zero_to_one_is_none() -> None:
+    net, once = linear(), as_classifier(linear(), (0, 255))
+    for span in ((0, 255), (-1, 1)):
+        again = as_classifier(once, span)
+        assert torch.equal(again(X), as_classifier(net, span)(X))
+        assert weights_hash(again) == weights_hash(as_classifier(net, span))
+    for door in (as_classifier(net, (0, 1)), as_classifier(once, (0, 1))):
+        assert torch.equal(door(X), net(X))
+        assert weights_hash(door) == weights_hash(net)
+        assert isinstance(door.simplest, nn.Sequential)
+
+
+def test_a_function_keeps_its_precision_under_another_range() -> None:
+    def double(x: Tensor) -> Tensor:
+        return x.flatten(1)
+
+    double.image_dtype = torch.float64  # type: ignore[attr-defined]
+    assert as_classifier(as_classifier(double, (0, 255)), (-1, 1))(X).dtype == torch.float64
+
+
 @pytest.mark.parametrize("span", [(1, 0), (0, 0), (0,), (0, 1, 2), ("a", "b"), (0, float("nan")), (0, float("inf")), 3])
 def test_what_is_no_range_is_refused(span: Any) -> None:
     with pytest.raises(AdvdpnpError, match="not two numbers, the smaller first; write 0,255 or -1,1"):
