@@ -130,6 +130,15 @@ def test_a_processor_that_does_more_is_refused(tmp_path: Path) -> None:
         load_model(f"hf:{tmp_path}", dataset=data(48))
 
 
+def test_a_processor_that_does_more_is_refused_without_a_data_set_too(tmp_path: Path) -> None:
+    save_vit(tmp_path)
+    size = {"height": 16, "width": 16}
+    processor = pytest.importorskip("transformers").MobileViTImageProcessor  # which turns red into blue
+    processor(size={"shortest_edge": 16}, crop_size=size).save_pretrained(tmp_path)
+    with pytest.raises(AdvdpnpError, match="does more than to resize, crop and normalise"):
+        load_model(f"hf:{tmp_path}")
+
+
 def test_without_transformers_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(AdvdpnpError, match=r"needs the package transformers .*pip install 'advdpnp\[hf\]'"):

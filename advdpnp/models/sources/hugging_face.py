@@ -14,6 +14,7 @@ from advdpnp.models.sources.request import Found, Request
 
 PREFIX = "hf:"
 _MODES = {0: "nearest-exact", 2: "bilinear", 3: "bicubic"}  # of PIL's numbers for resampling
+_USUAL = 224  # pixels, where a processor takes images as they are
 _LEVELS = 3  # of 255 by which our images may differ from the processor's, which rounds to bytes
 
 
@@ -23,7 +24,10 @@ def is_hugging_face(spec: str) -> bool:
 
 
 def load_hugging_face(request: Request) -> Found:
-    """``hf:NAME`` from the Hub or its cache, or ``hf:FOLDER`` that ``save_pretrained`` wrote, with its processor."""
+    """``hf:NAME`` from the Hub or its cache, or ``hf:FOLDER`` that ``save_pretrained`` wrote, with its processor.
+
+    What we do to images is compared with the processor, at the size of the data set; without one, at its own size.
+    """
     request.refuse_weights()
     request.refuse_normalisation()
     name = request.spec.removeprefix(PREFIX)
@@ -48,14 +52,15 @@ def load_hugging_face(request: Request) -> Found:
             f"({describe(error)}); save its processor beside it, or give package.module:factory"
         ) from error
     net = HuggingFaceClassifier(model, Preprocessing(processor))
+    wanted = getattr(model.config, "num_channels", 3)
+    size = net.preprocessing.own_size
     if request.dataset is not None:
-        channels, (height, width) = request.dataset.channels, request.dataset.image_size
-        wanted = getattr(model.config, "num_channels", channels)
+        channels, size = request.dataset.channels, request.dataset.image_size
         if channels != wanted:
             raise AdvdpnpError(
                 f"{request.spec} takes images of {wanted} channels, {request.dataset.name} has {channels}"
             )
-        net.preprocessing.check(processor, channels, height, width, request.spec)
+    net.preprocessing.check(processor, wanted, *size, request.spec)
     return Found(net, Path(name).name, type(model).__name__)
 
 
@@ -93,6 +98,11 @@ class Preprocessing(nn.Module):
             top, left = max(0, height - crop[0]) // 2, max(0, width - crop[1]) // 2
             x = x[:, :, top : top + crop[0], left : left + crop[1]]
         return (x * self.scale - self.mean) / self.std
+
+    @property
+    def own_size(self) -> tuple[int, int]:
+        """Height and width of an image that stands for those of an unknown data set."""
+        return self._crop() or self._resized(_USUAL, _USUAL)
 
     def _resized(self, height: int, width: int) -> tuple[int, int]:
         """Height and width to which images are scaled."""
