@@ -182,12 +182,14 @@ def _iterates_gradients(info: AttackInfo) -> bool:
 
 
 def _unverified(row: Row) -> Iterator[Flag]:
+    attacked = ~row.clean_wrong
     for attack, info in row.attack_infos.items():
         if not info.float32_search:
             continue  # a search of few bits claims too much, and goes on in float32
-        verdicts = row.verdict_rows(attack)
-        refused = verdicts["refused"].to_numpy()[verdicts["backwards"].to_numpy() > 0] > 0
-        if len(refused) and refused.mean() > UNVERIFIED_SHARE:
+        if not row.misclassified_under(attack)[attacked].any():
+            continue  # "rejected" says it
+        refused = row.verdict_rows(attack)["refused"].to_numpy()[attacked] > 0
+        if refused.mean() > UNVERIFIED_SHARE:
             yield Flag("unverified", f"{attack}: {_percent(refused)} of the attacked samples")
 
 
