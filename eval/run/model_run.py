@@ -183,9 +183,12 @@ class _Run:
         if not self.collected.has(unit):
             return
         verdicts = self.collected.read(unit)
-        stored = verdicts.frame.set_index("sample")["margin"].reindex(samples).to_numpy()
-        before, now = stored[~np.isnan(stored)], margins[~np.isnan(stored)]
-        if len(before) and np.abs(before - now).max() > 0.01 * max(1.0, float(np.abs(before).max())):
+        stored = verdicts.frame.set_index("sample")["margin"]
+        both = np.isin(samples, stored.index)
+        before, now = stored.loc[samples[both]].to_numpy(), margins[both]
+        finite = np.isfinite(before)
+        slack = 0.01 * np.abs(before[finite]).max(initial=1.0)
+        if (finite != np.isfinite(now)).any() or (np.abs(before - now)[finite] > slack).any():
             raise AdvdpnpError(
                 f"{self.name} answers otherwise than when the verdicts in {verdicts.path.parent} were made, though its "
                 "weights are the same: its code has changed; evaluate it under another name or into another folder"

@@ -181,6 +181,26 @@ def test_equal_weights_that_compute_something_else_are_refused(tmp_path: Path, d
     run(tmp_path, dataset, loaded(Inverted(), "inverted"), attacks="none")
 
 
+def test_one_answer_that_is_no_number_does_not_hide_changed_code(tmp_path: Path, dataset: Dataset) -> None:
+    class Partly(Net):
+        turned = False
+
+        def forward(self, x: Tensor) -> Tensor:
+            logits = super().forward(x)
+            dark = x.flatten(1).mean(1, keepdim=True) <= limit
+            return torch.where(dark, logits + torch.nan, -logits if self.turned else logits)
+
+    class Inverted(Partly):
+        turned = True
+
+    limit = (dataset.test.images[:8].float() / 255).flatten(1).mean(1).min() + 1e-6
+    run(tmp_path, dataset, loaded(Partly()), attacks="none")
+    run(tmp_path, dataset, loaded(Partly()), attacks="none", limit=20)
+    for changed in (Inverted(), Net()):
+        with pytest.raises(AdvdpnpError, match="its code has changed"):
+            run(tmp_path, dataset, loaded(changed), attacks="none")
+
+
 def test_without_attacks_there_is_clean_accuracy_on_exactly_the_samples(tmp_path: Path, dataset: Dataset) -> None:
     frame = run(tmp_path, dataset, attacks="none", limit=20)
     assert list(frame.columns)[:5] == ["model", "clean", "worst_case", "n", "flags"]
