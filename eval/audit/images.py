@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from advdpnp.attacks.criteria import MISCLASSIFIED, Criterion, Targeted
 from advdpnp.attacks.engine.executor import Executor, evaluation_mode, is_batch_dependent, is_randomised
 from advdpnp.attacks.engine.replicas import replicate
 from advdpnp.attacks.engine.verification import judge
@@ -209,10 +210,13 @@ class Auditor:
         in_box = (x_adv.flatten(1).amin(1) >= threat.low) & (x_adv.flatten(1).amax(1) <= threat.high)
         distance = threat.distance(x, x_adv)
         inside = threat.contains(x, x_adv, distance)
-        target = None
+        target, goal = None, y
+        criterion: Criterion = MISCLASSIFIED
         if is_targeted(unit.record.identity):  # of a success, the stored prediction is the target
             target = torch.from_numpy(unit.frame["adversarial_prediction"].loc[stored.sample].to_numpy(copy=True))
-        answers = [self._ask(x_adv, y, static_batch_size, number) for number in range(_TRIES if self.caution else 1)]
+            goal, criterion = target.clamp(min=0), Targeted.of(())
+        tries = range(_TRIES if self.caution else 1)
+        answers = [self._ask(x_adv, goal, static_batch_size, number, criterion) for number in tries]
         predicted, near = answers[0]
         fooled = torch.stack([each != y if target is None else each == target for each, _ in answers])
         shown = []
@@ -243,15 +247,17 @@ class Auditor:
                 shown.append(sample)
         return shown
 
-    def _ask(self, x: Tensor, y: Tensor, static_batch_size: int, number: int) -> tuple[Tensor, Tensor]:
+    def _ask(
+        self, x: Tensor, goal: Tensor, static_batch_size: int, number: int, criterion: Criterion = MISCLASSIFIED
+    ) -> tuple[Tensor, Tensor]:
         """Predicted classes (n,) and which are nearly tied, bool (n,); another number draws other noise and order."""
         order = torch.arange(len(x))
         if number:
             order = torch.argsort(Draw.of(seed_of("verify", number), order).bits(()), stable=True)
         noise = seed_of("verify", "noise", number) if self._randomised else None
-        batch = Batch(x[order], y[order], order).to(self.device)
+        batch = Batch(x[order], goal[order], order).to(self.device)
         with evaluation_mode(self.model), replicate(self.model, static_batch_size, self.device, seed=noise) as replicas:
-            judged = replicas.map(lambda executor, rows: judge(executor, rows.x, rows.y), batch).to("cpu")
+            judged = replicas.map(lambda executor, rows: judge(executor, rows.x, rows.y, criterion), batch).to("cpu")
         tied = judged.margin.abs() <= NEAR * judged.logits.abs().amax(1)
         back = torch.argsort(order)
         return judged.prediction[back], tied[back]

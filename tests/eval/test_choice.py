@@ -219,6 +219,19 @@ def test_images_of_targeted_attacks_are_kept_and_verified_as_such(x: Tensor, y: 
     assert fault.sample == images.sample[0]
     assert ", the target" in str(fault)
 
+    tied = torch.full((4,), -1.0)
+    label = int(y[images.sample[0]])
+    tied[(label + 2) % 4], tied[(label + 1) % 4] = 1, 1 - 1e-6  # the target lacks a hair, the label much
+
+    class Tied(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            same = (x - images.x_adv[:1]).abs().flatten(1).amax(1) < 1e-6
+            return torch.where(same[:, None], tied, super().forward(x))
+
+    found = Auditor(Tied(), dataset, torch.device("cpu")).audit(unit)
+    assert not found.faults
+    assert [(each.sample, "borderline" in each.why) for each in found.unsettled] == [(int(images.sample[0]), True)]
+
 
 def test_targets_have_columns_of_their_own_and_measurements_come_later(x: Tensor, y: Tensor, tmp_path: Path) -> None:
     net = Net()
