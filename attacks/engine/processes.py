@@ -9,7 +9,7 @@ import os
 import pickle
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar
@@ -26,7 +26,7 @@ def can_fork() -> bool:
     return sys.platform == "linux" and not torch.cuda.is_initialized() and not multiprocessing.current_process().daemon
 
 
-def run_in_processes(work: Callable[[int], Iterator[T]], count: int) -> Iterator[T]:
+def run_in_processes(work: Callable[[int], Iterator[T]], count: int) -> Generator[T, None, None]:
     """Yield the values of ``work(0)`` to ``work(count - 1)`` as they arrive. They must be picklable.
 
     The workers end with the iterator and with this process, even if this process is killed.

@@ -5,8 +5,8 @@ smaller size that gives the same bits. Finished rows leave between iterations, a
 result of a sample depends on that sample alone: not on other rows, the order, the number of active rows or the cores.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from functools import cache, partial
 
@@ -82,12 +82,13 @@ def search(
             searches = schedulers(copied=False)
             on_copy_differs()
 
-        def share(number: int) -> Iterator[AttackResult | tuple[int, SearchStatus]]:
+        def share(number: int) -> Generator[AttackResult | tuple[int, SearchStatus], None, None]:
             for item in _overlapped(searches, samples[number::count], with_status=on_status is not None):
                 yield (number, item) if isinstance(item, SearchStatus) else item
 
         found = share(0) if count == 1 else run_in_processes(share, count)
-        yield from tell_status(found, on_status or (lambda status: None))
+        with closing(found):  # processes end before the copies that they use are closed
+            yield from tell_status(found, on_status or (lambda status: None))
 
 
 def _parts(attack: Attack | AttackEnsemble, precision: str) -> list[tuple[Attack, str]]:

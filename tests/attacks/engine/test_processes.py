@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from advdpnp.attacks.algorithms.apgd import APGD
 from advdpnp.attacks.algorithms.square import Square
 from advdpnp.attacks.engine import search as engine
 from advdpnp.attacks.engine.processes import can_fork, run_in_processes
+from advdpnp.attacks.engine.replicas import replicate
 from advdpnp.attacks.ensemble import AttackEnsemble
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.base.errors import AdvdpnpError
@@ -46,6 +48,33 @@ def test_results_do_not_depend_on_the_number_of_processes(net, images, labels, f
             assert torch.equal(getattr(found, column), getattr(alone, column)), column
     assert asked == [2, 5]
     assert torch.get_num_threads() == 5
+
+
+def test_processes_end_before_the_copies_that_they_use(net, images, labels, monkeypatch):
+    ended = []
+
+    def working(work, count):
+        try:
+            yield from run_in_processes(work, count)
+        finally:
+            ended.append("processes")
+
+    @contextmanager
+    def replicated(*arguments, **options):
+        try:
+            with replicate(*arguments, **options) as replicas:
+                yield replicas
+        finally:
+            ended.append("copies")
+
+    monkeypatch.setattr(engine, "run_in_processes", working)
+    monkeypatch.setattr(engine, "replicate", replicated)
+    torch.set_num_threads(2)
+    attack, sample = Square(THREAT, queries=30), torch.arange(len(images))
+    found = engine.search(net, attack, images, labels, sample, seed=0, static_batch_size=8)
+    next(found)
+    found.close()
+    assert ended == ["processes", "copies"]
 
 
 class Unsent(Exception):
