@@ -18,7 +18,7 @@ from advdpnp.models.loading import load_model
 from benchmarks import timing
 from benchmarks.attack_libraries.chosen import RADII, in_turns
 from benchmarks.attack_libraries.figure import draw
-from benchmarks.attack_libraries.run import measure
+from benchmarks.attack_libraries.run import COLUMNS, measure
 
 
 def main(
@@ -63,6 +63,7 @@ def main(
 
 def ordered(table: pd.DataFrame) -> pd.DataFrame:
     """Sorted by norm, accuracy and cost; attacks without numbers last."""
+    table = table.reindex(columns=COLUMNS)  # rows with a note alone lack those of numbers
     table = table.assign(cost=table["forwards"] + table["backwards"], place=table["norm"].map(list(RADII).index))
     return table.sort_values(["place", "accuracy", "cost", "attack"]).drop(columns=["cost", "place"])
 

@@ -39,6 +39,13 @@ def at_most(seconds: int) -> Iterator[None]:
         signal.signal(signal.SIGPROF, before)
 
 
+COLUMNS = (
+    "norm", "eps", "library", "attack", "accuracy", "verified", "refused", "median distance", "seconds", "forwards",
+    "backwards", "note",
+)  # fmt: skip
+"""Of the table."""
+
+
 def measure(norm: str, name: str, eps: str, model: nn.Module, x: Tensor, y: Tensor, seconds: int) -> dict[str, Any]:
     """Run an attack on all images at once.
 

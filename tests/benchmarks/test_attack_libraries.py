@@ -56,6 +56,8 @@ def test_an_attack_that_takes_too_long_or_fails_has_a_note(net, data, monkeypatc
 
     monkeypatch.setattr(run, "search", endless)
     assert run.measure("linf", "pgd-20", "0.03", net, *data, seconds=1)["note"] == "stopped after 1 s"
+    notes = [run.measure("linf", "pgd-20", "0.03", net, *data, seconds=1)]
+    assert ordered(pd.DataFrame(notes)).columns.tolist() == list(run.COLUMNS)
     assert "does not support" in run.measure("l2", "torchattacks:PGD", "0.03", net, *data, seconds=1)["note"]
 
 

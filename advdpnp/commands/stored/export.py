@@ -116,7 +116,9 @@ def _of_one_model(rows: "Sequence[Row]", name: str | None) -> "list[Row]":
     found = [row for row in rows if name in (None, row.model.name)]
     if len({row.model.weights_hash for row in found}) > 1:
         folders = ", ".join(sorted({str(row.clean.folder) for row in found}))
-        raise AdvdpnpError(f"models with different weights are called '{names[0]}'; name the folder of one: {folders}")
+        raise AdvdpnpError(
+            f"models with different weights are called '{found[0].model.name}'; name the folder of one: {folders}"
+        )
     return found
 
 

@@ -91,9 +91,8 @@ def _environment(table: Table, several_seeds: bool, labels: set[str]) -> str:
     first = table.part.iloc[0]
     threat = f"{first['norm']} {first['eps_text']}" if first["norm"] else "clean"
     seed = f" seed {first['seed']}" if several_seeds and pd.notna(first["seed"]) else ""
-    label = stem = f"tab:{slug(dataset_name(first['dataset']))}-{slug(threat + seed)}"
-    while label in labels:
-        label = f"{stem}-{sum(each.startswith(stem) for each in labels) + 1}"
+    stem = f"tab:{slug(dataset_name(first['dataset']))}-{slug(threat + seed)}"
+    label = next(each for each in (stem, *(f"{stem}-{n}" for n in range(2, len(labels) + 2))) if each not in labels)
     labels.add(label)
     heads = ["Method" if set(names.values()) <= set(METHODS.values()) else "Model", *map(_head, table.accuracies)]
     caption = " ".join(_caption(table, {names[place]: flags for place, flags in flagged.items()}, several_seeds))

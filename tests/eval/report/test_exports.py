@@ -100,6 +100,14 @@ def test_marks_are_explained_and_flags_are_never_left_out(store_model: Store) ->
     assert r"$^\ddagger$: flagged, so the numbers may be too high (b: randomised)" in text
 
 
+def test_labels_differ_where_names_and_radii_look_alike(store_model: Store) -> None:
+    store_model("a", ROBUST, dataset="npz:a/mine.npz", eps="1/3")
+    store_model("b", ROBUST, dataset="npz:a/mine.npz", eps="1")
+    out = store_model("c", ROBUST, dataset="npz:b/mine.npz", eps="1")
+    labels = re.findall(r"\\label\{(.*?)\}", to_latex(build_leaderboard([out])))
+    assert len(labels) == len(set(labels)) == 3
+
+
 def test_every_formula_and_brace_is_closed(store_model: Store) -> None:
     store_model("x{^~", ROBUST, randomised=True)
     store_model("x{^~", ROBUST, norm="l2", eps="0.5")
@@ -283,3 +291,6 @@ def test_models_and_images_that_are_not_there_are_named(
     assert "results of 2 models; choose one with --model: a, b" in capsys.readouterr().err
     assert run(["export", "npz", out, "--model", "a", "--out", str(tmp_path / "x.npz")]) == 2
     assert "repeat the evaluation with --save-adversarials" in capsys.readouterr().err
+    store_model("b", ROBUST, weights="f" * 64)
+    assert run(["export", "model-card", out, "--model", "b"]) == 2
+    assert "models with different weights are called 'b'" in capsys.readouterr().err
