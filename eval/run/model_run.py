@@ -90,7 +90,6 @@ class _Run:
         self, loaded: LoadedModel, plan: Plan, place: OpenModel, static_batch_size: int, warnings: list[str]
     ) -> None:
         self.warnings = warnings
-        self.nearest: dict[str, list[AttackResult]] = {}  # of minimum-norm attacks, read at every radius
         self.name, self.weights_hash = loaded.name, loaded.weights_hash
         classifier = as_classifier(loaded.model)
         self.model: torch.nn.Module = classifier
@@ -105,20 +104,27 @@ class _Run:
         if self.plan.shard.first:
             work, world = [self._work(task) for task in tasks], self.plan.shard.world
             self.plan.progress.plan(ModelPlan(self.name, work, self.right, self.seconds_each, models_left, world))
-        yield self._complete(tasks[0])
+        yield self._complete(tasks.pop(0))
         self._run_diagnostics()
-        for task in tasks[1:]:
-            yield self._complete(task)
+        while tasks:
+            yield self._complete(tasks.pop(0))  # what only this task still holds is free for the next
 
     def _tasks(self) -> Iterator[Task]:
         """Clean images, then everything else in order."""
         yield clean_task(self.setting)
+        nearest: dict[str, NearestTask] = {}  # the last one of each attack
         widest = self.plan.attacks(max(self.plan.threats, key=lambda threat: threat.eps), self.classes)
         for threat in self.plan.threats:
             attacks = self.plan.attacks(threat, self.classes)
             infos = {label: describe(attack) for label, attack in attacks.items()}
             for label in by_cost(infos):  # cheap results first
-                yield self._task(label, attacks[label], widest[label])
+                attack, last = attacks[label], threat is self.plan.threats[-1]
+                if len(self.plan.threats) == 1 or not isinstance(attack, Attack) or not attack.minimum_norm:
+                    yield attack_task(self.setting, label, attack)
+                    continue
+                before = nearest.get(label)
+                nearest[label] = NearestTask(self.setting, label, attack, widest[label], before, last=last)
+                yield nearest[label]
             for other in self.plan.transfer_from:
                 if other.weights_hash != self.weights_hash:
                     transfer = Transfer(threat, other.model, other.name, other.weights_hash)
@@ -130,14 +136,8 @@ class _Run:
     def _work(self, task: Task) -> Work:
         """What is missing of a task."""
         missing = np.setdiff1d(self.plan.samples, self._known(task.key))
-        return Work(task.key.text, task.key.threat_label, len(missing), task.cost)
-
-    def _task(self, label: str, attack: Any, widest: Any) -> Task:
-        """The task that runs an attack; ``widest`` is the same attack at the largest radius."""
-        if len(self.plan.threats) > 1 and isinstance(attack, Attack) and attack.minimum_norm:
-            again, found = label in self.nearest, self.nearest.setdefault(label, [])
-            return NearestTask(self.setting, label, attack, widest, found, again=again)
-        return attack_task(self.setting, label, attack)
+        cost = task.expect(missing) if isinstance(task, NearestTask) else task.cost
+        return Work(task.key.text, task.key.threat_label, len(missing), cost)
 
     def _preflight(self, classifier: Classifier) -> None:
         """Find the number of classes, whether the model is randomised and whether its answers depend on the batch.

@@ -22,7 +22,7 @@ from advdpnp.attacks.engine.verification import judge, repeats
 from advdpnp.attacks.ensemble import AttackEnsemble
 from advdpnp.attacks.info import AttackInfo, declared_info, describe
 from advdpnp.attacks.protocol import Attack, PackageAttack, RunOptions, StageRecord
-from advdpnp.attacks.rows import Batch, non_empty
+from advdpnp.attacks.rows import Batch
 from advdpnp.attacks.search_state import AttackResult
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.base.randomness import seed_of
@@ -173,15 +173,49 @@ class SearchTask:
         self.cost = describe(attack).evaluations
 
     def find(self, samples: np.ndarray, writer: VerdictCollector) -> Iterator[AttackResult]:
+        return self._search(self.attack, samples, partial(writer.note, copy_differs=True))
+
+    def _search(
+        self, attack: Attack | AttackEnsemble, samples: np.ndarray, on_copy_differs: Callable[[], None]
+    ) -> Iterator[AttackResult]:
         plan = self.setting.plan
         for block in plan.blocks(samples):
             batch = self.setting.batch(block)
             yield from plan.components.search(
-                self.setting.model, self.attack, batch.x, batch.y, torch.from_numpy(block),
+                self.setting.model, attack, batch.x, batch.y, torch.from_numpy(block),
                 seed=self.seed, static_batch_size=self.setting.static_batch_size, max_active=plan.config.batch_size,
                 device=plan.device, randomised=self.setting.randomised, precision=plan.precision,
-                on_copy_differs=partial(writer.note, copy_differs=True), on_status=plan.progress.search,
+                on_copy_differs=on_copy_differs, on_status=plan.progress.search,
             )  # fmt: skip
+
+
+class Nearest:
+    """What a minimum-norm attack found in this run at the largest radius, for the tasks of all radii.
+
+    Attributes:
+        parts: results, each with the images of its successes alone: all others are the clean images.
+        copy_differs: whether they come from the model itself because its search copy differs.
+        planned: samples (int64) that the tasks so far are going to search.
+    """
+
+    def __init__(self) -> None:
+        self.parts: list[tuple[AttackResult, Tensor]] = []
+        self.copy_differs = False
+        self.planned = np.zeros(0, np.int64)
+
+    def keep(self, part: AttackResult) -> None:
+        """Add results."""
+        self.parts.append((replace(part, x_adv=part.x_adv[:0].clone()), part.x_adv[part.success]))
+
+    def read(self, samples: np.ndarray, images: Callable[[np.ndarray], Tensor]) -> Iterator[AttackResult]:
+        """The results of some samples; ``images`` gives the clean ones."""
+        for part, broken in self.parts:
+            wanted = torch.from_numpy(np.isin(part.sample.numpy(), samples))
+            if not bool(wanted.any()):
+                continue
+            x_adv = images(part.sample.numpy()).clone()
+            x_adv[part.success] = broken
+            yield replace(part, x_adv=x_adv)[wanted]
 
 
 class NearestTask(SearchTask):
@@ -189,25 +223,37 @@ class NearestTask(SearchTask):
 
     Args:
         widest: the same attack at the largest radius.
-        found: what it found so far in this run, shared by the tasks of all radii.
-        again: whether the task of another radius searches before this one.
+        before: the task of another radius, whose findings it shares; None for the first.
+        last: whether no other radius comes after it.
     """
 
     def __init__(
-        self, setting: Setting, label: str, attack: Attack, widest: Attack, found: list[AttackResult], again: bool
+        self, setting: Setting, label: str, attack: Attack, widest: Attack, before: "NearestTask | None", *, last: bool
     ) -> None:
         super().__init__(setting, label, attack)
-        self.cost = 0 if again else self.cost
-        self.widest, self.found = SearchTask(setting, label, widest), found
+        self.widest, self.last = widest, last
+        self.found: Nearest = Nearest() if before is None else before.found
+
+    def expect(self, missing: np.ndarray) -> int | None:
+        """Mean cost of the ``missing`` samples, of which those that a task before this one searches cost nothing."""
+        new = np.setdiff1d(missing, self.found.planned)
+        self.found.planned = np.union1d(missing, self.found.planned)
+        return self.cost and self.cost * len(new) // max(1, len(missing))
 
     def find(self, samples: np.ndarray, writer: VerdictCollector) -> Iterator[AttackResult]:
-        known = list(self.found)
-        left = np.setdiff1d(samples, np.concatenate([np.zeros(0, np.int64), *(part.sample.numpy() for part in known)]))
-        for part in known:
-            wanted = torch.from_numpy(np.isin(part.sample.numpy(), samples))
-            yield from (self._read(each) for each in non_empty(part[wanted]))
-        for part in self.widest.find(left, writer):
-            self.found.append(part)
+        def note() -> None:
+            self.found.copy_differs = True
+            writer.note(copy_differs=True)
+
+        left = samples
+        for part in self.found.read(samples, self.setting.plan.images):
+            left = np.setdiff1d(left, part.sample.numpy())
+            if self.found.copy_differs:
+                note()
+            yield self._read(part)
+        for part in self._search(self.widest, left, note):
+            if not self.last:
+                self.found.keep(part)
             yield self._read(part)
 
     def _read(self, part: AttackResult) -> AttackResult:

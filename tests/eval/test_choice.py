@@ -1,5 +1,6 @@
 """What ``evaluate`` takes besides names and arrays: attack objects, loaders, several radii, targets."""
 
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,8 +31,10 @@ from advdpnp.eval.choice import ChosenAttacks
 from advdpnp.eval.config import EvaluationConfig
 from advdpnp.eval.run.components import Components
 from advdpnp.eval.run.evaluate import run_models
+from advdpnp.eval.run.progress import Progress
 from advdpnp.eval.run.ranks import ALONE
 from advdpnp.eval.run.results import ResultsFolder
+from advdpnp.eval.run.tasks import Nearest
 from advdpnp.eval.store.reader import StoredEvaluation
 from advdpnp.models.checkpoint import weights_hash
 from advdpnp.models.loading import LoadedModel
@@ -169,6 +172,51 @@ def test_a_minimum_norm_attack_searches_once_for_several_radii(x: Tensor, y: Ten
     assert calls == [N]
     for one, other in zip(continued, together, strict=True):
         pd.testing.assert_frame_equal(one.frame, other.frame)
+
+
+def test_of_a_shared_search_the_plan_the_notes_and_the_memory_are_right(
+    x: Tensor, y: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first radius is stored already, so that the second one searches, for itself and the third."""
+    plans, kept, alive, searches = [], [], [], []
+
+    def differing(*arguments: Any, on_copy_differs: Any, **options: Any) -> Iterator[AttackResult]:
+        searches.append((arguments[1].name, any(found() for found in alive)))
+        on_copy_differs()
+        return search(*arguments, **options)
+
+    def keep(found: Nearest, part: AttackResult) -> None:
+        kept_before(found, part)
+        kept.append((len(part.x_adv), sum(len(broken) for _, broken in found.parts), int(part.success.sum())))
+        alive.append(weakref.ref(found))
+
+    kept_before = Nearest.keep
+    monkeypatch.setattr(Nearest, "keep", keep)
+    monkeypatch.setattr(Progress, "plan", lambda self, plan: plans.append(plan))
+    monkeypatch.setattr(Progress, "doing", lambda *_: None)
+    split = Split((x * 255).round().to(torch.uint8), y)
+    dataset = Dataset("toy", tuple("abcd"), Split(split.images[:0], y[:0]), Split(split.images[:0], y[:0]), split, "-")
+    net = Net()
+    model = LoadedModel(net, "net", weights_hash(net), "Net", "", 144, {})
+
+    def resolve(text: str, threat: ThreatModel, classes: int, engine: str) -> list[tuple[str, Any]]:
+        return [("cw-l2", CWL2(threat, searches=2, iterations=5)), ("pgd-99", PGD(threat, 99, name="pgd-99"))]
+
+    def run(eps: list[str]) -> list[StoredEvaluation]:
+        config = EvaluationConfig.of(attacks="any", norm="l2", eps=eps, device="cpu", sanity=False)
+        components = Components(search=differing, resolve_attacks=resolve, static_batch_size=16)
+        results = ResultsFolder(tmp_path, ALONE)
+        run_models([model], dataset, config, results, command="", components=components)
+        return [unit for unit in results.evaluations() if unit.threat]
+
+    run(["0.1"])
+    units = run(["0.1", "0.4", "0.2"])
+    costs = [work.cost for work in plans[-1].work if work.unit.startswith("cw-l2")]
+    assert costs[0] == costs[2] == 0 < costs[1]
+    assert all(unit.info["runs"][-1]["copy_differs"] for unit in units if unit.label == "cw-l2")
+    assert sum(new for *_, new in kept) == kept[-1][1] < sum(whole for whole, *_ in kept)
+    assert searches[-1] == ("pgd-99", False)
+    assert ("pgd-99", True) in searches
 
 
 def test_without_measurements_the_row_says_so_and_is_the_same_else(x: Tensor, y: Tensor) -> None:
