@@ -119,10 +119,16 @@ def info_of(identity: Mapping[str, Any], declared: Mapping[str, Any] | AttackInf
 def describe(attack: Any) -> AttackInfo:
     """Description of an attack: its attribute ``info`` if it has one, else derived from its definition.
 
+    Whether it is a minimum-norm attack is what its own attribute says, which the search follows.
+
     Raises:
         AdvdpnpError: ``info`` is not an AttackInfo.
     """
-    return info_of({"attack": attack.definition()}, declared_info(attack))
+    info, nearest = (
+        info_of({"attack": attack.definition()}, declared_info(attack)),
+        getattr(attack, "minimum_norm", None),
+    )
+    return replace(info, minimum_norm=nearest) if isinstance(nearest, bool) else info
 
 
 def declared_info(attack: Any) -> AttackInfo | None:

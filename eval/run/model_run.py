@@ -14,7 +14,6 @@ from advdpnp.attacks.algorithms.transfer import Transfer
 from advdpnp.attacks.engine.executor import Executor, check_inputs, evaluation_mode, is_batch_dependent, is_randomised
 from advdpnp.attacks.info import AttackInfo, by_cost, describe
 from advdpnp.attacks.losses import margin
-from advdpnp.attacks.protocol import Attack
 from advdpnp.attacks.search_state import AttackResult
 from advdpnp.base.errors import AdvdpnpError, ModelError
 from advdpnp.eval.diagnostics import (
@@ -119,7 +118,7 @@ class _Run:
             infos = {label: describe(attack) for label, attack in attacks.items()}
             for label in by_cost(infos):  # cheap results first
                 attack, last = attacks[label], threat is self.plan.threats[-1]
-                if len(self.plan.threats) == 1 or not isinstance(attack, Attack) or not attack.minimum_norm:
+                if len(self.plan.threats) == 1 or not infos[label].minimum_norm:
                     yield attack_task(self.setting, label, attack)
                     continue
                 before = nearest.get(label)

@@ -6,7 +6,6 @@ Each is a ``Task``: a key, and a method that finds results for samples. The call
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
-from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -162,7 +161,7 @@ def corruption_task(setting: Setting, source: CorruptionSource, name: str, sever
 class SearchTask:
     """One of our attacks, run by our engine."""
 
-    shared = True
+    shared, copy_differs = True, False
 
     def __init__(self, setting: Setting, label: str, attack: Attack | AttackEnsemble) -> None:
         self.setting, self.attack, self.seed = setting, attack, setting.plan.config.seed
@@ -173,20 +172,53 @@ class SearchTask:
         self.cost = describe(attack).evaluations
 
     def find(self, samples: np.ndarray, writer: VerdictCollector) -> Iterator[AttackResult]:
-        return self._search(self.attack, samples, partial(writer.note, copy_differs=True))
+        def on_copy_differs() -> None:
+            self.copy_differs = True
+            writer.note(copy_differs=True)
 
-    def _search(
-        self, attack: Attack | AttackEnsemble, samples: np.ndarray, on_copy_differs: Callable[[], None]
-    ) -> Iterator[AttackResult]:
         plan = self.setting.plan
         for block in plan.blocks(samples):
             batch = self.setting.batch(block)
             yield from plan.components.search(
-                self.setting.model, attack, batch.x, batch.y, torch.from_numpy(block),
+                self.setting.model, self.attack, batch.x, batch.y, torch.from_numpy(block),
                 seed=self.seed, static_batch_size=self.setting.static_batch_size, max_active=plan.config.batch_size,
                 device=plan.device, randomised=self.setting.randomised, precision=plan.precision,
                 on_copy_differs=on_copy_differs, on_status=plan.progress.search,
             )  # fmt: skip
+
+
+class PackageTask:
+    """An attack of another package. It sees all samples at once: their set and the batch size are part of the key."""
+
+    shared, copy_differs = False, False
+
+    def __init__(self, setting: Setting, label: str, attack: PackageAttack) -> None:
+        plan = setting.plan
+        self.setting, self.attack, self.seed, self.info = setting, attack, plan.config.seed, declared_info(attack)
+        self.cost = describe(attack).evaluations
+        requested, first = plan.config.batch_size or PACKAGE_BATCH_SIZE, plan.components.first_batch_size(plan.device)
+        self.batch_size = max(1, requested * setting.static_batch_size // first)  # smaller after an out-of-memory error
+        definition = {"attack": attack.definition(), "seed": plan.config.seed, "batch_size": self.batch_size}
+        samples = sample_set_hash(plan.samples.tolist())
+        self.key = setting.key(label, attack.threat, {**definition, "samples": samples})
+
+    def find(self, samples: np.ndarray, writer: VerdictCollector) -> Iterator[AttackResult]:
+        plan = self.setting.plan
+        done = [StageRecord(**{k: torch.from_numpy(v) for k, v in record.items()}) for record in writer.records()]
+        options = RunOptions(plan.config.seed, self.batch_size, plan.device, done)
+        for item in self.attack.run(self.setting.model, self.setting.batch(plan.samples), options):
+            if isinstance(item, StageRecord):
+                writer.checkpoint({f.name: getattr(item, f.name).cpu().numpy() for f in fields(item)})
+                plan.progress.search(self._status(item))
+                continue
+            new = torch.from_numpy(np.isin(item.sample.numpy(), samples))
+            if bool(new.any()):  # a continued search repeats what it found before
+                yield item[new]
+
+    def _status(self, record: StageRecord) -> SearchStatus:
+        robust, spent = ~record.misclassified[0].bool(), record.forwards[0] + record.backwards[0]
+        left = None if self.cost is None else int((self.cost - spent[robust]).clamp_min(0).sum())
+        return SearchStatus({f"stage {int(record.stage) + 1}": int(robust.sum())}, int(spent.sum()), left)
 
 
 class Nearest:
@@ -218,7 +250,7 @@ class Nearest:
             yield replace(part, x_adv=x_adv)[wanted]
 
 
-class NearestTask(SearchTask):
+class NearestTask:
     """A minimum-norm attack at one of several radii. It searches once, at the widest; every radius reads what it found.
 
     Args:
@@ -228,10 +260,11 @@ class NearestTask(SearchTask):
     """
 
     def __init__(
-        self, setting: Setting, label: str, attack: Attack, widest: Attack, before: "NearestTask | None", *, last: bool
+        self, setting: Setting, label: str, attack: Any, widest: Any, before: "NearestTask | None", *, last: bool
     ) -> None:
-        super().__init__(setting, label, attack)
-        self.widest, self.last = widest, last
+        self.setting, self.threat, self.last = setting, attack.threat, last
+        task, self.widest = attack_task(setting, label, attack), attack_task(setting, label, widest)
+        self.key, self.seed, self.shared, self.cost, self.info = task.key, task.seed, task.shared, task.cost, task.info
         self.found: Nearest = Nearest() if before is None else before.found
 
     def expect(self, missing: np.ndarray) -> int | None:
@@ -241,57 +274,20 @@ class NearestTask(SearchTask):
         return self.cost and self.cost * len(new) // max(1, len(missing))
 
     def find(self, samples: np.ndarray, writer: VerdictCollector) -> Iterator[AttackResult]:
-        def note() -> None:
-            self.found.copy_differs = True
-            writer.note(copy_differs=True)
-
         left = samples
         for part in self.found.read(samples, self.setting.plan.images):
             left = np.setdiff1d(left, part.sample.numpy())
             if self.found.copy_differs:
-                note()
+                writer.note(copy_differs=True)
             yield self._read(part)
-        for part in self._search(self.widest, left, note):
+        for part in self.widest.find(left, writer) if len(left) else ():
+            self.found.copy_differs |= self.widest.copy_differs
             if not self.last:
                 self.found.keep(part)
             yield self._read(part)
 
     def _read(self, part: AttackResult) -> AttackResult:
-        return part.within(self.attack.threat, self.setting.plan.images(part.sample.numpy()))
-
-
-class PackageTask:
-    """An attack of another package. It sees all samples at once: their set and the batch size are part of the key."""
-
-    shared = False
-
-    def __init__(self, setting: Setting, label: str, attack: PackageAttack) -> None:
-        plan = setting.plan
-        self.setting, self.attack, self.seed, self.info = setting, attack, plan.config.seed, declared_info(attack)
-        self.cost = describe(attack).evaluations
-        requested, first = plan.config.batch_size or PACKAGE_BATCH_SIZE, plan.components.first_batch_size(plan.device)
-        self.batch_size = max(1, requested * setting.static_batch_size // first)  # smaller after an out-of-memory error
-        definition = {"attack": attack.definition(), "seed": plan.config.seed, "batch_size": self.batch_size}
-        samples = sample_set_hash(plan.samples.tolist())
-        self.key = setting.key(label, attack.threat, {**definition, "samples": samples})
-
-    def find(self, samples: np.ndarray, writer: VerdictCollector) -> Iterator[AttackResult]:
-        plan = self.setting.plan
-        done = [StageRecord(**{k: torch.from_numpy(v) for k, v in record.items()}) for record in writer.records()]
-        options = RunOptions(plan.config.seed, self.batch_size, plan.device, done)
-        for item in self.attack.run(self.setting.model, self.setting.batch(plan.samples), options):
-            if isinstance(item, StageRecord):
-                writer.checkpoint({f.name: getattr(item, f.name).cpu().numpy() for f in fields(item)})
-                plan.progress.search(self._status(item))
-                continue
-            new = torch.from_numpy(np.isin(item.sample.numpy(), samples))
-            if bool(new.any()):  # a continued search repeats what it found before
-                yield item[new]
-
-    def _status(self, record: StageRecord) -> SearchStatus:
-        robust, spent = ~record.misclassified[0].bool(), record.forwards[0] + record.backwards[0]
-        left = None if self.cost is None else int((self.cost - spent[robust]).clamp_min(0).sum())
-        return SearchStatus({f"stage {int(record.stage) + 1}": int(robust.sum())}, int(spent.sum()), left)
+        return part.within(self.threat, self.setting.plan.images(part.sample.numpy()))
 
 
 class TransferTask:
@@ -318,7 +314,9 @@ class TransferTask:
                 yield attack.try_on(replicas, batch, x_adv)
 
 
-def attack_task(setting: Setting, label: str, attack: Attack | AttackEnsemble | PackageAttack) -> Task:
+def attack_task(
+    setting: Setting, label: str, attack: Attack | AttackEnsemble | PackageAttack
+) -> SearchTask | PackageTask:
     """The task that runs an attack."""
     if isinstance(attack, Attack | AttackEnsemble):
         return SearchTask(setting, label, attack)

@@ -174,6 +174,25 @@ def test_a_minimum_norm_attack_searches_once_for_several_radii(x: Tensor, y: Ten
         pd.testing.assert_frame_equal(one.frame, other.frame)
 
 
+def test_a_minimum_norm_attack_of_a_package_searches_once_too(
+    x: Tensor, y: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torchattacks, runs = pytest.importorskip("torchattacks"), []
+    forward = torchattacks.DeepFool.forward
+    monkeypatch.setattr(torchattacks.DeepFool, "forward", lambda *given: runs.append(1) or forward(*given))
+    asked = {"attacks": "torchattacks:DeepFool", "norm": "l2", "sanity": False}
+    radii = ["0.1", "0.4", "0.2"]
+    rows = advdpnp.evaluate(Net(), x, y, eps=radii, **asked).row
+    assert len(runs) == 1
+    columns = ["eps_text", "torchattacks:DeepFool", "forwards", "definitions"]
+    alone = [advdpnp.evaluate(Net(), x, y, eps=eps, **asked).row for eps in radii]
+    pd.testing.assert_frame_equal(
+        rows[columns].sort_values("eps_text", ignore_index=True),
+        pd.concat(alone)[columns].sort_values("eps_text", ignore_index=True),
+    )
+    assert rows["torchattacks:DeepFool"].nunique() == 3
+
+
 def test_of_a_shared_search_the_plan_the_notes_and_the_memory_are_right(
     x: Tensor, y: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
