@@ -37,9 +37,11 @@ class ThreatModel:
             AdvdpnpError: the norm is unknown, eps is not a positive finite number, a Linf eps exceeds 1, or an L0 eps
                 is not a whole number.
         """
-        name, text = norm.strip().lower(), str(eps).strip()
+        name, text = str(norm).strip().lower(), str(eps).strip()
         if name not in NORMS:
-            raise AdvdpnpError(f"there is no norm called '{norm}'; choose one of {', '.join(NORMS)}")
+            meant = f"l{name.removesuffix('.0')}"  # numpy and torch write 2 and inf
+            hint = f"write {meant}" if meant in NORMS else f"choose one of {', '.join(NORMS)}"
+            raise AdvdpnpError(f"there is no norm called '{norm}'; {hint}")
         numerator, slash, denominator = text.partition("/")
         try:
             value = float(numerator) / float(denominator) if slash else float(numerator)

@@ -174,7 +174,7 @@ def _evaluate(
     progress: Progress | bool,
     **options: Any,
 ) -> Evaluation:
-    options |= {"attacks": chosen.text, "eps": chosen.radii(radii), "norm": norm or chosen.norm}
+    options |= {"attacks": chosen.text, "eps": chosen.radii(radii), "norm": chosen.norm if norm is None else str(norm)}
     images, labels = to_pair(x, y)
     # Bytes are images whatever they are: their labels are all there is to check.
     check_inputs(images if images.is_floating_point() else torch.zeros(len(labels), 1, 1, 1), labels)

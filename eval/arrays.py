@@ -43,6 +43,8 @@ def to_images(x: object) -> Tensor:
     if isinstance(x, np.ndarray) and x.dtype.kind not in "uif":
         raise AdvdpnpError(f"images must be numbers, uint8 or floats in [0, 1], not {x.dtype}")
     images = torch.from_numpy(np.ascontiguousarray(x)) if isinstance(x, np.ndarray) else x
+    if isinstance(images, Iterable) and not isinstance(images, Tensor | Sequence):
+        raise AdvdpnpError(f"a {type(x).__name__} has labels of its own; give it alone, to advdpnp.evaluate")
     if not isinstance(images, Tensor):
         raise AdvdpnpError(f"images must be a tensor or an array (n, c, h, w), not {type(x).__name__}")
     if images.dim() != 4 or not (images.dtype == torch.uint8 or images.is_floating_point()):
@@ -54,8 +56,8 @@ def to_images(x: object) -> Tensor:
     return images if images.dtype == torch.uint8 else images.float()
 
 
-def to_labels(y: object) -> Tensor:
-    """Labels, int64 (n,).
+def to_labels(y: object, what: str = "labels") -> Tensor:
+    """Labels, int64 (n,); ``what`` names them in messages.
 
     Raises:
         AdvdpnpError: they are something else.
@@ -64,12 +66,12 @@ def to_labels(y: object) -> Tensor:
         labels = torch.as_tensor(y).detach()
     except (TypeError, ValueError, RuntimeError):
         raise AdvdpnpError(
-            f"labels must be integers, one per image, not {type(y).__name__} of something else"
+            f"{what} must be integers, one per image, not {type(y).__name__} of something else"
         ) from None
     labels = labels.clone() if labels.is_inference() else labels
     if labels.is_floating_point() or labels.dtype == torch.bool or labels.dim() != 1:
         raise AdvdpnpError(
-            f"labels must be integers, one per image; these are {labels.dtype} of shape {tuple(labels.shape)}"
+            f"{what} must be integers, one per image; these are {labels.dtype} of shape {tuple(labels.shape)}"
         )
     return labels.long()
 

@@ -4,9 +4,11 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from numbers import Real
 from types import NoneType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -89,14 +91,14 @@ def attack(
     Example:
         >>> x_adv, success = advdpnp.attack(net, x, y, "pgd-20", eps="8/255")  # doctest: +SKIP
     """
-    check_kinds(norm=(norm, (str, NoneType)), seed=(seed, int), batch_size=(batch_size, (int, NoneType)))
+    check_kinds(norm=(norm, (str, Real, NoneType)), seed=(seed, int), batch_size=(batch_size, (int, NoneType)))
     with torch.inference_mode(False), torch.enable_grad(), isolated_rng():
         net = as_classifier(net_of(model, input_range))
         job = _Job.of(net, to_images(x), to_labels(y), seed, batch_size, device, precision, progress)
         criterion = None if targets is None else _criterion(targets, job.batch.y)
         with on_device(job.model, job.device):
             found = job.run(lambda classes: one_attack(attack, eps, norm, classes, criterion))
-    return found if isinstance(eps, list | tuple) else found[0]
+    return found if isinstance(eps, list | tuple | np.ndarray) else found[0]
 
 
 def perturb(
@@ -132,7 +134,7 @@ def perturb(
     Example:
         >>> loss = cross_entropy(net(advdpnp.perturb(net, x, y, "pgd-10", eps="8/255")), y)  # doctest: +SKIP
     """
-    if isinstance(eps, list | tuple):
+    if isinstance(eps, list | tuple | np.ndarray):
         raise AdvdpnpError("perturb takes one eps; call it once for each")
     (chosen,) = one_attack(attack, eps, norm, FEW_CLASSES)
     if not isinstance(chosen, PGD) or chosen.criterion.targets:
@@ -164,7 +166,7 @@ def _criterion(targets: str | Labels, y: Tensor) -> Targeted:
         if targets == "labels":
             raise AdvdpnpError("give the targets themselves, one for each image, not the text 'labels'")
         return Targeted(targets)
-    chosen = to_labels(targets).to(y.device)
+    chosen = to_labels(targets, "targets").to(y.device)
     if chosen.shape != y.shape:
         raise AdvdpnpError(f"there are {len(y)} images but {len(chosen)} targets; give one target per image")
     same = (chosen == y).nonzero()[:, 0].tolist()

@@ -2,7 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any
+
+import numpy as np
 
 from advdpnp.attacks.criteria import Targeted
 from advdpnp.attacks.names import attack_names, check_attack, resolve_attacks, with_threat
@@ -59,13 +62,13 @@ class ChosenAttacks:
         Raises:
             AdvdpnpError: there is none, one is neither number nor text, or the objects differ.
         """
-        listed = list(eps) if isinstance(eps, list | tuple) else [eps]
+        listed = list(eps) if isinstance(eps, list | tuple | np.ndarray) else [eps]
         if not listed:
             raise AdvdpnpError("there is no eps; give one, for example 8/255")
         own = self._shared("eps", EPS, [each.threat.text for each in self.objects.values()]) if eps is None else ""
         radii = [own if eps is None else each for each in listed]
         for each in radii:
-            check_kinds(eps=(each, (str, int, float)))
+            check_kinds(eps=(each, (str, Real)))
         return radii
 
     @property

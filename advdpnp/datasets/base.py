@@ -230,7 +230,7 @@ def default_data_root() -> Path:
 
 
 def load_dataset(
-    spec: str,
+    spec: str | Path,
     *,
     data_root: Path | str | None = None,
     download: bool = False,
@@ -257,6 +257,7 @@ def load_dataset(
     """
     import advdpnp.datasets  # noqa: F401  (its modules register themselves)
 
+    spec = str(spec)
     if validation < 0:
         raise AdvdpnpError(f"cannot hold out {validation} images for validation; give 0 or more")
     size = (image_size, image_size) if isinstance(image_size, int) else image_size

@@ -53,7 +53,8 @@ class Classifier(nn.Module):
             x = x * (high - low) + low
         answer = self.net(x.to(self.dtype))
         logits = _unwrapped(answer, type(self.net).__name__)
-        if isinstance(logits, Tensor) and logits.dim() == 2 and logits.shape[1] == 1:
+        if isinstance(logits, Tensor) and (logits.shape == (len(x),) or logits.shape[1:] == (1,)):
+            logits = logits.reshape(len(x), 1)
             _say_once("the net returns one logit z: it is evaluated as the two logits (0, z), class 1 where z > 0")
             logits = torch.cat([torch.zeros_like(logits), logits], dim=1)
         if logits is not answer:
@@ -91,7 +92,7 @@ def check_input_range(values: Any) -> InputRange:
         AdvdpnpError: they are something else.
     """
     try:
-        low, high = map(float, values)
+        low, high = map(float, values.split(",") if isinstance(values, str) else values)
     except (TypeError, ValueError):
         low = high = 0.0
     if not (-1e6 < low < high < 1e6):

@@ -79,7 +79,7 @@ class LoadedModel:
 
 
 def load_model(
-    spec: str,
+    spec: str | Path,
     *,
     weights: Path | None = None,
     dataset: "Dataset | None" = None,
@@ -118,6 +118,7 @@ def load_model(
         >>> loaded = advdpnp.load_model("runs/my-run")  # doctest: +SKIP
         >>> loaded(images).argmax(1), loaded.name, loaded.model  # doctest: +SKIP
     """
+    spec = str(spec)
     with isolated_rng():
         found = _loader(spec)(Request(spec, weights, dataset, normalisation, weights_key))
         net = to_dtype(as_classifier(found.model).net, dtype)

@@ -111,7 +111,7 @@ class Progress:
 def train(
     recipe: Recipe,
     dataset: Dataset,
-    folder: Path,
+    folder: Path | str,
     *,
     extra: Dataset | None = None,
     resume: bool = False,
@@ -142,6 +142,7 @@ def train(
         AdvdpnpError: the folder already contains a run and ``resume`` is not set; the run in the folder has another
             recipe or no state; the loss is no longer finite; the run was interrupted (its state is saved).
     """
+    folder = Path(folder)
     if isinstance(logger, str):
         require_logger(logger)
     keep_freed_memory()

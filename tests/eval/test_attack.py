@@ -240,6 +240,26 @@ def test_a_package_gets_smaller_batches_where_memory_is_short(net: Net, x: Tenso
     assert sizes == [8, 4, 2]
 
 
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"norm": 2}, "no norm called '2'; write l2"),
+        ({"norm": float("inf")}, "no norm called 'inf'; write linf"),
+        ({"targets": 3}, "targets must be integers, one per image"),
+        ({"x": iter(())}, "has labels of its own; give it alone, to advdpnp.evaluate"),
+    ],
+)
+def test_a_near_miss_says_what_is_meant(net: Net, x: Tensor, y: Tensor, options: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(AdvdpnpError, match=sentence):
+        advdpnp.attack(**{"model": net, "x": x, "y": y, "attack": "fgsm", **options})
+
+
+def test_radii_may_be_numbers_of_numpy(net: Net, x: Tensor, y: Tensor) -> None:
+    found = advdpnp.attack(net, x, y, "fgsm", eps=np.array([0.1, 0.2]))
+    assert [each.threat.eps for each in found] == [0.1, 0.2]
+    assert advdpnp.attack(net, x, y, "fgsm", eps=np.float32(0.5)).threat.eps == 0.5
+
+
 def test_a_net_for_bytes_gets_its_range(net: Net, x: Tensor, y: Tensor) -> None:
     expected = advdpnp.attack(net, x, y, "fgsm", eps=0.2)
     found = advdpnp.attack(lambda images: net(images / 255), x, y, "fgsm", eps=0.2, input_range=(0, 255))

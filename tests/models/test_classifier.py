@@ -85,6 +85,12 @@ def test_one_logit_becomes_two(said: pytest.LogCaptureFixture) -> None:
     assert torch.equal(logits, torch.cat([torch.zeros(5, 1), net(X)], 1))
     assert torch.equal(logits.argmax(1) == 1, net(X)[:, 0] > 0)
     assert "class 1 where z > 0" in said.text
+    assert torch.equal(as_classifier(lambda x: net(x).squeeze(1))(X), logits)
+    torch.testing.assert_close(as_classifier(lambda x: net(x)[:, 0])(X[:1]), logits[:1])
+
+
+def test_a_range_may_be_the_text_of_the_command_line() -> None:
+    assert as_classifier(linear(), "-1,1").input_range == (-1.0, 1.0)
 
 
 @pytest.mark.parametrize(
