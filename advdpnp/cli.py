@@ -70,7 +70,7 @@ def _root(
         raise typer.Exit
 
 
-_STOPPED = "stopped; finished work is kept, the same command continues from there (train: with --resume)"
+_STOPPED = "stopped; finished work is kept, the same command continues from there (train: --resume, once it has saved)"
 _INTERRUPTED = 130  # what typer makes of Ctrl-C
 
 

@@ -35,8 +35,8 @@ EPILOG = (
 Model = Annotated[
     list[str] | None,
     typer.Option(
-        help="Your own model, `package.module:factory` or `file.py:factory`, or `robustbench:NAME`, `timm:NAME`; "
-        "repeatable."
+        help="Your own model, `package.module:factory` or `file.py:factory`, or `robustbench:NAME`, `timm:NAME`, "
+        "`hf:NAME`, `torchscript:FILE`, `export:FILE`; repeatable."
     ),
 ]
 Dataset = Annotated[

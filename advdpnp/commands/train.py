@@ -3,6 +3,8 @@
 import logging
 import shlex
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -83,7 +85,7 @@ def train(
     first = console.first_process(devices * num_nodes)
     if not first:
         logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it reports every process that joins
-    with one_speaks(first):
+    with one_speaks(first), _nothing_saved(unless=resume):
         _check_name(name)
         _train(
             recipe,
@@ -129,7 +131,7 @@ def _train(
     if resume and not folder.is_dir():
         raise AdvdpnpError(f"there is no run in {folder} to resume; check --name and --out, or leave out --resume")
     extra = None if extra_data is None else load_dataset(extra_data, data_root=data_root, validation=0, test=False)
-    with training_bar(folder.name, shown=first) as report:
+    with _kept(folder), training_bar(folder.name, shown=first) as report:
         metrics = run(
             resolved,
             data,
@@ -155,6 +157,30 @@ def _check_name(name: str | None) -> None:
         raise AdvdpnpError("--name is empty; leave it out or give the run a name")
     if name and (Path(name).name != name or name == ".." or not name.isprintable()):
         raise AdvdpnpError(f"--name {name!r} is no name of one folder; --out chooses where runs are")
+
+
+@contextmanager
+def _nothing_saved(*, unless: bool) -> Iterator[None]:
+    """What an interruption leaves of a run that has no state: nothing to resume."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if unless:
+            raise
+        raise AdvdpnpError("stopped before anything of this run was saved; start it again") from None
+
+
+@contextmanager
+def _kept(folder: Path) -> Iterator[None]:
+    """An interruption that takes effect at once, the second Ctrl-C, loses only the epoch that was not finished."""
+    from advdpnp.training.state import STATE
+
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not (folder / STATE).exists():
+            raise
+        raise AdvdpnpError(f"stopped; finished epochs are kept, continue with: {_resume_command()}") from None
 
 
 def _resume_command() -> str:

@@ -1,7 +1,6 @@
 """Standard data sets that torchvision can read and download."""
 
 import contextlib
-import shlex
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from advdpnp.base.errors import AdvdpnpError
 from advdpnp.base.randomness import seed_of
 from advdpnp.datasets.base import DATA_ROOT_VARIABLE, DATASETS, Dataset, Request, Split, shuffled
 
+DOWNLOAD = "--download (train, eval, detect and corrupt have it)"
 FLOWERS_SIZE = (224, 224)
 DIGIT_NAMES = tuple(str(digit) for digit in range(10))
 
@@ -41,10 +41,6 @@ class Source:
         """Whether any of its files is in ``root``."""
         return any((root / file).exists() for file in self.files)
 
-    def command(self, root: Path) -> str:
-        """The command that downloads it to ``root``."""
-        return f"advdpnp train --dataset {self.spec} --download --data-root {shlex.quote(str(root))}"
-
     def read(self, request: Request, arguments: Mapping[str, Any]) -> Any:
         """torchvision's object for one split of the data set.
 
@@ -57,7 +53,6 @@ class Source:
         root = request.data_root
         reader = getattr(_torchvision_datasets(), self.reader)
         holds = " and ".join(self.files)
-        again = self.command(root)
         try:
             # torchvision reports its mirrors on stdout, which is reserved for results.
             with contextlib.redirect_stdout(sys.stderr):
@@ -78,11 +73,11 @@ class Source:
             if self.present(root):
                 raise AdvdpnpError(
                     f"{self.title} in {root} is damaged or incomplete; delete {holds} there "
-                    f"and download it again with: {again}"
+                    f"and download it again with {DOWNLOAD}"
                 ) from error
             raise AdvdpnpError(
-                f"{self.title} is not in {root}; download it with: {again}, or set --data-root / {DATA_ROOT_VARIABLE} "
-                f"to the folder that contains {holds}"
+                f"{self.title} is not in {root}; add {DOWNLOAD}, or set --data-root / "
+                f"{DATA_ROOT_VARIABLE} to the folder that contains {holds}"
             ) from error
 
 
@@ -213,7 +208,7 @@ def flowers102(request: Request) -> Dataset:
             except OSError as error:
                 raise AdvdpnpError(
                     f"Flowers-102 in {request.data_root} is damaged ({error}); delete flowers-102 there and download "
-                    f"it again with: {FLOWERS102.command(request.data_root)}"
+                    f"it again with {DOWNLOAD}"
                 ) from error
         pixels = torch.as_tensor(np.stack([image for image, _ in rows])).permute(0, 3, 1, 2)
         return _to_split(pixels, [label for _, label in rows])

@@ -15,7 +15,7 @@ from advdpnp.models import MODELS
 from advdpnp.models.checkpoint import weights_hash
 from advdpnp.models.classifier import Classifier, InputRange, as_classifier, dtype_name, to_dtype
 from advdpnp.models.sources.checkpoints import is_path, is_registered, load_path, load_registered
-from advdpnp.models.sources.factories import is_factory, load_factory
+from advdpnp.models.sources.factories import is_factory, is_source, load_factory
 from advdpnp.models.sources.hugging_face import is_hugging_face, load_hugging_face
 from advdpnp.models.sources.programs import is_program, load_program
 from advdpnp.models.sources.request import Found, Normalisation, Request
@@ -169,6 +169,8 @@ def net_of(model: Callable[..., Any], input_range: InputRange | None = None) -> 
 
 
 def _loader(spec: str) -> Callable[[Request], Found]:
+    if is_source(spec):
+        raise AdvdpnpError(f"{spec} is a Python file; write {spec}:FUNCTION, the function that builds the model")
     load = next((load for matches, load in _KINDS if matches(spec)), None)
     if load is not None:
         return load
@@ -179,7 +181,8 @@ def _loader(spec: str) -> Callable[[Request], Found]:
             raise AdvdpnpError(f"there is no file or folder '{spec}', and {error}") from None
     raise AdvdpnpError(
         f"'{spec}' is not a checkpoint, a run folder or a known architecture; give a file, a name from "
-        "`advdpnp list models`, robustbench:NAME, hf:NAME, package.module:factory or file.py:factory"
+        "`advdpnp list models`, robustbench:NAME, hf:NAME, torchscript:FILE, export:FILE, package.module:factory or "
+        "file.py:factory"
     )
 
 
@@ -190,9 +193,9 @@ def _try(model: nn.Module, name: str, dataset: "Dataset") -> None:
             logits = model(torch.zeros(1, *shape))
     except Exception as error:
         size = "x".join(map(str, shape))
+        remedy = "" if isinstance(error, AdvdpnpError) else "; choose the data set it was made for"  # it has its own
         raise AdvdpnpError(
-            f"the model '{name}' does not accept the images of {dataset.name} ({size}): {describe(error)}; "
-            "choose the data set it was made for"
+            f"the model '{name}' does not accept the images of {dataset.name} ({size}): {describe(error)}{remedy}"
         ) from error
     if not isinstance(logits, Tensor):
         raise AdvdpnpError(

@@ -241,7 +241,11 @@ def _read_recipe(spec: str, above: tuple[Path, ...] = ()) -> dict[str, Any]:
         above: the files that extend this one.
     """
     path = named_file("recipe", spec, recipe_files())
-    values = {_SPELLINGS.get(key, key): value for key, value in read_yaml(path).items()}
+    read = read_yaml(path)
+    for spelling, name in _SPELLINGS.items():
+        if spelling in read and name in read:
+            raise AdvdpnpError(f"the recipe {path} has both '{spelling}' and '{name}', which are the same; keep one")
+    values = {_SPELLINGS.get(key, key): value for key, value in read.items()}
     base = values.pop("extends", None)
     if base is None:
         return values

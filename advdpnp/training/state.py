@@ -141,14 +141,18 @@ def _require_same_recipe(folder: Path, old: Recipe, new: Recipe, finished: int) 
         changed = _changed_lines(old, new)
         raise AdvdpnpError(f"{folder} contains a run of another recipe ({changed}); use its values or another --name")
     if new.epochs < finished:
-        raise AdvdpnpError(f"the run in {folder} has finished {finished} epochs; give --epochs {finished} or more")
+        raise AdvdpnpError(f"the run in {folder} has finished {_epochs(finished)}; give --epochs {finished} or more")
     schedule = new.optimiser.schedule
     if schedule not in PROLONGABLE:
         raise AdvdpnpError(
-            f"the run in {folder} is planned for {old.epochs} epochs, over which the schedule {schedule} spreads the "
+            f"the run in {folder} is planned for {_epochs(old.epochs)}, over which the schedule {schedule} spreads the "
             f"learning rate; give --epochs {old.epochs}, or train {new.epochs} from the start under another --name "
             f"(runs with optimiser.schedule={' or '.join(PROLONGABLE)} can be prolonged)"
         )
+
+
+def _epochs(count: int) -> str:
+    return f"{count} epoch{'s' * (count != 1)}"
 
 
 def _changed_lines(old: Recipe, new: Recipe) -> str:

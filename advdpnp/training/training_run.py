@@ -23,7 +23,7 @@ from advdpnp.training.batches import Batches
 from advdpnp.training.methods.base import Method, build_method
 from advdpnp.training.metrics import Sums, add_terms, mean_terms, require_finite_weights, sums_over_processes
 from advdpnp.training.recipe import Recipe
-from advdpnp.training.state import gather_rank_state, load_state, restore_rank_state, save_epoch, save_state
+from advdpnp.training.state import STATE, gather_rank_state, load_state, restore_rank_state, save_epoch, save_state
 from advdpnp.training.step import TrainingStep
 from advdpnp.training.validation import validate
 from advdpnp.training.watch.curves import CURVES, Curves
@@ -219,7 +219,12 @@ class TrainingRun:
             require_positive_scale(network.head, self._place())
 
     def _place(self) -> str:
-        return f"epoch {self.epoch + 1}, by step {self.step}; the last saved state in {self.folder} is kept"
+        kept = (
+            f"the last saved state in {self.folder} is kept"
+            if (self.folder / STATE).exists()
+            else "no state had been saved yet"
+        )
+        return f"epoch {self.epoch + 1}, by step {self.step}; {kept}"
 
     def _recompute_statistics(self, average: WeightAverage[Network]) -> None:
         """Recompute the BatchNorm statistics of the averaged weights, from training forwards of the method."""

@@ -62,8 +62,8 @@ def validate(network: nn.Module, split: Split, threat: ThreatModel, steps: int, 
         logits, gradient = _cross_entropy_gradient(network, x, y)
         if not bool(logits.isfinite().all()):
             raise AdvdpnpError(
-                "training has diverged: the logits of validation images are no longer finite; the last saved state is "
-                "kept; lower optimiser.lr or set optimiser.clip=1"
+                "training has diverged: the logits of validation images are no longer finite; lower optimiser.lr or "
+                "set optimiser.clip=1"
             )
         clean = logits.argmax(1) == y
         right["clean"].append(clean)

@@ -243,6 +243,22 @@ def test_a_run_has_a_name_of_one_folder(npz, tmp_path, capsys, monkeypatch, name
     assert "is no name of one folder" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("state", [False, True])
+def test_a_run_that_was_stopped_says_whether_it_can_be_resumed(npz, tmp_path, capsys, monkeypatch, state):
+    def stop(recipe, data, folder, **options):
+        folder.mkdir(parents=True)
+        if state:
+            (folder / "training.pt").touch()
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("advdpnp.training.trainer.train", stop)
+    assert run(["train", "--dataset", f"npz:{npz}", "--name", "x"]) == 2
+    said = capsys.readouterr().err
+    assert ("before anything of this run was saved; start it again" in said) is not state
+    assert ("finished epochs are kept, continue with: " in said) is state
+
+
 def test_resuming_what_was_never_begun_is_refused(npz, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert run(["train", "--dataset", f"npz:{npz}", "--name", "typo", "--resume"]) == 2

@@ -207,7 +207,7 @@ class TestTorchvisionSets:
             load_dataset(source.spec, data_root=tmp_path)
         text = sentence(error)
         assert f"{source.title} is not in {tmp_path}" in text
-        assert f"advdpnp train --dataset {source.spec} --download" in text
+        assert "; add --download (train, eval" in text
         assert "--data-root" in text
         assert "ADVDPNP_DATA" in text
         assert source.files[0] in text

@@ -276,6 +276,8 @@ def test_a_program_for_one_size_of_batch_says_how_to_export_it(tmp_path: Path) -
     loaded = load_model(f"export:{export(tmp_path, batch=1)}")
     with pytest.raises(AdvdpnpError, match=r"batches of one size; export it with dynamic_shapes"):
         loaded(torch.rand(5, 3, 16, 16))
+    with pytest.raises(AdvdpnpError, match=r'"batch"\)},\)$'):
+        load_model(f"export:{export(tmp_path, batch=2)}", dataset=data())
 
 
 @pytest.mark.parametrize("kind", ["torchscript", "export"])

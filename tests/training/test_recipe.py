@@ -101,6 +101,9 @@ def test_the_optimiser_may_be_spelt_as_torch_does(tmp_path):
     found = resolve_recipe(str(tmp_path / "own.yaml"), "digits", {"optimizer.clip": 1.0}, ["optimizer.lr=0.2"])
     assert (found.optimiser.lr, found.optimiser.momentum, found.optimiser.clip) == (0.2, 0.5, 1.0)
     assert "optimizer" not in found.to_yaml()
+    (tmp_path / "both.yaml").write_text("optimizer: {lr: 0.3}\noptimiser: {momentum: 0.5}\n")
+    with pytest.raises(AdvdpnpError, match="has both 'optimizer' and 'optimiser', which are the same; keep one"):
+        resolve_recipe(str(tmp_path / "both.yaml"), "digits")
 
 
 def test_a_recipe_builds_on_another(tmp_path):

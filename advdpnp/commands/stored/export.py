@@ -56,6 +56,10 @@ def export(
     if format_ not in FORMATS:
         hint = did_you_mean(format_, FORMATS, otherwise=f"choose one of {', '.join(FORMATS)}")
         raise AdvdpnpError(f"there is no export called '{format_}'; {hint}")
+    if attack is not None and format_ not in ("npz", "png"):
+        raise AdvdpnpError(f"--attack chooses images for npz and png; leave it out for {format_}")
+    if columns is not None and format_ != "latex":
+        raise AdvdpnpError(f"--columns chooses columns of latex tables; leave it out for {format_}")
     rows = make_rows(find_results(folders))
     if model is not None or format_ not in ("latex", "bibtex"):
         rows = _of_one_model(rows, model)

@@ -39,7 +39,8 @@ def load_factory(request: Request) -> Found:
     if not isinstance(model, nn.Module):
         if not callable(model):
             raise AdvdpnpError(
-                f"{spec} returns a {type(model).__name__}, not a torch.nn.Module; make it return the model"
+                f"{spec} returns an object of type {type(model).__name__}, not a torch.nn.Module; make it return the "
+                "model"
             )
         if weights is not None or not any(True for _ in as_classifier(model).parameters()):
             # Verdicts are stored under the hash of the weights, so these must be seen.

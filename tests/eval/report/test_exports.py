@@ -256,6 +256,8 @@ def test_text_goes_to_standard_output_or_to_a_file(
 ) -> None:
     capsys.readouterr()
     assert run(["export", "latex", str(attacked), "--columns", "clean, pgd-20"]) == 0
+    assert run(["export", "latex", str(attacked), "--attack", "fgsm"]) == 2
+    assert run(["export", "bibtex", str(attacked), "--columns", "clean"]) == 2
     text = capsys.readouterr().out
     assert body(text)[0] == ["Model", "Clean", "PGD-20"]
     assert run(["export", "bibtex", str(attacked), "--out", str(tmp_path / "cited.bib")]) == 0
