@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from advdpnp.attacks.info import AttackInfo
-from advdpnp.base.statistics import mcnemar
+from advdpnp.base.statistics import mcnemar, wilson
 from advdpnp.eval.analysis.rows import Row
 from advdpnp.eval.diagnostics.texts import FLAGS
 
@@ -30,6 +30,8 @@ UNVERIFIED_SHARE = 0.05
 REJECTED_SHARE = 0.05
 QUANTISED_SHARE = 0.05
 NORMALISATION_SHARE = 0.1
+CHANCE_SHARE = 0.1
+"""A model is hardly better than chance if no more than this above it is compatible with what is seen."""
 RISING_SHARE = 0.25
 ROUNDING_SHARE = 0.25
 LARGE_EPS_SHARE = 0.05
@@ -243,10 +245,10 @@ def _answers(row: Row) -> Iterator[Flag]:
         yield Flag("softmax", squeezed)
     if (share := found.get("overlooked", 0.0)) > QUANTISED_SHARE:
         yield Flag("quantised", f"{100 * share:.0f} % of {row.measured_samples} images: same logits after a nudge")
-    right = _right(found)
+    right, (_, in_range) = _right(found), _best_range(found)
     for name in ("normalised", "denormalised") if "clean" in right else ():
         better = name in right and right[name].mean() > right["clean"].mean() + NORMALISATION_SHARE
-        if better and _more(right[name], right["clean"]):
+        if better and _more(right[name], right["clean"]) and right[name].mean() > in_range:
             yield Flag("normalisation", f"{_percent(right[name])} right {name}, {_percent(right['clean'])} as they are")
 
 
@@ -254,13 +256,19 @@ def _chance(row: Row) -> Iterator[Flag]:
     answers: dict[str, Any] = row.measured.get("answers", {})
     if not (found := answers.get("chance")):
         return
-    clean = _right(answers)["clean"]
-    better = [name for name, right in _right(found).items() if _more(right, clean)]
-    best = max(better, key=lambda name: _right(found)[name].mean(), default=None)
+    clean, (best, share) = _right(answers)["clean"], _best_range(answers)
     seen = f"{_percent(clean)} right, chance is {100 / found['classes']:.2f} %"
-    if best is not None:
-        seen += f", and {_percent(_right(found)[best])} are right with --input-range {best}"
-    yield Flag("chance", seen)
+    if best:
+        yield Flag("chance", f"{seen}, and {100 * share:.2f} % are right with --input-range {best}")
+    elif wilson(int(clean.sum()), len(clean))[1] <= 1 / found["classes"] + CHANCE_SHARE:
+        yield Flag("chance", seen)
+
+
+def _best_range(answers: dict[str, Any]) -> tuple[str, float]:
+    """The input range in which significantly more images are right, and their share; ("", 0) without any."""
+    right = _right(answers.get("chance", {}))
+    better = {name: float(each.mean()) for name, each in right.items() if _more(each, _right(answers)["clean"])}
+    return max(better.items(), key=lambda item: item[1], default=("", 0.0))
 
 
 def _squeezed(found: dict[str, Any]) -> str:

@@ -11,10 +11,9 @@ from torch import Tensor, nn
 from advdpnp.base.errors import ModelError
 from advdpnp.base.randomness import Draw, seed_of
 from advdpnp.base.statistics import wilson
+from advdpnp.eval.diagnostics.flags import CHANCE_SHARE
 from advdpnp.eval.diagnostics.probe import ModelProbe
 
-CHANCE_SHARE = 0.1
-"""A model is hardly better than chance if no more than this above it is compatible with what is seen."""
 RANGES = ((0, 255), (-1, 1))
 """Input ranges that models of other projects expect."""
 NUDGE = 1e-4
@@ -29,7 +28,7 @@ def measure_outputs(subject: ModelProbe) -> dict[str, Any]:
     - ``overlooked``: share of images whose logits stay the same, bit by bit, when every value moves by ``NUDGE``.
     - ``differentiations``: calls of autograd inside one forward.
     - ``right``: of clean images, and of these normalised and denormalised by their own mean and deviation.
-    - ``chance``: only of a model that is hardly better than chance: its number of classes, and ``right`` of the images
+    - ``chance``: only of a model that may be no better than chance: its number of classes, and ``right`` of the images
       in other input ranges.
     """
     x = subject.x
@@ -53,12 +52,13 @@ def measure_outputs(subject: ModelProbe) -> dict[str, Any]:
 
 def _near_chance(subject: ModelProbe, classes: int) -> dict[str, Any]:
     right = subject.clean_right
-    if wilson(int(right.sum()), len(right))[1] > 1 / classes + CHANCE_SHARE:
+    low, high = wilson(int(right.sum()), len(right))
+    if low > 1 / classes and high > 1 / classes + CHANCE_SHARE:
         return {}
     found = {}
-    for low, high in RANGES:
+    for black, white in RANGES:
         with suppress(ModelError):
-            found[f"{low},{high}"] = digits(subject.right(subject.x * (high - low) + low))
+            found[f"{black},{white}"] = digits(subject.right(subject.x * (white - black) + black))
     return {"chance": {"classes": classes, "right": found}}
 
 

@@ -291,6 +291,20 @@ def test_what_was_measured_is_flagged_with_what_was_seen(store_model: Store) -> 
     assert "20 % of 100 images, during PGD: zero" in build_leaderboard([out]).iloc[0]["flag_details"]
 
 
+@pytest.mark.parametrize(("in_range", "raised"), [("1" * 90 + "0" * 10, {"chance"}), ("0" * 100, {"normalisation"})])
+def test_a_range_that_makes_a_model_of_14_percent_better_is_told(
+    store_model: Store, in_range: str, raised: set[str]
+) -> None:
+    out = store_model("net", GOOD)
+    row = build_leaderboard([out]).iloc[0]
+    right = {"clean": "1" * 14 + "0" * 86, "normalised": "1" * 43 + "0" * 57}
+    answers = {"right": right, "chance": {"classes": 10, "right": {"0,255": in_range}}}
+    write_diagnostics(
+        next(out.glob("net-*")), DiagnosticRecord(row["weights_hash"], "d" * 64, 100, 0, "", None, "", answers)
+    )
+    assert set(codes(out)) & {"chance", "normalisation"} == raised
+
+
 def test_every_flag_says_what_it_means_and_what_to_do(store_model: Store) -> None:
     for meaning in FLAGS.values():
         assert meaning.explanation
