@@ -281,10 +281,13 @@ def test_a_program_for_one_size_of_batch_says_how_to_export_it(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("kind", ["torchscript", "export"])
-def test_files_that_are_no_programs_are_one_sentence(kind: str, tmp_path: Path) -> None:
+def test_files_that_are_no_programs_are_one_sentence(
+    kind: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     torch.save(net().state_dict(), tmp_path / "weights.pt")
     with pytest.raises(AdvdpnpError, match="cannot be read as a program") as caught:
         load_model(f"{kind}:{tmp_path / 'weights.pt'}")
     assert "\n" not in str(caught.value)
     with pytest.raises(AdvdpnpError, match="there is no file"):
         load_model(f"{kind}:{tmp_path / 'absent.pt'}")
+    assert capfd.readouterr().err == ""

@@ -1,6 +1,7 @@
 """Image classifiers of Hugging Face (the extra ``hf``), with what their processor does to images inside."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from advdpnp.base.errors import AdvdpnpError, describe
-from advdpnp.models.sources.request import Found, Request
+from advdpnp.models.sources.request import Found, Request, quiet
 
 PREFIX = "hf:"
 _MODES = {0: "nearest-exact", 2: "bilinear", 3: "bicubic"}  # of PIL's numbers for resampling
@@ -37,20 +38,46 @@ def load_hugging_face(request: Request) -> Found:
         raise AdvdpnpError(
             f"'{request.spec}' needs the package transformers ({describe(error)}); pip install 'advdpnp[hf]'"
         ) from error
+    with quiet("transformers", "huggingface_hub"):
+        model, processor = _downloaded(AutoModelForImageClassification, AutoImageProcessor, name)
+        return _with_processor(request, model, processor, Path(name).name)
+
+
+def _downloaded(nets: Any, processors: Any, name: str) -> tuple[Any, Any]:
+    """A net and its processor.
+
+    Args:
+        nets, processors: the classes of transformers that load them.
+        name: on the Hub, in its cache, or of a folder.
+
+    Raises:
+        AdvdpnpError: one of them cannot be loaded.
+    """
     try:
-        model = AutoModelForImageClassification.from_pretrained(name, torch_dtype="auto")
+        model = _local_first(nets.from_pretrained, name, torch_dtype="auto")
     except Exception as error:  # any error of the network, the name or the files
         raise AdvdpnpError(
             f"the Hugging Face model '{name}' cannot be loaded ({describe(error)}); check the name and the network "
             "connection, or give a folder that save_pretrained wrote"
         ) from error
     try:
-        processor = AutoImageProcessor.from_pretrained(name)
+        return model, _local_first(processors.from_pretrained, name)
     except Exception as error:
         raise AdvdpnpError(
             f"the Hugging Face model '{name}' has no image processor that says how images are normalised "
             f"({describe(error)}); save its processor beside it, or give package.module:factory"
         ) from error
+
+
+def _local_first(load: Callable[..., Any], name: str, **options: Any) -> Any:
+    """What a folder or the cache holds needs no network, whose absence takes many seconds to be noticed."""
+    try:
+        return load(name, local_files_only=True, **options)
+    except Exception:  # of many types; the call that may use the network says what is wrong
+        return load(name, **options)
+
+
+def _with_processor(request: Request, model: nn.Module, processor: Any, name: str) -> Found:
     net = HuggingFaceClassifier(model, Preprocessing(processor))
     wanted = getattr(model.config, "num_channels", 3)
     size = net.preprocessing.own_size
@@ -61,7 +88,7 @@ def load_hugging_face(request: Request) -> Found:
                 f"{request.spec} takes images of {wanted} channels, {request.dataset.name} has {channels}"
             )
     net.preprocessing.check(processor, wanted, *size, request.spec)
-    return Found(net, Path(name).name, type(model).__name__)
+    return Found(net, name, type(model).__name__)
 
 
 class Preprocessing(nn.Module):

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from advdpnp.base.errors import AdvdpnpError, describe
-from advdpnp.models.sources.request import Found, Request
+from advdpnp.models.sources.request import Found, Request, quiet
 
 _TORCHSCRIPT, _EXPORT = "torchscript:", "export:"
 
@@ -31,7 +31,7 @@ def load_program(request: Request) -> Found:
         raise AdvdpnpError(f"there is no file {path}; check the path after {kind}:")
     read, saved = (_torchscript, "torch.jit.save") if kind == "torchscript" else (_exported, "torch.export.save")
     try:
-        with warnings.catch_warnings():
+        with quiet("torch.export"), warnings.catch_warnings():  # it logs what it then raises
             warnings.simplefilter("ignore")  # TorchScript is deprecated, but files of it remain
             model = read(path)
     except Exception as error:  # errors of many types on other or damaged files
