@@ -13,11 +13,12 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from advdpnp.commands.support import console
 
@@ -28,6 +29,12 @@ Mend = Annotated[bool, typer.Option("--mend", help="Run the commands that fix wh
 OLDEST_PYTHON = (3, 11)
 OLDEST_TORCH = (2, 6)
 LITTLE_SPACE = 2 * 1024**3  # bytes; verdicts and checkpoints of one evaluation stay far below
+OPTIONAL = {
+    "foolbox": ("foolbox", '"advdpnp[foolbox]"'),
+    "adv-lib": ("adv-lib", "--no-deps adv-lib"),
+    "art": ("adversarial-robustness-toolbox", '"advdpnp[art]"'),
+    "transformers": ("transformers", '"advdpnp[hf]"'),
+}  # the name of its distribution, and what pip installs for it
 LINKED = ("attacks", "eval", "corruption")
 STANDARD_ERROR = 2  # the file descriptor: sys.stderr need not have one
 TOGETHER = "so install torch and torchvision together"
@@ -59,7 +66,7 @@ def doctor(mend: Mend = False) -> None:
     checks = fix(lambda line: console.err.print(line, markup=False)) if mend else diagnose()
     for check in checks:
         mark = "[green]ok[/]" if check.ok else "[red]!![/]"
-        console.out.print(f"{mark}  {check.name:<24} {check.value}")
+        console.out.print(f"{mark}  {check.name:<24} {escape(check.value)}")
         if not check.ok:
             console.out.print(f"      {check.finding}\n      fix with: {check.remedy}", markup=False)
     if not all(check.ok for check in checks):
@@ -244,6 +251,15 @@ def _reference_packages() -> Iterator[Check]:
         yield Check(report.package, report.version, report.ok, report.finding, report.remedy, automatic=not report.ok)
 
 
+def _optional_packages() -> Iterator[Check]:
+    """What only some attacks and models need; without importing it, which takes seconds."""
+    for package, (distribution, install) in OPTIONAL.items():
+        try:
+            yield Check(package, version(distribution))
+        except PackageNotFoundError:
+            yield Check(package, f"not installed (optional); add it with: {_pip(install)}")
+
+
 def _data() -> Iterator[Check]:
     from advdpnp.datasets.base import DATA_ROOT_VARIABLE, default_data_root
     from advdpnp.datasets.torchvision_sets import SOURCES
@@ -282,6 +298,7 @@ PROBES: dict[str, Callable[[], Iterator[Check]]] = {
     "processor": _processor,
     "accelerator": _accelerator,
     "reference packages": _reference_packages,
+    "optional packages": _optional_packages,
     "data": _data,
     "folder": _folder,
 }

@@ -47,6 +47,17 @@ def without_a_new_interpreter(monkeypatch: pytest.MonkeyPatch, report: list[Chec
     monkeypatch.setattr(doctor.subprocess, "run", run)
 
 
+def test_a_missing_optional_package_is_no_finding_but_says_how_to_get_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(doctor, "OPTIONAL", {"art": ("no-such-distribution", '"advdpnp[art]"')})
+    monkeypatch.setattr(doctor, "PROBES", {"optional packages": doctor.PROBES["optional packages"]})
+    doctor.doctor()
+    said = " ".join(capsys.readouterr().out.split())
+    assert said.startswith("ok art not installed (optional); add it with:")
+    assert said.endswith('pip install "advdpnp[art]"')
+
+
 def test_every_line_is_complete() -> None:
     checks = diagnose()
     assert {"python", "advdpnp", "packages", "torch", "processor", "torchattacks", "data", "folder"} <= {

@@ -35,9 +35,8 @@ def load_program(request: Request) -> Found:
             warnings.simplefilter("ignore")  # TorchScript is deprecated, but files of it remain
             model = read(path)
     except Exception as error:  # errors of many types on other or damaged files
-        raise AdvdpnpError(
-            f"{path} cannot be read as a program of {saved} ({describe(error)}); check what wrote it"
-        ) from error
+        why = describe(error).partition(". Please check the warnings above")[0]  # which are not shown
+        raise AdvdpnpError(f"{path} cannot be read as a program of {saved} ({why}); check what wrote it") from error
     return Found(model, path.stem, kind)
 
 
