@@ -180,8 +180,9 @@ def find_name(library: str, name: str, names: Iterable[str], suffix: str = "") -
         AdvdpnpError: the library has no such attack; the message suggests similar names.
     """
     spelled = {key: each for each in names for key in (each.lower(), each.removesuffix(suffix).lower())}
-    if name.lower() in spelled:
-        return spelled[name.lower()]
+    for key in (name.lower(), name.lower().removesuffix(suffix.lower())):
+        if key in spelled:
+            return spelled[key]
     close = did_you_mean(name.lower(), spelled, otherwise="")
     known = sorted({each.removesuffix(suffix) for each in spelled.values()})
     words = [spelled[word].removesuffix(suffix) for word in re.findall(r"[^\s?]+", close) if word in spelled]
