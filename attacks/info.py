@@ -124,10 +124,8 @@ def describe(attack: Any) -> AttackInfo:
     Raises:
         AdvdpnpError: ``info`` is not an AttackInfo.
     """
-    info, nearest = (
-        info_of({"attack": attack.definition()}, declared_info(attack)),
-        getattr(attack, "minimum_norm", None),
-    )
+    info = info_of({"attack": attack.definition()}, declared_info(attack))
+    nearest = getattr(attack, "minimum_norm", None)
     return replace(info, minimum_norm=nearest) if isinstance(nearest, bool) else info
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from advdpnp.attacks.algorithms.pgd import PGD
 from advdpnp.attacks.algorithms.pgd import perturb as perturb_rows
 from advdpnp.attacks.criteria import Targeted
-from advdpnp.attacks.engine.executor import Executor, check_inputs, evaluation_mode, is_randomised
+from advdpnp.attacks.engine.executor import Executor, check_inputs, evaluation_mode, is_randomised, keeping_modes
 from advdpnp.attacks.engine.precision import FLOAT32, choose_precision
 from advdpnp.attacks.engine.search import search
 from advdpnp.attacks.info import describe
@@ -144,21 +144,11 @@ def perturb(
     check_inputs(x, y)
     number = seed_of(torch.initial_seed(), "perturb", next(_calls)) if seed is None else seed_of(seed, "perturb")
     model = as_classifier(net_of(model))
-    with torch.inference_mode(False), _in_eval_mode(model):
+    with torch.inference_mode(False), keeping_modes(model):
+        model.eval()
         x, y = (each.clone() if each.is_inference() else each for each in (x, y))
         draw = Draw.of(number, torch.arange(len(x), device=x.device))
         return perturb_rows(model, x, y, chosen, draw)
-
-
-@contextmanager
-def _in_eval_mode(model: nn.Module) -> Iterator[None]:
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def _criterion(targets: str | Labels, y: Tensor) -> Targeted:

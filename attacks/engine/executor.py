@@ -38,22 +38,31 @@ def exact_arithmetic() -> Iterator[None]:
 
 
 @contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """All modules in eval mode, no gradients for parameters, exact arithmetic. Restores modes, flags and buffers."""
+def keeping_modes(model: nn.Module) -> Iterator[None]:
+    """Restores the mode of every module."""
     modes = [(module, module.training) for module in model.modules()]
-    weights = [(weight, weight.requires_grad) for weight in model.parameters()]
-    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
     try:
-        model.eval()
-        for module, _ in modes:
-            module.training = False  # some models override train() and keep some modules in training mode
-        for weight, _ in weights:
-            weight.requires_grad_(False)
-        with exact_arithmetic():
-            yield
+        yield
     finally:
         for module, training in modes:
             module.training = training
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """All modules in eval mode, no gradients for parameters, exact arithmetic. Restores modes, flags and buffers."""
+    weights = [(weight, weight.requires_grad) for weight in model.parameters()]
+    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    try:
+        with keeping_modes(model):
+            model.eval()
+            for module in model.modules():
+                module.training = False  # some models override train() and keep some modules in training mode
+            for weight, _ in weights:
+                weight.requires_grad_(False)
+            with exact_arithmetic():
+                yield
+    finally:
         for weight, requires_grad in weights:
             weight.requires_grad_(requires_grad)
         with torch.no_grad():
@@ -242,6 +251,17 @@ def not_finite(which: str) -> ModelError:
 def lost(logits: Tensor) -> Tensor:
     """Rows without an answer in logits of an ``Executor``, bool (n,)."""
     return logits[:, 0].isnan()
+
+
+def answered(logits: Tensor) -> Tensor:
+    """The logits of an ``Executor``, if every row has an answer.
+
+    Raises:
+        ModelError: one has none.
+    """
+    if bool(lost(logits).any()):
+        raise not_finite("some")
+    return logits
 
 
 @contextmanager

@@ -1,12 +1,19 @@
 """Attacks of adv-lib by their names, run unchanged and verified like our own."""
 
 import inspect
-import math
 from typing import Any
 
 from torch import Tensor
 
-from advdpnp.attacks.packages.library_attack import LibraryAttack, check_steps, find_name, imported_names, with_steps
+from advdpnp.attacks.packages.library_attack import (
+    LibraryAttack,
+    Others,
+    P,
+    check_steps,
+    find_name,
+    imported_names,
+    with_steps,
+)
 from advdpnp.attacks.packages.query_counter import QueryCounter
 from advdpnp.attacks.protocol import ATTACKS
 from advdpnp.attacks.rows import Batch
@@ -24,7 +31,6 @@ NORMS = {
 
 STEPS = ("steps", "num_steps", "n_iter", "max_iterations", "max_iter", "iter")
 RADII = ("eps", "ε")
-_P = {"linf": math.inf, "l2": 2, "l1": 1, "l0": 0}
 
 
 class AdvLibAttack(LibraryAttack):
@@ -59,9 +65,9 @@ class AdvLibAttack(LibraryAttack):
         given |= {} if self.steps is None else {str(self._steps): self.steps}
         return {name: value for name, value in given.items() if name in self._parameters}
 
-    def craft(self, model: QueryCounter, batch: Batch, seed: int, others: Batch) -> tuple[Tensor, Tensor | None]:
+    def craft(self, model: QueryCounter, batch: Batch, seed: int, others: Others) -> tuple[Tensor, Tensor | None]:
         arguments = self.arguments(seed) | {"targeted": False}
-        arguments |= {name: _P[self.threat.norm] for name in ("norm", "p") if name in arguments}
+        arguments |= {name: P[self.threat.norm] for name in ("norm", "p") if name in arguments}
         x_adv = getattr(import_adv_lib(), self.attack)(model, batch.x, batch.y, **arguments)
         # All but tr return the clean image where they found nothing.
         claimed = None if self.attack == "tr" else (x_adv != batch.x).flatten(1).any(1)

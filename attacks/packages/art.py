@@ -1,14 +1,21 @@
 """Evasion attacks of the Adversarial Robustness Toolbox (ART) by their names, run unchanged and verified by us."""
 
 import inspect
-import math
 from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from advdpnp.attacks.packages.library_attack import LibraryAttack, check_steps, find_name, imported_names, with_steps
+from advdpnp.attacks.packages.library_attack import (
+    LibraryAttack,
+    Others,
+    P,
+    check_steps,
+    find_name,
+    imported_names,
+    with_steps,
+)
 from advdpnp.attacks.packages.query_counter import QueryCounter
 from advdpnp.attacks.protocol import ATTACKS
 from advdpnp.attacks.rows import Batch
@@ -27,8 +34,6 @@ NORMS = {
 }  # fmt: skip
 """Norms of each attack, which ART says in its documentation. Attacks under no norm (patches, lasers), those
 of other frameworks and GeoDA, which fails with NumPy 2, are left out."""
-
-_P = {"linf": math.inf, "l2": 2, "l1": 1, "l0": 0}
 
 
 class ArtAttack(LibraryAttack):
@@ -68,11 +73,11 @@ class ArtAttack(LibraryAttack):
                 given |= {"eps_step": defaults["eps_step"] * self.threat.eps / defaults["eps"]}
         return {name: value for name, value in given.items() if name in defaults and value is not None}
 
-    def craft(self, model: QueryCounter, batch: Batch, seed: int, others: Batch) -> tuple[Tensor, Tensor | None]:
+    def craft(self, model: QueryCounter, batch: Batch, seed: int, others: Others) -> tuple[Tensor, Tensor | None]:
         package, device = import_art(), batch.x.device
         arguments = self.arguments(seed)
         if "norm" in arguments:
-            arguments["norm"] = _P[self.threat.norm]
+            arguments["norm"] = P[self.threat.norm]
         if "batch_size" in self._parameters and self.attack != "SimBA":  # SimBA refuses batches
             arguments["batch_size"] = len(batch)
         # ART knows "gpu", which is torch's current device, and "cpu".

@@ -7,7 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from advdpnp.attacks.packages.library_attack import LibraryAttack, check_steps, find_name, imported_names, with_steps
+from advdpnp.attacks.packages.library_attack import (
+    LibraryAttack,
+    Others,
+    P,
+    check_steps,
+    find_name,
+    imported_names,
+    with_steps,
+)
 from advdpnp.attacks.packages.query_counter import QueryCounter
 from advdpnp.attacks.protocol import ATTACKS
 from advdpnp.attacks.rows import Batch
@@ -15,7 +23,6 @@ from advdpnp.attacks.threat import ThreatModel
 from advdpnp.base.compat import import_foolbox
 from advdpnp.base.errors import AdvdpnpError
 
-_P = {"linf": torch.inf, "l2": 2, "l1": 1, "l0": 0}
 _SUFFIX = "Attack"
 _UNUSABLE = {
     "BinarizationRefinementAttack": "needs the images of another attack",
@@ -54,10 +61,10 @@ class FoolboxAttack(LibraryAttack):
         if "constraint" in self._parameters:
             return "linf", "l2"
         if "distance" in self._parameters:
-            return tuple(_P)  # the distance is an argument
+            return tuple(P)  # the distance is an argument
         distance = getattr(self._kind, "distance", None)
-        named = next((norm for norm in _P if self.attack.lower().startswith(norm)), None)
-        return tuple(norm for norm, p in _P.items() if getattr(distance, "p", None) == p or norm == named) or tuple(_P)
+        named = next((norm for norm in P if self.attack.lower().startswith(norm)), None)
+        return tuple(norm for norm, p in P.items() if getattr(distance, "p", None) == p or norm == named) or tuple(P)
 
     @property
     def minimum_norm(self) -> bool:
@@ -79,7 +86,7 @@ class FoolboxAttack(LibraryAttack):
         made = {name: value for name, value in given.items() if name in self._parameters and value is not None}
         return made if self.minimum_norm else {**made, "epsilon": self.threat.eps}
 
-    def craft(self, model: QueryCounter, batch: Batch, seed: int, others: Batch) -> tuple[Tensor, Tensor | None]:
+    def craft(self, model: QueryCounter, batch: Batch, seed: int, others: Others) -> tuple[Tensor, Tensor | None]:
         package = import_foolbox()
         arguments = {name: value for name, value in self.arguments(seed).items() if name != "epsilon"}
         if "distance" in arguments:
@@ -87,7 +94,7 @@ class FoolboxAttack(LibraryAttack):
         if "across_channels" in self._parameters:
             arguments["channel_axis"] = 1
         wrapped = package.PyTorchModel(model, bounds=(self.threat.low, self.threat.high), device=batch.x.device)
-        starts = _nearest_of_other_classes(batch, others) if self.attack + _SUFFIX in _STARTED else None
+        starts = _nearest_of_other_classes(batch, others()) if self.attack + _SUFFIX in _STARTED else None
         given = {} if starts is None else {"starting_points": starts}
         eps = None if self.minimum_norm else self.threat.eps
         _, x_adv, success = self._kind(**arguments)(wrapped, batch.x, batch.y, epsilons=eps, **given)

@@ -5,11 +5,12 @@ An adapter says which norms an attack has, which arguments it gets and how it is
 
 import ast
 import importlib.util
+import math
 import random
 import re
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -28,6 +29,12 @@ from advdpnp.attacks.search_state import AttackResult
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.base.errors import AdvdpnpError, did_you_mean, first_line
 from advdpnp.base.randomness import isolated_rng, seed_of
+
+P = {"linf": math.inf, "l2": 2, "l1": 1, "l0": 0}
+"""The p of each norm, as libraries take it."""
+
+Others = Callable[[], Batch]
+"""Gives the correctly classified images of a whole run on the CPU, for attacks that start at one of them."""
 
 
 @dataclass(frozen=True)
@@ -80,14 +87,14 @@ class LibraryAttack(ABC):
         """Arguments of the attack that are not the library's defaults, as JSON."""
 
     @abstractmethod
-    def craft(self, model: QueryCounter, batch: Batch, seed: int, others: Batch) -> tuple[Tensor, Tensor | None]:
+    def craft(self, model: QueryCounter, batch: Batch, seed: int, others: Others) -> tuple[Tensor, Tensor | None]:
         """Run the library.
 
         Args:
             model: counts its evaluations; in eval mode.
             batch: correctly classified images on the model's device.
             seed: for libraries that take one; Python's, NumPy's and torch's generators are seeded already.
-            others: the correctly classified images of the whole run on the CPU, for attacks that start at one of them.
+            others: see ``Others``.
 
         Returns:
             Images (m, c, h, w) on any device, and which of them the library claims to be adversarial, bool (m,); None
@@ -135,11 +142,10 @@ class LibraryAttack(ABC):
             np.random.seed(seed_32)
             torch.manual_seed(seed_32)
             try:
-                others = verified.batch(torch.nonzero(verified.right)[:, 0])
-                x_adv, claimed = self.craft(counted, batch, seed_32, others)
-            except torch.OutOfMemoryError:
-                raise
-            except AdvdpnpError:
+                x_adv, claimed = self.craft(
+                    counted, batch, seed_32, lambda: verified.batch(torch.nonzero(verified.right)[:, 0])
+                )
+            except (torch.OutOfMemoryError, AdvdpnpError):
                 raise
             except Exception as error:
                 missing = error.name if isinstance(error, ModuleNotFoundError) else None

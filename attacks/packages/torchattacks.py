@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from advdpnp.attacks.packages.library_attack import LibraryAttack, check_steps, imported_names, with_steps
+from advdpnp.attacks.packages.library_attack import LibraryAttack, Others, check_steps, imported_names, with_steps
 from advdpnp.attacks.packages.query_counter import QueryCounter
 from advdpnp.attacks.protocol import ATTACKS
 from advdpnp.attacks.rows import Batch
@@ -68,7 +68,7 @@ class TorchattacksAttack(LibraryAttack):
     def definition(self) -> dict[str, Any]:
         return {name: value for name, value in super().definition().items() if name != "minimum_norm"}
 
-    def craft(self, model: QueryCounter, batch: Batch, seed: int, others: Batch) -> tuple[Tensor, Tensor | None]:
+    def craft(self, model: QueryCounter, batch: Batch, seed: int, others: Others) -> tuple[Tensor, Tensor | None]:
         attack = _find(self.attack)(model, **self.arguments(seed))
         attack.set_device(batch.x.device)
         return attack(batch.x, batch.y), None

@@ -8,7 +8,7 @@ from functools import cached_property, partial
 import torch
 from torch import Tensor, nn
 
-from advdpnp.attacks.engine.executor import Executor, lost, not_finite
+from advdpnp.attacks.engine.executor import Executor, answered
 from advdpnp.attacks.losses import cross_entropy
 from advdpnp.base.randomness import isolated_rng, seed_of
 
@@ -38,7 +38,7 @@ class ModelProbe:
             ModelError: the model fails, or its logits are not finite.
         """
         with self._noise():
-            return _answered(self._executor.logits(x))
+            return answered(self._executor.logits(x))
 
     def right(self, x: Tensor) -> Tensor:
         """Which images (n, c, h, w) are classified as their labels say, bool (n,)."""
@@ -65,7 +65,7 @@ class ModelProbe:
                 self._executor.logits_and_raw_gradient(images, partial(cross_entropy, y=labels))
                 for images, labels in zip(x.split(self.static_batch_size), y.split(self.static_batch_size), strict=True)
             ]
-        return _answered(torch.cat([logits for logits, _ in parts])), torch.cat([gradient for _, gradient in parts])
+        return answered(torch.cat([logits for logits, _ in parts])), torch.cat([gradient for _, gradient in parts])
 
     @cached_property
     def _executor(self) -> Executor:
@@ -76,9 +76,3 @@ class ModelProbe:
         with isolated_rng():
             torch.manual_seed(seed_of(self.seed, "sanity") % 2**63)
             yield
-
-
-def _answered(logits: Tensor) -> Tensor:
-    if bool(lost(logits).any()):
-        raise not_finite("some")
-    return logits

@@ -74,9 +74,8 @@ def _algorithm(info: AttackInfo, norm: str) -> Iterator[str]:
 
 
 def _comment(name: str, keys: Iterable[str]) -> str:
-    found = ", ".join(keys)
-    if found:
-        return f"% {name}: \\cite{{{found.replace(' ', '')}}}"
+    if found := ",".join(keys):
+        return f"% {name}: \\cite{{{found}}}"
     return f"% {name}: no entry here; {_reference(name) or 'cite its source'}"
 
 
