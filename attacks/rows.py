@@ -101,6 +101,8 @@ def where_rows(mask: Tensor, images: Tensor, others: Tensor) -> Tensor:
 
 
 def _where(mask: Tensor, value: Any, other: Any) -> Any:
+    if value is other:
+        return value
     if isinstance(value, Draw):
         return Draw(torch.where(mask, value.key, other.key))
     if isinstance(value, Tensor):

@@ -100,7 +100,9 @@ class SearchState(Rows):
     """Active rows: the state of the attack and the engine's own fields.
 
     Attributes:
-        state: state of the attack.
+        state: state of the attack. The attack may write into it, so nothing is judged by it.
+        x: clean images, (n, c, h, w), as the engine keeps them.
+        goal: class that the attack leaves or reaches, int64 (n,).
         sample, label, clean_prediction, forwards, backwards, zero_gradient: as in ``AttackResult``.
         age: iterations of the row, int64 (n,).
         candidate: image to verify, (n, c, h, w).
@@ -114,6 +116,8 @@ class SearchState(Rows):
     """
 
     state: State
+    x: Tensor
+    goal: Tensor
     sample: Tensor
     label: Tensor
     clean_prediction: Tensor

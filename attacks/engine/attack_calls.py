@@ -30,20 +30,23 @@ def start(attack: Attack, x: Tensor, y: Tensor, logits: Tensor, draw: Draw) -> A
     return state
 
 
-def ask(attack: Attack, state: Any) -> tuple[Tensor, Loss | None]:
+def ask(attack: Attack, state: Any, x: Tensor) -> tuple[Tensor, Loss | None]:
     """The attack's queries, (n, c, h, w), and its loss.
+
+    Args:
+        x: the clean images, (n, c, h, w).
 
     Raises:
         AdvdpnpError: its code fails, or the queries are no images of the shape of the clean ones.
     """
     with _blaming(attack, "ask"):
         queries, loss = attack.ask(state)
-    if not isinstance(queries, Tensor) or queries.shape != state.x.shape or not queries.is_floating_point():
+    if not isinstance(queries, Tensor) or queries.shape != x.shape or not queries.is_floating_point():
         raise AdvdpnpError(
             f"the attack '{attack.name}' returns {_kind(queries)} from ask; return float images of shape "
-            f"{tuple(state.x.shape)}"
+            f"{tuple(x.shape)}"
         )
-    return queries.to(state.x.dtype), loss
+    return queries.detach().to(x.dtype), loss
 
 
 def tell(attack: Attack, state: Any, logits: Tensor, gradient: Tensor | None, misclassified: Tensor) -> Any:
@@ -58,8 +61,23 @@ def tell(attack: Attack, state: Any, logits: Tensor, gradient: Tensor | None, mi
         raise AdvdpnpError(
             f"the attack '{attack.name}' returns {_kind(following)} from tell; return the next {type(state).__name__}"
         )
-    _check_fields(attack, following, len(state.x), "tell")
+    _check_fields(attack, following, len(logits), "tell")
     return following
+
+
+def check_unchanged(attack: Attack, state: Any, x: Tensor, y: Tensor) -> None:
+    """Check that the attack left the images and the goals in its state as it got them. It makes the host wait.
+
+    Raises:
+        AdvdpnpError: it changed them.
+    """
+    for name, own, kept in (("x", state.x, x), ("y", state.y, y)):
+        if not (isinstance(own, Tensor) and torch.equal(own.to(kept), kept)):
+            what = "the clean images" if name == "x" else "the labels (or targets)"
+            raise AdvdpnpError(
+                f"the attack '{attack.name}' changes '{name}' of its state, which holds {what}; give its State a field "
+                "of its own for what it changes"
+            )
 
 
 def _check_fields(attack: Attack, state: Any, rows: int, method: str) -> None:
@@ -71,6 +89,11 @@ def _check_fields(attack: Attack, state: Any, rows: int, method: str) -> None:
                 f"the attack '{attack.name}' returns a state from {method} whose '{name}' is {_kind(value)}; make it a "
                 f"tensor with one row for each of the {rows} images"
             )
+    if state.done.dtype != torch.bool:
+        raise AdvdpnpError(
+            f"the attack '{attack.name}' returns a state from {method} whose 'done' is {_kind(state.done)}; "
+            "make it bool"
+        )
 
 
 @contextmanager

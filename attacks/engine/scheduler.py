@@ -78,7 +78,7 @@ class Scheduler:
         if executor.searched is executor.model or not len(samples):
             return True
         rows = self._initial_state(executor, samples.to(self.replicas.device))
-        queries, _ = attack_calls.ask(self.attack, rows.state)
+        queries, _ = attack_calls.ask(self.attack, rows.state, rows.x)
         return is_same_function(executor.searched, executor.model, queries.contiguous())
 
     @property
@@ -187,7 +187,9 @@ class Scheduler:
         found = self.criterion.met(clean.prediction, goal)
         zero, infinite = torch.zeros_like(y), torch.full(y.shape, torch.inf, dtype=self.wide, device=y.device)
         return SearchState(
-            state=attack_calls.start(self.attack, x, goal, clean.logits, Draw.of(self.stream, sample)),
+            state=attack_calls.start(self.attack, x.clone(), goal.clone(), clean.logits, Draw.of(self.stream, sample)),
+            x=x,
+            goal=goal,
             sample=sample,
             label=y,
             clean_prediction=decide(runs, y, MISCLASSIFIED).prediction,
@@ -217,7 +219,7 @@ class Scheduler:
 
     def _iterate(self, executor: Executor, rows: SearchState) -> SearchState:
         state, gradient, backwards, zero_gradient = rows.state, None, rows.backwards, rows.zero_gradient
-        queries, objective = attack_calls.ask(self.attack, state)
+        queries, objective = attack_calls.ask(self.attack, state, rows.x)
         needs_gradient = self.periodic.wants_gradient(state) if self.periodic else None
         if objective is None or (needs_gradient is not None and not any_row(needs_gradient)):
             with attack_calls.querying(self.attack, queries):
@@ -229,8 +231,13 @@ class Scheduler:
             if any_row(first):
                 zero_gradient = zero_gradient | (first & (gradient == 0).flatten(1).all(1))
             backwards = backwards + (1 if needs_gradient is None else needs_gradient)
-        logits = fill_lost(logits, state.y)
-        found = self.criterion.met(logits.argmax(1), state.y)
+        logits = fill_lost(logits, rows.goal)
+        found = self.criterion.met(logits.argmax(1), rows.goal)
+        if any_row(found):  # before the attack is told, which may write into the images that it asked about
+            distance = self._distance(rows.x, queries)
+            nearer = found & (distance < torch.minimum(rows.candidate_norm, rows.best_norm))
+            if any_row(nearer):
+                rows = propose(rows, nearer, queries, distance)
         rows = replace(
             rows,
             state=attack_calls.tell(self.attack, state, logits, gradient, found),
@@ -239,11 +246,6 @@ class Scheduler:
             backwards=backwards,
             zero_gradient=zero_gradient,
         )
-        if any_row(found):
-            distance = self._distance(state.x, queries)
-            nearer = found & (distance < torch.minimum(rows.candidate_norm, rows.best_norm))
-            if any_row(nearer):
-                rows = propose(rows, nearer, queries, distance)
         return self._finish(rows)
 
     def _finish(self, rows: SearchState) -> SearchState:
@@ -251,12 +253,13 @@ class Scheduler:
         ending = rows.state.done & ~rows.last & torch.isinf(rows.candidate_norm)
         if not any_row(ending):
             return rows
-        queries, _ = attack_calls.ask(self.attack, rows.state)
+        queries, _ = attack_calls.ask(self.attack, rows.state, rows.x)
         rows = replace(rows, last=rows.last | ending)
-        return propose(rows, ending, queries, self._distance(rows.state.x, queries))
+        return propose(rows, ending, queries, self._distance(rows.x, queries))
 
     def _verify(self, rows: SearchState) -> tuple[SearchState, AttackResult]:
         """Verify the candidates. Returns the rows that continue, and the results of those that end."""
+        attack_calls.check_unchanged(self.attack, rows.state, rows.x, rows.goal)
         before = rows
         rows = self.replicas.map(self._judge, rows)
         ended = before.last  # from before verification, as rejected rows propose their last image in it
@@ -271,11 +274,11 @@ class Scheduler:
 
     def _judge(self, executor: Executor, rows: SearchState) -> SearchState:
         """Verify a chunk. A successful candidate within the limits becomes ``best`` if it is nearer."""
-        judged = judge(executor, rows.candidate, rows.state.y, self.criterion)
-        distance = self._distance(rows.state.x, rows.candidate)
-        found = self.criterion.met(judged.prediction, rows.state.y)
+        judged = judge(executor, rows.candidate, rows.goal, self.criterion)
+        distance = self._distance(rows.x, rows.candidate)
+        found = self.criterion.met(judged.prediction, rows.goal)
         success = found & (distance < rows.best_norm)
-        inside = self.attack.threat.contains(rows.state.x, rows.candidate, distance)
+        inside = self.attack.threat.contains(rows.x, rows.candidate, distance)
         reported = success | torch.isinf(rows.best_norm)
         claimed = torch.isfinite(rows.candidate_norm) & ~rows.last & ~found
         outside = rows.last & found & torch.isinf(distance)  # the last image is outside the threat model
@@ -306,7 +309,7 @@ class Scheduler:
     def _result(self, rows: SearchState) -> AttackResult:
         success = rows.inside
         clean = AttackResult.of_clean(
-            Batch(rows.state.x, rows.label, rows.sample),
+            Batch(rows.x, rows.label, rows.sample),
             prediction=rows.clean_prediction,
             margin=rows.margin,
             borderline=rows.borderline,
@@ -320,6 +323,6 @@ class Scheduler:
             backwards=rows.backwards,
             zero_gradient=rows.zero_gradient,
             refused=rows.refused,
-            x_adv=torch.where(success[:, None, None, None], rows.best, rows.state.x),
+            x_adv=torch.where(success[:, None, None, None], rows.best, rows.x),
         ).to("cpu")
         return replace(found, norm=found.norm.double())
