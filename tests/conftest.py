@@ -1,9 +1,11 @@
 """What all tests need of their process, and a data set small enough to train on in a second."""
 
+import importlib
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -46,6 +48,17 @@ def quadrants() -> Dataset:
     return Dataset(
         "quadrants", ("nw", "ne", "sw", "se"), _split(96, 0), _split(32, 1), _split(32, 2), augmentation="none"
     )
+
+
+@pytest.fixture
+def sim(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The simulated accelerator of ``benchmarks.operations``, open: tensors can be on the device "sim"."""
+    registration = importlib.import_module("torch.utils.backend_registration")
+    if not hasattr(registration, "_setup_privateuseone_for_python_backend"):
+        pytest.skip("this torch has no backends that are written in Python")
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parent.parent))
+    with importlib.import_module("benchmarks.operations.device").SimulatedDevice() as device:
+        yield device
 
 
 @pytest.fixture
