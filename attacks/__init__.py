@@ -5,6 +5,7 @@ The trainer and the evaluation use this package. It does not depend on training,
 
 from advdpnp.attacks import ensemble as stages
 from advdpnp.attacks.algorithms import auto_pgd, autoattack, cw_l2, fab, pgd, square
+from advdpnp.attacks.algorithms.margins import ensembles, malt, mm, pma
 from advdpnp.attacks.engine.search import search
 from advdpnp.attacks.info import AttackInfo
 from advdpnp.attacks.names import resolve_attacks
@@ -25,10 +26,14 @@ _registering = (
     auto_pgd,
     autoattack,
     cw_l2,
+    ensembles,
     fab,
     foolbox,
+    malt,
+    mm,
     package_autoattack,
     pgd,
+    pma,
     square,
     stages,
     torchattacks,

@@ -21,9 +21,10 @@ class AttackInfo:
     """Properties of an attack. The defaults mean unknown.
 
     Attributes:
-        family: the algorithm: "fgsm" (one step of eps), "pgd", "apgd", "fab", "square", "cw-l2", "transfer"; "" if
-            unknown. Attacks of one family and one loss differ in strength only by their steps.
-        loss: loss that the attack maximises: "ce", "margin", "dlr", "dlr-targeted"; "" if unknown.
+        family: the algorithm: "fgsm" (one step of eps), "pgd", "apgd", "malt", "pma", "fab", "square", "cw-l2",
+            "transfer"; "" if unknown. Attacks of one family and one loss differ in strength only by their steps.
+        loss: loss that the attack maximises: "ce", "margin", "margin-targeted", "dlr", "dlr-targeted",
+            "probability-margin"; "" if unknown.
         steps: steps (Square: queries) of one run; 0 if unknown.
         uses_gradients: whether it uses gradients of the evaluated model; None if unknown.
         cost_rank: approximate number of model evaluations (forwards and backwards) of a sample that survives. Columns
@@ -195,9 +196,15 @@ def _pgd(definition: Mapping[str, Any]) -> AttackInfo:
 
 
 def _apgd(definition: Mapping[str, Any]) -> AttackInfo:
-    steps = _count(definition, "iterations")
-    cost = 2 * steps * _count(definition, "runs", 1)
-    return AttackInfo("apgd", str(definition.get("objective", "")), steps, True, cost, minimum_norm=False)
+    steps, family = _count(definition, "iterations"), str(definition.get("order", "apgd"))
+    cost = 2 * steps * _count(definition, "runs", 1) + 2 * _count(definition, "candidates")
+    return AttackInfo(family, str(definition.get("objective", "")), steps, True, cost, minimum_norm=False)
+
+
+def _pma(definition: Mapping[str, Any]) -> AttackInfo:
+    steps = _count(definition, "steps")
+    cost = 2 * steps * _count(definition, "restarts", 1)
+    return AttackInfo("pma", "probability-margin", steps, True, cost, minimum_norm=False)
 
 
 def _fab(definition: Mapping[str, Any]) -> AttackInfo:
@@ -224,7 +231,7 @@ def _transfer(definition: Mapping[str, Any]) -> AttackInfo:
 
 
 _FAMILIES: dict[str, Callable[[Mapping[str, Any]], AttackInfo]] = {
-    "pgd": _pgd, "apgd": _apgd, "fab-t": _fab, "square": _square, "cw-l2": _cw_l2, "transfer": _transfer,
+    "pgd": _pgd, "apgd": _apgd, "pma": _pma, "fab-t": _fab, "square": _square, "cw-l2": _cw_l2, "transfer": _transfer,
 }  # fmt: skip
 """Functions by the field "attack" of our definitions."""
 

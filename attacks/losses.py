@@ -52,6 +52,11 @@ def difference_of_logits_ratio(logits: Tensor, y: Tensor) -> Tensor:
     return margin(logits, y) / (ordered[:, 0] - ordered[:, 2] + 1e-12)
 
 
+def targeted_margin(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
+    """The target's logit minus the label's, (n,); arguments as below."""
+    return own_logit(logits, target) - own_logit(logits, y)
+
+
 def targeted_difference_of_logits_ratio(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
     """Targeted DLR loss, (n,): the target's logit minus the label's, divided by the spread of the largest logits.
 
@@ -65,7 +70,7 @@ def targeted_difference_of_logits_ratio(logits: Tensor, y: Tensor, target: Tenso
     """
     ordered = logits.sort(1, descending=True).values
     spread = ordered[:, 0] - (ordered[:, 2] + ordered[:, 3]) / 2 + 1e-12
-    return (own_logit(logits, target) - own_logit(logits, y)) / spread
+    return targeted_margin(logits, y, target) / spread
 
 
 def divergence(logits: Tensor, clean_logits: Tensor) -> Tensor:
@@ -112,6 +117,12 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
     "kl": lambda logits, y, clean_logits: divergence(logits, clean_logits),
 }
 """Functions of (logits, labels, logits of the clean images), by name."""
+
+TARGETED_LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+    "dlr-targeted": targeted_difference_of_logits_ratio,
+    "margin-targeted": targeted_margin,
+}
+"""Functions of (logits, labels, targets), by name. Attacks that maximise them search at several targets in turn."""
 
 OF_CLEAN_LOGITS = frozenset({"kl"})
 """Losses that depend on the logits of the clean images; the others ignore that argument."""

@@ -203,7 +203,7 @@ class TargetableAttack(BoundedAttack):
         return replace(self, criterion=criterion, **changes)
 
 
-TARGETABLE = ("fgsm", "pgd-N", "cw", "apgd-ce", "apgd-dlr", "cw-l2", "fab-t")
+TARGETABLE = ("fgsm", "pgd-N", "cw", "apgd-ce", "apgd-dlr", "cw-l2", "fab-t", "pma")
 """Names of the attacks that can aim at targets."""
 
 
@@ -242,8 +242,8 @@ _OTHERS = {
 _MOST_STEPS = 1_000_000
 
 
-def positive_integer(value: int | str, name: str) -> int:
-    """Parse the number of steps in a name such as ``pgd-20``.
+def positive_integer(value: int | str, name: str, what: str = "steps", example: str = "pgd-20") -> int:
+    """Parse the number of steps, or of ``what``, in a name such as ``pgd-20``.
 
     Raises:
         AdvdpnpError: it is not an integer from 1 to 1,000,000.
@@ -251,6 +251,6 @@ def positive_integer(value: int | str, name: str) -> int:
     text = str(value)
     if not (text.isascii() and text.isdigit() and 0 < int(text) <= _MOST_STEPS):
         raise AdvdpnpError(
-            f"'{text}' in '{name}' is not a number of steps from 1 to {_MOST_STEPS}; write for example pgd-20"
+            f"'{text}' in '{name}' is not a number of {what} from 1 to {_MOST_STEPS}; write for example {example}"
         )
     return int(text)

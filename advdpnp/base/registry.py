@@ -107,10 +107,16 @@ class Registry:
         for entry in self:
             if "{" in entry.name and (match := entry.pattern.fullmatch(spec)):
                 return entry, match.groupdict()
+        written = spec.lower().replace("+", "-plus")  # papers write "MM-5" and "PMA+"
         # "pgd" is nearer to "pgd-20" than to "pgd-{steps}".
-        choices = [name.replace("{steps}", "20") for name in self.names()]
-        hint = did_you_mean(spec, choices, otherwise=f"known: {', '.join(self.names())}")
+        choices = [name.replace("{steps}", "20").replace("{targets}", "9") for name in self.names()]
+        choices = [written] if self._known(written) else choices
+        hint = did_you_mean(written, choices, otherwise=f"known: {', '.join(self.names())}")
         raise AdvdpnpError(f"there is no {self.kind} called '{spec}'; {hint}")
+
+    def _known(self, spec: str) -> bool:
+        """Whether ``spec`` names an entry of ours; what follows a colon is written as other code writes it."""
+        return ":" not in spec and any(entry.pattern.fullmatch(spec) for entry in self._entries.values())
 
     def make(self, spec: str, **arguments: Any) -> Any:
         """Build what ``spec`` names.

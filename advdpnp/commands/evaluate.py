@@ -90,7 +90,8 @@ SaveAdversarials = Annotated[
 Targets = Annotated[
     str | None,
     typer.Option(
-        help="Targeted attacks: least-likely, random or next; for fgsm, pgd-N, cw, apgd-ce, apgd-dlr, cw-l2, fab-t."
+        help="Targeted attacks: least-likely, random or next; for fgsm, pgd-N, cw, apgd-ce, apgd-dlr, cw-l2, fab-t, "
+        "pma."
     ),
 ]
 NoSanity = Annotated[

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from advdpnp.attacks.criteria import Targeted, likely_targets, target_of
-from advdpnp.attacks.losses import LOSSES, targeted_difference_of_logits_ratio
+from advdpnp.attacks.losses import LOSSES, TARGETED_LOSSES
 from advdpnp.attacks.norms import ascent_step, project, surface_start
 from advdpnp.attacks.protocol import Loss, State, TargetableAttack
 from advdpnp.attacks.rows import any_row, where_rows
@@ -16,7 +16,7 @@ from advdpnp.base.errors import AdvdpnpError
 from advdpnp.base.randomness import Draw
 
 REFERENCE = "Croce and Hein, Reliable Evaluation of Adversarial Robustness with an Ensemble of Diverse Attacks, 2020"
-TARGETED_DLR = "dlr-targeted"
+TARGETED_DLR, TARGETED_MARGIN = "dlr-targeted", "margin-targeted"
 _MOMENTUM = 0.75  # alpha: weight of the new step; the rest is the weight of the last move (equation 3)
 _RISING = 0.75  # rho: the step size is halved if a smaller share of steps raised the loss (condition 1)
 
@@ -79,9 +79,9 @@ class AutoPGD(TargetableAttack):
     """What Auto-PGD has in common under every norm: losses, runs and targets.
 
     Attributes:
-        objective: a name in LOSSES, or "dlr-targeted".
+        objective: a name in LOSSES or TARGETED_LOSSES.
         iterations: steps per run.
-        runs: number of restarts, or of targets with the targeted objective.
+        runs: number of restarts, or of targets with a targeted objective.
         name: name in tables. The random streams depend on it.
     """
 
@@ -91,7 +91,7 @@ class AutoPGD(TargetableAttack):
     name: str = "apgd"
 
     def targeted(self, criterion: Targeted) -> Self:
-        if self.objective == TARGETED_DLR:
+        if self.objective in TARGETED_LOSSES:
             raise AdvdpnpError(f"the attack '{self.name}' chooses its own targets; use apgd-dlr or apgd-ce")
         return super().targeted(criterion)
 
@@ -108,7 +108,7 @@ class AutoPGD(TargetableAttack):
 
     def targets(self, logits: Tensor | None, y: Tensor) -> Tensor:
         """Target class of each run, int64 (n, runs); (n, 0) for untargeted losses."""
-        if self.objective != TARGETED_DLR:
+        if self.objective not in TARGETED_LOSSES:
             return y[:, None][:, :0]
         if logits is None:
             raise ValueError("a targeted objective needs the logits of the clean images")
@@ -116,8 +116,8 @@ class AutoPGD(TargetableAttack):
 
     def loss(self, logits: Tensor, y: Tensor, targets: Tensor, run: Tensor) -> Tensor:
         """What each row maximises in its current run, (n,)."""
-        if self.objective == TARGETED_DLR:
-            return targeted_difference_of_logits_ratio(logits, y, target_of(targets, run))
+        if self.objective in TARGETED_LOSSES:
+            return TARGETED_LOSSES[self.objective](logits, y, target_of(targets, run))
         return self.criterion.ascent(LOSSES[self.objective](logits, y))
 
 

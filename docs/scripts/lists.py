@@ -29,7 +29,7 @@ from advdpnp.training.methods import METHODS
 from advdpnp.training.recipe import read_yaml, recipe_files
 from advdpnp.training.recipe_keys import recipe_keys as all_keys
 
-_EXAMPLES = {"pgd-{steps}": "pgd-20", "torchattacks:{attack}": "torchattacks:PGD-20"}
+_EXAMPLES = {"pgd-{steps}": "pgd-20", "mm-{targets}": "mm-5", "torchattacks:{attack}": "torchattacks:PGD-20"}
 _SKIPPED = {
     "pyautoattack:{stage}": "as its stage", "foolbox:{attack}": "as in foolbox", "adv-lib:{attack}": "as in adv-lib",
     "art:{attack}": "as in ART",

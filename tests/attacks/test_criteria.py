@@ -58,12 +58,12 @@ def test_a_tie_of_votes_never_helps_a_targeted_attack_and_never_breaks_a_label()
 
 def test_definitions_of_untargeted_attacks_have_no_new_key_and_names_say_targets():
     threats = {norm: ThreatModel.parse(norm, 0.1) for norm in ("linf", "l2")}
-    for name in (*(each.replace("N", "20") for each in TARGETABLE), "autoattack", "square", "apgd-t"):
+    for name in (*(each.replace("N", "20") for each in TARGETABLE), "autoattack", "square", "apgd-t", "mm-5"):
         plain = ATTACKS.make(name, threat=threats["l2"], classes=10)
         assert "targets" not in str(plain.definition())
         assert criterion_of(plain) == Misclassified() == MISCLASSIFIED
         assert describe(plain).targets == ""
-        if name in ("autoattack", "square", "apgd-t"):
+        if name in ("autoattack", "square", "apgd-t", "mm-5"):
             with pytest.raises(AdvdpnpError, match=r"aim at targets; fgsm, pgd-N, cw|chooses its own targets"):
                 aim(plain, LEAST)
             continue
@@ -76,7 +76,7 @@ def test_definitions_of_untargeted_attacks_have_no_new_key_and_names_say_targets
     able = [
         name for name in named if isinstance(ATTACKS.make(name, threat=threats["l2"], classes=10), TargetableAttack)
     ]
-    assert {*able, "pgd-N"} == {*TARGETABLE, "apgd-t"}
+    assert {*able, "pgd-N"} == {*TARGETABLE, "apgd-t", "mm-plus"}
     with pytest.raises(AdvdpnpError, match="the loss 'kl' knows no classes"):
         aim(PGD(threats["l2"], objective="kl"), LEAST)
 

@@ -1,5 +1,7 @@
 """What --attacks means."""
 
+import re
+
 import pytest
 
 from advdpnp.attacks import ATTACKS, ThreatModel, resolve_attacks
@@ -105,6 +107,23 @@ def test_an_error_in_a_builder_is_one_sentence():
     assert registry.make("tries-3") == 3
     with pytest.raises(AdvdpnpError, match="'tries-x' cannot be built: invalid literal"):
         registry.make("tries-x")
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("MM-5", "mm-5"), ("mm", "mm-9"), ("mm5", "mm-9"), ("MM+", "mm-plus"), ("PMA+", "pma-plus"), ("MALT", "malt"),
+        ("stong", "strong"), ("quick-aa", "quick"), ("PGD-20", "pgd-20"),
+    ],
+)  # fmt: skip
+def test_names_as_papers_write_them_and_near_misses_say_what_is_meant(written, meant):
+    with pytest.raises(AdvdpnpError, match=rf"no attack called '{re.escape(written)}'; did you mean {meant}\b"):
+        resolve_attacks(written, LINF, 10)
+
+
+def test_a_family_of_targets_says_how_many():
+    with pytest.raises(AdvdpnpError, match=r"'x' in 'mm-x' is not a number of targets .*; write for example mm-5"):
+        resolve_attacks("mm-x", LINF, 10)
 
 
 def test_a_family_without_its_steps_suggests_some():

@@ -18,7 +18,8 @@ from advdpnp.training.methods import METHODS
 _BIBLIOGRAPHY = Path(__file__).with_name("references.bib")
 _FAMILIES = {
     "fgsm": "goodfellow2015explaining", "pgd": "madry2018towards", "apgd": "croce2020reliable",
-    "fab": "croce2020minimally", "square": "andriushchenko2020square", "cw-l2": "carlini2017towards",
+    "malt": "melamed2024malt", "pma": "xie2025towards", "fab": "croce2020minimally",
+    "square": "andriushchenko2020square", "cw-l2": "carlini2017towards",
 }  # fmt: skip
 _PACKAGES = {
     "torchattacks": "kim2020torchattacks", "foolbox": "rauber2020foolbox", "adv-lib": "rony2020adversarial",
@@ -69,6 +70,8 @@ def _algorithm(info: AttackInfo, norm: str) -> Iterator[str]:
         yield _FAMILIES[info.family]
     if info.family == "pgd" and info.loss == "margin":
         yield "carlini2017towards"  # the source of the loss
+    if info.loss == "margin-targeted":
+        yield "gao2022fast"
     if info.family == "apgd" and norm == "l1":
         yield "croce2021mind"
 
