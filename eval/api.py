@@ -11,7 +11,7 @@ import torch
 
 from advdpnp.attacks.engine.executor import check_inputs
 from advdpnp.attacks.engine.precision import FLOAT32
-from advdpnp.base.errors import AdvdpnpError, ModelError, one_speaks
+from advdpnp.base.errors import AdvdpnpError, ModelError, one_speaks, raise_together
 from advdpnp.datasets import Dataset, Split
 from advdpnp.eval.analysis.rows import make_rows
 from advdpnp.eval.arrays import Images, Labels, to_pair
@@ -61,7 +61,7 @@ def evaluate_models(
 
     Raises:
         AdvdpnpError: as ``EvaluationConfig`` and ``run_models``; or, after all else is done, a search that was repeated
-            for its images came out otherwise.
+            for its images came out otherwise, or results of another model in ``out`` are damaged.
     """
     with one_speaks(shard.first):
         config = EvaluationConfig.of(**options)
@@ -79,6 +79,7 @@ def evaluate_models(
             others = [row for row in make_rows(results.evaluations()) if row.key not in keys]
             write_report([*rows, *others], out)
         result.raise_problems()
+        raise_together(results.damaged)
     except ModelStopped as error:
         raise ModelError(f"{error}; what was judged before is kept") from error
     return tabulate_rows(rows)

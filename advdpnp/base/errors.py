@@ -2,7 +2,7 @@
 
 import difflib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 
@@ -51,6 +51,16 @@ class ModelFailure(ModelError):
 
     def __str__(self) -> str:
         return f"{self.what} fails: {self.raised}; fix the model's code"
+
+
+_TOLD = 3
+
+
+def raise_together(sentences: Sequence[str]) -> None:
+    """Raise an AdvdpnpError of several sentences, if there are any; the first three are told."""
+    if sentences:
+        more = f"; and {len(sentences) - _TOLD} more" if len(sentences) > _TOLD else ""
+        raise AdvdpnpError("; ".join(sentences[:_TOLD]) + more)
 
 
 def did_you_mean(word: str, choices: Iterable[str], otherwise: str) -> str:

@@ -12,18 +12,18 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.base.files import atomic_path
 from advdpnp.base.randomness import isolated_rng
+from advdpnp.base.untrusted.files import describe_fault
 from advdpnp.base.versions import software_versions
 from advdpnp.models import ModelConfig, Network, build_model
 from advdpnp.models.classifier import Classifier
 from advdpnp.models.ed_wta import require_positive_scale
+from advdpnp.models.header import FORMAT, Header, NewerFormat, parse_header
 from advdpnp.models.weights import is_safetensors, load_into
-
-FORMAT = 1
-"""Version of the header; a reader rejects newer versions than its own."""
 
 _KEY = "advdpnp"
 _FREE = ("classes", "head", "radius", "temperature", "subclasses", "winner", "mean", "std")
@@ -48,7 +48,9 @@ def save_checkpoint(path: Path, model: Network, header: Mapping[str, Any]) -> No
 
 
 def load_checkpoint(path: Path) -> tuple[Network, dict[str, Any]]:
-    """Read a checkpoint: the network (fp32, CPU, eval mode) and its header.
+    """Read a checkpoint: the network (fp32, CPU, eval mode) and its header, as far as ``Header`` names it.
+
+    Nothing is allocated by a number in the header that the tensors in the file do not explain.
 
     Args:
         path: the file, or a run folder that contains ``best.safetensors``.
@@ -59,15 +61,44 @@ def load_checkpoint(path: Path) -> tuple[Network, dict[str, Any]]:
     """
     path = checkpoint_file(path)
     header, tensors = _read(path)
-    try:
-        config = ModelConfig.from_dict(header.get("model"))
-        with isolated_rng():
-            model = build_model(config)
-    except AdvdpnpError as error:
-        raise AdvdpnpError(f"the model of {path} cannot be built: {error}") from error
+    with isolated_rng():
+        model = _build(header.model, tensors, path)
     load_into(model, tensors, path)
     require_positive_scale(model.head, str(path))
-    return model.float().eval(), header
+    return model.float().eval(), header.model_dump(mode="json")
+
+
+def _build(config: ModelConfig, tensors: Mapping[str, Tensor], path: Path) -> Network:
+    try:
+        with _Budget(2 * 4 * sum(tensor.numel() for tensor in tensors.values()) + _SLACK):
+            return build_model(config)
+    except AdvdpnpError as error:
+        raise AdvdpnpError(f"the model of {path} cannot be built: {error}") from error
+
+
+_SLACK = 2**24  # bytes, of buffers that are not in the file
+_FACTORIES = {torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn, torch.arange, torch.linspace}
+
+
+class _Budget(TorchFunctionMode):
+    """Stops a model that takes more memory than its weights explain, before it does.
+
+    Args:
+        left: bytes.
+    """
+
+    def __init__(self, left: int) -> None:
+        super().__init__()
+        self.left = left
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in _FACTORIES:
+            outline = func(*args, **{**kwargs, "device": "meta", **dict.fromkeys(set(kwargs) & {"generator"})})
+            self.left -= outline.numel() * outline.element_size()
+            if self.left < 0:
+                raise AdvdpnpError("its header describes a larger model than its weights are")
+        return func(*args, **kwargs)
 
 
 def build_from_checkpoint(config: ModelConfig, path: Path) -> Network:
@@ -140,7 +171,7 @@ def weights_hash(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def _read(path: Path) -> tuple[Header, dict[str, Tensor]]:
     if not is_safetensors(path):
         raise AdvdpnpError(
             f"{path} is not a checkpoint of this program (not safetensors); to use weights of another program, name "
@@ -155,21 +186,19 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def _damaged(path: Path, error: Exception) -> AdvdpnpError:
-    return AdvdpnpError(f"{path} is truncated or damaged ({error}); copy or create it again")
+    return AdvdpnpError(f"{path} is truncated or damaged ({describe_fault(error)}); copy or create it again")
 
 
-def _header(text: str | None, path: Path) -> dict[str, Any]:
+def _header(text: str | None, path: Path) -> Header:
     if text is None:
         raise AdvdpnpError(
             f"{path} has weights but no header of this program; name their architecture: --model NAME --weights {path}"
         )
     try:
-        header = json.loads(text)
-        number = int(header["format"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise AdvdpnpError(f"the header of {path} is damaged; copy or create it again") from error
-    if number > FORMAT:
+        return parse_header(text)
+    except NewerFormat as error:
+        raise AdvdpnpError(f"{path} was written by a newer version ({error}); update advdpnp") from error
+    except ValueError as error:
         raise AdvdpnpError(
-            f"{path} was written by a newer version (format {number}, this one reads up to {FORMAT}); update advdpnp"
-        )
-    return dict(header)
+            f"the header of {path} is damaged ({describe_fault(error)}); copy or create it again"
+        ) from error

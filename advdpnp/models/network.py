@@ -1,14 +1,15 @@
 """The classifier that this project trains: normalisation, backbone, projection and head."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, fields
-from typing import Any, cast
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any, ClassVar, cast
 
 import torch
+from pydantic import ConfigDict, Field, TypeAdapter
 from torch import Tensor, nn
 
 from advdpnp.base.errors import AdvdpnpError
+from advdpnp.base.untrusted.files import STRICT, Name, validated
 from advdpnp.models.base import ACTIVATIONS, MODELS
 from advdpnp.models.ed_wta import WINNERS, EDWTAHead
 from advdpnp.models.prototypes import CentreHead, PrototypeHead
@@ -39,6 +40,12 @@ class Normalise(nn.Module):
         return (x - mean) / std
 
 
+_LARGEST_IMAGE = 2**23  # numbers in an image; architectures that look at one allocate it
+
+_Side = Annotated[int, Field(ge=1, le=2**20)]
+Finite = Annotated[float, Field(ge=-3e38, le=3e38)]  # in float32
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """Everything that is needed to rebuild a network.
@@ -59,20 +66,22 @@ class ModelConfig:
         winner: a key of ``WINNERS``, how a +-ED-WTA head makes one logit of the scores of a class.
     """
 
-    architecture: str
-    classes: int
-    channels: int
-    image_size: tuple[int, int]
-    feature_dim: int | None
-    head: str
-    radius: float | None
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    temperature: float = 1.0
-    width: int | None = None
-    activation: str = "relu"
-    subclasses: int = 1
-    winner: str = "max"
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    architecture: Name
+    classes: Annotated[int, Field(ge=2, le=1_000_000)]
+    channels: Annotated[int, Field(ge=1, le=4096)]
+    image_size: tuple[_Side, _Side]
+    feature_dim: Annotated[int, Field(ge=1, le=1_000_000)] | None
+    head: Name
+    radius: Finite | None
+    mean: tuple[Finite, ...]
+    std: tuple[Finite, ...]
+    temperature: Finite = 1.0
+    width: Annotated[int, Field(ge=1, le=4096)] | None = None
+    activation: Name = "relu"
+    subclasses: Annotated[int, Field(ge=1, le=10_000)] = 1
+    winner: Name = "max"
 
     def to_dict(self) -> dict[str, Any]:
         """The values as a dict that JSON can store."""
@@ -83,23 +92,15 @@ class ModelConfig:
         """The configuration that ``to_dict`` converted, directly or by way of JSON.
 
         Raises:
-            AdvdpnpError: a field is missing, unknown or of the wrong type.
+            AdvdpnpError: a field is missing, unknown, of the wrong type or out of range.
         """
-        if not isinstance(values, Mapping):
-            raise AdvdpnpError("there is no description of the model")
-        known = {field.name for field in fields(cls)}
-        needed = {field.name for field in fields(cls) if field.default is MISSING}
-        wrong = sorted((set(values) - known) | (needed - set(values)))
-        if wrong:
-            raise AdvdpnpError(f"the description of the model has missing or unknown fields: {', '.join(wrong)}")
         try:
-            tuples = {key: tuple(map(float, values[key])) for key in ("mean", "std")}
-            height, width = map(int, values["image_size"])
-            numbers = {key: int(values[key]) for key in ("classes", "channels", "subclasses") if key in values}
-            words = {key: str(values[key]) for key in ("architecture", "head", "winner") if key in values}
-        except (TypeError, ValueError):
-            raise AdvdpnpError("the description of the model has other values where it needs numbers") from None
-        return cls(**{**values, **tuples, **numbers, **words, "image_size": (height, width)})
+            return validated(_CONFIG, values)
+        except ValueError as error:
+            raise AdvdpnpError(f"the description of the model is damaged: {error}") from None
+
+
+_CONFIG = TypeAdapter(ModelConfig)
 
 
 def _linear_head(dim: int, config: ModelConfig) -> nn.Module:
@@ -209,6 +210,9 @@ def _check(config: ModelConfig) -> None:
         raise AdvdpnpError(f"a classifier needs at least 2 classes, not {config.classes}")
     if config.channels < 1:
         raise AdvdpnpError(f"images need at least 1 channel, not {config.channels}")
+    if config.channels * math.prod(config.image_size) > _LARGEST_IMAGE:
+        height, width = config.image_size
+        raise AdvdpnpError(f"images of {height}x{width} pixels are larger than any that a model here takes")
     if config.width is not None and not (isinstance(config.width, int) and config.width > 0):
         raise AdvdpnpError(f"the width must be a whole number from 1 on, not {config.width}; leave it out to keep it")
     if config.activation not in ACTIVATIONS:

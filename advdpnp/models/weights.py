@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from advdpnp.base.errors import AdvdpnpError
+from advdpnp.base.untrusted.text import printable
 
 WRAPPERS = ("state_dict", "model_state_dict", "net", "model")
 """Keys under which training scripts store the weights next to other values."""
@@ -106,6 +107,27 @@ def load_into(model: nn.Module, state_dict: dict[str, Tensor], path: Path) -> No
     """
     own = model.state_dict()
     state_dict = without_prefix(state_dict, own, path)
+    check_fit(own, state_dict, path)
+    converted = {name: tensor.to(own[name].dtype) for name, tensor in state_dict.items()}
+    bad = [name for name, tensor in converted.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+    if bad:
+        raise AdvdpnpError(f"{path} has weights that are not finite ({_some(bad)}); use an earlier checkpoint")
+    with torch.no_grad():
+        for name, tensor in converted.items():
+            own[name].copy_(tensor)
+
+
+def check_fit(own: Mapping[str, Tensor], state_dict: Mapping[str, Tensor], path: Path) -> None:
+    """Check that tensors are those that a model has.
+
+    Args:
+        own: the model's, which may be without memory (meta).
+        state_dict: those of the file.
+        path: the file, for messages.
+
+    Raises:
+        AdvdpnpError: tensors are missing, unexpected, complex or of another shape; the message lists them.
+    """
     missing = [name for name in own if name not in state_dict and not name.endswith("num_batches_tracked")]
     unexpected = [name for name in state_dict if name not in own]
     shapes = [
@@ -113,18 +135,15 @@ def load_into(model: nn.Module, state_dict: dict[str, Tensor], path: Path) -> No
         for name, tensor in state_dict.items()
         if name in own and tensor.shape != own[name].shape
     ]
-    problems = [("missing", missing), ("unexpected", unexpected), ("of another shape", shapes)]
+    imaginary = [name for name, tensor in state_dict.items() if tensor.is_complex() and name in own]
+    problems = [
+        ("missing", missing), ("unexpected", unexpected), ("of another shape", shapes), ("complex", imaginary),
+    ]  # fmt: skip
     differences = [f"{what}: {_some(names)}" for what, names in problems if names]
     if differences:
         raise AdvdpnpError(
             f"the weights in {path} do not fit the model ({'; '.join(differences)}); name their own architecture"
         )
-    bad = [name for name, tensor in state_dict.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
-    if bad:
-        raise AdvdpnpError(f"{path} has weights that are not finite ({_some(bad)}); use an earlier checkpoint")
-    with torch.no_grad():
-        for name, tensor in state_dict.items():
-            own[name].copy_(tensor)
 
 
 class _NotBuilt:
@@ -225,9 +244,9 @@ def _without_prefixes(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _shape(tensor: Tensor) -> str:
-    return "x".join(map(str, tensor.shape)) or "scalar"
+    return printable("x".join(map(str, tensor.shape)), 60) or "scalar"
 
 
 def _some(names: Sequence[str], limit: int = 5) -> str:
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more
+    return ", ".join(printable(name, 120) for name in names[:limit]) + more

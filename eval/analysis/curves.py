@@ -62,8 +62,8 @@ def transferred_images(rows: Sequence[Row]) -> str:
     units = [
         unit for row in rows for label, unit in row.attacks.items() if row.attack_infos[label].family == "transfer"
     ]
-    made = [dict(unit.record.identity["attack"]).get("pgd", {}) for unit in units]
-    steps = sorted({int(pgd["steps"]) for pgd in made if "steps" in pgd})
+    made = [(unit.record.identity.get("attack") or {}).get("pgd") for unit in units]
+    steps = sorted({pgd["steps"] for pgd in made if isinstance(pgd, dict) and isinstance(pgd.get("steps"), int)})
     return f"images of PGD with {' or '.join(map(str, steps))} steps" if steps else "images of PGD"
 
 

@@ -16,10 +16,10 @@ import pandas as pd
 from advdpnp.attacks.info import AttackInfo, by_cost
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.corruption import BENCHMARK
-from advdpnp.eval.store.diagnostics_record import DiagnosticRecord
+from advdpnp.eval.store.diagnostics_record import DiagnosticRecord, diagnostics_of
 from advdpnp.eval.store.key import sample_set_hash, short_hash
 from advdpnp.eval.store.model_record import ModelRecord
-from advdpnp.eval.store.reader import StoredEvaluation, Threat, diagnostics_of
+from advdpnp.eval.store.reader import StoredEvaluation, Threat
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ verdicts. What they mean is said in ``advdpnp.eval.diagnostics.flags``.
 from advdpnp.eval.diagnostics.gradients import measure_gradients
 from advdpnp.eval.diagnostics.outputs import measure_outputs, training_modules
 from advdpnp.eval.diagnostics.probe import ModelProbe
-from advdpnp.eval.store.diagnostics_record import SANITY_SAMPLES, DiagnosticRecord
+from advdpnp.eval.store.diagnostics_record import SANITY_SAMPLES, DiagnosticRecord, diagnostics_of
 from advdpnp.eval.store.index import write_diagnostics
-from advdpnp.eval.store.reader import diagnostics_of, has_diagnostics
+from advdpnp.eval.store.reader import has_diagnostics
 
 __all__ = [
     "SANITY_SAMPLES",

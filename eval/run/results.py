@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,7 +14,7 @@ from advdpnp.eval.store.diagnostics_record import DiagnosticRecord
 from advdpnp.eval.store.key import EvaluationKey, short_hash
 from advdpnp.eval.store.model_folder import open_model
 from advdpnp.eval.store.model_record import ModelRecord
-from advdpnp.eval.store.reader import StoredEvaluation, find_results
+from advdpnp.eval.store.reader import StoredEvaluation, collect_results
 from advdpnp.eval.store.schema import Verdicts
 from advdpnp.eval.store.writer import Pack, VerdictCollector
 from advdpnp.models.loading import LoadedModel
@@ -90,15 +90,20 @@ class Results(Protocol):
         """The results of one model, locked against others; a process that was never seen is dead after ``patience``."""
 
     def evaluations(self) -> list[StoredEvaluation]:
-        """Everything that is complete."""
+        """Everything that is complete and can be read."""
 
 
 @dataclass(frozen=True)
 class ResultsFolder:
-    """Results below the folder ``out``."""
+    """Results below the folder ``out``.
+
+    Attributes:
+        damaged: what was wrong with results of others when ``evaluations`` looked last.
+    """
 
     out: Path
     shard: Shard
+    damaged: list[str] = field(default_factory=list)
 
     def at_work(self) -> AbstractContextManager[None]:
         return at_work(self.shard, self.out)
@@ -109,4 +114,5 @@ class ResultsFolder:
             yield OpenModel(own, own.below(self.out), Peers(self.shard, self.out, own, patience))
 
     def evaluations(self) -> list[StoredEvaluation]:
-        return find_results([self.out])
+        found, self.damaged[:] = collect_results([self.out])
+        return found

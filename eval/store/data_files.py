@@ -21,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 
 from advdpnp.base.errors import AdvdpnpError
+from advdpnp.base.untrusted.files import read_bounded
 from advdpnp.eval.store.adversarial_images import Source, images_damaged, read_tables
 from advdpnp.eval.store.index import INDEX, DataFile, EvaluationRecord, Index, Kind, read_index
 from advdpnp.eval.store.schema import FOUND, damaged, read_parquet
@@ -36,6 +37,8 @@ _CELLS = pa.schema(
         ("borderline", pa.bool_()),
     ]
 )
+
+_LARGEST = 2**31  # bytes of a data file
 
 T = TypeVar("T")
 
@@ -181,11 +184,14 @@ def _missing_or_damaged(folder: Path, kind: Kind) -> AdvdpnpError:
 @lru_cache(maxsize=8)
 def _read_rows(path: Path, file: DataFile, status: object) -> pa.Table | None:
     """The rows of a data file; None if its checksum is another one. ``status`` is part of the key of the cache."""
-    content = path.read_bytes()
+    try:
+        content = read_bounded(path, _LARGEST)
+    except ValueError as error:
+        raise damaged(path) from error
     if hashlib.sha256(content).hexdigest() != file.sha256:
         return None
-    table = read_parquet(io.BytesIO(content), path)
     schema = row_schema("attacks" if path.name.startswith("attacks") else "corruptions")
+    table = read_parquet(io.BytesIO(content), path, schema)
     if len(table) != file.rows or table.column_names != schema.names:
         raise damaged(path)
     try:

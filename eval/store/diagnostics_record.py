@@ -1,9 +1,14 @@
 """What is measured in addition to verdicts, per model, data and threat model: the numbers that flags are made of."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from advdpnp.base.errors import AdvdpnpError
+from advdpnp.base.untrusted.files import STRICT, Count, Text, problem
 
 SANITY_SAMPLES = 128
 """The first so many images of an evaluation are enough for suspicion."""
@@ -11,7 +16,7 @@ SANITY_SAMPLES = 128
 VERSION = 1
 """Raised when the measurements mean something else."""
 
-_Digits = Annotated[str, Field(pattern=r"^[01]*$")]
+_Digits = Annotated[str, Field(pattern=r"^[01]*$", max_length=1_000_000)]
 
 
 class _Ends(BaseModel):
@@ -21,12 +26,17 @@ class _Ends(BaseModel):
     greatest_sum: float
 
 
+class _Chance(BaseModel):
+    classes: Annotated[int, Field(ge=2, le=1_000_000)]
+    right: dict[Text, _Digits]
+
+
 class _Numbers(BaseModel):
     """What ``numbers`` may hold; none has to be there."""
 
     failed: str = ""
     probabilities: bool = False
-    outputs: _Ends | None = None
+    outputs: _Ends = None  # type: ignore[assignment]  # absent, never null
     overlooked: float = 0.0
     differentiations: int = 0
     training_modules: list[str] = []
@@ -35,7 +45,8 @@ class _Numbers(BaseModel):
     nan_gradient: float = 0.0
     rising: float | None = None
     rounded: float | None = None
-    right: dict[str, _Digits] = {}
+    right: dict[Text, _Digits] = {}
+    chance: _Chance = None  # type: ignore[assignment]
 
 
 @dataclass(frozen=True)
@@ -51,15 +62,18 @@ class DiagnosticRecord:
         version: of the measurements.
     """
 
-    weights: str
-    data: str
-    samples: int
-    seed: int
-    norm: str
-    eps: float | None
-    eps_text: str
+    # Measured numbers of every kind of net: some are NaN.
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT | ConfigDict(allow_inf_nan=True)
+
+    weights: Text
+    data: Text
+    samples: Annotated[int, Field(ge=1, le=1_000_000)]
+    seed: Count
+    norm: Text
+    eps: Annotated[float, Field(allow_inf_nan=False)] | None
+    eps_text: Text
     numbers: dict[str, Any]
-    version: int = VERSION
+    version: Count = VERSION
 
     @property
     def key(self) -> tuple[object, ...]:
@@ -74,6 +88,34 @@ def check_diagnostics(record: DiagnosticRecord) -> None:
         ValueError: there are some.
     """
     if record.version == VERSION:
-        numbers = _Numbers.model_validate(record.numbers, strict=True)
-        if any(len(digits) != record.samples for digits in numbers.right.values()):
+        try:
+            numbers = _Numbers.model_validate(record.numbers, strict=True)
+        except ValidationError as error:
+            raise ValueError(f"diagnostics: {problem(error)}") from None
+        others = numbers.chance.right if numbers.chance else {}
+        if any(len(digits) != record.samples for digits in (*numbers.right.values(), *others.values())):
             raise ValueError("there is not one digit for each sample")
+        if numbers.chance and "clean" not in numbers.right:
+            raise ValueError("answers in other ranges without those to clean images")
+
+
+def diagnostics_of(
+    measured: Iterable[DiagnosticRecord], folder: Path, weights: str, data: str, norm: str, eps: float
+) -> list[DiagnosticRecord]:
+    """Of what is stored in ``folder``: a model's answers on these data, and its search under this threat model.
+
+    Raises:
+        AdvdpnpError: there is only what a newer version has measured.
+    """
+    mine = [each for each in measured if (each.weights, each.data) == (weights, data)]
+    chosen = []
+    for wanted in ("", norm) if norm else ("",):
+        same = [each for each in mine if each.norm == wanted and (not wanted or each.eps == eps)]
+        known = [each for each in same if each.version == VERSION]
+        if not known and any(each.version > VERSION for each in same):
+            raise AdvdpnpError(
+                f"the measurements in {folder} were made by a newer advdpnp, and without them flags would be missing; "
+                "update advdpnp, or run the same evaluation again, which measures once more"
+            )
+        chosen += sorted(known, key=lambda each: each.samples)[-1:]
+    return chosen

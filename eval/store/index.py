@@ -10,33 +10,36 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, Field, TypeAdapter
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter
 
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.base.files import write_text
+from advdpnp.base.untrusted.files import (
+    LARGEST_JSON,
+    STRICT,
+    Sha256,
+    Text,
+    describe_fault,
+    parse_json,
+    read_bounded,
+    validated,
+)
 from advdpnp.eval.store.diagnostics_record import DiagnosticRecord, check_diagnostics
 from advdpnp.eval.store.key import stem_of
+from advdpnp.eval.store.schema import MOST_ROWS, check_identity, check_metadata, check_run
 
 INDEX = "units.json"
 FORMAT = 2
 
 Kind = Literal["attacks", "corruptions", "adversarials"]
 
-_Count = Annotated[int, Field(ge=0)]
-_Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+MOST_SAMPLES = 2_000_000
+"""Of one evaluation."""
 
-
-def _check_identity(identity: dict[str, Any]) -> dict[str, Any]:
-    threat = identity.get("threat")
-    known = isinstance(identity.get("label"), str) and isinstance(identity.get("data"), str)
-    if threat is not None:
-        known &= isinstance(threat, dict) and isinstance(threat.get("norm"), str)
-        known = known and isinstance(threat.get("eps"), int | float)
-    if not known:
-        raise ValueError("an identity without label, data and threat model")
-    return identity
+_Rows = Annotated[int, Field(ge=0, le=MOST_ROWS)]
+_Samples = Annotated[int, Field(ge=0, le=MOST_SAMPLES)]
 
 
 @dataclass(frozen=True)
@@ -48,8 +51,10 @@ class DataFile:
         rows: how many it has.
     """
 
-    sha256: _Sha256
-    rows: _Count
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    sha256: Sha256
+    rows: _Rows
 
 
 @dataclass(frozen=True)
@@ -68,14 +73,16 @@ class EvaluationRecord:
         saved: whether every misclassified sample has an image; otherwise the first samples alone do.
     """
 
-    hash: str
-    identity: Annotated[dict[str, Any], AfterValidator(_check_identity)]
-    eps_text: str
-    rows: _Count
-    runs: list[dict[str, Any]]
-    metadata: dict[str, Any] = field(default_factory=dict)
-    images: _Count = 0
-    image_shape: tuple[_Count, ...] = ()
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    hash: Annotated[str, Field(pattern="^[0-9a-f]{8}$")]
+    identity: Annotated[dict[str, Any], AfterValidator(check_identity)]
+    eps_text: Text
+    rows: _Samples
+    runs: Annotated[list[Annotated[dict[str, Any], AfterValidator(check_run)]], Field(min_length=1)]
+    metadata: Annotated[dict[str, Any], AfterValidator(check_metadata)] = field(default_factory=dict)
+    images: _Samples = 0
+    image_shape: Annotated[tuple[Annotated[int, Field(ge=1, le=2**20)], ...], Field(max_length=3)] = ()
     saved: bool = False
 
     @property
@@ -106,7 +113,9 @@ class Index:
         diagnostics: what flags are made of.
     """
 
-    weights: str
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    weights: Text
     files: dict[Kind, DataFile] = field(default_factory=dict)
     evaluations: tuple[EvaluationRecord, ...] = ()
     diagnostics: tuple[DiagnosticRecord, ...] = ()
@@ -136,22 +145,47 @@ def read_index(folder: Path) -> Index | None:
     """
     path = folder / INDEX
     try:
-        content = json.loads(path.read_bytes())
-        if isinstance(content, dict) and isinstance(version := content.pop("format"), int) and version > FORMAT:
-            raise AdvdpnpError(f"{path} was written by a newer advdpnp; update advdpnp")
-        if content.pop("sha256") != checksum(content):
-            raise ValueError("the checksum is wrong")
-        runs, metadata = content.pop("runs"), content.pop("metadata")
-        for record in content["evaluations"]:
-            record["runs"] = [runs[run] | {"seconds": s, "samples": n} for run, s, n in record["runs"]]
-            record["metadata"] = metadata[record["metadata"]]
-        index = _INDEX.validate_json(json.dumps(content), strict=True)
-        _check(index)
-        return index
+        return _parse(parse_json(read_bounded(path, LARGEST_JSON)))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-        raise AdvdpnpError(f"{path} is damaged; delete it and run the same evaluation again") from error
+    except _Newer:
+        raise AdvdpnpError(f"{path} was written by a newer advdpnp; update advdpnp") from None
+    except (OSError, ValueError) as error:
+        raise AdvdpnpError(
+            f"{path} is damaged ({describe_fault(error)}); delete it and run the same evaluation again"
+        ) from error
+
+
+class _Newer(Exception):
+    pass
+
+
+def _parse(content: Any) -> Index:
+    """The index that a JSON value describes, its lists of runs and metadata put into the evaluations."""
+    if not isinstance(content, dict):
+        raise ValueError("it is no index of evaluations")
+    if isinstance(version := content.pop("format", None), int) and version > FORMAT:
+        raise _Newer
+    if content.pop("sha256", None) != checksum(content):
+        raise ValueError("its checksum is another one")
+    shared = {name: content.pop(name, None) for name in ("runs", "metadata")}
+    try:
+        for record in content["evaluations"]:
+            told = [(shared["runs"][_place_of(run)], s, n) for run, s, n in record["runs"]]
+            record["runs"] = [run | {"seconds": s, "samples": n} for run, s, n in told]
+            record["metadata"] = shared["metadata"][_place_of(record["metadata"])]
+    except (KeyError, TypeError, IndexError, ValueError):
+        raise ValueError("an evaluation names no run or no metadata that it lists") from None
+    index = validated(_INDEX, content)
+    _check(index)
+    return index
+
+
+def _place_of(value: Any) -> int:
+    """A place in a list, counted from its beginning."""
+    if type(value) is not int or value < 0:
+        raise ValueError(value)
+    return value
 
 
 def _check(index: Index) -> None:
@@ -159,8 +193,6 @@ def _check(index: Index) -> None:
     for record in index.evaluations:
         counts[record.kind] += record.rows
         counts["adversarials"] += record.images
-        if not all(isinstance(run["seconds"], int | float) for run in record.runs) or not record.runs:
-            raise ValueError("a run without a time")
     if {kind: file.rows for kind, file in index.files.items()} != {kind: n for kind, n in counts.items() if n}:
         raise ValueError("the numbers of rows contradict each other")
     if len({record.hash for record in index.evaluations}) != len(index.evaluations):

@@ -9,11 +9,41 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from advdpnp.base.errors import AdvdpnpError
+from advdpnp.base.untrusted.text import LONGEST_NAME, shown
+
 if TYPE_CHECKING:
     from advdpnp.attacks.threat import ThreatModel
 
 CLEAN = "clean"
 CORRUPTION = "corruption/"
+
+RESERVED = frozenset((
+    "model", CLEAN, "worst_case", "corruptions", "n", "flags", "method", "architecture", "parameters", "min_separation",
+    "training_seconds", "worst_case_p", "worst_case_p_holm", "corruptions_n", "mce", "mce_baseline", "mce_note",
+    "dtype", "norm", "eps", "eps_text", "seed", "dataset", "corruption_source", "weights_hash", "data_hash",
+    "definitions", "versions", "device", "date", "command", "forwards", "backwards", "seconds", "flag_details",
+    "recipe_hash", "training_seed", "samples_hash", "attack_definitions", "sanity_n", "standard_autoattack", "source",
+    "venue", "paper", "url", "threat", "over", "group", "seeds", "seed_values", "models", "against",
+))  # fmt: skip
+"""Columns of the leaderboard, and so no names of attacks, whose accuracies have a column of their own."""
+
+
+def check_label(label: str, attacked: bool) -> None:
+    """Whether tables can have a column of this name, or rows.
+
+    Raises:
+        AdvdpnpError: they cannot.
+    """
+    if not 0 < len(label) <= LONGEST_NAME or not label.isprintable():
+        raise AdvdpnpError(
+            f"{shown(label)} cannot be the name of an attack: give it 1 to {LONGEST_NAME} characters without line "
+            "breaks and control characters"
+        )
+    if attacked and (
+        label in RESERVED or label.startswith(("corruption:", "corruptions_")) or label.endswith(("_low", "_high"))
+    ):
+        raise AdvdpnpError(f"an attack cannot be called '{label}', for tables have another column of this name")
 
 
 def canonical_json(value: object) -> str:
@@ -64,6 +94,9 @@ class EvaluationKey:
     data: str
     threat: ThreatModel | None
     definition: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        check_label(self.label, self.threat is not None)
 
     @property
     def identity(self) -> dict[str, Any]:

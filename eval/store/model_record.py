@@ -1,11 +1,24 @@
 """What the results say a model is: the ``model.json`` of its folder."""
 
-import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar
+
+from pydantic import ConfigDict, Field, TypeAdapter
 
 from advdpnp.base.errors import AdvdpnpError
+from advdpnp.base.untrusted.files import (
+    LARGEST_JSON,
+    STRICT,
+    Count,
+    Name,
+    Sha256,
+    Text,
+    describe_fault,
+    parse_json,
+    read_bounded,
+    validated,
+)
 
 
 @dataclass(frozen=True)
@@ -27,36 +40,34 @@ class ModelRecord:
         dtype: precision of the weights and of the verdicts ("bfloat16"); "" for float32.
     """
 
-    name: str
-    weights_hash: str
-    architecture: str = ""
-    method: str = ""
-    parameters: int = 0
-    class_names: tuple[str, ...] = ()
-    dataset: str = ""
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    name: Name
+    weights_hash: Sha256
+    architecture: Text = ""
+    method: Text = ""
+    parameters: Count = 0
+    class_names: Annotated[tuple[Text, ...], Field(max_length=1_000_000)] = ()
+    dataset: Text = ""
     min_separation: float | None = None
     training_seconds: float | None = None
-    recipe_hash: str = ""
-    training_seed: int | None = None
-    dtype: str = ""
+    recipe_hash: Text = ""
+    training_seed: Count | None = None
+    dtype: Text = ""
 
     def to_json(self) -> dict[str, Any]:
         """What ``model.json`` holds: the same as ever for a model in float32."""
         return {name: value for name, value in asdict(self).items() if name != "dtype" or value}
 
 
-_FIELDS = {field.name for field in fields(ModelRecord)}
+_RECORD = TypeAdapter(ModelRecord)
 
 
 def read_model_record(path: Path) -> ModelRecord:
     """Read a ``model.json``."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(content, dict) or not {"name", "weights_hash"} <= content.keys() <= _FIELDS:
-            raise ValueError("it is not a model record")
-        content["class_names"] = tuple(content.get("class_names", ()))
-        return ModelRecord(**content)
-    except (OSError, ValueError, TypeError) as error:
+        return validated(_RECORD, parse_json(read_bounded(path, LARGEST_JSON)))
+    except (OSError, ValueError) as error:
         raise AdvdpnpError(
-            f"{path} is damaged ({error}); run the evaluation again with the same --out to rewrite it"
+            f"{path} is damaged ({describe_fault(error)}); run the evaluation again with the same --out to rewrite it"
         ) from error

@@ -23,6 +23,7 @@ import torch
 from pydantic import TypeAdapter
 
 from advdpnp.base.errors import AdvdpnpError
+from advdpnp.base.untrusted.files import LARGEST_JSON, describe_fault, parse_json, read_bounded, validated
 from advdpnp.eval.store.adversarial_images import (
     IMAGES,
     SUFFIX,
@@ -43,7 +44,10 @@ from advdpnp.eval.store.schema import FOUND, as_found, changed, read_arrays, rea
 from advdpnp.eval.store.writer import write_part
 
 _DIAGNOSTICS = TypeAdapter(DiagnosticRecord)
-_KEY = ("weights", "data", "threat_norm", "eps", "eps_text", "attack", "definition")
+_KEY = pa.schema([
+    *((name, pa.string()) for name in ("weights", "data", "threat_norm", "eps_text", "attack", "definition")),
+    ("eps", pa.float64()),
+])  # fmt: skip
 _EXAMPLES = ".examples.npz"
 _BESIDE = (f"*{SUFFIX}", f"*{_EXAMPLES}", "sanity-*.json")
 
@@ -60,10 +64,10 @@ def read_old(path: Path, model: ModelRecord) -> EvaluationData:
     Raises:
         AdvdpnpError: it is about another model, or its rows and its metadata differ.
     """
-    table, info = read_table(path)
-    if not set(_KEY) <= set(table.column_names):
+    table, info = read_table(path, pa.schema([*_KEY, *FOUND]))
+    if "eps_text" not in table.column_names:
         raise stranger(path)
-    key = {name: table.column(name).unique().to_pylist() for name in _KEY}
+    key = {name: table.column(name).unique().to_pylist() for name in _KEY.names}
     if set(key["weights"]) - {model.weights_hash}:
         raise AdvdpnpError(
             f"{path} holds verdicts of another model than the model.json next to it; move it back or delete it"
@@ -123,10 +127,12 @@ def read_diagnostics(folder: Path) -> tuple[DiagnosticRecord, ...]:
     found = []
     for path in sorted(folder.glob("sanity-*.json")):
         try:
-            record = _DIAGNOSTICS.validate_json(path.read_bytes(), strict=True)
+            record = validated(_DIAGNOSTICS, parse_json(read_bounded(path, LARGEST_JSON)))
             check_diagnostics(record)
         except (OSError, ValueError) as error:
-            raise AdvdpnpError(f"{path} is damaged; delete it and run the same evaluation again") from error
+            raise AdvdpnpError(
+                f"{path} is damaged ({describe_fault(error)}); delete it and run the same evaluation again"
+            ) from error
         found.append(record)
     return tuple(found)
 
@@ -190,7 +196,7 @@ def _convert_parts(old: Path, new: Path) -> None:
     """What an unfinished evaluation has found."""
     first = old.parent / f"{old.stem}{_EXAMPLES}"
     for path in sorted(old.glob("*.parquet")):
-        table, info = read_table(path)
+        table, info = read_table(path, pa.schema([("eps_text", pa.string()), *FOUND]))
         said = _said(info, table, path, first)
         if sources := _image_sources(path, first):
             write_adversarials(new / f"{path.stem}{SUFFIX}", chain.from_iterable(source() for source in sources))

@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -13,11 +14,11 @@ import pandas as pd
 import pyarrow as pa
 
 from advdpnp.attacks.info import AttackInfo, info_of
-from advdpnp.base.errors import AdvdpnpError
+from advdpnp.base.errors import AdvdpnpError, raise_together
 from advdpnp.eval.store import old_layout
 from advdpnp.eval.store.adversarial_images import Clean, Source, StoredImages, decode_examples, decode_images
 from advdpnp.eval.store.data_files import EvaluationData, data_path, read_contents
-from advdpnp.eval.store.diagnostics_record import VERSION, DiagnosticRecord
+from advdpnp.eval.store.diagnostics_record import DiagnosticRecord
 from advdpnp.eval.store.index import INDEX, EvaluationRecord, read_index
 from advdpnp.eval.store.key import short_hash
 from advdpnp.eval.store.model_record import ModelRecord, read_model_record
@@ -112,7 +113,7 @@ class StoredEvaluation:
     @property
     def cell(self) -> tuple[str, int] | None:
         """The corruption and its severity; None for what is no corruption."""
-        made = self.info["identity"].get("corruption")
+        made = self.info["identity"].get("corruption") if self.corrupted else None
         return (str(made["corruption"]), int(made["severity"])) if made else None
 
     @cached_property
@@ -226,23 +227,64 @@ def find_results(folders: Iterable[Path]) -> list[StoredEvaluation]:
     """All complete evaluations in or below these folders.
 
     Raises:
+        AdvdpnpError: a folder does not exist or holds no results, or something in it is damaged.
+    """
+    found, damaged = collect_results(folders)
+    raise_together(damaged)
+    return found
+
+
+@contextmanager
+def readable_results(folders: Iterable[Path]) -> Iterator[list[StoredEvaluation]]:
+    """What can be read in or below these folders; what cannot is raised when the block has ended.
+
+    Raises:
+        AdvdpnpError: as ``find_results``.
+    """
+    found, damaged = collect_results(folders)
+    if not found:
+        raise_together(damaged)
+    try:
+        yield found
+    except AdvdpnpError as error:
+        raise_together([str(error), *damaged])  # perhaps what it misses is damaged
+    raise_together(damaged)
+
+
+def collect_results(folders: Iterable[Path]) -> tuple[list[StoredEvaluation], list[str]]:
+    """The complete evaluations in or below these folders, and what is wrong with those that cannot be read.
+
+    Raises:
         AdvdpnpError: a folder does not exist or holds no results.
     """
     found: dict[tuple[Path, str], StoredEvaluation] = {}
+    damaged: list[str] = []
     for folder in folders:
+        before = len(damaged)
         here = {
-            (path.parent.resolve(), unit.hash): unit for path in find_models(folder) for unit in read_model(path.parent)
+            (path.parent.resolve(), unit.hash): unit
+            for path in find_models(folder)
+            for unit in _readable(path.parent, damaged)
         }
-        if not here:
+        if not here and len(damaged) == before:
             raise _nothing_in(folder, "only unfinished evaluations")
         found.update(here)
-    return list(found.values())
+    return list(found.values()), damaged
 
 
-def read_model(folder: Path) -> list[StoredEvaluation]:
-    """All complete evaluations of one model, sorted by attack. Raises as ``evaluations_of``."""
-    found = [read() for _, read in evaluations_of(folder)]
-    return [unit for unit in found if len(unit.samples)]
+def _readable(folder: Path, damaged: list[str]) -> Iterator[StoredEvaluation]:
+    """The evaluations of one model, sorted by attack; why others cannot be read goes to ``damaged``."""
+    try:
+        readers = evaluations_of(folder)
+    except AdvdpnpError as error:
+        damaged.append(str(error))
+        return
+    for _, read in readers:
+        try:
+            if len((unit := read()).samples):
+                yield unit
+        except AdvdpnpError as error:
+            damaged.append(str(error))
 
 
 def evaluations_of(folder: Path) -> list[tuple[str, Callable[[], StoredEvaluation]]]:
@@ -301,25 +343,3 @@ def read_diagnostics(folder: Path) -> tuple[DiagnosticRecord, ...]:
 def has_diagnostics(folder: Path, about: DiagnosticRecord) -> bool:
     """Whether this is stored in a model's folder, by this version."""
     return any(each.key == about.key for each in read_diagnostics(folder))
-
-
-def diagnostics_of(
-    measured: Iterable[DiagnosticRecord], folder: Path, weights: str, data: str, norm: str, eps: float
-) -> list[DiagnosticRecord]:
-    """Of what is stored in ``folder``: a model's answers on these data, and its search under this threat model.
-
-    Raises:
-        AdvdpnpError: there is only what a newer version has measured.
-    """
-    mine = [each for each in measured if (each.weights, each.data) == (weights, data)]
-    chosen = []
-    for wanted in ("", norm) if norm else ("",):
-        same = [each for each in mine if each.norm == wanted and (not wanted or each.eps == eps)]
-        known = [each for each in same if each.version == VERSION]
-        if not known and any(each.version > VERSION for each in same):
-            raise AdvdpnpError(
-                f"the measurements in {folder} were made by a newer advdpnp, and without them flags would be missing; "
-                "update advdpnp, or run the same evaluation again, which measures once more"
-            )
-        chosen += sorted(known, key=lambda each: each.samples)[-1:]
-    return chosen

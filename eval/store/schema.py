@@ -1,4 +1,4 @@
-"""The rows of verdicts: their columns, how tables of them are read and written, and which rows are refused."""
+"""The rows of verdicts and what is said beside them: schemas, how tables are read and written, what is refused."""
 
 import contextlib
 import io
@@ -6,17 +6,24 @@ import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from advdpnp.attacks.threat import NORMS
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.base.files import atomic_path
+from advdpnp.base.untrusted.files import STRICT, Count, Name, Text, describe_fault, open_arrays, parse_json, problem
+from advdpnp.eval.store.key import CLEAN, CORRUPTION, check_label
 
 METADATA_KEY = b"advdpnp"
+
+MOST_ROWS = 10_000_000
+"""Rows of a file: 50,000 images of ImageNet under 200 attacks, or in two seeds of 95 corruptions."""
 
 FOUND = pa.schema(
     [
@@ -38,8 +45,100 @@ FOUND = pa.schema(
 """What an evaluation finds for each sample."""
 
 _LATER = ("stage", "refused")  # columns that older files lack; -1 stands for unknown
+_OPTIONAL = (*_LATER, "eps_text")
 
 Columns = Mapping[str, np.ndarray]
+
+
+class _Part(BaseModel):
+    """What is read of a mapping that may hold more: attacks of users say what they like in their definitions."""
+
+    model_config = STRICT | ConfigDict(extra="ignore")
+
+
+class _Threat(_Part):
+    norm: Text
+    eps: Annotated[float, Field(ge=0)]
+
+
+class _Identity(_Part):
+    label: Name
+    data: Text
+    threat: _Threat | None
+    source: Text = ""
+    attack: dict[str, Any] | None = None
+    precision: Text = ""
+    shape: Count | None = None
+    batch_size: Count | None = None
+
+
+class _Corruption(_Part):
+    corruption: Name
+    severity: Annotated[int, Field(ge=1, le=5)]
+    seed: Count | None = None
+    version: Count | None = None
+
+
+class _Run(_Part):
+    seconds: Annotated[float, Field(ge=0)]
+    samples: Count = 0
+    versions: dict[Name, Text] = {}
+    device: Text = ""
+    command: Annotated[str, Field(max_length=100_000)] = ""
+    date: Text = ""
+    copy_differs: bool = False
+
+
+class _Metadata(_Part):
+    dataset: Text | None = None
+    seed: Count | None = None
+    randomised: bool = False
+    batch_dependent: bool = False
+    attack_info: dict[str, Any] | None = None
+
+
+def check_identity(identity: dict[str, Any]) -> dict[str, Any]:
+    """An identity as ``EvaluationKey`` has it, unchanged, for it is hashed.
+
+    Raises:
+        ValueError: it has no label, data or threat model, or its label is that of something else.
+    """
+    read = _read_as(_Identity, identity, "identity")
+    try:
+        check_label(read.label, read.threat is not None)
+    except AdvdpnpError as error:
+        raise ValueError(str(error)) from None
+    if read.threat is not None and read.threat.norm not in NORMS:
+        raise ValueError(f"identity.threat.norm cannot be {read.threat.norm}: there are {', '.join(NORMS)}")
+    if read.threat is None and read.label != (wanted := _label_without_attack(identity)):
+        raise ValueError(f"identity.label cannot be {read.label}: without an attack it is {wanted}")
+    return identity
+
+
+def _label_without_attack(identity: Mapping[str, Any]) -> str:
+    if "corruption" not in identity:
+        return CLEAN
+    cell = _read_as(_Corruption, identity["corruption"], "identity.corruption")
+    return f"{CORRUPTION}{cell.corruption}/{cell.severity}"
+
+
+def check_run(run: dict[str, Any]) -> dict[str, Any]:
+    """What is said of a run; raises a ValueError as ``check_identity``."""
+    _read_as(_Run, run, "runs")
+    return run
+
+
+def check_metadata(metadata: dict[str, Any]) -> dict[str, Any]:
+    """What else is known of an evaluation; raises a ValueError as ``check_identity``."""
+    _read_as(_Metadata, metadata, "metadata")
+    return metadata
+
+
+def _read_as(schema: type[Any], value: Any, what: str) -> Any:
+    try:
+        return schema.model_validate(value)
+    except ValidationError as error:
+        raise ValueError(f"{what}.{problem(error)}") from None
 
 
 @dataclass(frozen=True)
@@ -63,12 +162,25 @@ def to_verdicts(path: Path, table: pa.Table, info: dict[str, Any]) -> Verdicts:
     Raises:
         AdvdpnpError: no search can have written these rows.
     """
+    if empty := [name for name in FOUND.names if table.column(name).null_count]:
+        raise changed(path, f"some rows have no {empty[0]}")
     frame = table.to_pandas()
     if frame["sample"].duplicated().any():
         raise changed(path, "it judges samples twice")
+    for name, (low, high) in _RANGES.items():
+        if len(frame) and not ((frame[name] >= low) & (frame[name] <= high)).all():
+            raise changed(path, f"it has a {name} that is none")
     if info["identity"].get("threat") is not None and not np.isfinite(frame.loc[needs_image(frame), "norm"]).all():
         raise changed(path, "samples count as broken by an image at no finite distance")
     return Verdicts(path, frame, info)
+
+
+_RANGES = {
+    "sample": (0, 2**40), "label": (0, 10**6), "clean_prediction": (-1, 10**6), "adversarial_prediction": (-1, 10**6),
+    "norm": (0.0, np.inf), "forwards": (0, 2**40), "backwards": (0, 2**40), "stage": (-1, 10**4),
+    "refused": (-1, 2**40),
+}  # fmt: skip
+"""What a search can find. A prediction of -1 stands for logits that are not finite."""
 
 
 def changed(path: Path, why: str) -> AdvdpnpError:
@@ -76,37 +188,70 @@ def changed(path: Path, why: str) -> AdvdpnpError:
     return AdvdpnpError(f"the verdict file {path} was changed: {why}; delete it and run the same evaluation again")
 
 
-def read_table(path: Path, names: Collection[str] = ("identity", "runs")) -> tuple[pa.Table, dict[str, Any]]:
-    """All columns of a file that ``write_table`` wrote, and its JSON metadata, which must have ``names``.
+def read_table(
+    path: Path, schema: pa.Schema = FOUND, names: Collection[str] = ("identity", "runs")
+) -> tuple[pa.Table, dict[str, Any]]:
+    """The columns of a file that ``write_table`` wrote, and its JSON metadata, which must have ``names``.
 
     Raises:
         AdvdpnpError: it is another kind of file.
     """
     # A file of its own, not a data set: folder names with "=" in them must not become columns.
-    table = read_parquet(path, path)
+    table = read_parquet(path, path, schema)
     metadata = table.schema.metadata or {}
     if METADATA_KEY not in metadata:
         raise stranger(path)
     try:
-        info: dict[str, Any] = json.loads(metadata[METADATA_KEY])
-        timed = all(isinstance(run["seconds"], int | float) for run in info["runs"])
-        if not timed or not isinstance(info["identity"], dict) or not set(names) <= set(info):
-            raise ValueError("another kind of metadata")
-    except (ValueError, KeyError, TypeError) as error:
+        info: dict[str, Any] = parse_json(metadata[METADATA_KEY])
+        if not isinstance(info, dict) or (missing := sorted(set(names) - set(info))):
+            raise ValueError(f"{missing[0]} is missing" if isinstance(info, dict) else "it is no mapping")
+        check_identity(info["identity"])
+        if not isinstance(info["runs"], list) or not info["runs"]:
+            raise ValueError("there are no runs")
+        for run in info["runs"]:
+            check_run(run)
+        check_metadata(info.get("metadata", info))
+    except ValueError as error:
         raise AdvdpnpError(
-            f"the metadata of {path} are damaged; delete it and run the same evaluation again"
+            f"the metadata of {path} are damaged ({describe_fault(error)}); delete it and run the same evaluation again"
         ) from error
     return table.replace_schema_metadata(None), info
 
 
-def read_parquet(source: Path | io.BytesIO, path: Path) -> pa.Table:
-    """All columns of a Parquet file, which is at ``path`` and may be in memory, its page checksums verified."""
+def read_parquet(source: Path | io.BytesIO, path: Path, schema: pa.Schema) -> pa.Table:
+    """Columns of a Parquet file, which is at ``path`` and may be in memory, its page checksums verified.
+
+    Args:
+        schema: the columns that are read, and no others; those of ``_OPTIONAL`` may be missing.
+
+    Raises:
+        AdvdpnpError: it is damaged, lacks a column, has one of another type, or has more than ``MOST_ROWS`` rows.
+    """
     try:
-        table = pq.ParquetFile(source, page_checksum_verification=True).read()
+        with pq.ParquetFile(source) as file:
+            held, rows = file.schema_arrow, file.metadata.num_rows
+        names = [name for name in schema.names if name not in _OPTIONAL or name in held.names]
+        if not set(names) <= set(held.names):
+            raise stranger(path)
+        for name in names:
+            if held.names.count(name) > 1:
+                raise changed(path, f"it has two columns {name}")
+            if _kind(held.field(name).type) != _kind(schema.field(name).type):
+                raise changed(path, f"its column {name} has {held.field(name).type} values")
+        if rows > MOST_ROWS:
+            raise changed(path, f"it has {rows:,} rows, more than {MOST_ROWS:,}")
+        words = [name for name in names if pa.types.is_string(_kind(schema.field(name).type))]
+        with pq.ParquetFile(source, page_checksum_verification=True, read_dictionary=words) as file:
+            table = file.read(columns=names)
         table.validate(full=True)  # text that is no text would fail much later
-    except (pa.ArrowException, ValueError, OSError) as error:
+    except (pa.ArrowException, ValueError, OSError, KeyError) as error:
         raise damaged(path) from error
     return table
+
+
+def _kind(kind: pa.DataType) -> pa.DataType:
+    """The type of the values, which words may have by dictionary."""
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
 def as_found(table: pa.Table, path: Path) -> pa.Table:
@@ -156,10 +301,12 @@ def needs_image(columns: Any) -> np.ndarray:
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """The arrays of an ``.npz`` file by name."""
     try:
-        with np.load(path, allow_pickle=False) as stored:
-            return {name: stored[name] for name in stored.files}
-    except Exception as error:
-        raise AdvdpnpError(f"the file {path} is damaged; delete it and run the same evaluation again") from error
+        with open_arrays(path) as stored:
+            return dict(stored)
+    except (OSError, ValueError, MemoryError) as error:
+        raise AdvdpnpError(
+            f"the file {path} is damaged ({describe_fault(error)}); delete it and run the same evaluation again"
+        ) from error
 
 
 def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:

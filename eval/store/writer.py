@@ -57,7 +57,7 @@ def read_part(path: Path) -> EvaluationData:
     Raises:
         AdvdpnpError: the file holds no verdicts.
     """
-    table, said = read_table(path, _OF_A_PART)
+    table, said = read_table(path, FOUND, _OF_A_PART)
     said["image_shape"] = tuple(said["image_shape"])
     images = path.with_suffix(SUFFIX)
     return EvaluationData(

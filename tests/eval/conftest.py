@@ -190,7 +190,7 @@ def _edit_index(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
     path.write_text(json.dumps(content | {"sha256": checksum(said)}))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def edit_index() -> Callable[[Path, Callable[[dict[str, Any]], Any]], None]:
     """Change the JSON of a ``units.json``, and its checksum with it: what somebody does who knows the format."""
     return _edit_index

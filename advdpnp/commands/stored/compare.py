@@ -10,7 +10,11 @@ from advdpnp.base.files import write_text
 from advdpnp.commands.support import console
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import pandas as pd
+
+    from advdpnp.eval.analysis.rows import Row
 
 EPILOG = "Example: `advdpnp compare cifar10-adv-dpnp-s0 cifar10-pgd-at-s0 results/cifar10`"
 
@@ -27,15 +31,19 @@ Out = Annotated[Path | None, typer.Option(help="Also write the table to this CSV
 
 def compare(first: First, second: Second, folders: Folders = None, columns: Columns = None, out: Out = None) -> None:
     """Compare two models on the same images: differences with paired intervals, and the exact McNemar test."""
-
     from advdpnp.eval.analysis.rows import make_rows
-    from advdpnp.eval.analysis.significance import compare_models, left_out
-    from advdpnp.eval.store.reader import find_results
+    from advdpnp.eval.store.reader import readable_results
 
     names = None if columns is None else [name.strip() for name in columns.split(",") if name.strip()]
     if names == []:
         raise AdvdpnpError("--columns is empty; leave it out, or write --columns clean,autoattack")
-    rows = make_rows(find_results(folders or [Path("results")]))
+    with readable_results(folders or [Path("results")]) as found:
+        _compare(make_rows(found), first, second, names, out)
+
+
+def _compare(rows: "Sequence[Row]", first: str, second: str, names: list[str] | None, out: Path | None) -> None:
+    from advdpnp.eval.analysis.significance import compare_models, left_out
+
     frame = compare_models(rows, first, second, names)
     for (dataset, threat, seed), part in frame.groupby(["dataset", "threat", "seed"], sort=False):
         title = f"{first} (A) against {second} (B): {dataset}, {threat}{f', seed {seed}' * bool(seed)}"

@@ -51,7 +51,7 @@ def export(
 ) -> None:
     """Print or write stored results as LaTeX, BibTeX, a model card, an entry for RobustBench, or images."""
     from advdpnp.eval.analysis.rows import make_rows
-    from advdpnp.eval.store.reader import find_results
+    from advdpnp.eval.store.reader import readable_results
 
     if format_ not in FORMATS:
         hint = did_you_mean(format_, FORMATS, otherwise=f"choose one of {', '.join(FORMATS)}")
@@ -60,13 +60,17 @@ def export(
         raise AdvdpnpError(f"--attack chooses images for npz and png; leave it out for {format_}")
     if columns is not None and format_ != "latex":
         raise AdvdpnpError(f"--columns chooses columns of latex tables; leave it out for {format_}")
-    rows = make_rows(find_results(folders))
-    if model is not None or format_ not in ("latex", "bibtex"):
-        rows = _of_one_model(rows, model)
-    if format_ in ("npz", "png"):
-        _write_images(_with_attack(rows, attack), format_, out, data_root)
-        return
-    text = _TEXTS[format_](rows, [name.strip() for name in columns.split(",")] if columns else None)
+    with readable_results(folders) as found:
+        rows = make_rows(found)
+        if model is not None or format_ not in ("latex", "bibtex"):
+            rows = _of_one_model(rows, model)
+        if format_ in ("npz", "png"):
+            _write_images(_with_attack(rows, attack), format_, out, data_root)
+            return
+        _write(_TEXTS[format_](rows, [name.strip() for name in columns.split(",")] if columns else None), out)
+
+
+def _write(text: str, out: Path | None) -> None:
     if out is None:
         typer.echo(text, nl=False)
         return

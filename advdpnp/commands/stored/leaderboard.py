@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from advdpnp.eval.analysis.rows import Row
+    from advdpnp.eval.store.reader import StoredEvaluation
 
 EPILOG = "Example: `advdpnp leaderboard results/cifar10 --out table`"
 
@@ -29,29 +30,40 @@ Compare = Annotated[
 
 def leaderboard(folders: Folders, out: Out = None, mce_baseline: Baseline = None, compare: Compare = None) -> None:
     """Rebuild the leaderboard, its page and the figures from the verdicts of any number of evaluations."""
-    from advdpnp.eval.analysis.rows import make_rows
-    from advdpnp.eval.report.leaderboard import writing_tables
-    from advdpnp.eval.report.robustbench import is_published
-    from advdpnp.eval.report.write import write_report
-    from advdpnp.eval.store.reader import find_models, find_results
+    from advdpnp.eval.store.reader import find_models, readable_results
 
     if compare not in (None, "robustbench"):
         raise AdvdpnpError(
             f"nothing published is known by the name '{compare}'; write --compare robustbench (two models are compared "
             "by `advdpnp compare`)"
         )
-    results = out or folders[0]
     for folder in folders:
         find_models(folder)  # a folder named by mistake gets no lock
+    with readable_results(folders) as found:
+        _rebuild(found, folders, out or folders[0], mce_baseline, published=bool(compare))
+
+
+def _rebuild(
+    found: "Sequence[StoredEvaluation]",
+    folders: Sequence[Path],
+    results: Path,
+    baseline: str | None,
+    *,
+    published: bool,
+) -> None:
+    from advdpnp.eval.analysis.rows import make_rows
+    from advdpnp.eval.report.leaderboard import writing_tables
+    from advdpnp.eval.report.robustbench import is_published
+    from advdpnp.eval.report.write import write_report
+
     with writing_tables(results):
-        rows = make_rows(find_results(folders))
-        frame = write_report(rows, results, folders=folders, mce_baseline=mce_baseline, published=bool(compare))
-    published = is_published(frame)
-    show(frame[~published], results, rows)
-    if compare:
+        rows = make_rows(found)
+        frame = write_report(rows, results, folders=folders, mce_baseline=baseline, published=published)
+    theirs = is_published(frame)
+    show(frame[~theirs], results, rows)
+    if published:
         console.out.print(
-            f"{published.sum()} published rows of this data and threat model: {results / 'leaderboard.md'}",
-            markup=False,
+            f"{theirs.sum()} published rows of this data and threat model: {results / 'leaderboard.md'}", markup=False
         )
 
 

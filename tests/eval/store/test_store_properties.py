@@ -12,7 +12,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from advdpnp.attacks.threat import ThreatModel
-from advdpnp.eval.store.key import EvaluationKey, file_name
+from advdpnp.eval.store.key import RESERVED, EvaluationKey, file_name
 from advdpnp.eval.store.model_folder import ModelFolder, open_model
 from advdpnp.eval.store.model_record import ModelRecord
 from advdpnp.eval.store.reader import find_results
@@ -50,6 +50,8 @@ class Stopped(BaseException):
     """Stands for Ctrl-C."""
 
 
+names = st.text(min_size=1, max_size=255).filter(lambda name: name.isprintable())
+labels_of_attacks = names.filter(lambda name: name not in RESERVED and not name.endswith(("_low", "_high")))
 subsets = st.lists(st.sampled_from(SAMPLES.tolist()), min_size=1, unique=True)
 sessions = st.fixed_dictionaries(
     {
@@ -160,7 +162,11 @@ def test_a_sample_that_is_judged_again_counts_once_and_as_it_was_first(additions
 
 
 @quick
-@given(st.text(), st.text(), st.sampled_from(["8/255", "0.5", "1e-3", "4 / 255", "000.125"]))
+@given(
+    names.filter(lambda name: name not in RESERVED),
+    names,
+    st.sampled_from(["8/255", "0.5", "1e-3", "4 / 255", "000.125"]),
+)
 def test_any_label_and_name_give_files_that_every_system_takes(label, name, eps):
     unit = EvaluationKey(label, "d" * 64, ThreatModel.parse("linf", eps), {})
     for text in (file_name(label), file_name(name), unit.stem):
@@ -180,7 +186,7 @@ _leaf = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, a
 _json = st.recursive(_leaf, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=8)
 definitions = st.dictionaries(st.text().filter(lambda key: key not in ("label", "data", "threat")), _json, min_size=1)
 threats = st.sampled_from([None, *(ThreatModel.parse("linf", e) for e in ("0.1", "0.3"))])
-units = st.builds(EvaluationKey, st.text(), st.text(), threats, definitions)
+units = st.builds(EvaluationKey, labels_of_attacks, st.text(), threats, definitions)
 
 
 def leaves(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
