@@ -33,6 +33,7 @@ class AttackInfo:
         judges_last_image: whether the stored margin of a surviving sample is that of the last image of the search. It
             is that of the clean image if the search returns to it (FAB) or the package does not return its last image.
         float32_search: whether the search computes in float32. In lower precision a search claims false successes.
+        budget: forwards and backwards at which the search of an image was stopped; 0 for none.
         targets: rule that chooses the targets of a targeted attack ("least-likely"); "" for an untargeted one.
         stages: stages of an ensemble; empty for a single search.
     """
@@ -45,6 +46,7 @@ class AttackInfo:
     minimum_norm: bool | None = None
     judges_last_image: bool = True
     float32_search: bool = True
+    budget: int = 0
     targets: str = ""
     stages: tuple["AttackInfo", ...] = ()
 
@@ -72,7 +74,7 @@ class AttackInfo:
 
     @property
     def _kinds(self) -> tuple[tuple[str, str, int], ...]:
-        return tuple((stage.family, stage.loss, stage.steps) for stage in self.stages)
+        return () if self.budget else tuple((stage.family, stage.loss, stage.steps) for stage in self.stages)
 
     def to_json(self) -> dict[str, Any]:
         """JSON for the metadata of verdicts."""
@@ -105,8 +107,8 @@ def info_of(identity: Mapping[str, Any], declared: Mapping[str, Any] | AttackInf
     """Description of the attack of a verdict.
 
     Args:
-        identity: the hashed fields of the verdict: "attack" is the definition of the attack, "precision" that of the
-            search.
+        identity: the hashed fields of the verdict: "attack" is the definition of the attack, "precision" and "budget"
+            those of the search.
         declared: the description that the attack declares, if any. It replaces the derived one.
     """
     definition = identity.get("attack")
@@ -114,7 +116,10 @@ def info_of(identity: Mapping[str, Any], declared: Mapping[str, Any] | AttackInf
         info = _derive(definition) if isinstance(definition, Mapping) else AttackInfo()
     else:
         info = declared if isinstance(declared, AttackInfo) else AttackInfo.from_json(declared)
-    return replace(info, float32_search=identity.get("precision", "float32") == "float32")
+    info = replace(info, float32_search=identity.get("precision", "float32") == "float32")
+    budget = _count(identity, "budget")
+    # How many of its steps a search got to make is unknown, so it is compared with no other by its steps.
+    return replace(info, budget=budget, cost_rank=min(budget, info.cost_rank), steps=0) if budget else info
 
 
 def describe(attack: Any) -> AttackInfo:

@@ -104,6 +104,7 @@ class SearchState(Rows):
         x: clean images, (n, c, h, w), as the engine keeps them.
         goal: class that the attack leaves or reaches, int64 (n,).
         sample, label, clean_prediction, forwards, backwards, zero_gradient: as in ``AttackResult``.
+        allowance: forwards and backwards that the row may cost in this stage, int64 (n,).
         age: iterations of the row, int64 (n,).
         candidate: image to verify, (n, c, h, w).
         candidate_norm: distance of the candidate, float64 (n,); inf if there is none.
@@ -121,6 +122,7 @@ class SearchState(Rows):
     sample: Tensor
     label: Tensor
     clean_prediction: Tensor
+    allowance: Tensor
     age: Tensor
     forwards: Tensor
     backwards: Tensor

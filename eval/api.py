@@ -17,11 +17,12 @@ from advdpnp.eval.analysis.rows import make_rows
 from advdpnp.eval.arrays import Images, Labels, to_pair
 from advdpnp.eval.choice import ChosenAttacks, Eps
 from advdpnp.eval.config import EvaluationConfig
+from advdpnp.eval.early import run_until_narrow
 from advdpnp.eval.report.leaderboard import tabulate_rows, writing_tables
 from advdpnp.eval.report.write import write_report
 from advdpnp.eval.run.components import Components, small_batch_size
 from advdpnp.eval.run.device import choose_device
-from advdpnp.eval.run.evaluate import requested_rows, run_models
+from advdpnp.eval.run.evaluate import requested_rows
 from advdpnp.eval.run.memory import MemoryResults
 from advdpnp.eval.run.model_run import ModelStopped
 from advdpnp.eval.run.progress import Progress, following
@@ -53,7 +54,7 @@ def evaluate_models(
     under attack, say) stops the others only where several processes share the work; its error is raised last.
 
     Args:
-        models, dataset, out, shard, transfer_from, progress, command, components: see ``run_models``.
+        models, dataset, out, shard, transfer_from, progress, command, components: see ``run_until_narrow``.
         options: the fields of ``EvaluationConfig``.
 
     Returns:
@@ -67,7 +68,7 @@ def evaluate_models(
         config = EvaluationConfig.of(**options)
     results = ResultsFolder(out, shard)
     try:
-        result = run_models(
+        result = run_until_narrow(
             models, dataset, config, results, transfer_from=transfer_from, progress=progress, command=command,
             components=components,
         )  # fmt: skip
@@ -110,6 +111,8 @@ def evaluate(
     norm: str | None = None,
     attacks: Any = "all",
     targets: str | None = None,
+    budget: int | None = None,
+    until_half_width: float | None = None,
     seed: int = 0,
     batch_size: int | None = None,
     device: str | torch.device | None = None,
@@ -132,20 +135,18 @@ def evaluate(
         norm: "linf" (default), "l2", "l1" or "l0" (changed pixels).
         attacks: "all" (fgsm, pgd-20, cw, autoattack), "none", "fgsm,pgd-20", or a list of names and attack objects.
         targets: "least-likely", "random" or "next" make the attacks targeted; their columns say so.
-        seed: of everything random in the attacks.
-        batch_size: most images in work at once.
+        budget: most forwards and backwards of an image in an attack; columns say so: "cw (at most 50 passes)".
+        until_half_width: take only the first images, until no interval of worst_case is wider to each side, in points.
+        seed, batch_size: of everything random in the attacks; most images in work at once.
         device: where to run; None is where the model is.
-        corruptions: "none" or "auto".
-        corruption_types: "benchmark" (15), "all" (19), or names: ["fog", "snow"], "fog,snow".
+        corruptions, corruption_types: "none" or "auto"; "benchmark" (15), "all" (19), or names: ["fog", "snow"].
         precision: of the searches: "32", "tf32", "bf16" or "auto"; columns say so: "autoattack (bf16 search)".
         engine: "own", or "reference" for the same attacks of torchattacks and pyautoattack.
         input_range: what the model expects for black and white, if not (0, 1): (0, 255), (-1, 1).
         name: of the row; None takes that of a loaded model, or "model".
-        save_adversarials: return the adversarial image of every sample that an attack breaks. They are rounded to bytes
-            where that breaks the model still and the images ``x`` are bytes.
+        save_adversarials: return the adversarial images; in bytes if ``x`` is and they break the model still.
         sanity: make the measurements that most flags rest on; without them the row has the flag "unmeasured".
-        progress: True shows how far it is, also in a notebook; an object of a subclass of
-            ``advdpnp.eval.run.progress.Progress`` is told what happens.
+        progress: True shows how far it is; an ``advdpnp.eval.run.progress.Progress`` is told what happens.
 
     Raises:
         AdvdpnpError: unusable images, labels or logits; unknown attacks.
@@ -159,7 +160,7 @@ def evaluate(
             as_loaded(model, name, input_range), x, y, ChosenAttacks.of(attacks), radii=eps, norm=norm, device=device,
             progress=progress, targets=targets, seed=seed, batch_size=batch_size, corruptions=corruptions,
             corruption_types=corruption_types, precision=precision, engine=engine, sanity=sanity,
-            save_adversarials=save_adversarials,
+            save_adversarials=save_adversarials, budget=budget, until_half_width=until_half_width,
         )  # fmt: skip
 
 
@@ -194,7 +195,7 @@ def _evaluate(
     size = small_batch_size(len(images), choose_device(config.device))
     components = Components(resolve_attacks=chosen.resolve, static_batch_size=size)
     with following(progress) as follower:
-        result = run_models(
+        result = run_until_narrow(
             [loaded], dataset, config, results, progress=follower, command="advdpnp.evaluate", components=components
         )
     row = tabulate_rows(requested_rows([loaded], result, results))

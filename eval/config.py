@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, mo
 
 from advdpnp.attacks.criteria import Targeted
 from advdpnp.attacks.engine.precision import FLOAT32
+from advdpnp.attacks.engine.search import check_budget
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.base.errors import AdvdpnpError
 
@@ -21,6 +22,10 @@ class EvaluationConfig(BaseModel):
         norm: "linf", "l2", "l1" or "l0" (changed pixels).
         eps: one or several radii, numbers or texts such as "8/255".
         limit: use only the first so many test images; None uses all.
+        budget: forwards and backwards that an attack may spend on an image at most; None for no limit. Columns say so:
+            "autoattack (at most 500 passes)".
+        until_half_width: use only as many of the first images as it takes until the 95 % interval of every row's
+            worst_case is that narrow, in percent points to each side; None uses all.
         targets: "least-likely", "random" or "next": the attacks are targeted; None for untargeted attacks.
         seed: seed of all random numbers of the attacks.
         batch_size: largest number of images processed at once; for attacks of other packages their batch size.
@@ -42,6 +47,8 @@ class EvaluationConfig(BaseModel):
     norm: str = "linf"
     eps: tuple[str | int | float, ...] = ("8/255",)
     limit: int | None = None
+    budget: int | None = None
+    until_half_width: float | None = None
     targets: str | None = None
     seed: int = 0
     batch_size: int | None = None
@@ -98,6 +105,12 @@ class EvaluationConfig(BaseModel):
         check_batch_size(self.batch_size)
         if self.limit is not None and self.limit < 1:
             raise AdvdpnpError(f"a limit of {self.limit} leaves no image; give 1 or more")
+        check_budget(self.budget)
+        if self.until_half_width is not None and not 0 < self.until_half_width < 50:
+            raise AdvdpnpError(
+                f"an interval of {self.until_half_width} points to each side is out of range; give more than 0 and "
+                "less than 50, for example 2"
+            )
         if self.targets is not None:
             Targeted(self.targets)
         if self.targets == "labels":

@@ -68,6 +68,22 @@ EpsCurve = Annotated[
     typer.Option("--eps-curve", help="Eight radii, from a quarter of eps to twice eps, and a curve through them."),
 ]
 Limit = Annotated[int | None, typer.Option(min=1, help="Use only the first N test images.")]
+Budget = Annotated[
+    int | None,
+    typer.Option(
+        metavar="PASSES",
+        help="Most forwards and backwards of an image in an attack; what they do not break counts as robust, and the "
+        "column says `(at most PASSES passes)`.",
+    ),
+]
+UntilHalfWidth = Annotated[
+    float | None,
+    typer.Option(
+        metavar="POINTS",
+        help="Use only as many of the first images as it takes until the 95 % interval of worst_case is at most POINTS "
+        "to each side, the same for all models.",
+    ),
+]
 Engine = Annotated[str, typer.Option(help="`own`, or `reference`: the same attacks of torchattacks and pyautoattack.")]
 Precision = Annotated[
     str,
@@ -126,6 +142,8 @@ def evaluate(
     eps: Eps = None,
     eps_curve: EpsCurve = False,
     limit: Limit = None,
+    budget: Budget = None,
+    until_half_width: UntilHalfWidth = None,
     seed: Seed = 0,
     engine: Engine = "own",
     precision: Precision = "32",
@@ -160,13 +178,9 @@ def evaluate(
         "corruptions": corruptions or ("auto" if attacks == "all" else "none"),
         "corruption_types": corruption_types,
         "data_root": data_root,
-        "engine": engine,
-        "precision": precision,
-        "transfer_from": sources,
-        "save_adversarials": save_adversarials,
-        "targets": targets,
-        "sanity": not no_sanity,
-    }
+        "engine": engine, "precision": precision, "transfer_from": sources, "save_adversarials": save_adversarials,
+        "targets": targets, "sanity": not no_sanity, "budget": budget, "until_half_width": until_half_width,
+    }  # fmt: skip
     _run(loaded, data, attacks, out or Path("results") / data.label, common, options, cross_check)
 
 
@@ -194,6 +208,9 @@ def _run(
     if not first:
         return
     show(frame, results)
+    if options["until_half_width"] is not None:
+        most = min(options["limit"] or len(data.test), len(data.test))
+        console.out.print(f"first {frame['n'].min():,} of {most:,} images", markup=False, highlight=False)
     if cross_check is not None:
         for line in in_words(compared):
             console.out.print(line, markup=False, highlight=False)

@@ -12,7 +12,7 @@ from advdpnp.attacks.criteria import MISCLASSIFIED, criterion_of
 from advdpnp.attacks.engine import attack_calls
 from advdpnp.attacks.engine.executor import Executor
 from advdpnp.attacks.engine.replicas import ModelReplicas
-from advdpnp.attacks.engine.verification import answer, decide, judge, repeats
+from advdpnp.attacks.engine.verification import answer, decide, judge, price_of_a_step, repeats
 from advdpnp.attacks.losses import fill_lost
 from advdpnp.attacks.protocol import Attack, PeriodicGradient
 from advdpnp.attacks.rows import Batch, any_row, count, non_empty
@@ -38,6 +38,7 @@ class Scheduler:
         seed: seed of the evaluation.
         max_active: largest number of active rows. None: ``replicas.width``.
         exact: scheduler in float32 that continues with rows whose claim, in low precision, failed verification.
+        budget: forwards and backwards that an image may cost at most, earlier stages included. None: no limit.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class Scheduler:
         seed: int,
         max_active: int | None,
         exact: "Scheduler | None" = None,
+        budget: int | None = None,
     ) -> None:
         self.attack, self.replicas, self.seed = attack, replicas, seed
         self.criterion = criterion_of(attack)
@@ -63,10 +65,12 @@ class Scheduler:
         self.n_active = 0
         self.iteration = 0
         self.pending: list[SearchState] = []  # wait for verification, outside the batch
-        self.exact = exact
+        self.exact, self.budget, self.spent = exact, budget, dict[int, int]()
 
-    def feed(self, samples: Batch) -> None:
-        """Add samples to attack."""
+    def feed(self, samples: Batch, spent: Tensor | None = None) -> None:
+        """Add samples to attack; ``spent``, int64 (n,), is what each has cost in earlier stages."""
+        if self.budget is not None and spent is not None:
+            self.spent.update(zip(samples.sample.tolist(), spent.tolist(), strict=True))
         pieces = [samples[i : i + self.static_batch_size] for i in range(0, len(samples), self.static_batch_size)]
         if self.waiting and pieces and len(self.waiting[-1]) + len(pieces[0]) <= self.static_batch_size:
             pieces[0] = Batch.concatenate([self.waiting.pop(), pieces[0]])
@@ -176,6 +180,9 @@ class Scheduler:
     def _begin(self, samples: Batch) -> tuple[SearchState, AttackResult]:
         """Evaluate a batch of clean images. Returns new rows, and the results of those that are successes."""
         rows = self.replicas.map(self._initial_state, samples.to(self.replicas.device))
+        if self.budget is not None:
+            left = [self.budget - self.spent.pop(sample, 0) for sample in samples.sample.tolist()]
+            rows = replace(rows, allowance=torch.tensor(left, device=self.replicas.device))
         return rows[~rows.last], self._result(rows[rows.last])
 
     def _initial_state(self, executor: Executor, samples: Batch) -> SearchState:
@@ -193,6 +200,7 @@ class Scheduler:
             sample=sample,
             label=y,
             clean_prediction=decide(runs, y, MISCLASSIFIED).prediction,
+            allowance=zero,
             age=zero,
             forwards=zero + repeats(executor),
             backwards=zero,
@@ -212,10 +220,17 @@ class Scheduler:
     def _step_chunk(self, executor: Executor, rows: SearchState) -> SearchState:
         """One iteration of a chunk. Finished rows do not change until the next sync."""
         next_rows = self._iterate(executor, rows)
+        if self.budget is not None:
+            next_rows = self._within_budget(executor, next_rows)
         if self.sync_every == 1:
             return next_rows
         leaving = self._leaving(rows)
         return rows.where(leaving, next_rows) if any_row(leaving) else next_rows
+
+    def _within_budget(self, executor: Executor, rows: SearchState) -> SearchState:
+        """End the search of rows that cannot afford another step."""
+        ended = rows.forwards + rows.backwards + price_of_a_step(repeats(executor)) > rows.allowance
+        return self._finish(replace(rows, state=replace(rows.state, done=rows.state.done | ended)))
 
     def _iterate(self, executor: Executor, rows: SearchState) -> SearchState:
         state, gradient, backwards, zero_gradient = rows.state, None, rows.backwards, rows.zero_gradient

@@ -19,10 +19,12 @@ from advdpnp.attacks.engine.processes import can_fork, run_in_processes
 from advdpnp.attacks.engine.replicas import ModelReplicas, replicate
 from advdpnp.attacks.engine.scheduler import Scheduler
 from advdpnp.attacks.engine.status import Heartbeat, SearchStatus, tell_status
+from advdpnp.attacks.engine.verification import REPEATS, price_of_a_step, repeats
 from advdpnp.attacks.ensemble import AttackEnsemble
 from advdpnp.attacks.protocol import Attack, check_norm
 from advdpnp.attacks.rows import Batch, non_empty
 from advdpnp.attacks.search_state import AttackResult
+from advdpnp.base.errors import AdvdpnpError
 from advdpnp.base.randomness import seed_of
 
 _LEAST_SHARE = 8  # fewest samples per process
@@ -42,6 +44,7 @@ def search(
     device: torch.device | str = "cpu",
     randomised: bool = False,
     precision: str = FLOAT32,
+    budget: int | None = None,
     on_copy_differs: Callable[[], None] = lambda: None,
     on_status: Callable[[SearchStatus], None] | None = None,
 ) -> Iterator[AttackResult]:
@@ -58,29 +61,28 @@ def search(
         randomised: whether the model is randomised. If so, the majority of 20 forward passes decides.
         precision: "32", "tf32" or "bf16" for the model that attacks query. Rows that fail verification continue in
             float32. Survivors of an ensemble repeat its decisive stage in float32.
+        budget: most forwards and backwards of an image, in all stages together; what they do not break is not broken.
         on_copy_differs: called if the search copy disagrees with the model on the first queries and is not used.
         on_status: called about once a second with how far the search is. It changes no result.
 
     Raises:
-        AdvdpnpError: the attack does not support the norm, or the images, labels or logits are invalid.
+        AdvdpnpError: an unsupported norm, invalid images, labels or logits, or a budget that leaves no search.
     """
     check_norm(attack)
+    check_budget(budget, randomised)
     check_inputs(x, y)
     noise = seed_of(seed, "noise", attack.name) if randomised else None
     samples = Batch(x.detach().float().contiguous(), y.long(), sample.long())
     count, example = _processes(len(x), device) if noise is None else 1, samples.x[:static_batch_size]
-    alone = 1 if count > 1 else None
+    alone, width = 1 if count > 1 else None, max_active and -(-max_active // count)
     open_replicas = partial(replicate, model, static_batch_size, device, example=example, seed=noise, count=alone)
     with evaluation_mode(model), ExitStack() as stack:
 
         def schedulers(copied: bool) -> list[Scheduler]:
             replicas = cache(lambda kind: stack.enter_context(open_replicas(precision=kind, copied=copied)))
-            return _schedulers(_parts(attack, precision), replicas, seed, max_active and -(-max_active // count))
+            return _schedulers(_parts(attack, precision), replicas, seed, width, budget)
 
-        searches = schedulers(copied=True)
-        if not all(each.copy_agrees(samples[:_COMPARED]) for each in searches):
-            searches = schedulers(copied=False)
-            on_copy_differs()
+        searches = _agreeing(schedulers, samples[:_COMPARED], on_copy_differs)
 
         def share(number: int) -> Generator[AttackResult | tuple[int, SearchStatus], None, None]:
             for item in _overlapped(searches, samples[number::count], with_status=on_status is not None):
@@ -89,6 +91,28 @@ def search(
         found = share(0) if count == 1 else run_in_processes(share, count)
         with closing(found):  # processes end before the copies that they use are closed
             yield from tell_status(found, on_status or (lambda status: None))
+
+
+def _agreeing(
+    make: Callable[[bool], list[Scheduler]], few: Batch, on_copy_differs: Callable[[], None]
+) -> list[Scheduler]:
+    """Schedulers on the search copy of the model, or on the model itself if the copy differs on a ``few`` samples."""
+    searches = make(True)
+    if all(each.copy_agrees(few) for each in searches):
+        return searches
+    on_copy_differs()
+    return make(False)
+
+
+def check_budget(budget: int | None, randomised: bool = False) -> None:
+    """Check that a budget allows a look at the clean image and one step.
+
+    Raises:
+        AdvdpnpError: it does not.
+    """
+    least = price_of_a_step(REPEATS if randomised else 1)
+    if budget is not None and budget < least:
+        raise AdvdpnpError(f"a budget of {budget} passes for each image leaves no search; give {least} or more")
 
 
 def _parts(attack: Attack | AttackEnsemble, precision: str) -> list[tuple[Attack, str]]:
@@ -104,12 +128,13 @@ def _schedulers(
     replicas: Callable[[str], ModelReplicas],
     seed: int,
     max_active: int | None,
+    budget: int | None,
 ) -> list[Scheduler]:
     """One scheduler for each stage and precision; ``replicas`` maps a precision to its replicas."""
 
     def start(stage: Attack, kind: str) -> Scheduler:
         exact = None if kind == FLOAT32 else start(stage, FLOAT32)
-        return Scheduler(stage, replicas(kind), seed, max_active, exact)
+        return Scheduler(stage, replicas(kind), seed, max_active, exact, budget)
 
     return [start(*part) for part in parts]
 
@@ -156,8 +181,11 @@ def _overlapped(
                 "stage": torch.full_like(index, numbers[now]),
             }
             continues = torch.zeros_like(result.success) if after is None else ~result.success
+            spent = totals["forwards"] + totals["backwards"]
+            if now.budget is not None:
+                continues &= spent + price_of_a_step(repeats(now.replicas.first)) <= now.budget
             yield from non_empty(replace(result, **totals)[~continues])
             if after is not None and bool(continues.any()):
-                after.feed(samples[index[continues]])
+                after.feed(samples[index[continues]], spent[continues])
     if with_status:
         yield SearchStatus.of(parts, finished=int((forwards + backwards).sum()))

@@ -40,7 +40,8 @@ class SearchStatus:
                 rows, cost = (0, 0) if each is None else each.in_work(waiting=place > 0)
                 undecided[part.attack.name] += rows
                 spent += cost
-                left += max(0, rows * sum(costs[place:]) - cost)
+                whole = sum(costs[place:])
+                left += max(0, rows * (whole if part.budget is None else min(whole, part.budget)) - cost)
         return cls(dict(+undecided), spent, left if all(costs) else None)
 
     @classmethod

@@ -75,3 +75,14 @@ def decide(runs: Tensor, y: Tensor, criterion: Criterion = MISCLASSIFIED) -> Jud
 def repeats(executor: Executor) -> int:
     """Forward passes for the verification of one image."""
     return 1 if executor.seed is None else REPEATS
+
+
+def price_of_a_step(answers: int) -> int:
+    """Forwards and backwards of one step of a search: the query, its gradient, and three images that are looked at.
+
+    These are the clean image or a claim of the step before, a claim of this step, and the last image if it is rejected.
+
+    Args:
+        answers: forward passes of one look: 1, or ``REPEATS`` for a randomised model.
+    """
+    return 2 + 3 * answers

@@ -74,8 +74,8 @@ def _is_weaker(a: AttackInfo, b: AttackInfo) -> bool:
     """
     if b.standard_autoattack or b.few_classes_autoattack:
         return not (a.standard_autoattack or a.few_classes_autoattack)
-    if a.targets or b.targets:
-        return False  # a target can be hard to reach however long the search
+    if a.targets or b.targets or a.budget or b.budget:
+        return False  # a target can be hard to reach however long the search, and a budget ends any search early
     if a.family == "fgsm":
         return b.family == "pgd"
     alike = a.family != "" and (a.family, a.loss) == (b.family, b.loss)

@@ -73,6 +73,7 @@ class MemoryModel:
         self.evaluations: dict[str, MemoryEvaluation] = {}
         self.measured: list[DiagnosticRecord] = []
         self._running: dict[str, list[EvaluationData]] = {}
+        self._complete: dict[str, list[EvaluationData]] = {}  # one each, as the store would hold it
 
     def has(self, unit: EvaluationKey) -> bool:
         return unit.hash in self.evaluations
@@ -109,6 +110,7 @@ class MemoryModel:
         pack: Pack | None = None,
     ) -> Iterator[MemoryCollector]:
         collector = MemoryCollector(unit, facts, pack)
+        collector.found += self._complete.get(unit.hash, [])
         self._running[unit.hash] = collector.found
         try:
             yield collector
@@ -118,6 +120,7 @@ class MemoryModel:
         done = join_pieces(unit, collector.found, samples, saved=pack is not None)
         if done is None:
             raise AdvdpnpError(f"{unit.label} has no verdicts")
+        self._complete[unit.hash] = [done]
         images = tuple(done.images() if done.images else ())
         record = replace(done.record, images=sum(map(len, images)))
         table = from_stored(record.kind, as_stored(record.kind, done.verdicts))

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from advdpnp.attacks.criteria import Targeted
+from advdpnp.attacks.ensemble import AttackEnsemble
 from advdpnp.attacks.names import attack_names
-from advdpnp.attacks.protocol import aim
+from advdpnp.attacks.protocol import Attack, aim
 from advdpnp.attacks.threat import ThreatModel
+from advdpnp.base.errors import AdvdpnpError
 from advdpnp.base.versions import software_versions
 from advdpnp.corruption import CorruptionSource
 from advdpnp.datasets import Dataset, to_float
@@ -28,6 +30,15 @@ BLOCK_BYTES = 2**30
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _require_own(attacks: Mapping[str, Any]) -> None:
+    for label, attack in attacks.items():
+        if not isinstance(attack, Attack | AttackEnsemble):
+            raise AdvdpnpError(
+                f"'{label}' runs the code of a package, which cannot be stopped early; leave it out, or the budget and "
+                "the width of the interval"
+            )
 
 
 @dataclass(frozen=True)
@@ -75,10 +86,13 @@ class Plan:
         """The attacks by label.
 
         Raises:
-            AdvdpnpError: one is unknown, does not support the norm or the number of classes, or cannot be targeted.
+            AdvdpnpError: one is unknown, does not support the norm or the number of classes, or cannot be targeted or
+            stopped early.
         """
         config = self.config
         found = dict(self.components.resolve_attacks(config.attacks, threat, classes, config.engine))
+        if config.budget is not None or config.until_half_width is not None:
+            _require_own(found)
         if config.targets is None:
             return found
         aimed = [aim(attack, Targeted(config.targets)) for attack in found.values()]

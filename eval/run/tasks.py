@@ -168,8 +168,11 @@ class SearchTask:
         definition, precision = {"attack": attack.definition(), "seed": self.seed}, setting.plan.precision
         if precision != FLOAT32:
             label, definition["precision"] = f"{label} ({precision} search)", f"{precision} search, float32 verdict"
+        if (budget := setting.plan.config.budget) is not None:
+            label, definition["budget"] = f"{label} (at most {budget} passes)", budget
         self.key, self.info = setting.key(label, attack.threat, definition), declared_info(attack)
-        self.cost = describe(attack).evaluations
+        cost = describe(attack).evaluations
+        self.cost = cost if budget is None else min(cost or budget, budget)
 
     def find(self, samples: np.ndarray, writer: VerdictCollector) -> Iterator[AttackResult]:
         def on_copy_differs() -> None:
@@ -183,7 +186,7 @@ class SearchTask:
                 self.setting.model, self.attack, batch.x, batch.y, torch.from_numpy(block),
                 seed=self.seed, static_batch_size=self.setting.static_batch_size, max_active=plan.config.batch_size,
                 device=plan.device, randomised=self.setting.randomised, precision=plan.precision,
-                on_copy_differs=on_copy_differs, on_status=plan.progress.search,
+                budget=plan.config.budget, on_copy_differs=on_copy_differs, on_status=plan.progress.search,
             )  # fmt: skip
 
 
