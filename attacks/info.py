@@ -150,6 +150,16 @@ def declared_info(attack: Any) -> AttackInfo | None:
     return declared
 
 
+def untold_info(attack: Any) -> AttackInfo | None:
+    """The description of an attack where its definition does not tell it; None where it does.
+
+    Raises:
+        AdvdpnpError: ``info`` is not an AttackInfo.
+    """
+    found = describe(attack)
+    return None if found == info_of({"attack": attack.definition()}) else found
+
+
 def by_cost(infos: Mapping[str, AttackInfo]) -> list[str]:
     """Labels from cheap to expensive. Ties are in natural order, so that pgd-5 precedes pgd-40."""
     return sorted(infos, key=lambda label: (infos[label].cost_rank, _natural(label)))

@@ -7,7 +7,7 @@ from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 from advdpnp.attacks.ensemble import AttackEnsemble
-from advdpnp.attacks.protocol import ATTACKS, Attack, PackageAttack, check_norm
+from advdpnp.attacks.protocol import ATTACKS, Attack, PackageAttack, check_name, check_norm
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.base.errors import AdvdpnpError, first_line
 
@@ -138,6 +138,7 @@ def check_attack(name: str, attack: Any) -> None:
             f"'{name}' builds {type(attack).__name__}, which is no attack; it needs name, threat, norms, minimum_norm, "
             "definition, start, ask and tell"
         )
+    check_name(attack.name)
     check_norm(attack)
     try:
         json.dumps(attack.definition(), allow_nan=False)

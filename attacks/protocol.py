@@ -5,6 +5,7 @@ iteration the engine asks it for images, evaluates the model on them, and tells 
 keeps its variables in a state with one row per sample, so rows of different iterations can share a batch.
 """
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Protocol, Self, runtime_checkable
@@ -22,7 +23,37 @@ from advdpnp.base.registry import Registry
 Loss = Callable[[Tensor], Tensor]
 """Maps logits (n, classes) to one value per sample (n,), which the attack maximises."""
 
-ATTACKS = Registry("attack", "advdpnp.attacks")
+_RESERVED = {
+    "model", "method", "architecture", "parameters", "dtype", "clean", "worst_case", "worst_case_p",
+    "worst_case_p_holm", "corruptions", "mce", "mce_baseline", "mce_note", "n", "flags", "flag_details",
+    "min_separation", "training_seconds", "training_seed", "recipe_hash", "norm", "eps", "eps_text", "seed", "dataset",
+    "corruption_source", "weights_hash", "data_hash", "samples_hash", "definitions", "attack_definitions", "versions",
+    "device", "date", "command", "forwards", "backwards", "seconds", "sanity_n", "standard_autoattack", "source",
+    "venue", "paper", "url", "over", "group", "seeds", "seed_values", "models", "against",
+}  # fmt: skip
+"""Columns of the leaderboard beside those of attacks."""
+
+
+def check_name(name: str) -> None:
+    """Check that an attack can have a name: ``--attacks`` can say it, and no other column is called so.
+
+    Raises:
+        AdvdpnpError: it cannot.
+    """
+    wrong = ""
+    if not isinstance(name, str) or not name or name != name.strip() or "," in name or not name.isprintable():
+        wrong = "needs a name of text without commas, and without spaces at its ends"
+    elif name in ("all", "none"):
+        wrong = "needs another name: --attacks uses this one for itself"
+    elif name in _RESERVED or re.match("corruptions?[:_]|transfer:", name):
+        wrong = "needs another name: a column of the leaderboard has this one"
+    elif re.search("_(low|high|mean|std|min|max|p)$|_difference(_|$)", name):
+        wrong = "needs another name: columns of the leaderboard end like this one; write '-' for '_'"
+    if wrong:
+        raise AdvdpnpError(f"the attack '{name}' {wrong}")
+
+
+ATTACKS = Registry("attack", "advdpnp.attacks", check_name)
 """Builders ``build(threat: ThreatModel, classes: int, **defaults) -> Attack | PackageAttack``."""
 
 

@@ -11,6 +11,9 @@ from advdpnp.base.errors import AdvdpnpError
 
 NORMS = ("linf", "l2", "l1", "l0")
 
+DEFAULT_EPS = {"linf": "8/255", "l2": "0.5", "l1": "12", "l0": "24"}
+"""The radius where nobody names one: the usual ones of CIFAR-10."""
+
 
 @dataclass(frozen=True)
 class ThreatModel:

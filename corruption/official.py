@@ -155,6 +155,9 @@ def find_official(dataset_name: str, data_root: Path) -> OfficialCorruptions | N
     if release is None:
         return None
     folder = data_root / release.folder
+    if not folder.is_dir():  # unpacked under another spelling, such as cifar-10-c
+        spelt = [each for each in data_root.glob("*") if each.name.lower() == release.folder.lower() and each.is_dir()]
+        folder = min(spelt, default=folder)
     if not folder.is_dir() or (folder / MARKER).exists():
         return None
     return OfficialCorruptions(folder, release, f"{dataset_name}-c")

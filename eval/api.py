@@ -131,7 +131,7 @@ def evaluate(
     Args:
         model: module, function or ``LoadedModel``: images to logits; see ``advdpnp.models.classifier.Classifier``.
         x, y: images (n, c, h, w), uint8 or floats in [0, 1], and labels, integers (n,); or a DataLoader and None.
-        eps: radius, a number or "8/255" (default); several give a row each. Attack objects bring their own.
+        eps: radius, a number or "8/255"; several give a row each. Default: of the objects, or ``DEFAULT_EPS[norm]``.
         norm: "linf" (default), "l2", "l1" or "l0" (changed pixels).
         attacks: "all" (fgsm, pgd-20, cw, autoattack), "none", "fgsm,pgd-20", or a list of names and attack objects.
         targets: "least-likely", "random" or "next" make the attacks targeted; their columns say so.
@@ -176,7 +176,8 @@ def _evaluate(
     progress: Progress | bool,
     **options: Any,
 ) -> Evaluation:
-    options |= {"attacks": chosen.text, "eps": chosen.radii(radii), "norm": chosen.norm if norm is None else str(norm)}
+    radii, norm = chosen.threat(radii, norm)
+    options |= {"attacks": chosen.text, "eps": radii, "norm": norm}
     images, labels = to_pair(x, y)
     # Bytes are images whatever they are: their labels are all there is to check.
     check_inputs(images if images.is_floating_point() else torch.zeros(len(labels), 1, 1, 1), labels)

@@ -69,8 +69,8 @@ def attack(
         x: images (n, c, h, w): uint8, or floats in [0, 1].
         y: labels, integers (n,).
         attack: a name of ``advdpnp list attacks``, or an attack object.
-        eps: radius, a number or "8/255", which is the default, or that of an attack object. Of a list, every radius
-            gets a result; a minimum-norm attack then searches once.
+        eps: radius, a number or "8/255". The default is that of an attack object, or as of ``evaluate``. Of a list,
+            every radius gets a result; a minimum-norm attack then searches once.
         norm: "linf" (default), "l2", "l1" or "l0" (changed pixels).
         targets: makes the attack targeted: a success is an image that is taken for its target. "least-likely",
             "random", "next", or a target class for each image, which must not be its label.

@@ -10,12 +10,12 @@ import numpy as np
 from advdpnp.attacks.criteria import Targeted
 from advdpnp.attacks.names import attack_names, check_attack, resolve_attacks, with_threat
 from advdpnp.attacks.protocol import aim
-from advdpnp.attacks.threat import ThreatModel
+from advdpnp.attacks.threat import DEFAULT_EPS, ThreatModel
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.eval.arrays import check_kinds
 
-EPS, NORM = "8/255", "linf"
-"""The threat model where a caller names none."""
+NORM = "linf"
+"""The norm where a caller names none."""
 
 Eps = str | float
 
@@ -51,13 +51,15 @@ class ChosenAttacks:
             check_attack(each.name, each)
             if each.name in objects:
                 raise AdvdpnpError(f"two attacks are called '{each.name}'; give them different names")
-            if "," in each.name:
-                raise AdvdpnpError(f"the name of the attack '{each.name}' has a comma; give it another one")
             objects[each.name] = each
         return cls(",".join(each if isinstance(each, str) else each.name for each in listed), objects)
 
-    def radii(self, eps: Any) -> list[Eps]:
-        """The radii that a caller gives: one, a list, or None for that of the objects or the usual one.
+    def threat(self, eps: Any, norm: str | None) -> tuple[list[Eps], str]:
+        """The radii and the norm.
+
+        Args:
+            eps: a radius or a list of them; None for that of the objects, or the usual one of the norm.
+            norm: None for that of the objects, or the usual one.
 
         Raises:
             AdvdpnpError: there is none, one is neither number nor text, or the objects differ.
@@ -65,16 +67,14 @@ class ChosenAttacks:
         listed = list(eps) if isinstance(eps, list | tuple | np.ndarray) else [eps]
         if not listed:
             raise AdvdpnpError("there is no eps; give one, for example 8/255")
-        own = self._shared("eps", EPS, [each.threat.text for each in self.objects.values()]) if eps is None else ""
+        threats = [each.threat for each in self.objects.values()]
+        norm = self._shared("norm", NORM, [each.norm for each in threats]) if norm is None else str(norm)
+        usual = DEFAULT_EPS.get(norm.strip().lower(), DEFAULT_EPS[NORM])
+        own = self._shared("eps", usual, [each.text for each in threats]) if eps is None else ""
         radii = [own if eps is None else each for each in listed]
         for each in radii:
             check_kinds(eps=(each, (str, Real)))
-        return radii
-
-    @property
-    def norm(self) -> str:
-        """The norm of the objects, or the usual one."""
-        return self._shared("norm", NORM, [each.threat.norm for each in self.objects.values()])
+        return radii, norm
 
     @staticmethod
     def _shared(what: str, usual: str, values: Sequence[str]) -> str:
@@ -116,8 +116,9 @@ def one_attack(attack: Any, eps: Any, norm: str | None, classes: int, criterion:
         raise AdvdpnpError("one attack is run at a time; for several use advdpnp.evaluate")
     chosen = ChosenAttacks.of(attack)
     attacks = []
-    for radius in chosen.radii(eps):
-        found = chosen.resolve(chosen.text, ThreatModel.parse(norm or chosen.norm, radius), classes)
+    radii, norm = chosen.threat(eps, norm)
+    for radius in radii:
+        found = chosen.resolve(chosen.text, ThreatModel.parse(norm, radius), classes)
         if len(found) != 1:
             raise AdvdpnpError(f"'{attack}' is not one attack; name one of 'advdpnp list attacks'")
         attacks.append(found[0][1] if criterion is None else aim(found[0][1], criterion))

@@ -36,6 +36,10 @@ class Entry:
         parts = re.split(r"(\{\w+\})", self.name)
         return re.compile("".join(f"(?P<{p[1:-1]}>.+)" if p.startswith("{") else re.escape(p) for p in parts))
 
+    def covers(self, name: str) -> bool:
+        """Whether its name has a parameter of which ``name``, with or without one of its own, is a case."""
+        return "{" in self.name and self.pattern.fullmatch(name) is not None
+
 
 class Registry:
     """Entries of one kind, looked up by name.
@@ -43,11 +47,13 @@ class Registry:
     Args:
         kind: what an entry is, in the singular, as messages call it ("attack").
         group: entry point group through which other distributions add entries ("advdpnp.attacks").
+        check: raises an AdvdpnpError for a name that no entry may have.
     """
 
-    def __init__(self, kind: str, group: str) -> None:
+    def __init__(self, kind: str, group: str, check: Callable[[str], None] = lambda name: None) -> None:
         self.kind = kind
         self.group = group
+        self._check = check
         self._entries: dict[str, Entry] = {}
         self._plugins_loaded = False
 
@@ -63,11 +69,22 @@ class Registry:
         """A decorator for the function or class that builds the entry.
 
         The same definition again, such as a cell of a notebook that runs twice, replaces the entry.
+
+        Raises:
+            AdvdpnpError: another entry has the name, one of another package covers it, as ``pgd-{steps}`` does
+                ``pgd-20``, or it is not allowed.
         """
 
         def declare(build: Callable[..., Any]) -> Callable[..., Any]:
+            self._check(name)
             if name in self._entries and not _same_place(self._entries[name].build, build):
                 raise AdvdpnpError(f"two {self.kind}s are both named '{name}'; rename one of them")
+            for other in self._entries.values():
+                covered = other.covers(name) or Entry(name, "", "", build).covers(other.name)
+                if other.name != name and covered and _package(other.build) != _package(build):
+                    raise AdvdpnpError(
+                        f"the {self.kind} '{name}' would hide or be hidden by '{other.name}'; give it another name"
+                    )
             self._entries[name] = Entry(name, description, reference, build, dict(defaults or {}), status)
             return build
 
@@ -132,6 +149,10 @@ class Registry:
             return entry.build(**{**entry.defaults, **parameters, **arguments})
         except (ValueError, TypeError) as error:
             raise AdvdpnpError(f"'{spec}' cannot be built: {first_line(error)}") from error
+
+
+def _package(build: Callable[..., Any]) -> str:
+    return str(getattr(build, "__module__", "")).partition(".")[0]
 
 
 def _same_place(a: Callable[..., Any], b: Callable[..., Any]) -> bool:

@@ -144,11 +144,14 @@ def _train(
             logger=logger,
         )
     if first:
-        last = metrics.iloc[-1]
+        best = metrics.iloc[metrics.attrs["best"] - 1]
         length = f"{len(metrics)} epoch" + "s" * (len(metrics) > 1)
         console.out.print(
-            f"{folder}: {length}, validation accuracy {100 * last['validation_clean']:.1f} % clean, "
-            f"{100 * last['validation_pgd']:.1f} % under PGD; evaluate with: advdpnp eval --attacks all {folder}"
+            f"{folder}: {length}, the best is {best['epoch']:.0f} with validation accuracy "
+            f"{100 * best['validation_clean']:.1f} % clean, "
+            f"{100 * min(best['validation_pgd'], best['validation_pgd_margin']):.1f} % under PGD; "
+            f"evaluate it with: advdpnp eval --attacks all {folder}",
+            markup=False,
         )
 
 

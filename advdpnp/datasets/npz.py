@@ -84,6 +84,8 @@ class _Arrays:
                 f"{self.file}: {key} has {array.dtype} values, not uint8 from 0 to 255; if they are in [0, 1] save "
                 f"numpy.round({key} * 255).astype('uint8')"
             )
+        if array.dtype == bool:
+            raise self._error(f"{key} has bool values, not uint8 from 0 to 255; save {key}.astype('uint8') * 255")
         if array.dtype != np.uint8:
             raise self._error(
                 f"{key} has {array.dtype} values, not uint8; if they are in 0..255 save {key}.astype('uint8')"

@@ -136,7 +136,7 @@ def train(
             gives it the means of the loss terms every few steps and the metrics of every epoch.
 
     Returns:
-        The metrics, one row per epoch.
+        The metrics, one row per epoch; ``attrs["best"]`` is the number of the epoch that is saved as ``best``.
 
     Raises:
         AdvdpnpError: the folder already contains a run and ``resume`` is not set; the run in the folder has another
@@ -166,7 +166,13 @@ def train(
                 _between_steps(run, interrupted, observer, resume_command)
             run.end_epoch()
             observer.epoch_ended()
-        return pd.DataFrame(run.metrics)
+        return _table_of(run)
+
+
+def _table_of(run: TrainingRun) -> pd.DataFrame:
+    metrics = pd.DataFrame(run.metrics)
+    metrics.attrs["best"] = run.best_epoch()
+    return metrics
 
 
 def _begin_or_resume(run: TrainingRun, *, resume: bool) -> None:

@@ -296,13 +296,16 @@ class Scheduler:
         inside = self.attack.threat.contains(rows.x, rows.candidate, distance)
         reported = success | torch.isinf(rows.best_norm)
         claimed = torch.isfinite(rows.candidate_norm) & ~rows.last & ~found
-        outside = rows.last & found & torch.isinf(distance)  # the last image is outside the threat model
+        outside = rows.last & torch.isinf(distance)  # the last image is outside the threat model
+        best_norm = torch.where(success, distance, rows.best_norm)
+        if not self.attack.minimum_norm and any_row(outside):  # its distance tells how far outside
+            best_norm = torch.where(outside, self.attack.threat.distance(rows.x, rows.candidate), best_norm)
         rows = replace(
             rows,
             forwards=rows.forwards + repeats(executor),
             candidate_norm=torch.full_like(rows.candidate_norm, torch.inf),
             best=torch.where(success[:, None, None, None], rows.candidate, rows.best),
-            best_norm=torch.where(success, distance, rows.best_norm),
+            best_norm=best_norm,
             inside=torch.where(success, inside, rows.inside),
             prediction=torch.where(success, judged.prediction, rows.prediction),
             margin=torch.where(reported, judged.margin, rows.margin),

@@ -7,17 +7,16 @@ what an attack is called: all ask its ``AttackInfo``.
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from advdpnp.attacks.info import AttackInfo
+from advdpnp.attacks.threat import DEFAULT_EPS
 from advdpnp.base.statistics import mcnemar, wilson
 from advdpnp.eval.analysis.rows import Row
+from advdpnp.eval.diagnostics.flag import SIGNIFICANCE, Flag, more, percent, which_right
 from advdpnp.eval.diagnostics.texts import FLAGS
-
-SIGNIFICANCE = 0.01
-"""Level of the exact McNemar test, for every flag that compares two attacks."""
 
 # Shares of the samples that a check looks at; above them its flag is raised.
 OVERFITTED_SHARE = 2 / 3
@@ -36,12 +35,8 @@ RISING_SHARE = 0.25
 ROUNDING_SHARE = 0.25
 LARGE_EPS_SHARE = 0.05
 
-
-class Flag(NamedTuple):
-    """A raised flag: a code of ``FLAGS``, and what was seen ("fgsm 12.00 % < pgd-20 31.00 %")."""
-
-    code: str
-    seen: str
+SMALL_EPS = {"l2": 0.1, "l1": 1.0}
+"""Below these radii a photograph does not change visibly, whatever the attack."""
 
 
 def raised_flags(row: Row, others: Sequence[Row] = ()) -> list[Flag]:
@@ -53,15 +48,15 @@ def raised_flags(row: Row, others: Sequence[Row] = ()) -> list[Flag]:
 def _order(row: Row) -> Iterator[Flag]:
     infos = row.attack_infos
     for weaker, stronger in itertools.permutations(infos, 2):
-        if _is_weaker(infos[weaker], infos[stronger]) and _more(
+        if _is_weaker(infos[weaker], infos[stronger]) and more(
             row.misclassified_under(weaker), row.misclassified_under(stronger)
         ):
-            left = [_percent(~row.misclassified_under(attack)) for attack in (weaker, stronger)]
+            left = [percent(~row.misclassified_under(attack)) for attack in (weaker, stronger)]
             yield Flag("order", f"{weaker} leaves {left[0]}, {stronger} {left[1]}")
-    right = _right(row.measured.get("search", {}))
+    right = which_right(row.measured.get("search", {}))
     for weaker, stronger in itertools.combinations([name for name in ("noise", "fgsm", "pgd-20") if name in right], 2):
-        if _more(right[stronger], right[weaker]):
-            shares = _percent(right[weaker]), _percent(right[stronger])
+        if more(right[stronger], right[weaker]):
+            shares = percent(right[weaker]), percent(right[stronger])
             yield Flag(
                 "order", f"of {row.measured_samples} images, {weaker} leaves {shares[0]}, {stronger} {shares[1]}"
             )
@@ -82,6 +77,17 @@ def _is_weaker(a: AttackInfo, b: AttackInfo) -> bool:
     return alike and 0 < a.steps < b.steps
 
 
+def _minimum_norm(row: Row) -> Iterator[Flag]:
+    """Minimum-norm searches that miss what PGD finds within eps, so that their distances are too large."""
+    infos = row.attack_infos
+    ball = [label for label, info in infos.items() if info.family in ("pgd", "apgd") and not info.targets]
+    for nearest in (label for label, info in infos.items() if info.minimum_norm and not info.targets):
+        for other in ball:
+            if more(row.misclassified_under(other), row.misclassified_under(nearest)):
+                shares = percent(~row.misclassified_under(nearest)), percent(~row.misclassified_under(other))
+                yield Flag("minimum-norm", f"{nearest} leaves {shares[0]}, {other} {shares[1]}")
+
+
 def _longest(infos: Mapping[str, AttackInfo], loss: str) -> str | None:
     """Of the PGD attacks on a loss, the one of the most steps; None without any."""
     found = [label for label, info in infos.items() if info.family == "pgd" and info.loss == loss and not info.targets]
@@ -96,21 +102,21 @@ def _single_step(row: Row) -> Iterator[Flag]:
     ):
         once, often = ~row.misclassified_under(single), ~row.misclassified_under(str(longest))
         if _mostly_overfitted(~row.clean_wrong, once, often):
-            yield Flag("single-step", f"{single} leaves {_percent(once)}, {longest} {_percent(often)}")
-    right = _right(row.measured.get("search", {}))
-    clean = _right(row.measured.get("answers", {})).get("clean")
+            yield Flag("single-step", f"{single} leaves {percent(once)}, {longest} {percent(often)}")
+    right = which_right(row.measured.get("search", {}))
+    clean = which_right(row.measured.get("answers", {})).get("clean")
     if clean is None or not {"fgsm", "pgd-20"} <= set(right) or len(clean) != len(right["fgsm"]):
         return
     once, often = right["fgsm"] & clean, right["pgd-20"]
     if _mostly_overfitted(clean, once, often):
-        shares = _percent(once), _percent(often)
+        shares = percent(once), percent(often)
         yield Flag("single-step", f"of {row.measured_samples} images, fgsm leaves {shares[0]}, pgd-20 {shares[1]}")
 
 
 def _mostly_overfitted(clean: np.ndarray, once: np.ndarray, often: np.ndarray) -> bool:
     """Whether most samples that are right unchanged are after one step, and few of these after many."""
     few = (once & often).sum() < (1 - OVERFITTED_SHARE) * once.sum()
-    return bool(once.sum() > OVERFITTED_SHARE * clean.sum() and few and _more(once, often))
+    return bool(once.sum() > OVERFITTED_SHARE * clean.sum() and few and more(once, often))
 
 
 def _larger_eps(row: Row, others: Sequence[Row]) -> Iterator[Flag]:
@@ -120,8 +126,8 @@ def _larger_eps(row: Row, others: Sequence[Row]) -> Iterator[Flag]:
         if not same or not other.threat.eps < row.threat.eps or not np.array_equal(other.samples, row.samples):
             continue
         for attack in [attack for attack in row.attacks if attack in other.attacks]:
-            if _more(other.misclassified_under(attack), row.misclassified_under(attack)):
-                shares = _percent(~other.misclassified_under(attack)), _percent(~row.misclassified_under(attack))
+            if more(other.misclassified_under(attack), row.misclassified_under(attack)):
+                shares = percent(~other.misclassified_under(attack)), percent(~row.misclassified_under(attack))
                 radii = other.threat.eps_text, row.threat.eps_text
                 yield Flag("order", f"{attack} leaves {shares[0]} at {radii[0]}, {shares[1]} at {radii[1]}")
 
@@ -134,7 +140,7 @@ def _zero_gradient(row: Row) -> Iterator[Flag]:
         asked = verdicts["backwards"].to_numpy() > 0  # clean mistakes end before the first gradient
         zero = verdicts["zero_gradient"].to_numpy()[asked]
         if len(zero) and zero.mean() > ZERO_GRADIENT_SHARE:
-            yield Flag("zero-gradient", f"{attack}: {_percent(zero)} of the attacked samples, at the first step")
+            yield Flag("zero-gradient", f"{attack}: {percent(zero)} of the attacked samples, at the first step")
     search = row.measured.get("search", {})
     for name, words in (("zero_gradient", "zero"), ("nan_gradient", "not a number")):
         if (share := search.get(name, 0.0)) > ZERO_GRADIENT_SHARE:
@@ -149,8 +155,8 @@ def _ce_margin_gap(row: Row) -> Iterator[Flag]:
     gap, differ = abs(ce.mean() - margin.mean()), (ce != margin).sum()
     # On few images a gap of 7 points may be one of 2, which honest nets have: its lower end counts too.
     least = gap - 1.96 * np.sqrt(differ) / row.n
-    if gap > GAP_SHARE and least > GAP_SHARE / 2 and (_more(ce, margin) or _more(margin, ce)):
-        yield Flag("ce-margin-gap", f"{on_ce} leaves {_percent(~ce)}, {on_margin} {_percent(~margin)}")
+    if gap > GAP_SHARE and least > GAP_SHARE / 2 and (more(ce, margin) or more(margin, ce)):
+        yield Flag("ce-margin-gap", f"{on_ce} leaves {percent(~ce)}, {on_margin} {percent(~margin)}")
 
 
 def _black_box(row: Row) -> Iterator[Flag]:
@@ -172,8 +178,8 @@ def _black_box(row: Row) -> Iterator[Flag]:
     white = [label for label, info in infos.items() if _iterates_gradients(info)]
     broken = np.logical_or.reduce([np.zeros(row.n, bool), *map(row.misclassified_under, white)])
     for attack in (label for label, info in infos.items() if info.searches_blindly and white):
-        if _more(row.misclassified_under(attack), broken):
-            shares = _percent(~row.misclassified_under(attack)), _percent(~broken)
+        if more(row.misclassified_under(attack), broken):
+            shares = percent(~row.misclassified_under(attack)), percent(~broken)
             yield Flag("black-box", f"{attack} leaves {shares[0]}, {' and '.join(white)} {shares[1]}")
 
 
@@ -192,7 +198,7 @@ def _unverified(row: Row) -> Iterator[Flag]:
             continue  # "rejected" says it
         refused = row.verdict_rows(attack)["refused"].to_numpy()[attacked] > 0
         if refused.mean() > UNVERIFIED_SHARE:
-            yield Flag("unverified", f"{attack}: {_percent(refused)} of the attacked samples")
+            yield Flag("unverified", f"{attack}: {percent(refused)} of the attacked samples")
 
 
 def _fruitless(row: Row) -> Iterator[Flag]:
@@ -207,9 +213,23 @@ def _fruitless(row: Row) -> Iterator[Flag]:
         outside = np.isfinite(verdicts["norm"].to_numpy()) & (info.minimum_norm is False)
         claimed = (verdicts["refused"].to_numpy() > 0) | outside
         if info.float32_search and claimed.mean() > REJECTED_SHARE:
-            yield Flag("rejected", f"{attack}: claims on {_percent(claimed)} of the attacked samples, all refused")
+            where = f"; {percent(outside)} outside eps or [0, 1]" if outside.any() else ""
+            yield Flag(
+                "rejected", f"{attack}: claims on {percent(claimed)} of the attacked samples, all refused{where}"
+            )
         elif info.judges_last_image and np.allclose(verdicts["margin"].to_numpy(), clean, rtol=1e-5, atol=1e-6):
             yield Flag("unmoved", f"{attack}: all {len(clean)} attacked samples")
+
+
+def _small_eps(row: Row) -> Iterator[Flag]:
+    """An L2 or L1 radius that is meant for Linf: all attacks together break next to nothing."""
+    small = SMALL_EPS.get(row.threat.norm, 0.0)
+    if not row.attacks or row.threat.eps >= small:
+        return
+    broken = np.logical_or.reduce([row.misclassified_under(attack) for attack in row.attacks])
+    if not more(broken, row.clean_wrong):
+        usual = DEFAULT_EPS[row.threat.norm]
+        yield Flag("small-eps", f"{row.threat.norm} {row.threat.eps_text} leaves {percent(~broken)}; usual is {usual}")
 
 
 def _facts(row: Row) -> Iterator[Flag]:
@@ -245,19 +265,19 @@ def _answers(row: Row) -> Iterator[Flag]:
         yield Flag("softmax", squeezed)
     if (share := found.get("overlooked", 0.0)) > QUANTISED_SHARE:
         yield Flag("quantised", f"{100 * share:.0f} % of {row.measured_samples} images: same logits after a nudge")
-    right, (_, in_range) = _right(found), _best_range(found)
+    right, (_, in_range) = which_right(found), _best_range(found)
     for name in ("normalised", "denormalised") if "clean" in right else ():
         better = name in right and right[name].mean() > right["clean"].mean() + NORMALISATION_SHARE
-        if better and _more(right[name], right["clean"]) and right[name].mean() > in_range:
-            yield Flag("normalisation", f"{_percent(right[name])} right {name}, {_percent(right['clean'])} as they are")
+        if better and more(right[name], right["clean"]) and right[name].mean() > in_range:
+            yield Flag("normalisation", f"{percent(right[name])} right {name}, {percent(right['clean'])} as they are")
 
 
 def _chance(row: Row) -> Iterator[Flag]:
     answers: dict[str, Any] = row.measured.get("answers", {})
     if not (found := answers.get("chance")):
         return
-    clean, (best, share) = _right(answers)["clean"], _best_range(answers)
-    seen = f"{_percent(clean)} right, chance is {100 / found['classes']:.2f} %"
+    clean, (best, share) = which_right(answers)["clean"], _best_range(answers)
+    seen = f"{percent(clean)} right, chance is {100 / found['classes']:.2f} %"
     if best:
         yield Flag("chance", f"{seen}, and {100 * share:.2f} % are right with --input-range {best}")
     elif wilson(int(clean.sum()), len(clean))[1] <= 1 / found["classes"] + CHANCE_SHARE:
@@ -266,8 +286,8 @@ def _chance(row: Row) -> Iterator[Flag]:
 
 def _best_range(answers: dict[str, Any]) -> tuple[str, float]:
     """The input range in which significantly more images are right, and their share; ("", 0) without any."""
-    right = _right(answers.get("chance", {}))
-    better = {name: float(each.mean()) for name, each in right.items() if _more(each, _right(answers)["clean"])}
+    right = which_right(answers.get("chance", {}))
+    better = {name: float(each.mean()) for name, each in right.items() if more(each, which_right(answers)["clean"])}
     return max(better.items(), key=lambda item: item[1], default=("", 0.0))
 
 
@@ -295,33 +315,17 @@ def _search(row: Row) -> Iterator[Flag]:
         yield Flag("rising-loss", f"{100 * share:.0f} % of the gain came in the last quarter of PGD-20")
     if (share := found.get("rounded") or 0.0) > ROUNDING_SHARE:
         yield Flag("rounding", f"{100 * share:.0f} % of PGD's images")
-    right, clean = _right(found), _right(row.measured.get("answers", {})).get("clean")
+    right, clean = which_right(found), which_right(row.measured.get("answers", {})).get("clean")
     large = right.get("pgd-20 at 0.5")
     if large is not None and large.mean() > LARGE_EPS_SHARE:
-        yield Flag("large-eps", f"{_percent(large)} of {row.measured_samples} images")
+        yield Flag("large-eps", f"{percent(large)} of {row.measured_samples} images")
     if "fgsm" in right and clean is not None and len(clean) == len(right["fgsm"]):
         for name, other in (("clean", clean), ("noise", right.get("noise"))):
-            if other is not None and _more(right["fgsm"], other):
-                yield Flag("above-clean", f"fgsm {_percent(right['fgsm'])} right, {name} {_percent(other)}")
+            if other is not None and more(right["fgsm"], other):
+                yield Flag("above-clean", f"fgsm {percent(right['fgsm'])} right, {name} {percent(other)}")
 
 
 _CHECKS: tuple[Callable[[Row], Iterator[Flag]], ...] = (
-    _order, _single_step, _zero_gradient, _ce_margin_gap, _black_box, _unverified, _fruitless, _facts, _answers,
-    _chance,
-    _search,
+    _order, _minimum_norm, _small_eps, _single_step, _zero_gradient, _ce_margin_gap, _black_box, _unverified,
+    _fruitless, _facts, _answers, _chance, _search,
 )  # fmt: skip
-
-
-def _more(a: np.ndarray, b: np.ndarray) -> bool:
-    """Whether significantly more samples are in ``a`` than in ``b``, by the exact McNemar test."""
-    only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
-    return only_a > only_b and mcnemar(only_a, only_b) < SIGNIFICANCE
-
-
-def _right(found: dict[str, Any]) -> dict[str, np.ndarray]:
-    """The digits of a measurement as bool arrays."""
-    return {name: np.array([each == "1" for each in text]) for name, text in found.get("right", {}).items()}
-
-
-def _percent(which: np.ndarray) -> str:
-    return f"{100 * which.mean():.2f} %"

@@ -91,7 +91,7 @@ def _extent(outputs: Tensor) -> dict[str, float]:
 def _overlooked(subject: ModelProbe, logits: Tensor) -> float:
     x = subject.x
     draw = Draw.of(seed_of(subject.seed, "sanity-nudge"), torch.arange(len(x), device=x.device))
-    sign = torch.where(draw.uniform(tuple(x.shape[1:]), 0) < 0.5, -1.0, 1.0)
+    sign = torch.where(draw.uniform(tuple(x.shape[1:]), 0) < 0.5, -torch.ones_like(x), 1)
     sign = torch.where(x > 0.5, -1.0, torch.where(x < 0.1, 1.0, sign))  # stay in the box
     nudged = subject.logits(x + NUDGE * sign)
     return float((nudged == logits).all(1).float().mean())

@@ -15,6 +15,15 @@ FLAGS = {
         "an attack that should be stronger left significantly more samples robust than a weaker one",
         "use the number of the weaker attack; look for masked gradients",
     ),
+    "minimum-norm": Meaning(
+        "a search for the nearest adversarial image left significantly more samples than PGD at the same radius: it "
+        "does not reach them",
+        "use the number of PGD; give the search more or larger steps, and do not report its distances",
+    ),
+    "small-eps": Meaning(
+        "the attacks together broke next to nothing, at a radius that is small for this norm",
+        "choose a radius of this norm: under L2 0.5 and under L1 12 are usual, 8/255 is one of Linf",
+    ),
     "single-step": Meaning(
         "more than two thirds of the samples hold under FGSM, and PGD breaks more than two thirds of these",
         "training on single steps has overfitted to them: use PGD's number; train with a random start, or with PGD",

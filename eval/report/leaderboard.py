@@ -22,7 +22,8 @@ from advdpnp.eval.analysis.corruptions import (
 from advdpnp.eval.analysis.rows import Row, make_rows, order_attacks
 from advdpnp.eval.analysis.seeds import summarise_seeds
 from advdpnp.eval.analysis.significance import against_the_best
-from advdpnp.eval.diagnostics.flags import Flag, raised_flags
+from advdpnp.eval.diagnostics.flag import Flag
+from advdpnp.eval.diagnostics.flags import raised_flags
 from advdpnp.eval.report.csv import leaderboard_to_csv
 from advdpnp.eval.report.exports.latex import to_latex
 from advdpnp.eval.report.markdown import to_markdown

@@ -19,7 +19,7 @@ from advdpnp.attacks.engine.replicas import ModelReplicas, replicate
 from advdpnp.attacks.engine.status import SearchStatus
 from advdpnp.attacks.engine.verification import judge, repeats
 from advdpnp.attacks.ensemble import AttackEnsemble
-from advdpnp.attacks.info import AttackInfo, declared_info, describe
+from advdpnp.attacks.info import AttackInfo, describe, untold_info
 from advdpnp.attacks.protocol import Attack, PackageAttack, RunOptions, StageRecord
 from advdpnp.attacks.rows import Batch
 from advdpnp.attacks.search_state import AttackResult
@@ -170,7 +170,7 @@ class SearchTask:
             label, definition["precision"] = f"{label} ({precision} search)", f"{precision} search, float32 verdict"
         if (budget := setting.plan.config.budget) is not None:
             label, definition["budget"] = f"{label} (at most {budget} passes)", budget
-        self.key, self.info = setting.key(label, attack.threat, definition), declared_info(attack)
+        self.key, self.info = setting.key(label, attack.threat, definition), untold_info(attack)
         cost = describe(attack).evaluations
         self.cost = cost if budget is None else min(cost or budget, budget)
 
@@ -197,7 +197,7 @@ class PackageTask:
 
     def __init__(self, setting: Setting, label: str, attack: PackageAttack) -> None:
         plan = setting.plan
-        self.setting, self.attack, self.seed, self.info = setting, attack, plan.config.seed, declared_info(attack)
+        self.setting, self.attack, self.seed, self.info = setting, attack, plan.config.seed, untold_info(attack)
         self.cost = describe(attack).evaluations
         requested, first = plan.config.batch_size or PACKAGE_BATCH_SIZE, plan.components.first_batch_size(plan.device)
         self.batch_size = max(1, requested * setting.static_batch_size // first)  # smaller after an out-of-memory error

@@ -5,7 +5,8 @@ import re
 import pytest
 
 from advdpnp.attacks import ATTACKS, ThreatModel, resolve_attacks
-from advdpnp.attacks.names import reference_of
+from advdpnp.attacks.algorithms.pgd import PGD
+from advdpnp.attacks.names import check_attack, reference_of
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.base.registry import Registry
 
@@ -129,3 +130,28 @@ def test_a_family_of_targets_says_how_many():
 def test_a_family_without_its_steps_suggests_some():
     with pytest.raises(AdvdpnpError, match="no attack called 'pgd'; did you mean pgd-20"):
         resolve_attacks("pgd", ThreatModel.parse("linf", "8/255"), 10)
+
+
+@pytest.mark.parametrize("name", ["clean", "n", "seed", "model", "worst_case", "fgsm_low", "corruption:fog", "my_mean"])
+def test_an_attack_called_like_a_column_is_refused_when_it_is_registered(monkeypatch, name):
+    monkeypatch.setattr(ATTACKS, "_entries", dict(ATTACKS._entries))
+    with pytest.raises(AdvdpnpError, match=f"the attack '{name}' needs another name: "):
+        ATTACKS.register(name, description="a test")(lambda threat, classes: None)
+    assert name not in ATTACKS.names()
+    with pytest.raises(AdvdpnpError, match=f"the attack '{name}' needs another name: "):
+        check_attack("own", PGD(LINF, name=name))
+
+
+@pytest.mark.parametrize("name", ["all", "none", "", " own", "a,b", "two\nlines"])
+def test_a_name_that_attacks_cannot_say_is_refused_when_it_is_registered(monkeypatch, name):
+    monkeypatch.setattr(ATTACKS, "_entries", dict(ATTACKS._entries))
+    with pytest.raises(AdvdpnpError, match="needs a"):
+        ATTACKS.register(name, description="a test")(lambda threat, classes: None)
+
+
+@pytest.mark.parametrize("name", ["pgd-20", "pgd-{n}", "{anything}", "torchattacks:own"])
+def test_an_attack_that_would_hide_another_is_refused(monkeypatch, name):
+    monkeypatch.setattr(ATTACKS, "_entries", dict(ATTACKS._entries))
+    with pytest.raises(AdvdpnpError, match="would hide or be hidden by"):
+        ATTACKS.register(name, description="a test")(lambda threat, classes: None)
+    assert ATTACKS.make("pgd-20", threat=LINF, classes=10).steps == 20

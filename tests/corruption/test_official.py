@@ -68,6 +68,13 @@ def test_auto_takes_the_official_files_where_they_are(root, dataset):
     assert (source.images("fog", 2, torch.tensor([1]))[:, 0] == 10 * BENCHMARK.index("fog") + 2).all()
 
 
+def test_a_folder_in_another_spelling_is_found(root):
+    (root / "CIFAR-10-C").rename(root / "cifar-10-c")
+    found = find_official("cifar10", root)
+    assert found is not None
+    assert found.folder == root / "cifar-10-c"
+
+
 def test_auto_regenerates_where_they_are_not_and_says_so(tmp_path, dataset):
     source = corruption_cells("auto", dataset, tmp_path, seed=4)
     assert source.label == "cifar10-c (regenerated)"

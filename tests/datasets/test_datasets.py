@@ -403,6 +403,7 @@ class TestNpz:
             ({"y_train": np.arange(40) % 4 / 2}, "whole numbers"),
             ({"y_train": np.zeros((40, 1), int)}, "y_train.ravel()"),
             ({"y_train": np.eye(40, 4, dtype=int)}, "argmax"),
+            ({"x_train": np.ones((40, 8, 6, 3), bool)}, "save x_train.astype('uint8') * 255"),
             ({"y_train": np.array(["cat"] * 40)}, "whole numbers"),
             ({"y_train": np.arange(40) * 1000}, "39000"),
             ({"class_names": np.array(["a", "b"])}, "2 names"),

@@ -86,7 +86,7 @@ def test_what_cannot_be_chosen_is_one_sentence(x: Tensor, y: Tensor) -> None:
     for attacks, sentence in (
         ([mine, PGD(LARGE, 3, name="other")], r"differ in their eps \(0.03, 0.1\)"),
         ([mine, mine], "two attacks are called 'mine'"),
-        ([replace(mine, name="a,b")], "has a comma"),
+        ([replace(mine, name="a,b")], "without commas"),
         ([object()], "attacks are a text"),
     ):
         with pytest.raises(AdvdpnpError, match=sentence):

@@ -85,7 +85,8 @@ def show(frame: "pd.DataFrame", results: Path, rows: "Sequence[Row] | None" = No
         ["model", "threat", *numbers, *(["mce"] if "mce" in frame else []), "n", "flags"],
     )
     _show_types(frame)
-    for note in [*corruption_notes(frame), *filter(None, [unmeasured_note(frame)])]:
+    sources = [f"Corruptions: {each}." for each in dict.fromkeys(frame["corruption_source"]) if each]
+    for note in [*sources, *corruption_notes(frame), *filter(None, [unmeasured_note(frame)])]:
         console.out.print(note, markup=False, highlight=False)
     console.out.print(f"\n{results / 'leaderboard.html'}, .csv, .md and {len(figures)} figures", markup=False)
 

@@ -5,14 +5,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from advdpnp.attacks.threat import ThreatModel
+from advdpnp.attacks.threat import DEFAULT_EPS, ThreatModel
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.datasets import Dataset, load_dataset
 from advdpnp.models.classifier import InputRange, check_input_range
 from advdpnp.models.loading import LoadedModel, load_model
 from advdpnp.models.sources.request import Normalisation
-
-_DEFAULT_EPS = {"linf": "8/255", "l2": "0.5", "l1": "12", "l0": "24"}
 
 
 @dataclass(frozen=True)
@@ -73,7 +71,7 @@ def choose_threat(models: Sequence[LoadedModel], norm: str | None, eps: Sequence
         raise AdvdpnpError("--eps is empty; write it as 0.03 or 8/255, several with commas")
     if not radii:
         trained_eps = common_attack_value(own, "eps") if norm == trained_norm else None
-        radii = [trained_eps or _DEFAULT_EPS.get(norm, "8/255")]
+        radii = [trained_eps or DEFAULT_EPS.get(norm, "8/255")]
     return norm, radii
 
 

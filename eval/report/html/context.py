@@ -10,7 +10,7 @@ import pandas as pd
 
 from advdpnp.eval.analysis.columns import row_key
 from advdpnp.eval.analysis.rows import Row
-from advdpnp.eval.diagnostics.flags import Flag
+from advdpnp.eval.diagnostics.flag import Flag
 from advdpnp.eval.report.figures import with_distinct_names
 from advdpnp.eval.report.leaderboard import Flags, flags_of
 from advdpnp.eval.report.robustbench import is_published

@@ -397,3 +397,27 @@ def test_measurements_are_found_by_what_they_are_about(tmp_path: Path) -> None:
     index = read_index(tmp_path)
     assert index is not None
     assert each in index.diagnostics
+
+
+@pytest.mark.parametrize("attacks", ["none", "fgsm,pgd-3,cw,square,apgd-ce,fab-t"])
+def test_a_default_of_float64_changes_nothing(attacks: str) -> None:
+    net, generator = (
+        nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 4)).eval(),
+        torch.Generator(),
+    )
+    x = torch.rand(6, 1, 8, 8, generator=generator)
+    y = net(x).argmax(1)
+    found = []
+    try:
+        for kind in (torch.float32, torch.float64):
+            torch.set_default_dtype(kind)
+            found.append(evaluate(net, x, y, eps=0.05, attacks=attacks))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert [each.row["flags"].iloc[0] for each in found] == [found[0].row["flags"].iloc[0]] * 2
+    assert "fails" not in found[1].row["flags"].iloc[0]
+    assert (
+        found[0]
+        .verdicts.drop(columns="seconds", errors="ignore")
+        .equals(found[1].verdicts.drop(columns="seconds", errors="ignore"))
+    )

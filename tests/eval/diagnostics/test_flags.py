@@ -311,3 +311,29 @@ def test_every_flag_says_what_it_means_and_what_to_do(store_model: Store) -> Non
         assert meaning.remedy
     markdown = to_markdown(build_leaderboard([store_model("net", GOOD, randomised=True)]))
     assert f"- `randomised`: {FLAGS['randomised'].explanation}. Remedy: {FLAGS['randomised'].remedy}." in markdown
+
+
+@pytest.mark.parametrize(
+    ("robust", "raised"),
+    [
+        ({"clean": 0.9, "pgd-40": 0.2, "cw-l2": 0.4}, ["minimum-norm"]),
+        ({"clean": 0.9, "pgd-40": 0.2, "cw-l2": 0.21}, []),
+        ({"clean": 0.9, "pgd-40": 0.4, "cw-l2": 0.2}, []),
+        ({"clean": 0.9, "fgsm": 0.2, "cw-l2": 0.4}, []),
+    ],
+)
+def test_a_minimum_norm_attack_that_misses_what_pgd_finds_is_flagged(
+    store_model: Store, robust: dict[str, float], raised: list[str]
+) -> None:
+    assert codes(store_model("net", robust, norm="l2", eps="0.5")) == raised
+
+
+@pytest.mark.parametrize(
+    ("norm", "eps", "left", "raised"),
+    [("l2", "8/255", 0.9, True), ("l2", "8/255", 0.7, False), ("l2", "0.5", 0.9, False), ("linf", "8/255", 0.9, False)],
+)
+def test_an_l2_radius_that_is_one_of_linf_is_flagged(
+    store_model: Store, norm: str, eps: str, left: float, raised: bool
+) -> None:
+    out = store_model("net", {"clean": 0.9, "pgd-20": left}, norm=norm, eps=eps)
+    assert ("small-eps" in codes(out)) is raised

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -80,6 +81,19 @@ def test_an_attack_that_does_not_work_is_flagged(
     assert [code for code in found if code in ("unmoved", "rejected", "unverified")] == ([raised] if raised else [])
 
 
+@pytest.mark.parametrize(("scale", "eps"), [(60.0, 0.005), (3.0, 0.0001)])  # misleading images, and harmless ones
+def test_an_attack_whose_images_lie_outside_eps_says_so(
+    register: Callable[..., None], net: Callable[..., nn.Module], data: Dataset, scale: float, eps: float
+) -> None:
+    register(scale=scale)
+    found = advdpnp.evaluate(net(), data.test.images / 255, data.test.labels, eps=eps, attacks="noise")
+    assert "all refused; 100.00 % outside eps or [0, 1]" in found.row["flag_details"].iloc[0]
+    assert found.row["noise"].equals(found.row["clean"].rename("noise"))
+    attacked = found.verdicts[(found.verdicts["attack"] == "noise") & (found.verdicts["forwards"] > 1)]
+    assert len(attacked)
+    assert np.allclose(attacked["norm"], scale * eps, rtol=1e-3)
+
+
 def test_what_an_attack_declares_is_stored_outside_its_hash(
     register: Callable[..., None], net: Callable[..., nn.Module], data: Dataset, tmp_path: Path
 ) -> None:
@@ -90,7 +104,7 @@ def test_what_an_attack_declares_is_stored_outside_its_hash(
         model = LoadedModel(net(), "net", "0" * 64, "linear", "", 260, {})
         evaluate_models([model], data, out=out, attacks="noise", eps=[0.05], device="cpu")
         (unit,) = [unit for unit in find_results([out]) if unit.threat is not None]
-        assert unit.attack_info == (declared or AttackInfo())
+        assert unit.attack_info == replace(declared or AttackInfo(), minimum_norm=False)
         hashes.append(unit.hash)
     assert hashes[0] == hashes[1]
 

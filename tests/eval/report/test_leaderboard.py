@@ -7,9 +7,11 @@ import pandas as pd
 import pytest
 from scipy.stats import binomtest
 
+from advdpnp.attacks.protocol import check_name
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.cli import run
 from advdpnp.corruption import BENCHMARK, EXTRA, GROUPS, SEVERITIES
+from advdpnp.eval.analysis import columns
 from advdpnp.eval.analysis.columns import meaning_of, read_leaderboard
 from advdpnp.eval.analysis.rows import make_rows, order_attacks
 from advdpnp.eval.report.exports.latex import to_latex
@@ -314,6 +316,8 @@ def test_the_terminal_shows_what_the_markdown_says_of_corruptions(
     assert head.split()[-4:] == ["corruptions", "mce", "n", "flags"]
     assert next(line for line in lines if line.startswith("base")).split()[-3:] == ["50.00", "100.00", "200"]
     assert "Corruptions were judged on fewer images than n: 100." in shown
+    (source,) = set(build_leaderboard([out])["corruption_source"]) - {""}
+    assert f"Corruptions: {source}." in shown
     assert "No mCE for net: judged on 100 images, base on 200, not the same." in shown
 
 
@@ -413,3 +417,9 @@ def test_official_and_regenerated_corruptions_stand_in_different_tables(store_mo
     text = to_markdown(build_leaderboard([out]))
     assert text.count("corruptions: cifar10-c;") == text.count("corruptions: cifar10-c (regenerated);") == 1
     assert "**60.00**" not in text
+
+
+@pytest.mark.parametrize("column", columns._MEANINGS)
+def test_no_attack_can_be_called_like_another_column(column: str) -> None:
+    with pytest.raises(AdvdpnpError, match="needs another name"):
+        check_name(column)

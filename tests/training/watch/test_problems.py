@@ -27,6 +27,8 @@ def test_an_honest_epoch_has_no_problem_and_each_problem_its_size():
     assert problems(row(pgd=0.6, p=0.2)) == {}  # too few images to tell
     assert problems(row(pgd=0.6, p=1e-3)) == {"gap": pytest.approx(10)}
     assert problems(row(silent=0.5, angle=1)) == {"zero-gradient": 50, "collapse": 1}
+    assert problems({**row(), "loss": 20.0}) == {}
+    assert problems({**row(), "loss": 925_720.0}) == {"divergence": 925_720}
 
 
 def test_each_problem_is_said_once_with_its_first_and_worst_epoch():
