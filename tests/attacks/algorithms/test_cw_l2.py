@@ -57,6 +57,14 @@ def test_finds_the_nearest_image(linear, find, saturated, scale, shift):
     assert torch.equal(found.x_adv[~found.success], x[~found.success])
 
 
+def test_a_pixel_can_go_from_one_end_to_the_other(linear, find):
+    """Class 1 up to a sum of 15.2 of the 16 pixels: all of them must become nearly white."""
+    model, x = linear(torch.ones(16), torch.tensor(-15.2)), torch.zeros(4, 1, 4, 4)
+    found = find(model, CWL2(ThreatModel.parse("l2", 4.0)), x, torch.ones(4).long(), static_batch_size=4)
+    assert bool(found.success.all())
+    assert float((found.norm / nearest(model, x)).max()) < 1.01
+
+
 def test_a_smaller_eps_changes_successes_but_not_norms(linear, find):
     model, x, y = case(linear, False)
     small = find(model, CWL2(ThreatModel.parse("l2", 0.01), searches=3, iterations=30), x, y)
