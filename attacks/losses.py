@@ -4,12 +4,12 @@ Each maps logits (n, classes) and labels, int64 (n,), to one value per sample (n
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from advdpnp.attacks.rows import any_row
 from advdpnp.base.errors import AdvdpnpError
 
 
@@ -19,12 +19,9 @@ def best_other(logits: Tensor, y: Tensor) -> Tensor:
     return others.amax(1)
 
 
-def fill_lost(logits: Tensor, y: Tensor) -> Tensor:
-    """Rows of NaN, where a model has no answer, as logits that an attack can compute with: the class y is the last."""
-    lost = logits[:, :1].isnan()
-    if not any_row(lost):
-        return logits
-    return torch.where(lost, torch.zeros_like(logits).scatter_(1, y[:, None], -1.0), logits)
+def answered(logits: Tensor) -> Tensor:
+    """Whether a row is finite throughout, bool (n, 1). The model has no answer in the others."""
+    return logits.abs().amax(1, keepdim=True) < torch.inf
 
 
 def own_logit(logits: Tensor, y: Tensor) -> Tensor:
@@ -68,9 +65,32 @@ def targeted_difference_of_logits_ratio(logits: Tensor, y: Tensor, target: Tenso
         y: labels, int64 (n,).
         target: target class of each sample, int64 (n,).
     """
-    ordered = logits.sort(1, descending=True).values
-    spread = ordered[:, 0] - (ordered[:, 2] + ordered[:, 3]) / 2 + 1e-12
-    return targeted_margin(logits, y, target) / spread
+    loss: Tensor = _TargetedDLR.apply(logits, torch.stack([target, y], 1))
+    return loss
+
+
+class _TargetedDLR(torch.autograd.Function):
+    """Its gradient in a third of the operations that autograd takes for it, and with the same bits."""
+
+    @staticmethod
+    def forward(context: Any, logits: Tensor, pair: Tensor) -> Tensor:
+        ordered, classes = logits.sort(1, descending=True)
+        spread = ordered[:, 0] - (ordered[:, 2] + ordered[:, 3]) / 2 + 1e-12
+        to, of = logits.gather(1, pair).unbind(1)
+        loss = (to - of) / spread
+        context.save_for_backward(logits, pair, classes, spread, loss)
+        return loss
+
+    @staticmethod
+    def backward(context: Any, slope: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        logits, pair, classes, spread, loss = context.saved_tensors
+        of_pair = slope / spread
+        of_spread = -slope * (loss / spread)
+        of_mean = of_spread * -0.5
+        slopes = torch.stack([of_pair, -of_pair, of_spread, of_mean, of_mean], 1)
+        # No class occurs more than twice, so the order of the additions does not show.
+        places = torch.cat([pair, classes[:, :1], classes[:, 2:4]], 1)
+        return torch.zeros_like(logits).scatter_add_(1, places, slopes), None
 
 
 def divergence(logits: Tensor, clean_logits: Tensor) -> Tensor:

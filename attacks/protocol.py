@@ -142,6 +142,31 @@ class PeriodicGradient(Protocol):
         ...
 
 
+@runtime_checkable
+class Preparing(Protocol):
+    """An attack that can make a part of its states for several iterations at once, which costs fewer operations.
+
+    The engine prepares every new state, and again before it has told a prepared one more than ``prepared_for`` times.
+    The attack must give the same queries without.
+    """
+
+    @property
+    def prepared_for(self) -> int: ...
+
+    def prepare(self, state: Any) -> Any:
+        """The state, prepared. Tensors of prepared states have one shape."""
+        ...
+
+
+def prepared(attack: Any, state: Any) -> Any:
+    """The state, prepared if the attack prepares any."""
+    return attack.prepare(state) if isinstance(attack, Preparing) else state
+
+
+PREPARED_FOR = 16
+"""Iterations for which the attacks of this package prepare their states, and most wrappers of attacks."""
+
+
 @dataclass(frozen=True)
 class StageRecord(Rows):
     """Progress of a package's attack after one batch of one stage. The last record is enough to resume the run.

@@ -37,6 +37,19 @@ class Rows:
             return self  # the usual case is a full batch, and slicing costs a view per tensor
         return type(self)(**{name: getattr(self, name)[index] for name in self._names()})
 
+    def take(self, places: Sequence[int]) -> Self:
+        """The rows at these places, in this order."""
+        if len(places) == len(self) and all(place == number for number, place in enumerate(places)):
+            return self
+        first = getattr(self, self._names()[0])
+        return self[torch.tensor(places, dtype=torch.int64, device=_device(first))]
+
+    def select(self, *masks: Tensor) -> list[Self]:
+        """The rows of each mask, bool (n,). The host waits for the device once."""
+        return [
+            self.take([place for place, chosen in enumerate(mask) if chosen]) for mask in torch.stack(masks).tolist()
+        ]
+
     @classmethod
     def concatenate(cls, parts: Sequence[Self]) -> Self:
         """Concatenate the rows of ``parts``, which must not be empty. A single part is returned without a copy."""
@@ -46,7 +59,8 @@ class Rows:
 
     def where(self, mask: Tensor, other: Self) -> Self:
         """Take rows of ``self`` where ``mask``, bool (n,), is true and rows of ``other`` elsewhere."""
-        return type(self)(**{name: _where(mask, getattr(self, name), getattr(other, name)) for name in self._names()})
+        views = {1: mask}  # by the number of dimensions, as every view costs an accelerator's host as much as a kernel
+        return type(self)(**{name: _where(views, getattr(self, name), getattr(other, name)) for name in self._names()})
 
     def to(self, device: torch.device | str) -> Self:
         """Move every tensor to ``device``."""
@@ -57,8 +71,7 @@ class Rows:
         if len(self) == length:
             return self
         first = getattr(self, self._names()[0])
-        device = first.key.device if isinstance(first, Draw) else getattr(first, "device", None)
-        return self[torch.arange(length, device=device).clamp(max=len(self) - 1)]
+        return self[torch.arange(length, device=_device(first)).clamp(max=len(self) - 1)]
 
 
 @dataclass(frozen=True)
@@ -92,22 +105,35 @@ def where_rows(mask: Tensor, images: Tensor, others: Tensor) -> Tensor:
     ``torch.lerp`` takes a quarter of the time of ``torch.where``, which is not vectorised over masks.
 
     Args:
-        mask: bool, (n,) to select whole rows, or any shape that broadcasts to the images.
+        mask: bool, (n,) to select whole rows, or any shape that broadcasts to the images; or its ``weights``.
         images: finite floats, (n, c, h, w).
         others: as ``images``.
     """
-    weight = mask.to(images.dtype)
-    return torch.lerp(others, images, weight[:, None, None, None] if mask.dim() == 1 else weight)
+    return torch.lerp(others, images, mask if mask.is_floating_point() else weights(mask, images.dtype))
 
 
-def _where(mask: Tensor, value: Any, other: Any) -> Any:
+def weights(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """A mask for several calls of ``where_rows``: one and zero. That of rows, bool (n,), becomes (n, 1, 1, 1)."""
+    weight = mask.to(dtype)
+    return weight.view(-1, 1, 1, 1) if mask.dim() == 1 else weight
+
+
+def _where(views: dict[int, Tensor], value: Any, other: Any) -> Any:
     if value is other:
         return value
     if isinstance(value, Draw):
-        return Draw(torch.where(mask, value.key, other.key))
-    if isinstance(value, Tensor):
-        return torch.where(mask.reshape(-1, *[1] * (value.dim() - 1)), value, other)
-    return value.where(mask, other)
+        return value if value.key is other.key else Draw(torch.where(views[1], value.key, other.key))
+    if isinstance(value, Rows):
+        return value.where(views[1], other)
+    if value.dim() not in views:
+        views[value.dim()] = views[1].reshape(-1, *[1] * (value.dim() - 1))
+    return torch.where(views[value.dim()], value, other)
+
+
+def _device(value: Any) -> torch.device:
+    if isinstance(value, Rows):
+        return _device(getattr(value, value._names()[0]))
+    return (value.key if isinstance(value, Draw) else value).device  # type: ignore[no-any-return]
 
 
 def _to(value: Any, device: torch.device | str) -> Any:

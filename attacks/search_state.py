@@ -104,9 +104,11 @@ class SearchState(Rows):
         state: state of the attack. The attack may write into it, so nothing is judged by it.
         x: clean images, (n, c, h, w), as the engine keeps them.
         goal: class that the attack leaves or reaches, int64 (n,).
-        sample, label, clean_prediction, forwards, backwards, zero_gradient: as in ``AttackResult``.
+        unanswered: logits in place of an answer that the model does not give, (n, classes): the goal is the last class.
+        sample, label, clean_prediction, backwards, zero_gradient: as in ``AttackResult``.
         allowance: forwards and backwards that the row may cost in this stage, int64 (n,).
-        age: iterations of the row, int64 (n,).
+        age: iterations of the row, int64 (n,); each is a forward.
+        judged: forwards of the clean image and of candidates, int64 (n,).
         candidate: image to verify, (n, c, h, w).
         candidate_norm: distance of the candidate, float64 (n,); inf if there is none.
         last: whether the candidate is the last image of the search, bool (n,).
@@ -120,12 +122,13 @@ class SearchState(Rows):
     state: State
     x: Tensor
     goal: Tensor
+    unanswered: Tensor
     sample: Tensor
     label: Tensor
     clean_prediction: Tensor
     allowance: Tensor
     age: Tensor
-    forwards: Tensor
+    judged: Tensor
     backwards: Tensor
     zero_gradient: Tensor
     candidate: Tensor
@@ -138,6 +141,11 @@ class SearchState(Rows):
     margin: Tensor
     borderline: Tensor
     refused: Tensor
+
+    @property
+    def forwards(self) -> Tensor:
+        """As in ``AttackResult``."""
+        return self.age + self.judged
 
 
 def propose(rows: SearchState, which: Tensor, images: Tensor, distance: Tensor) -> SearchState:

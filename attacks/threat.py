@@ -78,7 +78,7 @@ class ThreatModel:
         place = x.device
         if not has_float64(place):
             x, x_adv = x.cpu(), x_adv.cpu()
-        return _norm(x_adv.double() - x.double(), self.norm).to(place, widest_float(place))
+        return _norm(x_adv.double() - x, self.norm).to(place, widest_float(place))  # x becomes float64 on the way
 
     def may_contain(self, x: Tensor, x_adv: Tensor) -> Tensor:
         """False if x_adv is certainly outside the ball, bool (n,). Cheaper than ``contains`` and never stricter."""
@@ -95,8 +95,8 @@ class ThreatModel:
         """
         distance = self.distance(x, x_adv) if distance is None else distance
         in_ball = distance <= self.eps * (1 + 1e-6) + 1e-7
-        flat = x_adv.flatten(1)
-        return in_ball & (flat.amin(1) >= self.low) & (flat.amax(1) <= self.high)
+        lowest, highest = torch.aminmax(x_adv.flatten(1), dim=1)
+        return in_ball & (lowest >= self.low) & (highest <= self.high)
 
 
 def _norm(difference: Tensor, norm: str) -> Tensor:

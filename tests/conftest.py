@@ -3,6 +3,8 @@
 import importlib
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,8 @@ import pytest
 import torch
 
 from advdpnp.datasets.base import Dataset, Split
+
+_REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 def pytest_configure() -> None:
@@ -51,12 +55,30 @@ def quadrants() -> Dataset:
 
 
 @pytest.fixture
+def in_own_process() -> Callable[[Path], None]:
+    """Run the tests of a file that pytest does not collect in a process of their own.
+
+    torch learns of a simulated device before its first gradient or never, and a process that knows one cannot fork.
+    """
+
+    def run(path: Path) -> None:
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(path)]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=_REPOSITORY)
+        assert done.returncode == 0, done.stdout[-10_000:] + done.stderr[-2_000:]
+
+    return run
+
+
+@pytest.fixture
 def sim(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """The simulated accelerator of ``benchmarks.operations``, open: tensors can be on the device "sim"."""
+    """The simulated accelerator of ``benchmarks.operations``, open: tensors can be on the device "sim".
+
+    For files that ``in_own_process`` runs.
+    """
     registration = importlib.import_module("torch.utils.backend_registration")
     if not hasattr(registration, "_setup_privateuseone_for_python_backend"):
         pytest.skip("this torch has no backends that are written in Python")
-    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parent.parent))
+    monkeypatch.syspath_prepend(str(_REPOSITORY))
     with importlib.import_module("benchmarks.operations.device").SimulatedDevice() as device:
         yield device
 

@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -60,6 +61,17 @@ def _few_bits(key: Tensor, count: int, counters: tuple[int | Tensor, ...]) -> Te
     return torch.from_numpy((_mix_array(numbers[:, None] + _GOLDEN_U * positions) >> np.uint64(1)).view(np.int64))
 
 
+def _signed(number: int) -> int:
+    """The number modulo 2**64, as int64 has it."""
+    return (number + 2**63) % 2**64 - 2**63
+
+
+@lru_cache(maxsize=16)
+def _steps(count: int, device: torch.device) -> Tensor:
+    """What a stream adds for each of its first ``count`` numbers, int64 (count,)."""
+    return _GOLDEN * torch.arange(1, count + 1, device=device, dtype=torch.int64)
+
+
 def seed_of(*parts: object) -> int:
     """A signed 64-bit root key, hashed from the text of ``parts``: one key for each purpose of a run."""
     digest = hashlib.sha256("\x1f".join(map(str, parts)).encode()).digest()
@@ -95,9 +107,11 @@ class Draw:
         if key.device.type == "cpu" and len(key) * count <= _SMALL:
             return _few_bits(key, count, counters).reshape(len(key), *shape)
         for counter in counters:
-            key = _mix(key + _GOLDEN * (torch.as_tensor(counter, device=key.device) + 1))
-        position = torch.arange(count, device=key.device, dtype=torch.int64)
-        bits = _mix(key[:, None] + _GOLDEN * (position + 1))
+            if isinstance(counter, Tensor):
+                key = _mix(torch.add(key, counter + 1, alpha=_GOLDEN))
+            else:
+                key = _mix(key + _signed(_GOLDEN * (counter + 1)))
+        bits = _mix(key[:, None] + _steps(count, key.device))
         return (bits.bitwise_right_shift_(1).bitwise_and_((1 << 63) - 1)).reshape(len(key), *shape)
 
     def uniform(self, shape: tuple[int, ...], *counters: int | Tensor, dtype: torch.dtype = torch.float32) -> Tensor:

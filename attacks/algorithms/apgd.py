@@ -10,8 +10,8 @@ from torch import Tensor
 from advdpnp.attacks.criteria import Targeted, likely_targets, target_of
 from advdpnp.attacks.losses import LOSSES, TARGETED_LOSSES
 from advdpnp.attacks.norms import ascent_step, project, surface_start
-from advdpnp.attacks.protocol import Loss, State, TargetableAttack
-from advdpnp.attacks.rows import any_row, where_rows
+from advdpnp.attacks.protocol import PREPARED_FOR, Loss, State, TargetableAttack
+from advdpnp.attacks.rows import any_row, weights, where_rows
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.base.randomness import Draw
 
@@ -38,6 +38,7 @@ class APGDState(State):
         iteration: iterates evaluated in this run, int64 (n,).
         run: index of the restart or of the target, int64 (n,).
         targets: target class of each run, int64 (n, runs); (n, 0) for untargeted losses.
+        fresh: start of the next run, (n, c, h, w), in prepared states on accelerators; (n, 0, h, w) in others.
     """
 
     x_adv: Tensor
@@ -53,6 +54,7 @@ class APGDState(State):
     iteration: Tensor
     run: Tensor
     targets: Tensor
+    fresh: Tensor
 
 
 @cache
@@ -68,10 +70,16 @@ def checkpoints(iterations: int) -> dict[int, int]:
 
 
 @cache
-def _periods(iterations: int, device: torch.device) -> Tensor:
-    """The same as a tensor over iterations, int64 (iterations + 1,); zero without a checkpoint."""
+def _schedule(iterations: int, device: torch.device) -> Tensor:
+    """What depends on the iteration alone, (iterations + 1, 3).
+
+    The largest number of rises with which the step size is halved, -1 without a checkpoint; the weight of the new
+    step, which is one in the first iteration (equation 3); the weight of the last move.
+    """
     periods = checkpoints(iterations)
-    return torch.tensor([periods.get(step, 0) for step in range(iterations + 1)], device=device)
+    shares = [_MOMENTUM if step else 1.0 for step in range(iterations + 1)]
+    rises = [_RISING * periods[step] if step in periods else -1.0 for step in range(iterations + 1)]
+    return torch.tensor([rises, shares, [1 - share for share in shares]], device=device).T.contiguous()
 
 
 @dataclass(frozen=True)
@@ -137,8 +145,8 @@ class APGD(AutoPGD):
             previous=first,
             best=first,
             best_gradient=torch.zeros_like(x),
-            best_loss=zero,
-            loss=zero,
+            best_loss=zero - torch.inf,  # any loss is better
+            loss=zero + torch.inf,  # the first loss is no rise
             loss_at_check=zero,
             step=zero + 2 * self.threat.eps,
             rises=zero_count,
@@ -146,7 +154,19 @@ class APGD(AutoPGD):
             iteration=zero_count,
             run=zero_count,
             targets=self.targets(logits, y),
+            fresh=x[:, :0],
         )
+
+    @property
+    def prepared_for(self) -> int:
+        """A run must not end twice."""
+        return min(PREPARED_FOR, self.iterations + 1)
+
+    def prepare(self, state: APGDState) -> APGDState:
+        """On accelerators, which cannot see whether a run ends: make the start of the next run ahead."""
+        if self.runs == 1 or state.x.device.type == "cpu":
+            return state
+        return replace(state, fresh=surface_start(state.x, self.threat, state.draw, state.run + 1))
 
     def ask(self, state: APGDState) -> tuple[Tensor, Loss | None]:
         return state.x_adv, lambda logits: self.loss(logits, state.y, state.targets, state.run)
@@ -154,62 +174,66 @@ class APGD(AutoPGD):
     def tell(self, state: APGDState, logits: Tensor, gradient: Tensor | None, misclassified: Tensor) -> APGDState:
         assert gradient is not None
         loss = self.loss(logits, state.y, state.targets, state.run)
-        first = state.iteration == 0
-        better = first | (loss > state.best_loss)
+        better = weights(loss > state.best_loss, state.x.dtype)
         state = replace(
             state,
             best=where_rows(better, state.x_adv, state.best),
             best_gradient=where_rows(better, gradient, state.best_gradient),
-            best_loss=torch.where(better, loss, state.best_loss),
-            loss_at_check=torch.where(first, loss, state.loss_at_check),
-            rises=torch.where(first, 0, state.rises + (loss > state.loss)),
+            best_loss=torch.maximum(loss, state.best_loss),
+            rises=state.rises + (loss > state.loss),
             loss=loss,
         )
-        x_adv, gradient, state = self._checked(state, gradient)
-        return self._next_run(self._moved(state, x_adv, gradient))
+        rises, share, rest = _schedule(self.iterations, loss.device)[state.iteration].unbind(1)
+        x_adv, gradient, state = self._checked(state, gradient, rises)
+        return self._next_run(self._moved(state, x_adv, gradient, share.view(-1, 1, 1, 1), rest.view(-1, 1, 1, 1)))
 
-    def _checked(self, state: APGDState, gradient: Tensor) -> tuple[Tensor, Tensor, APGDState]:
-        """At checkpoints, halve the step size of rows without progress and return them to their best iterate."""
-        period = _periods(self.iterations, state.iteration.device)[state.iteration.clamp(max=self.iterations)]
-        at_checkpoint = period > 0
-        stuck = ~state.halved & (state.loss_at_check >= state.best_loss)
-        halve = at_checkpoint & ((state.rises <= _RISING * period) | stuck)
+    def _checked(self, state: APGDState, gradient: Tensor, most: Tensor) -> tuple[Tensor, Tensor, APGDState]:
+        """At checkpoints, halve the step size of rows without progress and return them to their best iterate.
+
+        A row has no progress with at most so many rises, (n,), or if neither its step size nor its best loss changed
+        since the last checkpoint.
+        """
+        at_checkpoint = most >= 0
+        if not any_row(at_checkpoint):
+            return state.x_adv, gradient, state
+        stuck = torch.gt(state.loss_at_check >= state.best_loss, state.halved)
+        halve = at_checkpoint & (stuck | (state.rises <= most))
         changed = replace(
             state,
             step=torch.where(halve, state.step / 2, state.step),
             halved=torch.where(at_checkpoint, halve, state.halved),
             loss_at_check=torch.where(at_checkpoint, state.best_loss, state.loss_at_check),
-            rises=torch.where(at_checkpoint, 0, state.rises),
+            rises=state.rises.masked_fill(at_checkpoint, 0),
         )
         if not any_row(halve):
             return state.x_adv, gradient, changed
-        return where_rows(halve, state.best, state.x_adv), where_rows(halve, state.best_gradient, gradient), changed
+        weight = weights(halve, gradient.dtype)
+        return where_rows(weight, state.best, state.x_adv), where_rows(weight, state.best_gradient, gradient), changed
 
-    def _moved(self, state: APGDState, x_adv: Tensor, gradient: Tensor) -> APGDState:
-        """One step with momentum from ``x_adv``, projected twice (equation 3)."""
-        length = state.step[:, None, None, None]
+    def _moved(self, state: APGDState, x_adv: Tensor, gradient: Tensor, share: Tensor, rest: Tensor) -> APGDState:
+        """One step from ``x_adv`` with momentum, of these weights, projected twice (equation 3)."""
+        length = state.step.view(-1, 1, 1, 1)
         stepped = project(ascent_step(x_adv, gradient, length, self.threat.norm), state.x, self.threat)
-        share = torch.where(state.iteration == 0, 1.0, _MOMENTUM)[:, None, None, None]
-        mixed = (x_adv - state.previous).mul_(1 - share).add_(stepped.sub_(x_adv).mul_(share)).add_(x_adv)
+        mixed = (x_adv - state.previous).mul_(rest).add_(stepped.sub_(x_adv).mul_(share)).add_(x_adv)
         return replace(state, x_adv=project(mixed, state.x, self.threat), previous=x_adv, iteration=state.iteration + 1)
 
     def _next_run(self, state: APGDState) -> APGDState:
         """Rows that have evaluated the last iterate of a run start the next run, or are done."""
-        run_ended = state.iteration > self.iterations
-        run = state.run + run_ended.long()
-        done = run >= self.runs
-        again = run_ended & ~done
-        if not any_row(run_ended):
+        ended = state.iteration > self.iterations
+        if not any_row(ended):
             return state
-        fresh = surface_start(state.x, self.threat, state.draw, run)
-        fresh = where_rows(done, state.best, fresh)
+        run = state.run + ended
+        done = run >= self.runs
+        changed = replace(state, iteration=state.iteration.masked_fill(ended, 0), run=run, done=state.done | done)
+        if self.runs == 1:
+            return replace(changed, x_adv=where_rows(ended, state.best, state.x_adv))
+        fresh = state.fresh if state.fresh.shape[1] else surface_start(state.x, self.threat, state.draw, run)
         return replace(
-            state,
-            x_adv=where_rows(run_ended, fresh, state.x_adv),
-            previous=where_rows(run_ended, fresh, state.previous),
-            step=torch.where(again, 2 * self.threat.eps, state.step),
-            halved=state.halved | again,
-            iteration=torch.where(again, 0, state.iteration),
-            run=run,
-            done=state.done | done,
+            changed,
+            x_adv=where_rows(ended, where_rows(done, state.best, fresh), state.x_adv),
+            step=state.step.masked_fill(ended, 2 * self.threat.eps),
+            halved=state.halved | ended,
+            best_loss=state.best_loss.masked_fill(ended, -torch.inf),
+            loss=state.loss.masked_fill(ended, torch.inf),
+            rises=state.rises.masked_fill(ended, 0),
         )

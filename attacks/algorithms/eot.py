@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from advdpnp.attacks.criteria import Criterion, criterion_of
-from advdpnp.attacks.protocol import Attack, Loss, State
+from advdpnp.attacks.protocol import PREPARED_FOR, Attack, Loss, State, prepared
+from advdpnp.attacks.rows import any_row
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.base.randomness import Draw
 
@@ -84,6 +85,15 @@ class ExpectationOverTransformation:
             answers=torch.zeros_like(y),
         )
 
+    @property
+    def prepared_for(self) -> int:
+        """As for the wrapped attack, which is told less often."""
+        return getattr(self.attack, "prepared_for", PREPARED_FOR)
+
+    def prepare(self, state: AveragedState) -> AveragedState:
+        """Prepare the state of the wrapped attack."""
+        return replace(state, inner=prepared(self.attack, state.inner))
+
     def ask(self, state: AveragedState) -> tuple[Tensor, Loss | None]:
         return self.attack.ask(state.inner)
 
@@ -95,7 +105,7 @@ class ExpectationOverTransformation:
             state, gradient=state.gradient + gradient, logits=state.logits + logits, answers=state.answers + 1
         )
         enough = state.answers >= self.repeats
-        if not bool(enough.any()):
+        if not any_row(enough):
             return state
         inner = self.attack.tell(state.inner, state.logits / self.repeats, state.gradient / self.repeats, misclassified)
         return replace(

@@ -108,35 +108,33 @@ class FAB(TargetableAttack):
 
     def tell(self, state: FABState, logits: Tensor, gradient: Tensor | None, misclassified: Tensor) -> FABState:
         x_adv, stepping = state.x_adv, state.placed
-        run_ended = ~stepping & (state.iteration >= self.iterations)
-        back = misclassified & ~stepping
+        run_ended = torch.gt(state.iteration >= self.iterations, stepping)
+        back = torch.gt(misclassified, stepping)
         if any_row(back):
-            x_adv = where_rows(back, state.x + _BACKWARD * (state.x_adv - state.x), x_adv)
-        if any_row(stepping):
-            assert gradient is not None
+            x_adv = where_rows(back, (x_adv - state.x).mul_(_BACKWARD).add_(state.x), x_adv)
+        if gradient is not None and any_row(stepping):
             lead = self._lead(state, logits).to(state.x.dtype)
             x_adv = where_rows(stepping, self._step(state.x, state.x_adv, lead, gradient), x_adv)
-        run = state.run + run_ended.long()
-        done = run >= self.runs
+        run = state.run + run_ended
         return replace(
             state,
             x_adv=where_rows(run_ended, state.x, x_adv) if any_row(run_ended) else x_adv,
             placed=~stepping,
-            iteration=torch.where(run_ended, 0, state.iteration + stepping.long()),
+            iteration=(state.iteration + stepping).masked_fill_(run_ended, 0),
             run=run,
-            done=state.done | done,
+            done=state.done | (run >= self.runs),
         )
 
     def _step(self, x: Tensor, x_adv: Tensor, lead: Tensor, gradient: Tensor) -> Tensor:
         """Move between the boundary points nearest to the iterate and to the clean image (equations 9 to 11)."""
         norm, low, high = self.threat.norm, self.threat.low, self.threat.high
         level = (gradient * x_adv).flatten(1).sum(1) - lead
-        from_iterate = project_to_hyperplane(x_adv, gradient, level, norm, low, high)
-        from_clean = project_to_hyperplane(x, gradient, level, norm, low, high)
-        distances = [length(delta, norm).clamp(min=_TINY)[:, None, None, None] for delta in (from_iterate, from_clean)]
-        bias = (distances[0] / (distances[0] + distances[1])).clamp(max=_LARGEST_BIAS)
-        moved = (x_adv + _OVERSHOOT * from_iterate) * (1 - bias) + (x + _OVERSHOOT * from_clean) * bias
-        return moved.clamp(low, high)
+        starts = torch.stack([x_adv, x])
+        deltas = project_to_hyperplane(starts, gradient, level, norm, low, high)
+        distances = length(deltas.flatten(0, 1), norm).clamp_(min=_TINY).view(2, -1, 1, 1, 1)
+        bias = (distances[0] / distances.sum(0)).clamp_(max=_LARGEST_BIAS)
+        from_iterate, from_clean = deltas.mul_(_OVERSHOOT).add_(starts).unbind(0)
+        return from_iterate.mul_(1 - bias).add_(from_clean.mul_(bias)).clamp_(low, high)
 
 
 @ATTACKS.register(

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 _ROUNDS = 60  # each fixes at least one more coordinate at a bound; a few are enough in practice
+_ROUNDS_WITHOUT_LOOKS = 8  # on accelerators, where a look at what has converged makes the host wait
 
 
 def project_to_hyperplane(
@@ -17,38 +18,34 @@ def project_to_hyperplane(
     below reaches the exact solution in a few rounds, without the usual sort of all coordinates.
 
     Args:
-        points: images within the bounds, (n, c, h, w).
+        points: images within the bounds, (n, c, h, w), or several for each hyperplane, (k, n, c, h, w).
         normal: normal of each hyperplane, (n, c, h, w).
         level: offset of each hyperplane, (n,).
         norm: "linf" or "l2".
         low, high: bounds of the coordinates.
 
     Returns:
-        delta, (n, c, h, w). If no point within the bounds is on the hyperplane, delta goes as far as the bounds allow.
+        delta, of the shape of points. If no point within the bounds is on the hyperplane, delta goes as far as the
+        bounds allow.
     """
-    w, flat = normal.flatten(1), points.flatten(1)
-    gap = level - (w * flat).sum(1)
-    weight, distance = w.abs(), gap.abs()[:, None]
-    direction = torch.sign(w).mul_(torch.sign(gap)[:, None])
+    w, flat = normal.flatten(1), points.flatten(-3)
+    gap = (level - (w * flat).sum(-1))[..., None]
+    weight, distance = w.abs(), gap.abs()
+    direction = torch.sign(w) * torch.sign(gap)
     room = (flat - (high + low) / 2).mul_(direction).neg_().add_((high - low) / 2)
     gain, reach = weight * weight if norm == "l2" else weight, weight * room
-    scale = distance / gain.sum(1, keepdim=True)
-    scale = torch.where(torch.isfinite(scale), scale, torch.inf)
-    mask, product = torch.empty_like(w), torch.empty_like(w)  # floats in reused memory: bools are slow
-    for round_number in range(1, _ROUNDS + 1):
+    scale = (distance / gain.sum(-1, keepdim=True)).nan_to_num_(nan=torch.inf, posinf=torch.inf)
+    looks = scale.device.type == "cpu"
+    mask, product = torch.empty_like(room), torch.empty_like(room)  # floats in reused memory: bools are slow
+    for _ in range(_ROUNDS if looks else _ROUNDS_WITHOUT_LOOKS):
         moved = torch.mul(weight, scale, out=product) if norm == "l2" else scale
-        slope = torch.mul(torch.gt(room, moved, out=mask), gain, out=product).sum(1, keepdim=True)
-        held = torch.mul(mask.neg_().add_(1), reach, out=product).sum(1, keepdim=True)
-        solved = torch.where(slope > 0, (distance - held) / slope, torch.inf)
-        solved = torch.maximum(solved, scale)  # rounding must not make it oscillate
-        converged = solved == scale  # a converged row no longer changes, so it does not depend on the rest of the batch
-        scale = solved
-        if _check_now(round_number, scale.device) and bool(converged.all()):
+        slope = torch.mul(torch.gt(room, moved, out=mask), gain, out=product).sum(-1, keepdim=True)
+        held = torch.addcmul(reach, mask, reach, value=-1, out=product).sum(-1, keepdim=True)
+        # Rounding must not make it oscillate. Without a slope there is no solution, and the division gives no number.
+        solved = torch.fmax((distance - held).div_(slope), scale)
+        # A converged row no longer changes, so it does not depend on the rest of the batch.
+        converged, scale = looks and torch.equal(solved, scale), solved
+        if converged:
             break
     moved = torch.nan_to_num(weight * scale, nan=0.0) if norm == "l2" else scale
     return torch.minimum(moved, room).mul_(direction).view_as(points)
-
-
-def _check_now(rounds: int, device: torch.device) -> bool:
-    """Whether to check for convergence. On a GPU the check makes the host wait, so it is rare."""
-    return device.type == "cpu" or rounds % 8 == 0

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from advdpnp.attacks.losses import margin
 from advdpnp.attacks.norms import length
-from advdpnp.attacks.protocol import ATTACKS, BoundedAttack, Loss, State
+from advdpnp.attacks.protocol import ATTACKS, PREPARED_FOR, BoundedAttack, Loss, State
 from advdpnp.attacks.rows import any_row, where_rows
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.base.randomness import Draw
@@ -30,12 +30,16 @@ class SquareState(State):
         best_value: its margin loss, (n,).
         candidate: image to evaluate, (n, c, h, w).
         query: images evaluated so far, int64 (n,).
+        plans: squares of the next queries, (n, queries, numbers); (n, 0, numbers) in states that are not prepared.
+        planned: query of the first of them, int64 (n,).
     """
 
     best: Tensor
     best_value: Tensor
     candidate: Tensor
     query: Tensor
+    plans: Tensor
+    planned: Tensor
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,29 @@ class Square(BoundedAttack):
             best_value=x.new_full((len(x),), -torch.inf),
             candidate=first,
             query=zero,
+            plans=x.new_empty(len(x), 0, 1),
+            planned=zero,
         )
+
+    @property
+    def prepared_for(self) -> int:
+        """Random numbers and places take more operations than all else."""
+        return PREPARED_FOR
+
+    def prepare(self, state: SquareState) -> SquareState:
+        """Plan the next queries at once."""
+        n, count = len(state.query), PREPARED_FOR
+        query = (state.query[:, None] + _on(tuple(range(count)), state.query.device)).reshape(-1)
+        draw = Draw(state.draw.key[:, None].expand(n, count).reshape(-1))
+        plans = _PROPOSALS[self.threat.norm].plan(self, state.x, draw, query)
+        return replace(state, plans=plans.view(n, count, -1), planned=state.query)
+
+    def _plan(self, state: SquareState) -> Tensor:
+        """The plan of each row's query, (n, numbers)."""
+        if not state.plans.shape[1]:
+            return _PROPOSALS[self.threat.norm].plan(self, state.x, state.draw, state.query)
+        place = (state.query - state.planned).view(-1, 1, 1).expand(-1, 1, state.plans.shape[2])
+        return state.plans.gather(1, place)[:, 0]
 
     def ask(self, state: SquareState) -> tuple[Tensor, Loss | None]:
         return state.candidate, None
@@ -77,15 +103,13 @@ class Square(BoundedAttack):
         value = margin(logits, state.y)
         better = value > state.best_value
         best = where_rows(better, state.candidate, state.best) if any_row(better) else state.best
-        done = state.query >= self.queries
-        proposed = _PROPOSALS[self.threat.norm].next(self, state.x, best, state.draw, state.query)
         return replace(
             state,
             best=best,
-            best_value=torch.where(better, value, state.best_value),
-            candidate=where_rows(done, best, proposed) if any_row(done) else proposed,
+            best_value=torch.maximum(value, state.best_value),
+            candidate=_PROPOSALS[self.threat.norm].next(self, state.x, best, self._plan(state)),
             query=state.query + 1,
-            done=state.done | done,
+            done=state.done | (state.query >= self.queries),
         )
 
     def sides(self, query: Tensor, height: int, width: int, smallest: int) -> Tensor:
@@ -117,23 +141,35 @@ def _corner(chance: Tensor, side: Tensor, height: int, width: int) -> tuple[Tens
     return (chance[:, 0] * (height + 1 - side)).long(), (chance[:, 1] * (width + 1 - side)).long()
 
 
-def _inside(like: Tensor, top: Tensor, left: Tensor, side: Tensor) -> Tensor:
-    """One in each row's square and zero elsewhere, (n, 1, h, w). Floats, because bools are slow."""
-    down, across = _band(like.shape[2], top, side).to(like.dtype), _band(like.shape[3], left, side).to(like.dtype)
-    return down[:, None, :, None] * across[:, None, None, :]
+def _middle(top: Tensor, left: Tensor, side: Tensor) -> Tensor:
+    """The middle of each square in half pixels, int64 (n, 2)."""
+    return torch.stack([top, left], 1).mul_(2).add_(side[:, None])
 
 
-def _band(size: int, first: Tensor, side: Tensor) -> Tensor:
-    """Which of ``size`` lines are in [first, first + side), bool (n, size)."""
-    lines = _on(tuple(range(size)), first.device)
-    return (lines >= first[:, None]) & (lines < (first + side)[:, None])
+def _squares(like: Tensor, middle: Tensor, side: Tensor) -> Tensor:
+    """One in each row's square and zero elsewhere, (n, 1, h, w). Floats, because bools are slow.
+
+    Args:
+        like: images, (n, c, h, w).
+        middle: as ``_middle`` returns it, (n, 2).
+        side: in pixels, (n, 1).
+    """
+    height, width = like.shape[2:]
+    pixels = _on(tuple(range(1, 2 * max(height, width), 2)), like.device)  # their middles, in half pixels
+    inside = ((pixels - middle[:, :, None]).abs_() < side[:, :, None]).to(like.dtype)
+    return inside[:, 0, :height].view(-1, 1, height, 1) * inside[:, 1, :width].view(-1, 1, 1, width)
 
 
 class _Proposals(Protocol):
-    """The start and the proposals of the search under one norm; images (n, c, h, w)."""
+    """The start and the proposals of the search under one norm; images (n, c, h, w).
+
+    A plan has the numbers of one query, (n, numbers): all that depends on nothing but the row and the query. With a
+    side of zero the best image is proposed again, as the last one.
+    """
 
     def first(self, attack: Square, x: Tensor, draw: Draw) -> Tensor: ...
-    def next(self, attack: Square, x: Tensor, best: Tensor, draw: Draw, query: Tensor) -> Tensor: ...
+    def plan(self, attack: Square, x: Tensor, draw: Draw, query: Tensor) -> Tensor: ...
+    def next(self, attack: Square, x: Tensor, best: Tensor, plan: Tensor) -> Tensor: ...
 
 
 class _Linf:
@@ -142,14 +178,21 @@ class _Linf:
         threat = attack.threat
         return (x + threat.eps * _signs(draw, (x.shape[1], 1, x.shape[3]), 0, x)).clamp(threat.low, threat.high)
 
-    def next(self, attack: Square, x: Tensor, best: Tensor, draw: Draw, query: Tensor) -> Tensor:
-        """A square of +eps or -eps in each channel, which replaces the old perturbation."""
+    def plan(self, attack: Square, x: Tensor, draw: Draw, query: Tensor) -> Tensor:
+        """Middle and side of the square, and its value in each channel."""
         threat, (channels, height, width) = attack.threat, x.shape[1:]
         side = attack.sides(query, height, width, 1)
         chance = draw.uniform((channels + 2,), query + 1)  # one call for all numbers, because calls are expensive
-        square = _inside(x, *_corner(chance[:, channels:], side, height, width), side)
-        steps = (chance[:, :channels, None, None] < 0.5).to(x.dtype).mul_(-2 * threat.eps).add_(threat.eps)
-        return torch.lerp(best, (x + steps).clamp_(threat.low, threat.high), square)
+        top, left = _corner(chance[:, channels:], side, height, width)
+        steps = (chance[:, :channels] < 0.5).to(x.dtype).mul_(-2 * threat.eps).add_(threat.eps)
+        numbers = [_middle(top, left, side), side.masked_fill(query >= attack.queries, 0)[:, None], steps]
+        return torch.cat([each.to(x.dtype) for each in numbers], 1)
+
+    def next(self, attack: Square, x: Tensor, best: Tensor, plan: Tensor) -> Tensor:
+        """A square of +eps or -eps in each channel, which replaces the old perturbation."""
+        square = _squares(x, plan[:, :2], plan[:, 2:3])
+        changed = (x + plan[:, 3:, None, None]).clamp_(attack.threat.low, attack.threat.high)
+        return torch.lerp(best, changed, square)
 
 
 class _L2:
@@ -167,38 +210,48 @@ class _L2:
         start[:, :, top : top + down * side, left : left + across * side] = tiled
         return self._at_eps(attack, x, start)
 
-    def next(self, attack: Square, x: Tensor, best: Tensor, draw: Draw, query: Tensor) -> Tensor:
-        """Add the pattern to one window, with the L2 budget of that window and of another one, which becomes zero."""
+    def plan(self, attack: Square, x: Tensor, draw: Draw, query: Tensor) -> Tensor:
+        """Middles of the window and of its source, their side, the window's level, place and turn, a sign a channel."""
         height, width = x.shape[2:]
-        sides = [min(side + (side + 1) % 2, height, width) for side in self._sides(attack, height, width)]
-        side = _on(tuple(sides), x.device)[_level(query)]
-        top, left = _corner(draw.uniform((2,), _PLACE, query), side, height, width)
-        window = _inside(x, top, left, side)
-        source = _inside(x, *_corner(draw.uniform((2,), _OTHER_PLACE, query), side, height, width), side)
+        level = _level(query)
+        side = _on(self._sides(attack, height, width), x.device)[level]
+        places = [
+            _corner(draw.uniform((2,), purpose, query), side, height, width) for purpose in (_PLACE, _OTHER_PLACE)
+        ]
+        turned = draw.integers((), 2, _TURN, query + 1)
+        window = torch.stack([side.masked_fill(query >= attack.queries, 0), level, *places[0], turned], 1)
+        signs = _signs(draw, (x.shape[1],), query + 1, x)
+        middles = [_middle(*place, side) for place in places]
+        return torch.cat([each.to(x.dtype) for each in (*middles, window, signs)], 1)
+
+    def next(self, attack: Square, x: Tensor, best: Tensor, plan: Tensor) -> Tensor:
+        """Add the pattern to one window, with the L2 budget of that window and of another one, which becomes zero."""
+        side = plan[:, 4:5]
+        window, source = _squares(x, plan[:, :2], side), _squares(x, plan[:, 2:4], side)
         delta = best - x
-        turned = draw.integers((1, 1, 1), 2, _TURN, query + 1).bool()
-        fresh = self._painted(x, tuple(sides), _level(query), top, left, turned) * window
-        fresh = fresh * _signs(draw, (x.shape[1], 1, 1), query + 1, x)
+        pattern = _patterns(self._sides(attack, *x.shape[2:]), x.device).to(x.dtype)
+        fresh = self._painted(x, pattern, *plan[:, 5:9, None, None].unbind(1)) * window
+        fresh = fresh * plan[:, 9:, None, None]
         fresh = fresh + delta * window / (_energy(delta * window) + 1e-12)
         spare = (attack.threat.eps**2 - length(delta, "l2")[:, None, None, None] ** 2).clamp(min=0) / x.shape[1]
         budget = (spare + _energy(delta * torch.maximum(window, source)) ** 2).sqrt()
         fresh = fresh / (_energy(fresh) + 1e-12) * budget
-        return self._at_eps(attack, x, torch.lerp(delta * (1 - source), fresh, window))
+        moved = self._at_eps(attack, x, torch.lerp(delta * (1 - source), fresh, window))
+        return where_rows(side[:, 0] > 0, moved, best)
 
-    def _sides(self, attack: Square, height: int, width: int) -> list[int]:
-        return [attack.side(level, height, width, 3) for level in range(len(_HALVINGS) + 1)]
+    def _sides(self, attack: Square, height: int, width: int) -> tuple[int, ...]:
+        """By level, in pixels: odd where the image allows it."""
+        sides = (attack.side(level, height, width, 3) for level in range(len(_HALVINGS) + 1))
+        return tuple(min(side + (side + 1) % 2, height, width) for side in sides)
 
-    def _painted(
-        self, x: Tensor, sides: tuple[int, ...], level: Tensor, top: Tensor, left: Tensor, turned: Tensor
-    ) -> Tensor:
-        """The pattern in each row's square, (n, 1, h, w). Values outside the square are arbitrary."""
-        patterns = _patterns(sides).to(x)
-        top, left = top[:, None, None, None], left[:, None, None, None]
-        rows = (torch.arange(x.shape[2], device=x.device)[:, None] - top).clamp(0, patterns.shape[1] - 1)
-        columns = (torch.arange(x.shape[3], device=x.device) - left).clamp(0, patterns.shape[1] - 1)
-        rows, columns = torch.broadcast_tensors(rows, columns)
-        first, second = torch.where(turned, columns, rows), torch.where(turned, rows, columns)
-        return patterns[level[:, None, None, None], first, second]
+    def _painted(self, x: Tensor, patterns: Tensor, level: Tensor, top: Tensor, left: Tensor, turned: Tensor) -> Tensor:
+        """The pattern in each row's square, (n, 1, h, w), of numbers (n, 1, 1). Outside the square it is arbitrary."""
+        height, width = x.shape[2:]
+        rows = (_on(tuple(range(height)), x.device)[:, None] - top).clamp(0, patterns.shape[1] - 1)
+        columns = (_on(tuple(range(width)), x.device) - left).clamp(0, patterns.shape[1] - 1)
+        rows, columns = torch.broadcast_tensors(rows.long(), columns.long())
+        first, second = torch.where(turned > 0, columns, rows), torch.where(turned > 0, rows, columns)
+        return patterns[level.long(), first, second][:, None]
 
     def _at_eps(self, attack: Square, x: Tensor, delta: Tensor) -> Tensor:
         threat = attack.threat
@@ -233,13 +286,13 @@ def _pattern(side: int) -> Tensor:
 
 
 @cache
-def _patterns(sides: tuple[int, ...]) -> Tensor:
+def _patterns(sides: tuple[int, ...], device: torch.device) -> Tensor:
     """The patterns with these sides, each padded to the largest side, (sides, largest, largest)."""
     largest = max(sides)
     table = torch.zeros(len(sides), largest, largest)
     for index, side in enumerate(sides):
         table[index, :side, :side] = _pattern(side)
-    return table
+    return table.to(device)
 
 
 _PROPOSALS: dict[str, _Proposals] = {"linf": _Linf(), "l2": _L2()}

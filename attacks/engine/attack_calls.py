@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from advdpnp.attacks.protocol import Attack, Loss
+from advdpnp.attacks.protocol import Attack, Loss, prepared
 from advdpnp.attacks.rows import Rows
-from advdpnp.base.errors import AdvdpnpError, ModelError, first_line
+from advdpnp.base.errors import AdvdpnpError, first_line
 from advdpnp.base.randomness import Draw
 
 
@@ -65,6 +65,22 @@ def tell(attack: Attack, state: Any, logits: Tensor, gradient: Tensor | None, mi
     return following
 
 
+def prepare(attack: Attack, state: Any) -> Any:
+    """The state, prepared for the next iterations if the attack does that.
+
+    Raises:
+        AdvdpnpError: its code fails, or it returns another kind of state.
+    """
+    with _blaming(attack, "prepare"):
+        ready = prepared(attack, state)
+    if type(ready) is not type(state):
+        raise AdvdpnpError(
+            f"the attack '{attack.name}' returns {_kind(ready)} from prepare; return a {type(state).__name__}"
+        )
+    _check_fields(attack, ready, len(state), "prepare")
+    return ready
+
+
 def check_unchanged(attack: Attack, state: Any, x: Tensor, y: Tensor) -> None:
     """Check that the attack left the images and the goals in its state as it got them. It makes the host wait.
 
@@ -96,17 +112,19 @@ def _check_fields(attack: Attack, state: Any, rows: int, method: str) -> None:
         )
 
 
-@contextmanager
-def querying(attack: Attack, queries: Tensor) -> Iterator[None]:
-    """While the model answers queries: queries that are not finite are the attack's mistake and not the model's."""
-    try:
-        yield
-    except ModelError:
-        if bool(torch.isfinite(queries).all()):
-            raise
-        raise AdvdpnpError(
-            f"the attack '{attack.name}' queries images that contain NaN or infinite values; fix its code"
-        ) from None
+def check_queries(attack: Attack, queries: Tensor) -> None:
+    """Check that queries are finite; else it is the attack's mistake, and not the model's, that there is no answer.
+
+    Raises:
+        AdvdpnpError: they are not.
+    """
+    if not bool(torch.isfinite(queries).all()):
+        raise queries_not_finite(attack)
+
+
+def queries_not_finite(attack: Attack) -> AdvdpnpError:
+    """The error about an attack that queries images with NaN or infinite values."""
+    return AdvdpnpError(f"the attack '{attack.name}' queries images that contain NaN or infinite values; fix its code")
 
 
 @contextmanager

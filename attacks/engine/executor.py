@@ -163,21 +163,27 @@ class Executor:
         logits = torch.cat(chunks)
         return logits if logits.dtype == torch.float64 else logits.float()
 
-    def searched_logits(self, x: Tensor) -> Tensor:
-        """Logits of the model that attacks query, float32 (n, classes), in one call. n is one of ``batch_sizes``."""
-        with torch.no_grad(), arithmetic(self.precision, self.device):
-            return self._forward(self.searched, x.contiguous(), verifying=False).float()
+    def searched_logits(self, x: Tensor, *, checked: bool = True, with_graph: bool = False) -> Tensor:
+        """Logits of the model that attacks query, float32 (n, classes), in one call. n is one of ``batch_sizes``.
 
-    def logits_and_gradient(self, x: Tensor, objective: Loss) -> tuple[Tensor, Tensor]:
+        Args:
+            checked: whether rows without an answer become NaN; if not, they stay as they are, and nothing waits.
+            with_graph: compute as for a gradient, which may take other kernels.
+        """
+        with torch.set_grad_enabled(with_graph), arithmetic(self.precision, self.device):
+            queries = x.detach().contiguous().requires_grad_(with_graph)
+            return self._forward(self.searched, queries, verifying=False, checked=checked).float().detach()
+
+    def logits_and_gradient(self, x: Tensor, objective: Loss, *, checked: bool = True) -> tuple[Tensor, Tensor]:
         """The same with the gradient of the loss, (n, c, h, w). Values that are not finite become zero."""
-        logits, gradient = self.logits_and_raw_gradient(x, objective)
+        logits, gradient = self.logits_and_raw_gradient(x, objective, checked=checked)
         return logits, finite(gradient)
 
-    def logits_and_raw_gradient(self, x: Tensor, objective: Loss) -> tuple[Tensor, Tensor]:
+    def logits_and_raw_gradient(self, x: Tensor, objective: Loss, *, checked: bool = True) -> tuple[Tensor, Tensor]:
         """The same with the gradient unchanged. It is zero if the output does not depend on the image."""
         with torch.enable_grad(), arithmetic(self.precision, self.device):
             queries = x.detach().contiguous().to(self.device).requires_grad_()
-            logits = self._forward(self.searched, queries, verifying=False).float()
+            logits = self._forward(self.searched, queries, verifying=False, checked=checked).float()
             gradient = None
             if logits.requires_grad:
                 with _blaming_model("its backward pass"):
@@ -206,7 +212,7 @@ class Executor:
             else torch.cat([x, x[-1:].expand(self.static_batch_size - len(x), *x.shape[1:])])
         )
 
-    def _forward(self, model: nn.Module, x: Tensor, verifying: bool = True) -> Tensor:
+    def _forward(self, model: nn.Module, x: Tensor, verifying: bool = True, checked: bool = True) -> Tensor:
         self._calls += 1
         # Clone the images: some models normalise in place, which would change the images under evaluation.
         with _blaming_model("its forward pass"):
@@ -216,9 +222,9 @@ class Executor:
                 with isolated_rng():
                     torch.manual_seed(seed_of(self.seed, "model", self._calls))
                     logits = model(x.clone())
-        return self._checked(logits, x, verifying)
+        return self._checked(logits, x, verifying, checked)
 
-    def _checked(self, logits: object, x: Tensor, verifying: bool) -> Tensor:
+    def _checked(self, logits: object, x: Tensor, verifying: bool, values: bool) -> Tensor:
         rows = len(x)
         if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != rows or logits.shape[1] < 2:
             shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
@@ -233,6 +239,8 @@ class Executor:
             )
         if verifying:
             self.classes = logits.shape[1]
+        if not values:
+            return logits
         # The sum is a fast first check: it can overflow for finite logits, but NaN and infinity always propagate to it.
         if math.isfinite(float(logits.detach().sum())) or bool(torch.isfinite(logits).all()):
             return logits

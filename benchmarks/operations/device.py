@@ -64,7 +64,7 @@ class SimulatedDevice(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        _register()
+        register()
         self.device = torch.device(NAME, 0)
         self.counts = Counts()
         self._capturing = False
@@ -233,8 +233,11 @@ def _wrapped(value: Any) -> Any:
 
 
 @cache
-def _register() -> torch.library.Library:
-    """Tell PyTorch of the device, once in a process, and how to make tensors below the reach of dispatch modes."""
+def register() -> torch.library.Library:
+    """Tell PyTorch of the device, and how to make tensors below the reach of dispatch modes.
+
+    A process that computes gradients on the device must call it before its first gradient on any.
+    """
     from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
     _setup_privateuseone_for_python_backend(NAME)  # type: ignore[no-untyped-call]

@@ -232,15 +232,16 @@ def test_surviving_rows_use_every_step_of_every_target(net, images, labels, atta
     assert int(found.forwards.min()) >= 3 * (5 if name == "apgd-t" else 8)
 
 
-def test_gradients_that_fab_does_not_need_change_nothing(net, rounded, images, labels, attack, find, monkeypatch):
-    net = rounded(net)  # forwards with and without gradients agree on every processor
+def test_models_that_answer_otherwise_with_a_gradient_are_asked_as_with_one(
+    net, rounded, images, labels, attack, find, monkeypatch
+):
+    net = rounded(net)  # forwards with and without gradients agree on every processor, so both ways do
     fab = replace(attack("fab-t", 0.01), iterations=10, runs=3)
     spared = find(net, fab, images, labels, max_active=20)
     monkeypatch.setattr(ModelReplicas, "forwards_agree", lambda self: False)
     found = find(net, fab, images, labels)
-    for column in ("success", "x_adv", "norm", "margin", "zero_gradient"):
+    for column in ("success", "x_adv", "norm", "margin", "zero_gradient", "forwards", "backwards"):
         assert torch.equal(getattr(spared, column), getattr(found, column)), column
     assert 0 < int(found.success[5:].sum()) < 55
-    robust = ~found.success
-    assert torch.equal(spared.forwards[robust], found.forwards[robust])
-    assert bool((2 * spared.backwards[robust] <= found.backwards[robust] + 1).all())
+    robust = (~found.success).nonzero()[:, 0]
+    assert found.backwards[robust].tolist() == [10 * 3] * len(robust)  # one for each step, not for what it leads to

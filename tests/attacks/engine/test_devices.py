@@ -14,7 +14,7 @@ from advdpnp.base import devices
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.eval.run.device import choose_device
 
-_ON_THE_DEVICE, _ON_THE_HOST = {"step", "copy_agrees"}, {"distance", "_result"}
+_ON_THE_DEVICE, _ON_THE_HOST = {"step", "copy_agrees"}, {"distance", "result"}
 """Functions of the search that compute on the device, and those below them that move their tensors to the CPU first."""
 
 

@@ -45,7 +45,7 @@ def test_results_do_not_depend_on_the_number_of_cores(net, images, labels, find)
 def test_results_do_not_depend_on_the_sync_interval(net, images, labels, find, monkeypatch):
     minimum = CWL2(ThreatModel.parse("l2", 0.5), searches=2, iterations=30)
     often = [find(net, attack, images, labels) for attack in (STAGES, minimum)]
-    monkeypatch.setitem(scheduler.SYNC_EVERY, "cpu", 7)
+    monkeypatch.setitem(scheduler.LOOK_EVERY, "cpu", 7)
     for attack, expected in zip((STAGES, minimum), often, strict=True):
         assert_same(find(net, attack, images, labels, max_active=20), expected)
 
