@@ -11,7 +11,7 @@ import torch
 
 from advdpnp.attacks.engine.executor import check_inputs
 from advdpnp.attacks.engine.precision import FLOAT32
-from advdpnp.base.errors import AdvdpnpError, ModelError, one_speaks, raise_together
+from advdpnp.base.errors import AdvdpnpError, ModelError, raise_together
 from advdpnp.datasets import Dataset, Split
 from advdpnp.eval.analysis.rows import make_rows
 from advdpnp.eval.arrays import Images, Labels, to_pair
@@ -20,13 +20,13 @@ from advdpnp.eval.config import EvaluationConfig
 from advdpnp.eval.early import run_until_narrow
 from advdpnp.eval.report.leaderboard import tabulate_rows, writing_tables
 from advdpnp.eval.report.write import write_report
+from advdpnp.eval.run.cluster.connection import Cluster
 from advdpnp.eval.run.components import Components, small_batch_size
 from advdpnp.eval.run.device import choose_device
 from advdpnp.eval.run.evaluate import requested_rows
 from advdpnp.eval.run.memory import MemoryResults
 from advdpnp.eval.run.model_run import ModelStopped
 from advdpnp.eval.run.progress import Progress, following
-from advdpnp.eval.run.ranks import ALONE, Shard
 from advdpnp.eval.run.results import ResultsFolder
 from advdpnp.eval.store.adversarial_images import StoredImages
 from advdpnp.eval.store.reader import StoredEvaluation
@@ -39,11 +39,11 @@ def evaluate_models(
     dataset: Dataset,
     *,
     out: Path,
-    shard: Shard = ALONE,
     transfer_from: Sequence[LoadedModel] = (),
     progress: Progress | None = None,
     command: str | None = None,
     components: Components | None = None,
+    cluster: Cluster | None = None,
     **options: Any,
 ) -> pd.DataFrame:
     """Evaluate models and write ``out/leaderboard.csv``, ``.md`` and the page; stored verdicts are not repeated.
@@ -51,29 +51,25 @@ def evaluate_models(
     Verdicts are written as they are found: after an interruption the same call continues. The rows have exactly the
     samples asked for; attacks that an earlier evaluation has stored for all of these are shown too. The written table
     adds the rows of all other complete evaluations in ``out``. A model that stops answering (its logits become NaN
-    under attack, say) stops the others only where several processes share the work; its error is raised last.
+    under attack, say) does not stop the others; its error is raised last.
 
     Args:
-        models, dataset, out, shard, transfer_from, progress, command, components: see ``run_until_narrow``.
+        models, dataset, out, transfer_from, progress, command, components, cluster: see ``run_until_narrow``.
         options: the fields of ``EvaluationConfig``.
 
     Returns:
-        The rows that were asked for, as ``build_leaderboard`` makes them; none but in the first process.
+        The rows that were asked for, as ``build_leaderboard`` makes them.
 
     Raises:
         AdvdpnpError: as ``EvaluationConfig`` and ``run_models``; or, after all else is done, a search that was repeated
             for its images came out otherwise, or results of another model in ``out`` are damaged.
     """
-    with one_speaks(shard.first):
-        config = EvaluationConfig.of(**options)
-    results = ResultsFolder(out, shard)
+    config, results = EvaluationConfig.of(**options), ResultsFolder(out)
     try:
         result = run_until_narrow(
             models, dataset, config, results, transfer_from=transfer_from, progress=progress, command=command,
-            components=components,
+            components=components, cluster=cluster,
         )  # fmt: skip
-        if not shard.first:
-            return tabulate_rows([])
         with writing_tables(out):
             rows = requested_rows(models, result, results)
             keys = {row.key for row in rows}

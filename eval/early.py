@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-from advdpnp.base.errors import AdvdpnpError
 from advdpnp.base.statistics import wilson
 from advdpnp.datasets import Dataset
 from advdpnp.eval.config import EvaluationConfig
@@ -31,12 +30,10 @@ def run_until_narrow(
         That of the last round. Its plan has the images that were used.
 
     Raises:
-        AdvdpnpError: as ``run_models``, or several processes share the work.
+        AdvdpnpError: as ``run_models``.
     """
     if config.until_half_width is None:
         return run_models(models, dataset, config, results, **options)
-    if results.shard.world > 1:
-        raise AdvdpnpError("several processes cannot decide when to stop; use one, or --limit")
     most = len(dataset.test) if config.limit is None else min(config.limit, len(dataset.test))
     n = min(2 * STEP, most)
     while True:

@@ -1,5 +1,6 @@
 """``advdpnp eval``: models attacked, verdicts stored, tables and figures written."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -121,6 +122,15 @@ BatchSize = Annotated[
         help="Largest number of images processed at once; model calls may still be padded to 128 rows (GPU: 256).",
     ),
 ]
+OnCluster = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS",
+        help="Run on a Ray cluster (extra `cluster`): `local` starts one on this machine, `auto` joins its own, "
+        "`ray://HOST:10001` another one.",
+    ),
+]
+PerGpu = Annotated[int, typer.Option(min=1, help="Workers that share a GPU of the cluster.")]
 Out = Annotated[Path | None, typer.Option(help="Folder of the results.", show_default="results/DATASET")]
 
 
@@ -153,6 +163,8 @@ def evaluate(
     targets: Targets = None,
     no_sanity: NoSanity = False,
     batch_size: BatchSize = None,
+    cluster: OnCluster = None,
+    per_gpu: PerGpu = 1,
     out: Out = None,
     data_root: DataRoot = None,
     download: Download = False,
@@ -160,19 +172,20 @@ def evaluate(
 ) -> None:
     """Attack checkpoints; writes verdicts, OUT/leaderboard.html (everything on one page), .csv, .md and figures."""
     from advdpnp.commands.support.models import ModelOptions, choose_threat, curve_radii, load_models
-    from advdpnp.eval.run.ranks import shard_of_environment
+    from advdpnp.eval.run.cluster.connection import Cluster
     from advdpnp.models.loading import load_model
 
-    shard, paths = shard_of_environment(), [str(path) for path in checkpoints or []]
-    with one_speaks(shard.first):
-        if not paths and not model:
-            raise AdvdpnpError("there is nothing to evaluate; give a run folder, a .safetensors file or --model")
-        of_models = ModelOptions(weights or [], mean, std, weights_key, input_range, dtype)
-        loaded, data = load_models(paths, model or [], of_models, name or [], dataset, data_root, download)
-        norm, radii = choose_threat(loaded, norm, eps or [])
-        radii = curve_radii(norm, radii) if eps_curve else radii
-        sources = [load_model(spec, dataset=data) for spec in transfer_from or []]
-    common = {"norm": norm, "eps": radii, "seed": seed, "batch_size": batch_size, "device": device, "shard": shard}
+    _refuse_ranks()
+    on = None if cluster is None else Cluster(cluster, per_gpu)
+    paths = [str(path) for path in checkpoints or []]
+    if not paths and not model:
+        raise AdvdpnpError("there is nothing to evaluate; give a run folder, a .safetensors file or --model")
+    of_models = ModelOptions(weights or [], mean, std, weights_key, input_range, dtype)
+    loaded, data = load_models(paths, model or [], of_models, name or [], dataset, data_root, download)
+    norm, radii = choose_threat(loaded, norm, eps or [])
+    radii = curve_radii(norm, radii) if eps_curve else radii
+    sources = [load_model(spec, dataset=data) for spec in transfer_from or []]
+    common = {"norm": norm, "eps": radii, "seed": seed, "batch_size": batch_size, "device": device, "cluster": on}
     options = {
         "limit": limit,
         "corruptions": corruptions or ("auto" if attacks == "all" else "none"),
@@ -182,6 +195,22 @@ def evaluate(
         "targets": targets, "sanity": not no_sanity, "budget": budget, "until_half_width": until_half_width,
     }  # fmt: skip
     _run(loaded, data, attacks, out or Path("results") / data.label, common, options, cross_check)
+
+
+def _refuse_ranks() -> None:
+    """Refuse to do the same work in every process that torchrun or srun has started.
+
+    Raises:
+        AdvdpnpError: there are several; one of them says it.
+    """
+    for rank, world in (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS")):
+        count = os.environ.get(world, "")
+        if count.isdigit() and int(count) > 1:
+            with one_speaks(os.environ.get(rank, "0") == "0"):
+                raise AdvdpnpError(
+                    f"an evaluation is started once, not {count} times: for several GPUs or machines, "
+                    "pip install 'advdpnp[cluster]' and add --cluster local or auto (docs/tutorials/cluster.md)"
+                )
 
 
 def _run(
@@ -199,14 +228,11 @@ def _run(
     from advdpnp.eval.audit.cross_check import in_words
     from advdpnp.eval.run.progress import following
 
-    first = common["shard"].first
-    with following(first) as progress:
+    with following(True) as progress:
         frame = evaluate_models(models, data, out=results, attacks=attacks, progress=progress, **common, **options)
         if cross_check is not None:
             beside = results.with_name(f"{results.name}-cross-check")
             compared = run_cross_check(models, data, attacks, beside, limit=cross_check, progress=progress, **common)
-    if not first:
-        return
     show(frame, results)
     if options["until_half_width"] is not None:
         most = min(options["limit"] or len(data.test), len(data.test))

@@ -26,7 +26,6 @@ Part = Callable[[Bench, random.Random], Iterator[Row]]
 PARTS: dict[str, Part] = {
     **{f"kill -9 {name}": partial(faults.kills, name=name) for name in ("train", "eval", "leaderboard")},
     "signals": faults.signals,
-    "several processes": faults.processes,
     "several trainers": faults.trainers,
     "two writers": faults.writers,
     "full disk": faults.full_disks,

@@ -167,8 +167,8 @@ def what_is_left(folder: Path) -> dict[str, str]:
 
 
 def left_over(folder: Path) -> list[str]:
-    """Files that only a process at work may have: half-written ones, parts, and what several processes exchange."""
-    wanted = re.compile(r"\.tmp$|\.new$|\.parts/|\.shards/.*\.(parquet|npz)$")
+    """Files that only a process at work may have: half-written ones, parts."""
+    wanted = re.compile(r"\.tmp$|\.new$|\.parts/")
     names = (str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
     return sorted(name for name in names if wanted.search(name))
 

@@ -5,7 +5,7 @@ import random
 import shutil
 import signal
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -41,48 +41,6 @@ def signals(bench: Bench, draw: random.Random) -> Iterator[Row]:
     for name in JOBS:
         for number in STOPPING:
             yield struck(bench, name, number, 0.15 + 0.5 * draw.random(), 2, _STOPPED)
-
-
-def processes(bench: Bench, draw: random.Random) -> Iterator[Row]:
-    """Two processes share an evaluation, and one or both die."""
-
-    def ranks(folder: Path, world: int) -> list[Command]:
-        shares = [{"RANK": str(rank), "WORLD_SIZE": str(world)} for rank in range(world)]
-        return [bench.start("eval", folder, variables=each) for each in shares]
-
-    def at_work(folder: Path) -> Callable[[], bool]:
-        return lambda: any((folder / "results" / ".shards" / "1").rglob("pgd-20*"))
-
-    for fault, number, dies in (
-        ("the first of two processes killed", signal.SIGKILL, (0,)),
-        ("the second of two processes killed", signal.SIGKILL, (1,)),
-        ("the second of two processes crashes (SIGSEGV)", signal.SIGSEGV, (1,)),
-    ):
-        with bench.folder("eval") as folder:
-            both = ranks(folder, 2)
-            both[1].until(at_work(folder))
-            for rank in dies:
-                both[rank].send(number)
-            codes = [-number if rank in dies else 0 for rank in (0, 1)]
-            yield bench.row("eval", fault, [each.wait() for each in both], codes, "", folder)
-    for fault, before, after in (
-        ("both of two processes killed, continued by one", 2, 1),
-        ("both of two processes killed, continued by three", 2, 3),
-        ("killed alone, continued by two processes", 1, 2),
-    ):
-        with bench.folder("eval") as folder:
-            running = ranks(folder, before)
-            if before == 1:
-                running[0].after(0.4 * bench.seconds["eval"])
-            else:
-                running[1].until(at_work(folder))
-            ended = [each.send(signal.SIGKILL).wait() for each in running]
-            yield bench.row("eval", fault, ended, [-9] * before, "", folder, last=ranks(folder, after))
-    with bench.folder("eval") as folder:
-        both = ranks(folder, 2)
-        both[1].until(at_work(folder))
-        ended = [each.send(signal.SIGTERM) for each in both]
-        yield bench.row("eval", "SIGTERM to both of two processes", [e.wait() for e in ended], [2, 2], _STOPPED, folder)
 
 
 def writers(bench: Bench, draw: random.Random) -> Iterator[Row]:

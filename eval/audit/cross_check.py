@@ -11,10 +11,10 @@ from advdpnp.base.errors import AdvdpnpError
 from advdpnp.base.statistics import SIGNIFICANT, mcnemar
 from advdpnp.datasets import Dataset
 from advdpnp.eval.config import EvaluationConfig
+from advdpnp.eval.run.cluster.connection import Cluster
 from advdpnp.eval.run.components import Components
 from advdpnp.eval.run.evaluate import run_models
 from advdpnp.eval.run.progress import Progress
-from advdpnp.eval.run.ranks import ALONE, Shard
 from advdpnp.eval.run.results import ResultsFolder
 from advdpnp.eval.store.reader import StoredEvaluation
 from advdpnp.models.loading import LoadedModel
@@ -28,9 +28,9 @@ def cross_check(
     *,
     limit: int,
     seed: int,
-    shard: Shard = ALONE,
     progress: Progress | None = None,
     components: Components | None = None,
+    cluster: Cluster | None = None,
     **options: Any,
 ) -> pd.DataFrame:
     """Run attacks in our engine and in the packages', and compare sample by sample.
@@ -38,7 +38,7 @@ def cross_check(
     Args:
         out: where verdicts of both are kept; attacks whose verdicts are there do not run again.
         limit: how many samples.
-        shard, progress, components: see ``run_models``.
+        progress, components, cluster: see ``run_models``.
         seed, options: fields of ``EvaluationConfig``.
 
     Returns:
@@ -56,8 +56,10 @@ def cross_check(
         raise AdvdpnpError(f"the reference packages have no counterpart of {attacks}; add for example autoattack")
     both = ",".join([*pairs, *pairs.values()])
     config = EvaluationConfig.of(attacks=both, limit=limit, seed=seed, **options)
-    results = ResultsFolder(out, shard)
-    run_models(models, dataset, config, results, progress=progress, components=components).raise_problems()
+    results = ResultsFolder(out)
+    run_models(
+        models, dataset, config, results, progress=progress, components=components, cluster=cluster
+    ).raise_problems()
     names = {model.weights_hash: model.name for model in models}
     units = [unit for unit in results.evaluations() if unit.model.weights_hash in names and unit.seed == seed]
     by_key = {

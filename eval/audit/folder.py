@@ -9,7 +9,6 @@ from advdpnp.base.errors import AdvdpnpError
 from advdpnp.eval.analysis.rows import make_rows
 from advdpnp.eval.audit.images import Auditor, UnitAudit
 from advdpnp.eval.audit.rows import audit_rows
-from advdpnp.eval.run.ranks import FOLDER
 from advdpnp.eval.store.index import INDEX
 from advdpnp.eval.store.model_record import ModelRecord, read_model_record
 from advdpnp.eval.store.old_layout import verdict_files
@@ -104,7 +103,7 @@ def _model_folders(path: Path) -> list[Path]:
         return [path.parent]
     if not path.is_dir():
         raise AdvdpnpError(f"there is no file or folder {path}; give one that 'advdpnp eval --out' has written")
-    models = [each.parent for each in sorted(path.rglob("model.json")) if FOLDER not in each.parts]
+    models = [each.parent for each in sorted(path.rglob("model.json"))]
     found = [folder for folder in models if (folder / INDEX).exists() or verdict_files(folder)]
     if not found:
         raise AdvdpnpError(f"there are no verdicts in {path}; run 'advdpnp eval ... --out {path}' first")

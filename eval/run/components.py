@@ -39,7 +39,6 @@ class Components:
         corruption_cells: finds or makes corrupted images, as ``advdpnp.corruption.corruption_cells``.
         static_batch_size: rows of every model call; None takes the default of the device.
         transfer_block: samples whose adversarial images are transferred and stored together.
-        patience: seconds after which another process that was never seen is dead.
     """
 
     search: Callable[..., Any] = search
@@ -47,7 +46,6 @@ class Components:
     corruption_cells: Callable[..., Any] = corruption_cells
     static_batch_size: int | None = None
     transfer_block: int = 1024
-    patience: float = 60.0
 
     def first_batch_size(self, device: torch.device) -> int:
         """Rows of every model call, unless memory turns out to be short."""

@@ -12,29 +12,22 @@ from advdpnp.base.devices import TYPES, has_float64
 from advdpnp.base.errors import AdvdpnpError, ModelFailure, first_line
 
 
-def choose_device(device: str | torch.device | None, local: int = 0) -> torch.device:
-    """None and "auto" take a CUDA GPU if there is one; of several, process ``local`` of this machine takes its own.
+def choose_device(device: str | torch.device | None) -> torch.device:
+    """None and "auto" take a CUDA GPU if there is one.
 
     Raises:
         AdvdpnpError: no such device.
     """
     if device is None or str(device) == "auto":
-        return _gpu(local) if torch.cuda.is_available() else torch.device("cpu")
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         chosen = torch.device(device)
         if chosen.type not in TYPES:
             raise RuntimeError(f"{chosen.type} is none of {', '.join(TYPES)}")
-        if chosen.type == "cuda" and chosen.index is None:
-            chosen = _gpu(local)
         torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError) as error:
         raise AdvdpnpError(f"the device '{device}' cannot be used here; choose cpu, or see 'advdpnp doctor'") from error
     return chosen
-
-
-def _gpu(local: int) -> torch.device:
-    count = torch.cuda.device_count()
-    return torch.device("cuda", local % count) if local and count else torch.device("cuda")
 
 
 def device_name(device: torch.device) -> str:

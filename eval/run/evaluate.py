@@ -1,25 +1,27 @@
 """Any number of models under one plan; their verdicts go to the store."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 
 from advdpnp.attacks.engine.precision import choose_precision
 from advdpnp.attacks.names import FEW_CLASSES
-from advdpnp.base.errors import AdvdpnpError, ModelError, one_speaks
+from advdpnp.base.errors import AdvdpnpError, ModelError
 from advdpnp.base.randomness import isolated_rng
 from advdpnp.corruption import as_bytes
 from advdpnp.datasets import Dataset
 from advdpnp.eval.analysis.rows import Row, make_rows
 from advdpnp.eval.config import EvaluationConfig
+from advdpnp.eval.run.cluster.connection import Cluster, cluster_device, connected
+from advdpnp.eval.run.cluster.driver import Driver
 from advdpnp.eval.run.components import Components
 from advdpnp.eval.run.device import choose_device
 from advdpnp.eval.run.model_run import run_model
 from advdpnp.eval.run.plan import Plan
 from advdpnp.eval.run.progress import Progress
 from advdpnp.eval.run.provenance import command_line
-from advdpnp.eval.run.ranks import Shard
 from advdpnp.eval.run.results import Results
 from advdpnp.eval.store.reader import StoredEvaluation
 from advdpnp.models.loading import LoadedModel
@@ -66,6 +68,7 @@ def run_models(
     progress: Progress | None = None,
     command: str | None = None,
     components: Components | None = None,
+    cluster: Cluster | None = None,
 ) -> RunResult:
     """Evaluate models; what is in ``results`` already is not repeated.
 
@@ -78,44 +81,60 @@ def run_models(
         progress: receives the course of the evaluation; nothing is printed.
         command: the command line, for the record; None finds out.
         components: what the runner calls; None takes the real ones.
+        cluster: where it runs; None is this process and its forks.
 
     Raises:
         AdvdpnpError: nothing to evaluate, unknown attacks, unusable images or models, a folder that another process
             writes to.
-        ModelError: every model stopped answering; with several processes, the first that did.
+        ModelError: every model stopped answering.
     """
-    shard = results.shard
-    with one_speaks(shard.first):
-        if not models:
-            raise AdvdpnpError("there is no model to evaluate; give a checkpoint or --model")
-        plan = _make_plan(dataset, config, shard, transfer_from, progress, command, components or Components())
-    asked: set[str] = set()
-    failures: list[ModelError] = []
+    if not models:
+        raise AdvdpnpError("there is no model to evaluate; give a checkpoint or --model")
+    options = (transfer_from, progress, command, components or Components())
     warnings: list[str] = []
-    with isolated_rng(), results.at_work():
-        for number, model in enumerate(models):
-            try:
-                asked |= run_model(model, plan, results, warnings, len(models) - 1 - number)
-            except ModelError as error:
-                if shard.world > 1:  # the others would wait for this model's verdicts
-                    raise
-                failures.append(error)
+    with isolated_rng():
+        if cluster is None:
+            plan = _make_plan(dataset, config, choose_device(config.device), *options)
+            asked, failures = _one_after_the_other(models, plan, results, warnings)
+        else:
+            with connected(cluster, [*models, *transfer_from], results.log) as ray:
+                device = cluster_device(ray, config.device)
+                plan = _make_plan(_without_training_images(dataset), config, device, *options)
+                asked, failures = Driver(ray, cluster, models, plan, results, warnings).run()
     if len(failures) == len(models):
         raise failures[0]
     return RunResult(plan, frozenset(asked), tuple(failures), tuple(warnings))
 
 
+def _one_after_the_other(
+    models: Sequence[LoadedModel], plan: Plan, results: Results, warnings: list[str]
+) -> tuple[set[str], list[ModelError]]:
+    """Evaluate models in this process; returns hashes of all evaluations, and errors of models that stopped."""
+    asked: set[str] = set()
+    failures: list[ModelError] = []
+    for number, model in enumerate(models):
+        try:
+            asked |= run_model(model, plan, results, warnings, len(models) - 1 - number)
+        except ModelError as error:
+            failures.append(error)
+    return asked, failures
+
+
+def _without_training_images(dataset: Dataset) -> Dataset:
+    return replace(dataset, train=dataset.train.head(0), validation=dataset.validation.head(0))
+
+
 def _make_plan(
     dataset: Dataset,
     config: EvaluationConfig,
-    shard: Shard,
+    device: torch.device,
     transfer_from: Sequence[LoadedModel],
     progress: Progress | None,
     command: str | None,
     components: Components,
 ) -> Plan:
     """Resolve the options; a misspelt name is found here, before hours of work."""
-    threats, device = config.threats, choose_device(config.device, shard.local)
+    threats = config.threats
     if not len(dataset.test):
         raise AdvdpnpError(f"the data set {dataset.label} has no test images; there is nothing to evaluate on")
     n = len(dataset.test) if config.limit is None else min(config.limit, len(dataset.test))
@@ -131,7 +150,6 @@ def _make_plan(
         precision=choose_precision(config.precision, device),
         progress=progress or Progress(),
         corruptions=cells,
-        shard=shard,
         transfer_from=tuple(transfer_from),
         components=components,
         command=command_line() if command is None else command,

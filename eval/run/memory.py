@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -12,8 +12,6 @@ import numpy as np
 import pyarrow as pa
 
 from advdpnp.base.errors import AdvdpnpError
-from advdpnp.eval.run.ranks import ALONE, NoPeers, Shard
-from advdpnp.eval.run.results import OpenModel
 from advdpnp.eval.store.data_files import EvaluationData, as_stored, from_stored
 from advdpnp.eval.store.diagnostics_record import DiagnosticRecord
 from advdpnp.eval.store.index import EvaluationRecord
@@ -106,7 +104,6 @@ class MemoryModel:
         samples: np.ndarray,
         facts: Mapping[str, Any],
         *,
-        complete: bool = True,
         pack: Pack | None = None,
     ) -> Iterator[MemoryCollector]:
         collector = MemoryCollector(unit, facts, pack)
@@ -134,16 +131,15 @@ class MemoryModel:
 class MemoryResults:
     """The results of an evaluation by this process alone."""
 
-    shard: Shard = ALONE
     models: dict[str, MemoryModel] = field(default_factory=dict)
 
-    def at_work(self) -> AbstractContextManager[None]:
-        return nullcontext()
+    @property
+    def log(self) -> None:
+        return None
 
     @contextmanager
-    def open(self, model: ModelRecord, patience: float) -> Iterator[OpenModel]:
-        own = self.models.setdefault(model.weights_hash, MemoryModel(model))
-        yield OpenModel(own, own, NoPeers())
+    def open(self, model: ModelRecord) -> Iterator[MemoryModel]:
+        yield self.models.setdefault(model.weights_hash, MemoryModel(model))
 
     def evaluations(self) -> list[StoredEvaluation]:
         return [

@@ -21,7 +21,6 @@ from advdpnp.datasets import Dataset, to_float
 from advdpnp.eval.config import EvaluationConfig
 from advdpnp.eval.run.components import Components
 from advdpnp.eval.run.progress import Progress
-from advdpnp.eval.run.ranks import Shard
 from advdpnp.models.loading import LoadedModel
 
 BLOCK_BYTES = 2**30
@@ -54,7 +53,6 @@ class Plan:
         precision: of our searches: "32", "tf32" or "bf16". Verdicts are always the model's own.
         progress: receives the course of the evaluation.
         corruptions: where corrupted images come from; None for none.
-        shard: which of several processes this is.
         transfer_from: models whose adversarial images are tested on every other one.
         components: what the runner calls.
         command: the command line, for the record.
@@ -70,7 +68,6 @@ class Plan:
     precision: str
     progress: Progress
     corruptions: CorruptionSource | None
-    shard: Shard
     transfer_from: tuple[LoadedModel, ...]
     components: Components
     command: str

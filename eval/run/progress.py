@@ -46,7 +46,6 @@ class ModelPlan:
         right: share of the first images that it classifies correctly.
         seconds: per evaluation of one image, as measured on these; None without a measurement.
         models_left: how many models come after it.
-        processes: how many share the samples of an attack.
     """
 
     model: str
@@ -54,12 +53,47 @@ class ModelPlan:
     right: float
     seconds: float | None
     models_left: int = 0
-    processes: int = 1
 
     @property
     def most(self) -> int:
         """Evaluations if every image survives every attack."""
         return sum(work.samples * (work.cost or 0) for work in self.work)
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """How far an evaluation on a cluster is.
+
+    Attributes:
+        pieces: how many are done.
+        running: how many are at work.
+        lost: how many went with their worker and run again.
+        workers: how many are ready.
+        samples_per_second: that are decided, lately; None until it is known.
+        seconds_left: for the models that have begun; None until it is known.
+        models_left: how many have not begun.
+    """
+
+    pieces: int
+    running: int
+    lost: int
+    workers: int
+    samples_per_second: float | None
+    seconds_left: float | None
+    models_left: int
+
+    def in_words(self) -> str:
+        """One line."""
+        parts = [f"{self.pieces:,} pieces done", f"{self.running} of {self.workers} workers busy"]
+        if self.lost:
+            parts.append(f"{self.lost} lost and run again")
+        if self.samples_per_second is not None:
+            parts.append(f"{self.samples_per_second:,.1f} samples per second")
+        if self.models_left:
+            parts.append(f"{self.models_left} models to come")
+        if self.seconds_left is not None:
+            parts.append(f"about {clock_time(self.seconds_left)} left")
+        return ", ".join(parts)
 
 
 class Progress:
@@ -85,6 +119,12 @@ class Progress:
 
     def finish(self) -> None:
         """The unit is complete."""
+
+    def fleet(self, fleet: Fleet) -> None:
+        """How far an evaluation on a cluster is, instead of all of the above but ``plan``."""
+
+    def say(self, sentence: str) -> None:
+        """Something that is worth keeping."""
 
 
 class _Unit:
@@ -118,16 +158,16 @@ class _Unit:
         (first, before), (last, by_now) = self.marks[0], self.marks[-1]
         return (last - first) / (by_now - before) if last - first >= _ENOUGH and by_now > before else None
 
-    def evaluations_left(self, surviving: float, processes: int) -> float | None:
+    def evaluations_left(self, surviving: float) -> float | None:
         """Expected model evaluations; a sample that has not begun survives as often as those that have."""
         cost, status = self.work.cost, self.status
         if cost is None or (status is not None and status.left is None):
             return None
         if status is None:
-            return (self.total - self.decided) * cost * (surviving if self.work.threat else 1.0) / processes
+            return (self.total - self.decided) * cost * (surviving if self.work.threat else 1.0)
         begun = self.decided + sum(status.undecided.values())
         survivors = (begun - self.broken) / begun if begun else surviving
-        return (status.left or 0) + max(0.0, self.total / processes - begun) * cost * survivors
+        return (status.left or 0) + max(0, self.total - begun) * cost * survivors
 
 
 class Course(Progress):
@@ -140,6 +180,8 @@ class Course(Progress):
 
     def __init__(self, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
         self._say, self._clock = say, clock
+        self._fleet: Fleet | None = None
+        self._began_at = clock()
         self._plan = ModelPlan("", (), 1.0, None)
         self._later: Sequence[Work] = ()
         self._unit: _Unit | None = None
@@ -196,13 +238,19 @@ class Course(Progress):
         if gone > _WORTH_A_LINE:
             self._say(f"{unit.name}  {_result(unit)}  {gone:.0f} s")
 
+    def fleet(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+
+    def say(self, sentence: str) -> None:
+        self._say(sentence)
+
     def left(self) -> tuple[float | None, float | None]:
         """Seconds left for this unit and for everything; None where it is unknown."""
-        unit, plan = self._unit, self._plan
+        unit = self._unit
         if unit is None:
             return None, None
         attacked = bool(unit.work.threat)
-        evaluations, pace = unit.evaluations_left(self._surviving, plan.processes), unit.pace or self._pace(attacked)
+        evaluations, pace = unit.evaluations_left(self._surviving), unit.pace or self._pace(attacked)
         since = self._clock() - (unit.marks[-1][0] if unit.marks else unit.began)
         here = None if evaluations is None or pace is None else max(0.0, evaluations * pace - since)
         model = here or 0.0
@@ -211,10 +259,10 @@ class Course(Progress):
             survivors = 1.0 if not work.threat else self._right
             if work.threat and work.threat == unit.work.threat:
                 survivors = min(self._surviving, bound)
-            expected = work.samples * (work.cost or 0) * survivors / plan.processes
+            expected = work.samples * (work.cost or 0) * survivors
             model += expected * (self._pace(bool(work.threat)) or 0.0)
         gone = self._clock() - self._began
-        return here, model + plan.models_left * (gone + model)
+        return here, model + self._plan.models_left * (gone + model)
 
     def _pace(self, attacked: bool) -> float | None:
         """Seconds per evaluation of the attacks of this model so far, or of its other images; at first that planned."""
@@ -223,6 +271,8 @@ class Course(Progress):
 
     def lines(self) -> list[str]:
         """What runs, and how far it is; empty before anything does."""
+        if self._fleet is not None:
+            return ["cluster", f"{self._fleet.in_words()}, {clock_time(self._clock() - self._began_at)} gone"]
         unit = self._unit
         if unit is None:
             return [f"{self._doing}  {clock_time(self._clock() - self._doing_since)}"] if self._doing else []
@@ -241,6 +291,10 @@ class Course(Progress):
 
     def share(self) -> float | None:
         """Share of the time of this unit that is gone; None where it is unknown."""
+        if self._fleet is not None:
+            left = self._fleet.seconds_left
+            gone = self._clock() - self._began_at
+            return None if left is None else gone / max(gone + left, 1e-9)
         unit, (here, _) = self._unit, self.left()
         if unit is None or here is None:
             return None
@@ -284,7 +338,7 @@ def _time_of(plan: ModelPlan) -> str:
         return ""
     others = sum(work.samples for work in plan.work if not work.threat)
     longest = sum(work.samples * (work.cost or 0) for work in plan.work if work.threat) * plan.right
-    most, half = (clock_time((others + part) * plan.seconds / plan.processes) for part in (longest, longest / 2))
+    most, half = (clock_time((others + part) * plan.seconds) for part in (longest, longest / 2))
     return f"; about {most} if no image breaks, {half} if half do"
 
 

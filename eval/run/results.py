@@ -1,7 +1,7 @@
-"""Where the runner puts what it finds: a results folder, which several processes can share, or memory."""
+"""Where the runner puts what it finds: a results folder, or memory."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -9,7 +9,6 @@ from typing import Any, Protocol
 import numpy as np
 
 from advdpnp.datasets import Dataset
-from advdpnp.eval.run.ranks import NoPeers, Peers, Shard, at_work
 from advdpnp.eval.store.diagnostics_record import DiagnosticRecord
 from advdpnp.eval.store.key import EvaluationKey, short_hash
 from advdpnp.eval.store.model_folder import open_model
@@ -56,38 +55,19 @@ class ModelResults(Protocol):
         samples: np.ndarray,
         facts: Mapping[str, Any],
         *,
-        complete: bool = True,
         pack: Pack | None = None,
     ) -> AbstractContextManager[VerdictCollector]: ...
-
-
-@dataclass(frozen=True)
-class OpenModel:
-    """The results of one model while this process may write to them.
-
-    Attributes:
-        own: where this process writes.
-        collected: where the first process collects; ``own`` in the first process.
-        peers: the other processes.
-    """
-
-    own: ModelResults
-    collected: ModelResults
-    peers: NoPeers
 
 
 class Results(Protocol):
     """The results of an evaluation."""
 
     @property
-    def shard(self) -> Shard:
-        """Which of several processes this is."""
+    def log(self) -> Path | None:
+        """A file for what libraries have to say; None for none."""
 
-    def at_work(self) -> AbstractContextManager[None]:
-        """Show other processes that this one lives."""
-
-    def open(self, model: ModelRecord, patience: float) -> AbstractContextManager[OpenModel]:
-        """The results of one model, locked against others; a process that was never seen is dead after ``patience``."""
+    def open(self, model: ModelRecord) -> AbstractContextManager[ModelResults]:
+        """The results of one model, locked against other writers."""
 
     def evaluations(self) -> list[StoredEvaluation]:
         """Everything that is complete and can be read."""
@@ -102,16 +82,14 @@ class ResultsFolder:
     """
 
     out: Path
-    shard: Shard
     damaged: list[str] = field(default_factory=list)
 
-    def at_work(self) -> AbstractContextManager[None]:
-        return at_work(self.shard, self.out)
+    @property
+    def log(self) -> Path:
+        return self.out / "ray.log"
 
-    @contextmanager
-    def open(self, model: ModelRecord, patience: float) -> Iterator[OpenModel]:
-        with open_model(self.shard.folder(self.out), model) as own:
-            yield OpenModel(own, own.below(self.out), Peers(self.shard, self.out, own, patience))
+    def open(self, model: ModelRecord) -> AbstractContextManager[ModelResults]:
+        return open_model(self.out, model)
 
     def evaluations(self) -> list[StoredEvaluation]:
         found, self.damaged[:] = collect_results([self.out])

@@ -98,12 +98,8 @@ class ModelFolder:
             raise AdvdpnpError(f"{unit.label} is not complete in {self.path}; run its evaluation first")
         return to_verdicts(data_path(self.path, record.kind), contents.verdicts(record), record.info)
 
-    def below(self, folder: Path) -> "ModelFolder":
-        """The same model's folder below another one than the results'."""
-        return ModelFolder(folder / self.path.name, self.identity)
-
     def clear(self, unit: EvaluationKey) -> None:
-        """Delete the parts of an evaluation, which is complete here or in another folder."""
+        """Delete the parts of an evaluation, which is complete."""
         shutil.rmtree(self.parts_folder(unit), ignore_errors=True)
         with suppress(OSError):
             (self.path / PARTS).rmdir()  # unless another evaluation has parts
@@ -120,11 +116,10 @@ class ModelFolder:
         samples: np.ndarray,
         facts: Mapping[str, Any],
         *,
-        complete: bool = True,
         pack: Pack | None = None,
     ) -> Iterator[VerdictWriter]:
         """Add verdicts to an evaluation. However the block is left, what was added is on disk; left without an error,
-        the evaluation is complete, unless ``complete`` says that another process will see to that.
+        the evaluation is complete.
 
         Args:
             unit: what is searched.
@@ -140,8 +135,7 @@ class ModelFolder:
             yield writer
         finally:
             writer.flush()
-        if complete:
-            writer.differing = self._compact(unit, samples, saved=pack is not None)
+        writer.differing = self._compact(unit, samples, saved=pack is not None)
 
     def has_diagnostics(self, about: DiagnosticRecord) -> bool:
         """Whether this measurement is stored, by this version."""

@@ -80,8 +80,8 @@ class VerdictCollector(ABC):
         self.differing = np.zeros(0, np.int64)
         self._facts = dict(facts)
         self._kept: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        self._packed: list[pa.Table] = []
         self._pending: list[pa.Table] = []
-        self._gathered: set[Path] = set()
         self._first: list[int] = []  # the lowest samples so far
         self._examples: list[pa.Table] = []
         self._image_shape: tuple[int, ...] = ()
@@ -107,12 +107,18 @@ class VerdictCollector(ABC):
             sample, label = (np.asarray(columns[name])[broken] for name in ("sample", "label"))
             self._kept.append((sample, label, x_adv[broken]))
 
+    def keep_packed(self, images: pa.Table, shape: tuple[int, ...]) -> None:
+        """The same for images (c, h, w) that are compact already: rows of ``adversarial_images``."""
+        self._image_shape = shape
+        self._packed.append(images)
+
     def add(
         self,
         columns: Columns,
         places: np.ndarray | None = None,
         x: np.ndarray | None = None,
         x_adv: np.ndarray | None = None,
+        seconds: float | None = None,
     ) -> None:
         """Add verdicts in any order.
 
@@ -121,6 +127,7 @@ class VerdictCollector(ABC):
             places: which of them (k,) come with images; what ``wants_images`` returned.
             x: their clean images, float32 (k, c, h, w).
             x_adv: what the attack made of these.
+            seconds: that it took to find all of them; they are then a part of their own.
         """
         arrays = {name: np.asarray(columns[name]) for name in FOUND.names}
         self._pending.append(pa.table(arrays, schema=FOUND))
@@ -128,23 +135,28 @@ class VerdictCollector(ABC):
             samples = arrays["sample"][places]
             self._first = np.union1d(self._first, samples)[:EXAMPLES].astype(int).tolist()
             self._image_shape = tuple(x.shape[1:])
-            images = (torch.from_numpy(np.asarray(each, np.float32)) for each in (x_adv, x))
+            images = (torch.from_numpy(np.array(each, np.float32)) for each in (x_adv, x))
             self._examples.append(to_table(samples, [None] * len(samples), *images))
-        if time.monotonic() - self._last_flush >= FLUSH_SECONDS:
-            self.flush()
+        if seconds is not None or time.monotonic() - self._last_flush >= FLUSH_SECONDS:
+            self.flush(seconds)
 
     def note(self, **facts: Any) -> None:
         """Add facts to the run that later parts are stored with."""
         self._facts |= facts
 
-    def flush(self) -> None:
-        """Hand on what is pending."""
+    def flush(self, seconds: float | None = None) -> None:
+        """Hand on what is pending.
+
+        Args:
+            seconds: that it took to find; None takes the time since the last call.
+        """
         if not self._pending:
             return
-        images = list(self._examples)
+        images = [*self._examples, *self._packed]
         if self._kept and self._pack is not None:
             images.append(self._pack(*map(np.concatenate, zip(*self._kept, strict=True))))
         now = time.monotonic()
+        took = now - self._clock if seconds is None else seconds
         table = pa.concat_tables(self._pending)
         run = {key: self._facts[key] for key in _OF_A_RUN if key in self._facts}
         record = EvaluationRecord(
@@ -152,34 +164,15 @@ class VerdictCollector(ABC):
             identity=self._unit.identity,
             eps_text=self._unit.threat.text if self._unit.threat else "",
             rows=len(table),
-            runs=[{**run, "seconds": round(now - self._clock, 3), "samples": len(table)}],
+            runs=[{**run, "seconds": round(took, 3), "samples": len(table)}],
             metadata={key: value for key, value in self._facts.items() if key not in _OF_A_RUN},
             image_shape=self._image_shape,
             saved=self._pack is not None,
         )
         self._write(table, record, images or None)
-        self._pending, self._kept, self._examples = [], [], []  # only now: after an error all of it is pending still
+        # Only now: after an error all of it is pending still.
+        self._pending, self._kept, self._packed, self._examples = [], [], [], []
         self._clock = self._last_flush = now
-
-    def gather(self, parts: Path, wanted: np.ndarray) -> dict[int, bool]:
-        """Take over what another process has put into ``parts``, of the samples ``wanted`` (int64).
-
-        A part that is still to come is taken at the next call; files appear whole or not at all. Returns, for each
-        sample taken over, whether it is misclassified.
-        """
-        taken: dict[int, bool] = {}
-        for path in sorted(set(parts.glob("*.parquet")) - self._gathered):
-            part = read_part(path)
-            table, sample = part.verdicts, part.verdicts.column("sample").to_numpy()
-            new = np.isin(sample, np.setdiff1d(wanted, list(taken)))
-            if self._pack is not None:  # what an earlier run, which was to keep no images, has left is searched again
-                new &= ~needs_image(table) | np.isin(sample, part.pictured() if part.pictured else [])
-            self._gathered.add(path)
-            if new.any():
-                found = table.filter(pa.array(new))
-                self._write(found, part.record, part.images() if part.images else None)
-                taken |= dict(zip(found.column("sample").to_pylist(), found.column("success").to_pylist(), strict=True))
-        return taken
 
     @abstractmethod
     def checkpoint(self, record: Columns) -> None:

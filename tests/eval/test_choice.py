@@ -32,7 +32,6 @@ from advdpnp.eval.config import EvaluationConfig
 from advdpnp.eval.run.components import Components
 from advdpnp.eval.run.evaluate import run_models
 from advdpnp.eval.run.progress import Progress
-from advdpnp.eval.run.ranks import ALONE
 from advdpnp.eval.run.results import ResultsFolder
 from advdpnp.eval.run.tasks import Nearest
 from advdpnp.eval.store.reader import StoredEvaluation
@@ -151,7 +150,7 @@ def test_a_minimum_norm_attack_searches_once_for_several_radii(x: Tensor, y: Ten
             attacks="cw-l2", norm="l2", eps=eps, limit=limit, device="cpu", sanity=False, save_adversarials=True
         )
         components = Components(search=counted, resolve_attacks=resolve, static_batch_size=16)
-        results = ResultsFolder(out, ALONE)
+        results = ResultsFolder(out)
         run_models([model], dataset, config, results, command="", components=components)
         return [unit for unit in results.evaluations() if unit.threat]
 
@@ -224,7 +223,7 @@ def test_of_a_shared_search_the_plan_the_notes_and_the_memory_are_right(
     def run(eps: list[str]) -> list[StoredEvaluation]:
         config = EvaluationConfig.of(attacks="any", norm="l2", eps=eps, device="cpu", sanity=False)
         components = Components(search=differing, resolve_attacks=resolve, static_batch_size=16)
-        results = ResultsFolder(tmp_path, ALONE)
+        results = ResultsFolder(tmp_path)
         run_models([model], dataset, config, results, command="", components=components)
         return [unit for unit in results.evaluations() if unit.threat]
 
@@ -269,7 +268,7 @@ def test_images_of_targeted_attacks_are_kept_and_verified_as_such(x: Tensor, y: 
     config = EvaluationConfig.of(
         attacks="pgd-3", eps=["0.1"], device="cpu", targets="next", sanity=False, save_adversarials=True
     )
-    results = ResultsFolder(tmp_path, ALONE)
+    results = ResultsFolder(tmp_path)
     run_models([model], dataset, config, results, command="")
     (unit,) = [unit for unit in results.evaluations() if unit.threat]
     (images,) = unit.adversarials(split.some_images, N)

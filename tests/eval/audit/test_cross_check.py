@@ -16,7 +16,6 @@ from advdpnp.commands.evaluate import _run as evaluate_command
 from advdpnp.datasets import Dataset
 from advdpnp.eval.audit.cross_check import cross_check, in_words
 from advdpnp.eval.run.components import Components
-from advdpnp.eval.run.ranks import ALONE
 from advdpnp.models.checkpoint import weights_hash
 from advdpnp.models.loading import LoadedModel
 
@@ -49,7 +48,7 @@ def test_the_command_writes_the_table(
     tmp_path: Path, net: Callable[..., nn.Module], data: Dataset, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = LoadedModel(net(), "net", weights_hash(net()), "Linear", "", 260, {})
-    common: dict[str, Any] = {"eps": ["0.05"], "seed": 0, "device": "cpu", "shard": ALONE}
+    common: dict[str, Any] = {"eps": ["0.05"], "seed": 0, "device": "cpu"}
     evaluate_command([model], data, "fgsm", tmp_path / "results", common, {}, 30)
     table = pd.read_csv(tmp_path / "results-cross-check" / "cross-check.csv")
     assert table["reference"].tolist() == ["torchattacks:FGSM"]

@@ -30,7 +30,6 @@ from advdpnp.eval.run.evaluate import requested_rows, run_models
 from advdpnp.eval.run.memory import MemoryResults
 from advdpnp.eval.run.progress import ModelPlan, Progress
 from advdpnp.eval.run.provenance import without_folder
-from advdpnp.eval.run.ranks import ALONE
 from advdpnp.eval.run.results import ResultsFolder
 from advdpnp.eval.store.reader import find_results
 from advdpnp.models.checkpoint import weights_hash
@@ -497,7 +496,7 @@ def test_in_memory_evaluation_returns_what_files_hold_and_writes_none(
         attacks="fgsm,pgd-5", eps=["0.02"], device="cpu", save_adversarials=True, corruptions="auto"
     )
     components = replace(SMALL, corruption_cells=lambda mode, data, root, seed, types: Dimmed(data))
-    on_disk, in_memory = ResultsFolder(tmp_path, ALONE), MemoryResults()
+    on_disk, in_memory = ResultsFolder(tmp_path), MemoryResults()
     expected_run = run_models([loaded(Net())], dataset, config, on_disk, command="", components=components)
     monkeypatch.setattr(tempfile, "_get_candidate_names", lambda: pytest.fail("a temporary file was made"))
     monkeypatch.chdir(tmp_path)

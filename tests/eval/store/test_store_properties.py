@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.eval.store.key import RESERVED, EvaluationKey, file_name
-from advdpnp.eval.store.model_folder import ModelFolder, open_model
+from advdpnp.eval.store.model_folder import open_model
 from advdpnp.eval.store.model_record import ModelRecord
 from advdpnp.eval.store.reader import find_results
 from advdpnp.eval.store.writer import VerdictWriter
@@ -55,30 +55,16 @@ labels_of_attacks = names.filter(lambda name: name not in RESERVED and not name.
 subsets = st.lists(st.sampled_from(SAMPLES.tolist()), min_size=1, unique=True)
 sessions = st.fixed_dictionaries(
     {
-        "process": st.integers(0, 2),  # 0 collects
         "adds": st.lists(st.tuples(subsets, st.booleans()), max_size=4),  # samples, and whether they reach the disk
-        "gathers": st.booleans(),
         "ends": st.sampled_from(["stopped", "killed", "killed while writing", "killed after compaction"]),
     }
 )
 
 
-def shards(out: Path) -> list[Path]:
-    return sorted(path for path in (out / ".shards").glob("*") if path.is_dir())
-
-
-def gather(folder: ModelFolder, out: Path, writer: VerdictWriter) -> None:
-    for other in shards(out):
-        writer.gather(folder.below(other).parts_folder(UNIT), np.setdiff1d(SAMPLES, folder.stored(UNIT)))
-
-
 def disturbed(out: Path, session: dict[str, Any], forwards: int = 0) -> None:
     """One process that adds verdicts and ends badly."""
-    place = out if session["process"] == 0 else out / ".shards" / str(session["process"])
-    with open_model(place, NET) as folder:
+    with open_model(out, NET) as folder:
         writer = VerdictWriter(folder.parts_folder(UNIT), UNIT, FACTS)
-        if session["gathers"] and session["process"] == 0:
-            gather(folder, out, writer)
         for samples, flushed in session["adds"]:
             missing = sorted(set(samples) - set(folder.stored(UNIT).tolist()))  # a search asks what there is
             if missing:
@@ -94,7 +80,7 @@ def disturbed(out: Path, session: dict[str, Any], forwards: int = 0) -> None:
             (parts / ".000009.parquet.abcdefgh.tmp").write_bytes(b"PAR1 and no more")
             (folder.path / ".attacks.parquet.new.abcdefgh.tmp").write_bytes(b"PAR1")
             (folder.path / "attacks.parquet.new").write_bytes(b"PAR1 and other verdicts")
-        elif session["ends"] == "killed after compaction" and session["process"] == 0 and len(folder.stored(UNIT)):
+        elif session["ends"] == "killed after compaction" and len(folder.stored(UNIT)):
             writer.flush()
             parts = folder.parts_folder(UNIT)
             kept = {path.name: path.read_bytes() for path in parts.glob("*")} if parts.exists() else {}
@@ -107,21 +93,17 @@ def disturbed(out: Path, session: dict[str, Any], forwards: int = 0) -> None:
 
 def finished(out: Path) -> tuple[pd.DataFrame, dict[str, np.ndarray], Path]:
     """One process that does what is left to do."""
-    with open_model(out, NET) as folder:
-        with folder.writer(UNIT, SAMPLES, FACTS) as writer:
-            gather(folder, out, writer)
-            missing = np.setdiff1d(SAMPLES, folder.stored(UNIT)).tolist()
-            if missing:
-                add(writer, missing)
-        for other in shards(out):
-            folder.below(other).clear(UNIT)
-    (unit,) = [each for each in find_results([out]) if ".shards" not in each.folder.parts]
+    with open_model(out, NET) as folder, folder.writer(UNIT, SAMPLES, FACTS) as writer:
+        missing = np.setdiff1d(SAMPLES, folder.stored(UNIT)).tolist()
+        if missing:
+            add(writer, missing)
+    (unit,) = find_results([out])
     return unit.verdicts.frame, unit.examples(), folder.path
 
 
 @quick
 @given(st.lists(sessions, max_size=5))
-def test_any_sequence_of_crashes_and_processes_ends_in_the_verdicts_of_one_undisturbed_writer(story):
+def test_any_sequence_of_crashes_ends_in_the_verdicts_of_one_undisturbed_writer(story):
     with tempfile.TemporaryDirectory() as root:
         for session in story:
             disturbed(Path(root, "disturbed"), session)

@@ -1,0 +1,252 @@
+"""The driver: hands out pieces to the workers, writes what they find, and alone touches the store."""
+
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from advdpnp.base.errors import AdvdpnpError, ModelError
+from advdpnp.eval.diagnostics import DiagnosticRecord
+from advdpnp.eval.run.cluster.connection import Cluster
+from advdpnp.eval.run.cluster.model_course import ModelCourse
+from advdpnp.eval.run.cluster.worker import Answer, Found, Hello, Job, Worker
+from advdpnp.eval.run.model_run import ModelStopped, smaller
+from advdpnp.eval.run.plan import Plan
+from advdpnp.eval.run.progress import Fleet, Progress
+from advdpnp.eval.run.results import Results
+from advdpnp.eval.run.subject import FirstLook
+from advdpnp.models.loading import LoadedModel
+
+_LOOK_AROUND = 2.0  # seconds between two looks at what machines the cluster has
+_WINDOW = 30.0  # seconds over which the speed is measured
+_DEATHS = 4  # of workers, after which a piece is to blame
+
+
+@dataclass(eq=False)
+class _Hand:
+    """A worker as the driver sees it.
+
+    Attributes:
+        actor: its handle.
+        hello: what it said when it was ready; None until then.
+        model: number of the model that it holds.
+        job: what it does; None while it starts, and between two jobs.
+    """
+
+    actor: Any
+    hello: Hello | None = None
+    model: int | None = None
+    job: Job | None = None
+
+
+class Driver:
+    """Evaluates models under a plan on the workers of a cluster.
+
+    Args:
+        ray: connected.
+        cluster: how many workers share a GPU.
+        models: what is evaluated.
+        plan: on the workers' device.
+        results: where verdicts go.
+        warnings: receives sentences about searches that were repeated and found something else.
+    """
+
+    def __init__(
+        self,
+        ray: Any,
+        cluster: Cluster,
+        models: Sequence[LoadedModel],
+        plan: Plan,
+        results: Results,
+        warnings: list[str],
+    ) -> None:
+        self._ray, self._cluster, self._progress = ray, cluster, plan.progress
+        self._plan = replace(plan, progress=Progress())
+        size = plan.components.first_batch_size(plan.device)
+        self._courses = [ModelCourse(each, self._plan, results, size, warnings) for each in models]
+        self._waiting = list(range(len(models)))
+        self._open: set[int] = set()
+        self._hands: list[_Hand] = []
+        self._running: dict[Any, _Hand] = {}
+        self._speed: list[tuple[float, int, int]] = []  # time, samples and evaluations of each piece
+        self._asked: set[str] = set()
+        self._failures: list[ModelError] = []
+        self._pieces = self._lost = 0
+        self._looked = -np.inf
+
+    def run(self) -> tuple[set[str], list[ModelError]]:
+        """Evaluate; however it ends, what was found is on disk and the workers are gone.
+
+        Returns:
+            Hashes of all evaluations that the plan asks for, and the errors of models that stopped answering.
+
+        Raises:
+            AdvdpnpError: a model cannot be evaluated, results cannot be written, or workers die again and again.
+        """
+        self._plan_reference = [self._ray.put(self._plan)]
+        self._references = [[self._sent(course.loaded)] for course in self._courses]
+        try:
+            while self._waiting or self._open:
+                self._hire()
+                for hand in [each for each in self._hands if each.hello and each.job is None]:
+                    if (job := self._next_job(hand)) is None:
+                        break  # there is none for the others either
+                    hand.job, hand.model = job, job.model
+                    self._running[hand.actor.do.remote(job, self._references[job.model])] = hand
+                self._progress.fleet(self._fleet())
+                for reference in self._ready():
+                    self._handle(reference, self._running.pop(reference))
+        except BaseException as error:
+            for number in self._open:
+                self._courses[number].abandon(error)
+            raise
+        finally:
+            for hand in self._hands:
+                with suppress(Exception):
+                    self._ray.kill(hand.actor)
+        return self._asked, self._failures
+
+    def _sent(self, loaded: LoadedModel) -> Any:
+        """A reference to a model, once for all workers."""
+        try:
+            return self._ray.put(loaded)
+        except Exception as error:
+            raise AdvdpnpError(
+                f"{loaded.name} cannot be sent to workers ({type(error).__name__}: {error}); evaluate it without "
+                "--cluster"
+            ) from error
+
+    def _hire(self) -> None:
+        """Ask for a worker for every device of the cluster that has none."""
+        now = time.monotonic()
+        if now - self._looked < _LOOK_AROUND:
+            return
+        self._looked = now
+        on_gpus = self._plan.device.type == "cuda"
+        there = self._ray.cluster_resources()
+        places = int(there.get("GPU", 0) * self._cluster.per_gpu) if on_gpus else int(there.get("CPU", 0))
+        gpus = {"num_gpus": 1 / self._cluster.per_gpu} if on_gpus else {}
+        remote = self._ray.remote(num_cpus=1, max_restarts=-1, **gpus)(Worker)
+        for _ in range(places - len(self._hands)):
+            hand = _Hand(remote.remote(self._ray.get))
+            self._hands.append(hand)
+            self._greet(hand)
+
+    def _greet(self, hand: _Hand) -> None:
+        """Wait for a worker that is started, for the first time or again."""
+        hand.hello = hand.model = hand.job = None
+        self._running[hand.actor.hello.options(max_task_retries=-1).remote(self._plan_reference)] = hand
+
+    def _ready(self) -> list[Any]:
+        if not self._running:
+            time.sleep(_LOOK_AROUND)
+            return []
+        every = list(self._running)
+        first, _ = self._ray.wait(every, timeout=1.0)
+        return self._ray.wait(every, num_returns=len(every), timeout=0)[0] if first else []  # type: ignore[no-any-return]
+
+    def _next_job(self, hand: _Hand) -> Job | None:
+        """The next piece of the model that a worker holds, or a model that nobody has begun, or the one most behind."""
+        able = {number for number in self._open if self._courses[number].has_work}
+        if hand.model in able:
+            number = hand.model
+        elif self._waiting:
+            number = self._waiting.pop(0)
+            self._open.add(number)
+            self._courses[number].begin()
+        elif able:
+            at_work = [each.model for each in self._hands if each.job is not None]
+            number = max(able, key=lambda n: self._courses[n].cost_left / (1 + at_work.count(n)))
+        else:
+            return None
+        left = np.inf if self._waiting else sum(self._courses[n].cost_left for n in self._open)
+        return self._courses[number].next_job(number, left, len(self._hands))
+
+    def _handle(self, reference: Any, hand: _Hand) -> None:
+        job, errors = hand.job, self._ray.exceptions
+        try:
+            answer = self._ray.get(reference)
+        except errors.RayTaskError as error:
+            raise error.as_instanceof_cause() from error
+        except errors.RayError as error:
+            self._bury(hand, job, error)
+            return
+        if isinstance(answer, Hello):
+            hand.hello = answer
+            return
+        assert job is not None
+        assert hand.hello is not None
+        hand.job = None
+        course = self._courses[job.model]
+        if job.model not in self._open or course.static_batch_size != job.static_batch_size:
+            return  # of a model that has failed since, or begun again
+        course.at_work -= 1
+        self._take(course, job, answer, hand.hello)
+        if course.done:
+            course.close()
+            self._open.discard(job.model)
+
+    def _take(self, course: ModelCourse, job: Job, answer: Answer, hello: Hello) -> None:
+        if isinstance(answer, torch.OutOfMemoryError):
+            course.restart(smaller(course.static_batch_size, course.loaded, self._plan))
+        elif isinstance(answer, ModelError):
+            error = ModelStopped(f"{course.loaded.name}: {answer}")
+            self._failures.append(error)
+            course.abandon(error)
+            self._open.discard(job.model)
+        elif isinstance(answer, AdvdpnpError):
+            raise answer
+        elif isinstance(answer, FirstLook):
+            self._asked |= course.looked_at(answer)
+            self._progress.plan(course.plan_of(len(self._waiting)))
+        elif isinstance(answer, DiagnosticRecord):
+            course.store_measurement(answer)
+        else:
+            self._pieces += 1
+            self._count(answer)
+            for line in course.take(answer, hello):
+                self._progress.say(line)
+
+    def _count(self, answer: list[Found]) -> None:
+        now = time.monotonic()
+        samples = sum(len(found.columns["sample"]) for found in answer)
+        spent = sum(int(found.columns["forwards"].sum() + found.columns["backwards"].sum()) for found in answer)
+        self._speed = [*(each for each in self._speed if now - each[0] < _WINDOW), (now, samples, spent)]
+
+    def _bury(self, hand: _Hand, job: Job | None, error: Exception) -> None:
+        """Give the job of a dead worker to the next one; Ray starts the dead one again, where there is a place."""
+        if job is not None and job.model in self._open:
+            course = self._courses[job.model]
+            if course.static_batch_size == job.static_batch_size:
+                course.at_work -= 1
+                self._lost += 1
+                deaths = course.give_back(job)
+                if deaths >= _DEATHS:
+                    raise AdvdpnpError(
+                        f"{deaths} workers died of the same images of {course.loaded.name}; if their memory is short, "
+                        "have fewer of them (--per-gpu, OMP_NUM_THREADS); see /tmp/ray/session_latest/logs"
+                    ) from error
+        dead = isinstance(error, self._ray.exceptions.ActorDiedError)
+        if dead:
+            self._hands.remove(hand)  # _hire asks for another one
+        else:
+            self._greet(hand)
+
+    def _fleet(self) -> Fleet:
+        now, left = time.monotonic(), sum(self._courses[n].cost_left for n in self._open)
+        gone = now - self._speed[0][0] if self._speed else 0.0
+        samples, spent = (sum(each[i] for each in self._speed) for i in (1, 2))
+        busy = [hand for hand in self._hands if hand.job is not None]
+        return Fleet(
+            pieces=self._pieces,
+            running=len(busy),
+            lost=self._lost,
+            workers=sum(hand.hello is not None for hand in self._hands),
+            samples_per_second=samples / gone if gone > 1 else None,
+            seconds_left=left * gone / spent if gone > 1 and spent and not self._waiting else None,
+            models_left=len(self._waiting),
+        )

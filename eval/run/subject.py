@@ -1,0 +1,200 @@
+"""A model where it is evaluated: a first look at it, its tasks, and the measurements that flags rest on. No store."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from advdpnp.attacks.algorithms.transfer import Transfer
+from advdpnp.attacks.engine.executor import (
+    Executor,
+    check_inputs,
+    evaluation_mode,
+    is_batch_dependent,
+    is_randomised,
+    single_threaded,
+)
+from advdpnp.attacks.info import by_cost, describe
+from advdpnp.attacks.losses import margin
+from advdpnp.attacks.threat import ThreatModel
+from advdpnp.base.errors import AdvdpnpError, ModelError
+from advdpnp.eval.diagnostics import (
+    SANITY_SAMPLES,
+    DiagnosticRecord,
+    ModelProbe,
+    measure_gradients,
+    measure_outputs,
+    training_modules,
+)
+from advdpnp.eval.run.byte_images import misclassified_by, pack
+from advdpnp.eval.run.device import require_answers, user_code
+from advdpnp.eval.run.plan import Plan
+from advdpnp.eval.run.tasks import NearestTask, Setting, Task, TransferTask, attack_task, clean_task, corruption_task
+from advdpnp.eval.store.key import EvaluationKey
+from advdpnp.eval.store.writer import Pack
+from advdpnp.models.classifier import as_classifier
+from advdpnp.models.loading import LoadedModel
+
+
+@dataclass(frozen=True)
+class FirstLook:
+    """What a few images show of a model.
+
+    Attributes:
+        static_batch_size: rows of every model call.
+        classes: how many logits it has.
+        randomised: whether its logits of the same images differ from call to call.
+        batch_dependent: whether they depend on the other images of the batch.
+        right: share of the images that it classifies correctly.
+        seconds: per forward or backward of one image; 0 where nothing is attacked.
+        margins: label's logit minus the largest other, float32 (n,).
+    """
+
+    static_batch_size: int
+    classes: int
+    randomised: bool
+    batch_dependent: bool
+    right: float
+    seconds: float
+    margins: np.ndarray
+
+
+def first_look(loaded: LoadedModel, plan: Plan, static_batch_size: int) -> tuple[FirstLook, nn.Module]:
+    """Look at a model that is on the plan's device; one that cannot be evaluated is refused, before hours of work.
+
+    Returns:
+        What was seen, and the model for ``Subject``.
+
+    Raises:
+        AdvdpnpError: it fails on the images or when it is differentiated, or has too few classes.
+        ModelError: its logits are not finite.
+    """
+    model = as_classifier(loaded.model)
+    samples = plan.samples[:static_batch_size]
+    x, y = plan.images(samples), plan.labels(samples)
+    check_inputs(x, y)
+    executor, seconds = Executor(model, static_batch_size, plan.device), 0.0
+    source = f"images of shape {tuple(x.shape[1:])} from {plan.dataset.label}"
+    remedy = "choose the data set it was made for, or fix its forward"
+    with user_code(f"{loaded.name} fails on {source}", remedy), evaluation_mode(model):
+        logits = executor.logits(x).cpu()
+        randomised = is_randomised(model, x.to(plan.device))
+        batch_dependent = not randomised and is_batch_dependent(executor, x)
+    require_answers(logits)
+    if plan.attacked:
+        full = x[torch.arange(static_batch_size).clamp(max=len(x) - 1)]
+        remedy = "fix its backward pass, or use --attacks none"
+        with user_code(f"{loaded.name} fails when it is differentiated", remedy), evaluation_mode(model):
+            began = time.perf_counter()
+            gradient = executor.logits_and_gradient(full, lambda z: z.sum(1))[1]
+            float(gradient.sum())  # waits for a GPU
+            seconds = (time.perf_counter() - began) / (2 * len(full))
+    largest = int(plan.labels(plan.samples).max())
+    if largest >= logits.shape[1]:
+        raise AdvdpnpError(
+            f"the labels go up to {largest}, but {loaded.name} has {logits.shape[1]} classes; evaluate it on images "
+            "of its own classes"
+        )
+    look = FirstLook(
+        static_batch_size=static_batch_size,
+        classes=logits.shape[1],
+        randomised=randomised,
+        batch_dependent=batch_dependent,
+        right=float((logits.argmax(1) == y).double().mean()),
+        seconds=seconds,
+        margins=-margin(logits, y).numpy(),
+    )
+    return look, model.simplest
+
+
+class Subject:
+    """A model that has been looked at, on the plan's device.
+
+    Attributes:
+        setting: the model under the plan.
+    """
+
+    def __init__(self, model: nn.Module, weights_hash: str, plan: Plan, look: FirstLook) -> None:
+        self._plan, self._hash, self._classes = plan, weights_hash, look.classes
+        self.setting = Setting(model, plan, look.static_batch_size, look.randomised)
+
+    def new_tasks(self) -> list[Task]:
+        """What the plan asks of it, in order."""
+        return tasks_of(self.setting, self._classes, self._hash)
+
+    def measure(self, wanted: DiagnosticRecord, threat: ThreatModel | None) -> DiagnosticRecord:
+        """Make a measurement of ``measurements_of``."""
+        plan, model = self._plan, self.setting.model
+        samples = plan.samples[: wanted.samples]
+        modules = training_modules(model) if threat is None else []
+        numbers: dict[str, Any]
+        with evaluation_mode(model), single_threaded(plan.device.type == "cpu"):
+            x, y = plan.images(samples).to(plan.device), plan.labels(samples).to(plan.device)
+            probe = ModelProbe(model, x, y, self.setting.static_batch_size, wanted.seed)
+            try:
+                if threat is None:
+                    numbers = {**measure_outputs(probe), "training_modules": modules}
+                else:
+                    numbers = measure_gradients(probe, threat)
+            except ModelError as error:
+                numbers = {"failed": str(error)}
+        return replace(wanted, numbers=numbers)
+
+    def packer(self, unit: EvaluationKey) -> Pack:
+        """The function that makes the adversarial images of an evaluation compact."""
+        assert unit.threat is not None
+        noise, plan = self.setting.noise("rounded", unit.label), self._plan
+        misclassified = misclassified_by(self.setting.model, self.setting.static_batch_size, plan.device, noise)
+        return partial(
+            pack, clean=plan.dataset.test.some_images, threat=unit.threat, misclassified=misclassified,
+            targeted=unit.targeted,
+        )  # fmt: skip
+
+
+def tasks_of(setting: Setting, classes: int, weights_hash: str) -> list[Task]:
+    """What the plan asks of a model with so many classes: clean images, then everything else in order."""
+    return list(_tasks(setting, classes, weights_hash))
+
+
+def _tasks(setting: Setting, classes: int, weights_hash: str) -> Iterator[Task]:
+    plan = setting.plan
+    yield clean_task(setting)
+    nearest: dict[str, NearestTask] = {}  # the last one of each attack
+    widest = plan.attacks(max(plan.threats, key=lambda threat: threat.eps), classes)
+    for threat in plan.threats:
+        attacks = plan.attacks(threat, classes)
+        infos = {label: describe(attack) for label, attack in attacks.items()}
+        for label in by_cost(infos):  # cheap results first
+            attack, last = attacks[label], threat is plan.threats[-1]
+            if len(plan.threats) == 1 or not infos[label].minimum_norm:
+                yield attack_task(setting, label, attack)
+                continue
+            before = nearest.get(label)
+            nearest[label] = NearestTask(setting, label, attack, widest[label], before, last=last)
+            yield nearest[label]
+        for other in plan.transfer_from:
+            if other.weights_hash != weights_hash:
+                transfer = Transfer(threat, other.model, other.name, other.weights_hash)
+                yield TransferTask(setting, transfer)
+    if (source := plan.corruptions) is not None:
+        for name, severity in source.cells:
+            yield corruption_task(setting, source, name, severity)
+
+
+def measurements_of(plan: Plan, weights_hash: str) -> list[tuple[DiagnosticRecord, ThreatModel | None]]:
+    """What flags rest on, without its numbers: of the outputs, and of the gradients under each threat model."""
+    if not plan.config.sanity:
+        return []
+    count, data = len(plan.samples[:SANITY_SAMPLES]), plan.dataset.test.content_hash
+    found = []
+    for threat in (None, *(plan.threats if plan.attacked else ())):
+        norm, eps, text = ("", None, "") if threat is None else (threat.norm, threat.eps, threat.text)
+        if norm not in ("l1", "l0"):
+            record = DiagnosticRecord(weights_hash, data, count, plan.config.seed, norm, eps, text, {})
+            found.append((record, threat))
+    return found

@@ -1,0 +1,249 @@
+"""On a cluster the same verdicts come out, whichever workers die, join or leave, and nothing else is searched twice."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+from advdpnp.base.errors import AdvdpnpError, ModelError
+from advdpnp.datasets import Dataset
+from advdpnp.eval.config import EvaluationConfig
+from advdpnp.eval.run.cluster.connection import Cluster
+from advdpnp.eval.run.components import Components
+from advdpnp.eval.run.evaluate import run_models
+from advdpnp.eval.run.results import ResultsFolder
+from advdpnp.eval.store.reader import find_results
+from advdpnp.models.loading import LoadedModel, as_loaded
+
+ATTACKS = "fgsm,pgd-4"
+ALL_KINDS = f"{ATTACKS},fab-t,pyautoattack:apgd-ce"
+EVERYTHING = {"save_adversarials": True, "attacks": ALL_KINDS, "eps": ["0.3", "0.6"]}
+
+
+def evaluated(out: Path, models: list[LoadedModel], data: Dataset, cluster: Cluster | None, **options: Any) -> Path:
+    arguments: dict[str, Any] = {"attacks": ATTACKS, "norm": "l2", "eps": ["0.3"], "device": "cpu"} | options
+    transfer_from = arguments.pop("transfer_from", ())
+    run_models(
+        models, data, EvaluationConfig.of(**arguments), ResultsFolder(out), transfer_from=transfer_from,
+        cluster=cluster, components=Components(static_batch_size=16), command="test",
+    ).raise_problems()  # fmt: skip
+    return out
+
+
+def left(out: Path) -> dict[str, Any]:
+    """Verdicts and what else is stored of an evaluation, without times, devices and the order of images."""
+    found: dict[str, Any] = {}
+    for unit in find_results([out]):
+        name = (unit.model.name, unit.record.stem)
+        found[name] = unit.frame
+        found[*name, "facts"] = (unit.record.identity, unit.record.metadata, unit.record.saved)
+        images = unit.examples()
+        found[*name, "images"] = {key: value.tolist() for key, value in images.items()}
+        found[*name, "measured"] = [measured.numbers for measured in unit.diagnostics()]
+    return found
+
+
+def assert_same(out: Path, expected: Path) -> None:
+    one, other = left(out), left(expected)
+    assert one.keys() == other.keys()
+    for key, value in one.items():
+        if isinstance(value, pd.DataFrame):
+            pd.testing.assert_frame_equal(value, other[key])
+        else:
+            assert value == other[key], key
+    assert not list(out.rglob(".parts"))
+
+
+@pytest.fixture
+def models(net: Any) -> list[LoadedModel]:
+    return [as_loaded(net(), "one"), as_loaded(net(0.4), "two")]
+
+
+@pytest.fixture
+def alone(tmp_path: Path, models: list[LoadedModel], data: Dataset) -> Path:
+    return evaluated(tmp_path / "alone", models, data, None, save_adversarials=True)
+
+
+_FOUND: dict[str, Path] = {}
+
+
+@pytest.fixture
+def every_kind(tmp_path_factory: pytest.TempPathFactory, models: list[LoadedModel], data: Dataset) -> Path:
+    """What one process finds with searches, minimum-norm searches at two radii, and an attack of a package."""
+    if not _FOUND:
+        out = tmp_path_factory.mktemp("alone")
+        _FOUND["alone"] = evaluated(
+            out, models, data, None, save_adversarials=True, attacks=ALL_KINDS, eps=["0.3", "0.6"]
+        )
+    return _FOUND["alone"]
+
+
+@pytest.mark.parametrize("workers", [1, 2, 5])
+def test_any_number_of_workers_finds_what_one_process_finds(fake, tmp_path, models, data, every_kind, workers):
+    fake.resources["CPU"], alone = workers, every_kind
+    out = evaluated(
+        tmp_path / "cluster", models, data, Cluster(), save_adversarials=True, attacks=ALL_KINDS, eps=["0.3", "0.6"]
+    )
+    assert_same(out, alone)
+    assert len(fake.actors) == workers
+    assert all(actor.killed for actor in fake.actors)
+    stored = {(unit.model.name, unit.record.stem): unit for unit in find_results([alone])}
+    for unit in find_results([out]):
+        saved = list(unit.adversarials(data.test.some_images, len(data.test)))
+        expected = list(stored[unit.model.name, unit.record.stem].adversarials(data.test.some_images, len(data.test)))
+        assert sum(len(part.sample) for part in saved) == sum(len(part.sample) for part in expected)
+        assert all(part.intact.all() for part in saved)
+
+
+def test_corruptions_and_transferred_images_are_judged_on_workers_too(fake, tmp_path, net, data):
+    images = torch.randint(0, 256, (20, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3072, 4)).eval()
+    other = nn.Sequential(nn.Flatten(), nn.Linear(3072, 4)).eval()
+    split = type(data.test)(images, torch.arange(20) % 4)
+    colour = Dataset("colour", tuple("abcd"), split.head(0), split.head(0), split, "none")
+    arguments = {
+        "attacks": "fgsm", "norm": "linf", "eps": ["0.02"], "corruptions": "regenerated",
+        "corruption_types": ["gaussian_noise", "contrast"], "transfer_from": [as_loaded(other, "other")],
+    }  # fmt: skip
+    expected = evaluated(tmp_path / "alone", [as_loaded(model, "net")], colour, None, **arguments)
+    out = evaluated(tmp_path / "cluster", [as_loaded(model, "net")], colour, Cluster(), **arguments)
+    assert_same(out, expected)
+    assert len([unit for unit in find_results([out]) if unit.label.startswith("corruption/")]) == 10
+
+
+def test_a_piece_of_a_dead_worker_runs_again_and_nothing_else_does(fake, tmp_path, models, data, alone):
+    from tests.eval.run.cluster import conftest
+
+    deaths = iter([conftest.ActorUnavailableError(), conftest.ActorDiedError(), None])
+    lost = []
+
+    def strike(job):
+        if job.piece is not None and len(fake.jobs) > 6 and (error := next(deaths, None)) is not None:
+            lost.append(job)
+            return error
+        return None
+
+    fake.strike_at = strike
+    out = evaluated(tmp_path / "cluster", models, data, Cluster(), save_adversarials=True)
+    assert_same(out, alone)
+    assert len(lost) == 2
+    assert searched_twice(fake) == {}
+
+
+def searched_twice(fake: Any) -> dict[Any, int]:
+    """Samples that more than one piece has judged."""
+    judged = Counter(
+        (job.model, unit, sample)
+        for job in fake.jobs
+        if job.piece is not None
+        for unit, samples in job.piece.units
+        for sample in samples.tolist()
+    )
+    return {key: count for key, count in judged.items() if count > 1}
+
+
+def test_a_piece_that_kills_every_worker_is_given_up_with_a_sentence(fake, tmp_path, models, data):
+    from tests.eval.run.cluster import conftest
+
+    fake.strike_at = lambda job: conftest.ActorUnavailableError() if job.piece is not None else None
+    with pytest.raises(AdvdpnpError, match="4 workers died of the same images of one"):
+        evaluated(tmp_path, models, data, Cluster())
+
+
+@pytest.mark.parametrize("after", [1, 5, 10])
+def test_a_driver_that_is_stopped_continues_from_the_store(fake, tmp_path, models, data, alone, after):
+    def strike(job):
+        if len(fake.jobs) == after:
+            raise KeyboardInterrupt
+        return None
+
+    fake.strike_at = strike
+    out = tmp_path / "cluster"
+    with pytest.raises(KeyboardInterrupt):
+        evaluated(out, models, data, Cluster(), save_adversarials=True)
+    fake.strike_at = lambda job: None
+    evaluated(out, models, data, Cluster(), save_adversarials=True)
+    assert_same(out, alone)
+    assert searched_twice(fake) == {}
+
+
+def test_machines_that_join_are_used(fake, tmp_path, models, data, alone):
+    fake.resources["CPU"] = 1
+
+    def join(job):
+        if len(fake.jobs) == 5:
+            fake.resources["CPU"] = 3
+        return None
+
+    fake.strike_at = join
+    assert_same(evaluated(tmp_path / "cluster", models, data, Cluster(), save_adversarials=True), alone)
+    assert len(fake.actors) == 3
+
+
+class Unloadable(nn.Linear):
+    """Pickles, and does not come back."""
+
+    def __reduce__(self):
+        return _missing, ()
+
+
+def _missing():
+    raise ModuleNotFoundError("No module named 'their_nets'")
+
+
+def test_a_model_that_no_worker_can_load_is_named_and_the_others_are_evaluated(fake, tmp_path, models, data):
+    broken = as_loaded(nn.Sequential(nn.Flatten(), Unloadable(64, 4)).eval(), "theirs")
+    with pytest.raises(ModelError, match=r"^theirs: a worker cannot load it .*their_nets.*install what it needs"):
+        evaluated(tmp_path, [broken, *models], data, Cluster())
+    assert {unit.model.name for unit in find_results([tmp_path])} == {"one", "two"}
+
+
+class Hungry(nn.Module):
+    """Has no memory for more than 8 rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = nn.Linear(64, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if len(x) > 8:
+            raise torch.OutOfMemoryError("out of memory")
+        return self.last(x.flatten(1))
+
+
+def test_short_memory_makes_batches_smaller(fake, tmp_path, data):
+    model = as_loaded(Hungry().eval(), "hungry")
+    expected = evaluated(tmp_path / "alone", [model], data, None)
+    assert_same(evaluated(tmp_path / "cluster", [model], data, Cluster()), expected)
+
+
+def test_the_devices_are_recorded(fake, tmp_path, models, data):
+    out = evaluated(tmp_path, models[:1], data, Cluster())
+    runs = [run for unit in find_results([out]) for run in unit.record.runs]
+    assert {run["device"].partition(" ")[0] for run in runs} == {"cpu"}
+    assert all(run["seconds"] > 0 for run in runs)
+
+
+def test_wrong_clusters_are_refused():
+    for address in ("", "locl", "ray:/x", "http://a:1"):
+        with pytest.raises(AdvdpnpError, match="is no cluster; give local"):
+            Cluster(address)
+    with pytest.raises(AdvdpnpError, match="idle"):
+        Cluster("auto", 0)
+
+
+def test_gpus_are_refused_where_there_are_none(fake, tmp_path, models, data):
+    with pytest.raises(AdvdpnpError, match="the cluster has no device 'cuda'"):
+        evaluated(tmp_path, models, data, Cluster(), device="cuda")
+
+
+def test_samples_are_counted_once(fake, tmp_path, models, data):
+    evaluated(tmp_path, models, data, Cluster(), attacks="fgsm", eps=["0.3"])
+    sizes = [len(job.piece.samples) for job in fake.jobs if job.piece]
+    assert sum(sizes) == 2 * 2 * 50
+    assert np.max(sizes) <= 50

@@ -1,0 +1,77 @@
+"""Pieces: all samples once, large at first, small towards the end."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from advdpnp.eval.run.cluster.pieces import PIECE_SECONDS, Group, fewest
+
+
+def cut_up(rows: int, workers: int, *, cost: float = 100.0, seconds: float = 1e-5, least: int = 32) -> list[int]:
+    group = Group([("a", np.arange(rows))], cost, seconds)
+    sizes = []
+    while group.rows_left:
+        sizes.append(len(group.cut(group.cost_left, workers, least, 8).samples))
+    return sizes
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 3000), st.integers(1, 200), st.integers(8, 128))
+def test_every_sample_is_in_one_piece(rows, workers, least):
+    assert sum(cut_up(rows, workers, least=least)) == rows
+
+
+def test_pieces_shrink_towards_the_end():
+    sizes = cut_up(10_000, 10)
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[0] == 500
+    assert max(sizes[-10:]) - min(sizes[-10:]) <= 1  # the last round is shared evenly
+    assert len(sizes) < 100
+
+
+def test_few_samples_are_shared_evenly():
+    assert cut_up(48, 2, least=64) == [24, 24]
+    assert cut_up(10, 4, least=64) == [5, 5]  # no fewer than the smallest batch
+
+
+def test_a_piece_takes_no_longer_than_a_failure_may_cost():
+    sizes = cut_up(10_000, 2, cost=10_000, seconds=1e-4)
+    assert sizes[0] == pytest.approx(PIECE_SECONDS / (10_000 * 1e-4), abs=1)
+
+
+def test_the_measured_cost_takes_the_place_of_the_declared_one():
+    group = Group([("a", np.arange(1000))], 100, 1e-4)
+    group.observe(10_000, 10_000 * 300, 1.0)
+    assert group.cost == pytest.approx(300, rel=0.01)
+    unknown = Group([("a", np.arange(10))], None, 0.0)
+    assert unknown.cost_left > 0
+
+
+def test_a_group_serves_each_evaluation_with_what_it_lacks():
+    group = Group([("near", np.arange(10)), ("far", np.arange(5, 15))], 1, 0.0)
+    piece = group.cut(np.inf, 1, 100, 8)
+    assert piece.samples.tolist() == list(range(15))
+    assert {unit: samples.tolist() for unit, samples in piece.units} == {
+        "near": list(range(10)),
+        "far": list(range(5, 15)),
+    }
+
+
+def test_what_cannot_be_divided_is_one_piece():
+    group = Group([("a", np.arange(1000))], 1000, 1.0, whole=True)
+    assert len(group.cut(1e6, 50, 8, 8).samples) == 1000
+
+
+def test_a_piece_that_is_given_back_is_the_next_one():
+    group = Group([("a", np.arange(100))], 1, 0.0)
+    piece = group.cut(100, 4, 8, 8)
+    group.give_back(piece)
+    assert group.rows_left == 100
+    assert group.cut(100, 4, 8, 8) is piece
+
+
+def test_small_pieces_are_worth_it_for_slow_models_alone():
+    assert fewest(128, 0.01, on_cpu=True) == 8
+    assert fewest(128, 1e-5, on_cpu=True) == 64
+    assert fewest(256, 0.01, on_cpu=False) == 256
