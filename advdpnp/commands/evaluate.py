@@ -172,11 +172,9 @@ def evaluate(
 ) -> None:
     """Attack checkpoints; writes verdicts, OUT/leaderboard.html (everything on one page), .csv, .md and figures."""
     from advdpnp.commands.support.models import ModelOptions, choose_threat, curve_radii, load_models
-    from advdpnp.eval.run.cluster.connection import Cluster
     from advdpnp.models.loading import load_model
 
-    _refuse_ranks()
-    on = None if cluster is None else Cluster(cluster, per_gpu)
+    on = _place(cluster, per_gpu)
     paths = [str(path) for path in checkpoints or []]
     if not paths and not model:
         raise AdvdpnpError("there is nothing to evaluate; give a run folder, a .safetensors file or --model")
@@ -197,12 +195,14 @@ def evaluate(
     _run(loaded, data, attacks, out or Path("results") / data.label, common, options, cross_check)
 
 
-def _refuse_ranks() -> None:
-    """Refuse to do the same work in every process that torchrun or srun has started.
+def _place(address: str | None, per_gpu: int) -> Any:
+    """The cluster, or None for this machine.
 
     Raises:
-        AdvdpnpError: there are several; one of them says it.
+        AdvdpnpError: torchrun or srun has started several processes, which would all do the same work; one says it.
     """
+    from advdpnp.eval.run.cluster.connection import Cluster
+
     for rank, world in (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS")):
         count = os.environ.get(world, "")
         if count.isdigit() and int(count) > 1:
@@ -211,6 +211,7 @@ def _refuse_ranks() -> None:
                     f"an evaluation is started once, not {count} times: for several GPUs or machines, "
                     "pip install 'advdpnp[cluster]' and add --cluster local or auto (docs/tutorials/cluster.md)"
                 )
+    return None if address is None else Cluster(address, per_gpu)
 
 
 def _run(

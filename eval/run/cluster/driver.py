@@ -12,11 +12,12 @@ import torch
 from advdpnp.base.errors import AdvdpnpError, ModelError
 from advdpnp.eval.diagnostics import DiagnosticRecord
 from advdpnp.eval.run.cluster.connection import Cluster
+from advdpnp.eval.run.cluster.fleet import Fleet
 from advdpnp.eval.run.cluster.model_course import ModelCourse
 from advdpnp.eval.run.cluster.worker import Answer, Found, Hello, Job, Worker
 from advdpnp.eval.run.model_run import ModelStopped, smaller
 from advdpnp.eval.run.plan import Plan
-from advdpnp.eval.run.progress import Fleet, Progress
+from advdpnp.eval.run.progress import Progress
 from advdpnp.eval.run.results import Results
 from advdpnp.eval.run.subject import FirstLook
 from advdpnp.models.loading import LoadedModel
