@@ -4,6 +4,7 @@ Importing this module must stay cheap (``advdpnp --help`` imports no torch).
 """
 
 import errno
+import io
 import os
 import re
 import sys
@@ -19,6 +20,7 @@ from typer.exceptions import Abort, Exit, TyperException
 from advdpnp import __version__
 from advdpnp.base.errors import AdvdpnpError, AlreadyTold
 from advdpnp.base.interrupts import interruptible
+from advdpnp.base.untrusted.text import printable
 from advdpnp.commands import corrupt, demo, detect, doctor, evaluate, geometry, listing, study, train
 from advdpnp.commands.stored import compare, export, leaderboard, migrate, verify
 from advdpnp.commands.support.console import first_process
@@ -76,7 +78,7 @@ _INTERRUPTED = 130  # what typer makes of Ctrl-C
 
 def _fail(sentence: str) -> int:
     with suppress(OSError):  # the terminal may have gone, or the disk with the log be full
-        print(f"advdpnp: {sentence}", file=sys.stderr)
+        print(f"advdpnp: {printable(sentence)}", file=sys.stderr)
     return 2
 
 
@@ -92,6 +94,7 @@ def run(arguments: list[str] | None = None) -> int:
     """
     if not os.environ.get("ADVDPNP_DEBUG"):
         warnings.simplefilter("ignore")  # libraries warn their own developers
+    _open_streams()
     with interruptible() as asked:
         try:
             result: Any = app(arguments, standalone_mode=False)
@@ -110,6 +113,15 @@ def run(arguments: list[str] | None = None) -> int:
         except Exception as error:
             # A library may turn the interruption into an error of its own.
             return _fail_once(_STOPPED) if asked() else _explain(error)
+
+
+def _open_streams() -> None:
+    """Make standard streams take any text, in whatever encoding; a closed one (``>&-``) takes it and is silent."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        elif isinstance(stream := getattr(sys, name), io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 _RULES = {

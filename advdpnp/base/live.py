@@ -14,6 +14,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from advdpnp.base.untrusted.text import printable
+
 LOG_EVERY = 30.0
 """Seconds between two lines where the output is no terminal."""
 _NOTEBOOK_EVERY = 1.0
@@ -38,11 +40,11 @@ def live(lines: Lines, share: Callable[[], float | None], console: Console | Non
             yield say
     elif console.file.isatty() and console.is_terminal and not console.is_dumb_terminal:
         with Live(get_renderable=lambda: _Drawing(lines, share), console=console, refresh_per_second=4, transient=True):
-            yield lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True)
+            yield lambda text: console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
     else:
 
         def say(text: str) -> None:
-            print(text, file=console.file, flush=True)
+            print(printable(text), file=console.file, flush=True)
 
         def repeat() -> None:
             if now := lines():
@@ -68,14 +70,14 @@ class _Drawing:
         lines, share = self._lines(), self._share()
         if not lines:
             return
-        title: Any = Text(lines[0])
+        title: Any = Text(printable(lines[0]))
         if share is not None and options.max_width >= _NARROW:
             table = Table.grid(padding=(0, 2))
             table.add_row(title, ProgressBar(total=1.0, completed=share, width=20), f"{100 * share:.0f} %")
             title = table
         yield title
         for line in lines[1:]:
-            yield Text(line)
+            yield Text(printable(line))
 
 
 @contextmanager

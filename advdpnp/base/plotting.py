@@ -25,6 +25,7 @@ _PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#
             "#004466", "#803800", "#005C44", "#7A4864")  # fmt: skip
 _SETTINGS: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
+    "text.parse_math": False,  # a $ in a name is a dollar
     "font.size": 9,
     "text.color": INK,
     "axes.labelcolor": INK,

@@ -241,6 +241,8 @@ def _run(
     if cross_check is not None:
         for line in in_words(compared):
             console.out.print(line, markup=False, highlight=False)
+        from advdpnp.eval.report.csv import to_csv
+
         table = beside / "cross-check.csv"
-        write_text(table, compared.to_csv(index=False, float_format="%.4g"))
+        write_text(table, to_csv(compared, float_format="%.4g"))
         console.out.print(f"{table}", markup=False)

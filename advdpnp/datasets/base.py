@@ -19,6 +19,7 @@ from torch import Tensor
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.base.randomness import Draw, seed_of
 from advdpnp.base.registry import Registry
+from advdpnp.base.untrusted.text import LONGEST_NAME, printable
 
 DATA_ROOT_VARIABLE = "ADVDPNP_DATA"
 LARGEST_VALIDATION_SHARE = 5  # the validation split is at most a fifth of the training images
@@ -100,6 +101,8 @@ class Dataset:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "label", self.label or safe_label(self.name))
+        names = tuple(printable(str(name), LONGEST_NAME) for name in self.class_names)
+        object.__setattr__(self, "class_names", names)
 
     @property
     def classes(self) -> int:
@@ -273,7 +276,7 @@ def safe_label(spec: str) -> str:
     kind, colon, path = spec.partition(":")
     stem = Path(path.rstrip("/\\")).expanduser().resolve() if colon else Path(kind)
     text = f"{kind}-{stem.stem if kind == 'npz' else stem.name}" if colon else kind
-    return re.sub(r"[^\w.]+", "-", text, flags=re.ASCII).strip("-.") or "data"
+    return re.sub(r"[^\w.]+", "-", text, flags=re.ASCII)[:100].strip("-.") or "data"
 
 
 def shuffled(n: int, key: int) -> Tensor:

@@ -1,13 +1,14 @@
 """Data sets of arrays: one ``.npz`` file with x_train, y_train, x_test, y_test."""
 
-import zipfile
-import zlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from advdpnp.base.errors import AdvdpnpError
+from advdpnp.base.untrusted.files import describe_fault, open_arrays
+from advdpnp.base.untrusted.text import shown
 from advdpnp.datasets.base import DATASETS, Dataset, Request, Split
 
 CHANNELS = (1, 3)
@@ -28,20 +29,17 @@ def npz(request: Request, path: str) -> Dataset:
     wanted = {"train": request.train, "test": request.test or not request.train}
     parts = [part for part, asked in wanted.items() if asked]
     try:
-        opened = np.load(file, allow_pickle=False)
-        if not isinstance(opened, np.lib.npyio.NpzFile):
-            raise AdvdpnpError(f"{file} is a single array; save x_train, y_train, x_test, y_test with numpy.savez")
-        with opened as archive:
+        with open_arrays(file) as archive:
             arrays = _Arrays(file, archive)
             images = {part: arrays.images(f"x_{part}") for part in parts}
             labels = {part: arrays.labels(f"y_{part}", len(images[part])) for part in parts}
             known = [*labels.values()]
-            if not request.train and "y_train" in archive.files:
+            if not request.train and "y_train" in archive:
                 known.append(arrays.labels("y_train", None))  # gives the same number of classes as in training
             names = arrays.class_names(known)
     except FileNotFoundError:
         raise AdvdpnpError(f"there is no file {file}; give the path of an .npz file: npz:PATH") from None
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error, KeyError) as error:
+    except (OSError, ValueError, KeyError) as error:
         raise _explain(file, error) from error
 
     if len(parts) == 2 and images["train"].shape[1:] != images["test"].shape[1:]:
@@ -60,7 +58,7 @@ _ALIASES = {"x_train": "image", "y_train": "label"}  # names in published files 
 class _Arrays:
     """Checked access to the arrays of one open file."""
 
-    def __init__(self, file: Path, archive: np.lib.npyio.NpzFile) -> None:
+    def __init__(self, file: Path, archive: Mapping[str, np.ndarray]) -> None:
         self.file = file
         self.archive = archive
 
@@ -68,10 +66,10 @@ class _Arrays:
         return AdvdpnpError(f"{self.file}: {sentence}")
 
     def _array(self, key: str) -> np.ndarray:
-        if key not in self.archive.files and _ALIASES.get(key) in self.archive.files:
+        if key not in self.archive and _ALIASES.get(key) in self.archive:
             key = _ALIASES[key]
-        if key not in self.archive.files:
-            held = ", ".join(sorted(self.archive.files)) or "nothing"
+        if key not in self.archive:
+            held = shown(", ".join(sorted(self.archive)), 200)[1:-1] or "nothing"
             raise self._error(f"there is no array '{key}', only {held}; it needs x_train, y_train, x_test and y_test")
         array: np.ndarray = self.archive[key]
         return array
@@ -120,7 +118,7 @@ class _Arrays:
     def class_names(self, labels: list[torch.Tensor]) -> list[str]:
         """The class names in the file, or the numbers of the classes without any."""
         present = int(max(part.max() for part in labels if len(part)))
-        if "class_names" not in self.archive.files:
+        if "class_names" not in self.archive:
             if present >= sum(len(part) for part in labels):
                 raise self._error(
                     f"a label is {present}, which exceeds the number of images; number the classes from 0"
@@ -140,9 +138,11 @@ def _size(images: torch.Tensor) -> str:
 
 
 def _explain(file: Path, error: Exception) -> AdvdpnpError:
-    text = " ".join(str(error).split())
+    text = describe_fault(error)
     if isinstance(error, PermissionError | IsADirectoryError):
         return AdvdpnpError(f"cannot read {file}: {error.strerror}; give the path of an .npz file: npz:PATH")
+    if "single array" in text:
+        return AdvdpnpError(f"{file} is a single array; save x_train, y_train, x_test, y_test with numpy.savez")
     if "pickle" in text.lower():
         return AdvdpnpError(
             f"{file} contains Python objects, which are not read because that would run code; "

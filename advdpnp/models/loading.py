@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from advdpnp.base.errors import AdvdpnpError, describe
 from advdpnp.base.randomness import isolated_rng
+from advdpnp.base.untrusted.text import LONGEST_NAME, printable
 from advdpnp.models import MODELS
 from advdpnp.models.checkpoint import weights_hash
 from advdpnp.models.classifier import Classifier, InputRange, as_classifier, dtype_name, to_dtype
@@ -46,6 +47,10 @@ class LoadedModel:
     method: str
     parameters: int
     header: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        for field in ("name", "architecture", "method"):  # a file's name may hold signs that no table can show
+            object.__setattr__(self, field, printable(getattr(self, field), LONGEST_NAME))
 
     def __call__(self, x: Tensor) -> Tensor:
         """Logits (n, classes) of images (n, c, h, w) in [0, 1]."""

@@ -14,6 +14,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from advdpnp.base.errors import AdvdpnpError, did_you_mean
+from advdpnp.base.untrusted.files import LARGEST_YAML, describe_fault, parse_yaml, read_bounded
+from advdpnp.base.untrusted.text import LONGEST_NAME, printable, shown
 
 _SPELLINGS = {"optimizer": "optimiser"}  # as torch writes it; stored recipes have the other
 
@@ -43,18 +45,18 @@ class ModelSection(_Section):
         frozen: train the head alone; needs ``weights`` or ``pretrained``.
     """
 
-    architecture: str = "small-cnn"
+    architecture: str = Field(default="small-cnn", max_length=LONGEST_NAME)
     width: int | None = Field(default=None, ge=1, le=4096)
     activation: Literal["relu", "silu"] = "relu"
     feature_dim: int | None = Field(default=None, ge=1, le=1_000_000)
     head: Literal["linear", "prototype", "centre", "ed-wta"] | None = None
-    radius: float = Field(default=1.0, gt=0)
-    temperature: float = Field(default=1.0, gt=0)
+    radius: float = Field(default=1.0, gt=0, le=1e6)
+    temperature: float = Field(default=1.0, gt=0, le=1e9)
     subclasses: int = Field(default=6, ge=1, le=10_000)
     winner: Literal["max", "logsumexp"] = "max"
     normalise: bool = True
     pretrained: bool = False
-    weights: str | None = None
+    weights: str | None = Field(default=None, max_length=4096)
     frozen: bool = False
 
 
@@ -71,9 +73,9 @@ class AttackSection(_Section):
     """
 
     norm: Literal["linf", "l2"] = "linf"
-    eps: str = "8/255"
-    steps: int = Field(default=7, ge=1)
-    relative_step: float = Field(default=0.25, gt=0)
+    eps: str = Field(default="8/255", max_length=100)
+    steps: int = Field(default=7, ge=1, le=100_000)
+    relative_step: float = Field(default=0.25, gt=0, le=1e6)
     mode: Literal["eval", "train"] = "eval"
 
 
@@ -95,13 +97,13 @@ class OptimiserSection(_Section):
         clip: largest norm of the gradient; None for no clipping.
     """
 
-    lr: float = Field(default=0.1, gt=0)
+    lr: float = Field(default=0.1, gt=0, le=1e6)
     momentum: float = Field(default=0.9, ge=0, lt=1)
     nesterov: bool = True
-    weight_decay: float = Field(default=5e-4, ge=0)
-    prototype_weight_decay: float = Field(default=0.0, ge=0)
+    weight_decay: float = Field(default=5e-4, ge=0, le=1e6)
+    prototype_weight_decay: float = Field(default=0.0, ge=0, le=1e6)
     prototype_momentum: float = Field(default=0.9, ge=0, lt=1)
-    beta_lr: float = Field(default=1e-4, gt=0)
+    beta_lr: float = Field(default=1e-4, gt=0, le=1e6)
     schedule: Literal["one-cycle", "cosine", "piecewise", "constant", "exponential"] = "one-cycle"
     decay: float = Field(default=0.95, gt=0, le=1)
     clip: float | None = Field(default=None, gt=0)
@@ -127,18 +129,18 @@ class Recipe(_Section):
         seed: determines everything that is drawn.
     """
 
-    description: str = ""
+    description: str = Field(default="", max_length=10_000)
     method: dict[str, Any]
     model: ModelSection = ModelSection()
     attack: AttackSection = AttackSection()
     optimiser: OptimiserSection = OptimiserSection()
-    epochs: int = Field(default=30, ge=1)
-    batch_size: int = Field(default=128, ge=2)
+    epochs: int = Field(default=30, ge=1, le=1_000_000)
+    batch_size: int = Field(default=128, ge=2, le=1_000_000)
     augmentation: Literal["crop-flip", "crop", "none", "autoaugment", "idbh", "cutmix"] | None = None
-    validation: int = Field(default=1000, ge=1)
-    validation_steps: int = Field(default=10, ge=1)
-    awp: float | None = Field(default=None, gt=0)
-    awp_start: int = Field(default=0, ge=0)
+    validation: int = Field(default=1000, ge=1, le=10**9)
+    validation_steps: int = Field(default=10, ge=1, le=100_000)
+    awp: float | None = Field(default=None, gt=0, le=1e6)
+    awp_start: int = Field(default=0, ge=0, le=1_000_000)
     average: float | None = Field(default=None, ge=0, lt=1)
     extra_share: float = Field(default=0.5, gt=0, lt=1)
     precision: Literal["32-true", "bf16-mixed", "64-true"] = "32-true"
@@ -187,14 +189,14 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML file that contains a mapping.
 
     Raises:
-        AdvdpnpError: the file does not exist, is not YAML or is not a mapping.
+        AdvdpnpError: the file does not exist, is too large, is not YAML, names a key twice or is not a mapping.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = parse_yaml(read_bounded(path, LARGEST_YAML).decode("utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise AdvdpnpError(f"cannot read {path}: {error}; check the path") from error
-    except yaml.YAMLError as error:
-        raise AdvdpnpError(f"{path} is not YAML ({' '.join(str(error).split())}); fix or replace it") from error
+        raise AdvdpnpError(f"cannot read {path}: {describe_fault(error)}; check the path") from error
+    except ValueError as error:
+        raise AdvdpnpError(f"{path} is not YAML ({describe_fault(error)}); fix or replace it") from error
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise AdvdpnpError(f"{path} is not a list of `key: value` lines; see the examples of `advdpnp list recipes`")
     return content
@@ -224,9 +226,9 @@ def resolve_recipe(
         if not equals:
             raise AdvdpnpError(f"'{setting}' sets no value; write it as key=value, for example attack.steps=10")
         try:
-            _set(values, key.strip(), yaml.safe_load(text))
-        except yaml.YAMLError as error:
-            raise AdvdpnpError(f"the value of '{setting}' cannot be read; quote it as YAML requires") from error
+            _set(values, key.strip(), parse_yaml(text))
+        except ValueError as error:
+            raise AdvdpnpError(f"the value of {shown(setting)} cannot be read; quote it as YAML requires") from error
     for key, value in (overrides or {}).items():
         if value is not None:
             _set(values, key, value)
@@ -287,14 +289,15 @@ def explain(error: ValidationError, known: Collection[str] = ()) -> str:
     """
     found = []
     for detail in error.errors():
-        where = ".".join(map(str, detail["loc"]))
+        where = printable(".".join(map(str, detail["loc"])), LONGEST_NAME)
         message = detail["msg"].removeprefix("Value error, ")
         if detail["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
             hint = did_you_mean(where, known, otherwise="see `advdpnp list recipe-keys`") if known else ""
             message = f"there is no such value; {hint}".removesuffix("; ")
-        given = "" if isinstance(detail["input"], dict) or detail["type"] == "missing" else f" = {detail['input']!r}"
+        told = isinstance(detail["input"], dict) or detail["type"] == "missing"
+        given = "" if told else f" = {shown(detail['input'])}"
         found.append(f"{where}{given}: {message[0].lower()}{message[1:]}")
-    return "; ".join(found)
+    return "; ".join(found[:5]) + (f"; and {len(found) - 5} more" if len(found) > 5 else "")
 
 
 def _texts(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ training images and differ from the validation images that select the epoch.
 """
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,14 +27,15 @@ MEASURES = ("clean", "worst_case", "rare_clean", "rare_worst_case", "min_separat
 _RECIPE = "recipe"  # this factor varies the name of the recipe instead of a value in it
 
 
-Values = Annotated[list[Any], Field(min_length=1)]
+Values = Annotated[list[Any], Field(min_length=1, max_length=1000)]
+_MOST_VARIANTS = 1_000
 
 
 class Rare(BaseModel):
     """Classes that keep only a share of their training images."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    classes: list[int] = Field(min_length=1)
+    classes: list[int] = Field(min_length=1, max_length=100_000)
     share: float = Field(gt=0, le=1)
 
 
@@ -71,8 +73,8 @@ class Study(BaseModel):
     settings: list[str] = []
     vary: dict[str, Values] = {}
     grid: list[dict[str, Values]] = []
-    seeds: list[Annotated[int, Field(ge=0)]] = Field(default=[0, 1, 2], min_length=1)
-    judged: int = Field(default=300, ge=10)
+    seeds: list[Annotated[int, Field(ge=0, lt=2**63)]] = Field(default=[0, 1, 2], min_length=1, max_length=1000)
+    judged: int = Field(default=300, ge=10, le=10**9)
     attacks: str = "pgd-40,cw"
     attacked: int | None = Field(default=None, ge=1)
     rare: Rare | None = None
@@ -136,6 +138,9 @@ def _check(study: Study) -> None:
     Raises:
         AdvdpnpError: a variant or the curve is invalid.
     """
+    count = sum(math.prod(map(len, block.values())) for block in study.grid)
+    if count > _MOST_VARIANTS:
+        raise AdvdpnpError(f"the grid of the study has {count:,} variants; keep it to {_MOST_VARIANTS:,}")
     found = variants(study)
     factors = factor_names(found)
     fixed = {"seed": "list it under seeds", "validation": "set it under settings", "method.name": "vary the recipe"}

@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from advdpnp.base.untrusted.text import from_csv_cell
 from advdpnp.eval.analysis.corruptions import COUNT, MEAN, is_detail
 from advdpnp.eval.analysis.rows import Row
 
@@ -114,7 +115,10 @@ def read_leaderboard(path: Path) -> pd.DataFrame:
     """Read a ``leaderboard.csv`` back with the types that ``build_leaderboard`` gives."""
     text = dict.fromkeys(("model", "flags", *_TEXT, *_SOMETIMES), str)
     unknown = {name: [""] for name in ("seed", "eps", "training_seed")}
-    return with_types(pd.read_csv(path, dtype=text, keep_default_na=False, na_values=unknown))
+    frame = pd.read_csv(path, dtype=text, keep_default_na=False, na_values=unknown).rename(columns=from_csv_cell)
+    for name in [name for name in text if name in frame]:
+        frame[name] = frame[name].map(from_csv_cell)
+    return with_types(frame)
 
 
 def with_types(frame: pd.DataFrame) -> pd.DataFrame:

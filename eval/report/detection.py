@@ -8,7 +8,8 @@ import pandas as pd
 from advdpnp.base.files import write_text
 from advdpnp.eval.detection.run import ADAPTIVE, ATTACK, CLEAN, OUTLIERS
 from advdpnp.eval.detection.table import MEASURES, SHARES
-from advdpnp.eval.report.markdown import escape, table
+from advdpnp.eval.report.csv import to_csv
+from advdpnp.eval.report.markdown import escape, head, table
 from advdpnp.eval.report.tables import Grid, number
 
 _DIGITS = 1
@@ -71,7 +72,7 @@ def write_detection(frame: pd.DataFrame, notes: Sequence[str], command: str, out
     for name in [f"{name}{side}" for name in (*MEASURES, *SHARES) for side in ("", "_low", "_high")]:
         shown[name] = [f"{value:.2f}" if pd.notna(value) else "" for value in frame[name]]
     shown["threshold"] = [f"{value:.6g}" for value in frame["threshold"]]
-    text = str(shown.to_csv(index=False, lineterminator="\n"))
+    text = to_csv(shown)
     blocks = ["\n".join(_lines(grid)) for grid in detection_grids(frame)]
     if notes:
         blocks.append("\n".join(f"- {escape(note)}" for note in notes))
@@ -86,7 +87,7 @@ def write_detection(frame: pd.DataFrame, notes: Sequence[str], command: str, out
 def _lines(grid: Grid) -> list[str]:
     rows = [[escape(cell) for cell in row] for row in grid.rows]
     notes = [line for note in grid.notes for line in ("", escape(note))]
-    return [f"**{escape(grid.caption)}**", "", *table(grid.heads, rows, grid.words), *notes]
+    return [f"**{escape(grid.caption)}**", "", *table([*map(head, grid.heads)], rows, grid.words), *notes]
 
 
 def _by_score(frame: pd.DataFrame) -> list[tuple[tuple[str, str], pd.DataFrame]]:

@@ -24,7 +24,7 @@ from advdpnp.eval.analysis.seeds import summarise_seeds
 from advdpnp.eval.analysis.significance import against_the_best
 from advdpnp.eval.diagnostics.flag import Flag
 from advdpnp.eval.diagnostics.flags import raised_flags
-from advdpnp.eval.report.csv import leaderboard_to_csv
+from advdpnp.eval.report.csv import leaderboard_to_csv, to_csv
 from advdpnp.eval.report.exports.latex import to_latex
 from advdpnp.eval.report.markdown import to_markdown
 from advdpnp.eval.report.robustbench import is_published, published_rows
@@ -108,7 +108,7 @@ def write_leaderboard(frame: pd.DataFrame, out: Path) -> None:
         write_text(out / f"leaderboard.{suffix}", text)
     seeds = summarise_seeds(_measured(frame))
     if len(seeds):
-        write_text(out / _SEEDS, seeds.to_csv(index=False, lineterminator="\n"))
+        write_text(out / _SEEDS, to_csv(seeds))
     elif (out / _SEEDS).exists() and (out / _SEEDS).read_text(encoding="utf-8").startswith("over,group,"):
         (out / _SEEDS).unlink()  # an earlier one, of results that are no longer here
 

@@ -4,17 +4,22 @@ from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
+from advdpnp.base.untrusted.text import markdown
 from advdpnp.eval.analysis.corruptions import GROUP_COLUMNS, MEAN, TYPE, corruption_notes, is_detail
 from advdpnp.eval.diagnostics.texts import FLAGS
 from advdpnp.eval.report.robustbench import is_published, published_grids
 from advdpnp.eval.report.tables import Grid, Table, cut_into_tables, number, seed_grids, unmeasured_note
+from advdpnp.eval.store.key import RESERVED
+
+escape = markdown
+"""Text of a user's or a stranger's, in a cell or outside of tables."""
 
 _MARK, _INCOMPARABLE = "°", "†"
 
 
-def escape(text: str) -> str:
-    """Text of a user's that stands in a cell."""
-    return text.replace("|", "\\|").replace("*", "\\*").replace("_", "\\_").replace("<", "&lt;")
+def head(name: str) -> str:
+    """The name of a column above it: ours as it is, an attack's as text."""
+    return name if name in RESERVED else escape(name)
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]], words: Sequence[str] = ("flags",)) -> list[str]:
@@ -36,7 +41,7 @@ def to_markdown(frame: pd.DataFrame) -> str:
 
 def _grid(grid: Grid) -> str:
     rows = ([escape(cell) for cell in row] for row in grid.rows)
-    lines = ["", *table(grid.heads, rows, grid.words)] if grid.rows else []
+    lines = ["", *table([*map(head, grid.heads)], rows, grid.words)] if grid.rows else []
     return "\n".join([f"**{escape(grid.caption)}**", *lines, *(f"\n{escape(note)}" for note in grid.notes)]) + "\n"
 
 
@@ -46,7 +51,7 @@ def _block(shown: Table) -> str:
         cells = [_accuracy(shown, row, name) for name in shown.accuracies]
         mark = _INCOMPARABLE if place in shown.marks.incomparable else ""
         rows.append([escape(str(row["model"])) + mark, *cells, str(row["n"]), str(row["flags"])])
-    lines = [f"**{escape(shown.caption)}**", "", *table(["model", *shown.accuracies, "n", "flags"], rows)]
+    lines = [f"**{escape(shown.caption)}**", "", *table(["model", *map(head, shown.accuracies), "n", "flags"], rows)]
     if shown.chance_note:
         lines += ["", f"{_MARK} {shown.chance_note}."]
     if shown.incomparable_note:

@@ -4,13 +4,17 @@ import shlex
 import sys
 from pathlib import Path
 
+from advdpnp.base.untrusted.text import printable
+
+_LONGEST = 10_000
+
 
 def command_line() -> str:
     """The command that is running, if it is ours; of absolute paths only the last part, for results are shared."""
     program = Path(sys.argv[0])
     if program.name not in ("advdpnp", "advdpnp.exe") and program.parts[-2:] != ("advdpnp", "__main__.py"):
         return ""
-    return shlex.join(["advdpnp", *map(without_folder, sys.argv[1:])])
+    return printable(shlex.join(["advdpnp", *map(without_folder, sys.argv[1:])]), _LONGEST)
 
 
 def without_folder(argument: str) -> str:

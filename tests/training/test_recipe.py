@@ -1,5 +1,6 @@
 """Recipes: layers, overrides, and what is said of wrong ones."""
 
+import os
 import re
 
 import pytest
@@ -84,6 +85,38 @@ def test_wrong_recipes_are_one_sentence(arguments, message):
 def test_wrong_methods_are_one_sentence(values, message):
     with pytest.raises(AdvdpnpError, match=re.escape(message)):
         build_method(values)
+
+
+NESTED = "\n".join([f"a0: &a0 [{'x, ' * 9}]", *(f"a{i}: &a{i} [{f'*a{i - 1}, ' * 9}]" for i in range(1, 12))])
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("method: {name: ce}\nepochs: 1\nepochs: 2", "has the key 'epochs' twice (line 3)"),
+        (NESTED, "more than 20,000 values"),
+        ("a: &a [*a]", "nested too deeply"),
+        ("a: &a {b: 1}\nc: {<<: *a}", "merges mappings with <<"),
+        ("epochs: " + "9" * 5000, "5000 digits"),
+        ("# " + "x" * 300_000, "bytes, more than"),
+        ("method: {name: ce}\noptimiser: {lr: 1.0e+300}", "optimiser.lr = 1e+300"),
+        ("method: {name: ce}\nattack: {steps: 1000000000000000000000}", "attack.steps = 1000000000000000000000"),
+        ("method: {name: ce}\ndescription: " + "x" * 100_000, "description = 'xxx"),
+        ("method: {name: ce}\n" + "y" * 1_000 + ": 1", "there is no such value"),
+    ],
+)
+def test_recipes_of_strangers_are_bounded(tmp_path, text, why):
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(AdvdpnpError, match=re.escape(why)) as caught:
+        resolve_recipe(str(path), "digits")
+    assert len(str(caught.value)) < 1000
+
+
+def test_a_pipe_is_no_recipe(tmp_path):
+    os.mkfifo(tmp_path / "pipe.yaml")
+    with pytest.raises(AdvdpnpError, match="no regular file"):
+        resolve_recipe(str(tmp_path / "pipe.yaml"), "digits")
 
 
 def test_broken_yaml_is_one_sentence(tmp_path):

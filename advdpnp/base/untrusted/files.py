@@ -17,7 +17,7 @@ import numpy as np
 import yaml
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
-from advdpnp.base.untrusted.text import LONGEST_NAME, shown
+from advdpnp.base.untrusted.text import LONGEST_NAME, printable, shown
 
 STRICT = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 """Of every schema: no field that it does not name, no text for a number, no number that is not finite."""
@@ -169,7 +169,7 @@ def describe_fault(error: Exception) -> str:
     if isinstance(error, json.JSONDecodeError):
         return f"it is not JSON, line {error.lineno}"
     text = " ".join(str(error).split())
-    return shown(text, 300)[1:-1] if text else type(error).__name__
+    return printable(text, 300) if text else type(error).__name__
 
 
 _GREATEST_RATIO = 200  # of photographs, about 1.1; of drawings, rarely 30; deflate reaches 1,032 on constant bytes
@@ -184,11 +184,15 @@ def open_arrays(path: Path) -> Iterator[Mapping[str, np.ndarray]]:
         OSError: it cannot be read.
         ValueError: it is no such file, or its arrays would fill far more memory than the file explains.
     """
-    if not stat.S_ISREG(path.stat().st_mode):
+    if not path.is_file() and not path.is_dir() and path.exists():  # a pipe would never end
         raise ValueError("it is no regular file")
+    with open(path, "rb") as stream:
+        if stream.read(6) == b"\x93NUMPY":
+            raise ValueError("it is a single array")
     try:
-        with zipfile.ZipFile(path) as archive:
-            _check_members(archive)
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                _check_members(archive)
         with np.load(path, allow_pickle=False) as stored:
             yield stored
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:

@@ -58,7 +58,9 @@ def _compare(rows: "Sequence[Row]", first: str, second: str, names: list[str] | 
         markup=False,
     )
     if out is not None:
-        write_text(out, frame.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
+        from advdpnp.eval.report.csv import to_csv
+
+        write_text(out, to_csv(frame, float_format="%.6g"))
         console.out.print(f"{out}", markup=False)
 
 

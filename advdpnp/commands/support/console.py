@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from advdpnp.base.live import clock_time, live
+from advdpnp.base.untrusted.text import printable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,8 +20,10 @@ if TYPE_CHECKING:
 _PIPED_WIDTH = 200  # of tables where output is not a terminal; they must not be cut
 
 #: Results go to standard output, everything else to standard error, so that output can be piped.
-out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else _PIPED_WIDTH)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+#: Nothing is markup: names and paths may look like it. Standard output may be closed.
+_terminal = sys.stdout is not None and sys.stdout.isatty()
+out = Console(highlight=False, markup=False, soft_wrap=True, width=None if _terminal else _PIPED_WIDTH)
+err = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
 
 
 def first_process(processes: int = 1) -> bool:
@@ -56,9 +59,17 @@ def counting_bar(name: str, total: int) -> Iterator[Callable[[], None]]:
 
 def print_records(title: str, records: Sequence[Sequence[str]], columns: Sequence[str]) -> None:
     """A plain table on standard output."""
-    table = Table(*columns, title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    heads = [Text(printable(column)) for column in columns]
+    table = Table(
+        *heads,
+        title=Text(printable(title)) if title else None,
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+        header_style="bold",
+    )
     for record in records:
-        table.add_row(*map(Text, record))
+        table.add_row(*(Text(printable(cell)) for cell in record))
     out.print(table)
 
 
@@ -66,12 +77,12 @@ def print_leaderboard(frame: "pd.DataFrame", columns: Sequence[str]) -> None:
     """The accuracies of a leaderboard, one line per model and threat model."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        table.add_column(column, justify="left" if column in ("model", "flags", "threat") else "right")
+        table.add_column(Text(printable(column)), justify="left" if column in ("model", "flags", "threat") else "right")
     for _, row in frame.iterrows():
         cells = []
         for column in columns:
             value = row[column]
             missing = value is None or value != value
             cells.append("-" if missing else f"{value:.2f}" if isinstance(value, float) else str(value))
-        table.add_row(*map(Text, cells))
+        table.add_row(*(Text(printable(cell)) for cell in cells))
     out.print(table)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import pandas as pd
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from advdpnp.base.untrusted.text import printable
 from advdpnp.eval.analysis.columns import accuracy_columns
 from advdpnp.eval.analysis.rows import Row
 from advdpnp.eval.diagnostics.texts import FLAGS
@@ -66,7 +67,7 @@ def _results(line: pd.Series) -> list[EvalResult]:
 def _about(line: pd.Series) -> str:
     method = f", trained by {METHODS.get(line['method'], line['method'])}" if line["method"] else ""
     size = "" if pd.isna(line["parameters"]) else f", {int(line['parameters']):,} parameters"
-    trained = f"An image classifier ({line['architecture']}{size}){escape(method)}."
+    trained = f"An image classifier ({escape(line['architecture'])}{size}){escape(method)}."
     return (
         f"{trained} It takes float32 images (n, c, h, w) in [0, 1] and returns logits. SHA-256 of the weights: "
         f"`{line['weights_hash']}`."
@@ -81,7 +82,9 @@ def _accuracies(frame: pd.DataFrame) -> str:
             low, high = (number(line.get(f"{name}_{side}"), 1) for side in ("low", "high"))
             of = dataset_name(line["dataset"])
             judged = "none" if name in ("clean", "corruptions") else threat
-            records.append([of, str(line["n"]), judged, column_name(name), number(line[name]), f"{low} to {high}"])
+            records.append(
+                [escape(of), str(line["n"]), judged, escape(column_name(name)), number(line[name]), f"{low} to {high}"]
+            )
     heads = ["data", "images", "threat model", "attack", "accuracy (%)", "95 % interval"]
     return "\n".join(table(heads, records, words=("threat model", "attack")))
 
@@ -99,10 +102,11 @@ def _measured(frame: pd.DataFrame) -> str:
     lines = [
         "Robust accuracy counts an image if the model is right on it and no attack found an image within the threat "
         "model that the model itself misclassifies; the worst case is over all attacks of its threat model.",
-        f"Corrupted images: {', '.join(sources)}." if sources else "",
+        f"Corrupted images: {escape(', '.join(sources))}." if sources else "",
         "Measured by advdpnp:",
     ]
     commands: dict[str, None] = {}
     for _, line in frame.iterrows():
         commands |= {f"# {line['date'][:10]}, {line['device']}; {line['versions']}": None, line["command"]: None}
-    return "\n".join([" ".join(filter(None, lines)), "", "```sh", *commands, "```"])
+    block = [printable(line).replace("```", "'``") for line in commands]
+    return "\n".join([" ".join(filter(None, lines)), "", "```sh", *block, "```"])

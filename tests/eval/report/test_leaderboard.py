@@ -214,7 +214,12 @@ def test_folders_without_results_are_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "why"),
-    [("{", "Expecting"), *((other, "it is not a model record") for other in ("{}", "[]", '{"name": "net"}'))],
+    [
+        ("{", "it is not JSON, line 1"),
+        ("{}", "name is missing"),
+        ("[]", "it cannot be"),
+        ('{"name": "net"}', "weights_hash is missing"),
+    ],
 )
 def test_a_damaged_model_file_is_named(store_model: Store, content: str, why: str) -> None:
     out = store_model("net", ALL)
