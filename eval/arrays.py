@@ -35,7 +35,7 @@ def to_pair(x: Images | Iterable, y: Labels | None) -> tuple[Tensor, Tensor]:
 
 
 def to_images(x: object) -> Tensor:
-    """Images (n, c, h, w), uint8 as they are and others as float32, without a graph.
+    """Images (n, c, h, w), uint8 as they are and others as float32, without a graph; rounding beyond [0, 1] is clipped.
 
     Raises:
         AdvdpnpError: they are something else.
@@ -53,7 +53,19 @@ def to_images(x: object) -> Tensor:
             f"these are {images.dtype} of shape {tuple(images.shape)}"
         )
     images = images.detach().clone() if images.is_inference() else images.detach()
-    return images if images.dtype == torch.uint8 else images.float()
+    return images if images.dtype == torch.uint8 else _within_bounds(images.float())
+
+
+_ROUNDING = 1e-6  # that resizing or normalising there and back leaves; more is no accident
+
+
+def _within_bounds(images: Tensor) -> Tensor:
+    """Images in [0, 1]; what exceeds it by no more than rounding does is clipped."""
+    if not images.numel():
+        return images
+    low, high = float(images.min()), float(images.max())
+    rounded = low >= -_ROUNDING and high <= 1 + _ROUNDING and (low < 0 or high > 1)
+    return images.clamp(0, 1) if rounded else images
 
 
 def to_labels(y: object, what: str = "labels") -> Tensor:

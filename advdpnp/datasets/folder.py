@@ -1,5 +1,6 @@
 """Data sets of image files, with one folder per class."""
 
+import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -20,6 +21,8 @@ LARGEST_DEFAULT = 224
 GRAY_MODES = frozenset(("1", "L", "LA"))
 DEEP_MODES = frozenset(("I", "F"))  # also I;16 and its byte orders; PIL would clip them to white
 TEST_SHARE = 5  # one image in five
+_ORIENTATION = 0x0112  # a tag of EXIF
+_logger = logging.getLogger("advdpnp")
 NAMED = 3  # a message names at most this many bad files
 UNREADABLE = "cannot be read as images; remove or replace them"
 
@@ -55,19 +58,21 @@ def _find(root: Path) -> tuple[Labelled, Labelled, list[str]]:
     if not root.is_dir():
         raise AdvdpnpError(f"there is no folder {root}; give one that contains one folder per class: folder:PATH")
     inside = {child.name for child in _folders(root)}
-    if {"train", "test"} <= inside:
-        names = _classes(root / "train")
-        unknown = sorted(set(_classes(root / "test")) - set(names))
+    found = {part: [name for name in inside if name.lower() in spellings] for part, spellings in _SPLITS.items()}
+    if all(len(names) == 1 for names in found.values()):
+        training, testing = (root / found[part][0] for part in ("train", "test"))
+        names = _classes(training)
+        unknown = sorted(set(_classes(testing)) - set(names))
         if unknown:
             raise AdvdpnpError(
                 f"{root}: test has the class '{unknown[0]}' but train does not; give both the same class folders"
             )
-        train, test = _files(root / "train", names), _files(root / "test", names, may_miss=True)
+        train, test = _files(training, names), _files(testing, names, may_miss=True)
         if not test:
-            raise AdvdpnpError(f"there is no image in {root / 'test'}; put image files into its class folders")
-    elif "train" in inside:
-        others = ", ".join(sorted(inside - {"train"})) or "nothing"
-        raise AdvdpnpError(f"{root} contains train and {others}, but no test; name the folder of test images 'test'")
+            raise AdvdpnpError(f"there is no image in {testing}; put image files into its class folders")
+    elif found["train"]:
+        held = ", ".join(sorted(inside))
+        raise AdvdpnpError(f"{root} contains {held}, but no test; name the folder of test images 'test'")
     else:
         names = _classes(root)
         files = _files(root, names)
@@ -75,6 +80,9 @@ def _find(root: Path) -> tuple[Labelled, Labelled, list[str]]:
         held_out, kept = stratified(labels, max(1, len(files) // TEST_SHARE), seed_of("folder", "test"))
         return [files[i] for i in kept.tolist()], [files[i] for i in held_out.tolist()], names
     return train, [test[i] for i in shuffled(len(test), seed_of("folder", "test")).tolist()], names
+
+
+_SPLITS = {"train": ("train", "training"), "test": ("test", "testing")}  # in any capitals
 
 
 def _folders(root: Path) -> list[Path]:
@@ -93,33 +101,41 @@ def _classes(root: Path) -> list[str]:
 def _files(root: Path, names: Sequence[str], may_miss: bool = False) -> Labelled:
     files: Labelled = []
     for label, name in enumerate(names):
-        found = [(file, label) for file in sorted((root / name).rglob("*")) if _is_image(file)]
+        found = [(file, label) for file in sorted((root / name).rglob("*")) if _is_image(file, root / name)]
         if not found and not may_miss:
             raise AdvdpnpError(f"there is no image in {root / name}; put image files into it or remove the folder")
         files += found
     return files
 
 
-def _is_image(file: Path) -> bool:
-    return file.suffix.lower() in SUFFIXES and not file.name.startswith(".") and file.is_file()
+def _is_image(file: Path, folder: Path) -> bool:
+    """Whether it is to be read: hidden files, and all in hidden folders such as ``.ipynb_checkpoints``, are not."""
+    hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
+    return file.suffix.lower() in SUFFIXES and not hidden and file.is_file()
 
 
 def _survey(files: Sequence[Path]) -> tuple[list[tuple[int, int]], bool]:
     """Height and width of each image, read from the file header, and whether all images are gray."""
 
-    def header(file: Path) -> tuple[tuple[int, int], str] | None:
+    def header(file: Path) -> tuple[tuple[int, int], str, bool] | None:
         try:
             with Image.open(file) as image:
-                return (image.height, image.width), image.mode
+                turned = image.getexif().get(_ORIENTATION, 1) != 1
+                return (image.height, image.width), image.mode, turned
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
             return None
 
     headers = _in_threads(header, files)
     _refuse(UNREADABLE, (f for f, h in zip(files, headers, strict=True) if h is None))
     known = [h for h in headers if h is not None]
-    deep = (f for f, (_, mode) in zip(files, known, strict=True) if mode in DEEP_MODES or mode.startswith("I;"))
+    if turned := sum(each for _, _, each in known):
+        _logger.warning(
+            f"{turned:,} of {len(known):,} images ask to be turned when they are shown (EXIF); they are read as they "
+            "are stored, as torchvision reads them"
+        )
+    deep = (f for f, (_, mode, _) in zip(files, known, strict=True) if mode in DEEP_MODES or mode.startswith("I;"))
     _refuse("have more than 8 bits per channel; convert them to 8 bits", deep)
-    return [size for size, _ in known], all(mode in GRAY_MODES for _, mode in known)
+    return [size for size, _, _ in known], all(mode in GRAY_MODES for _, mode, _ in known)
 
 
 def _common_size(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:

@@ -1,8 +1,10 @@
 """Reads weight files of other programs without running code, and loads them strictly into a model."""
 
+import logging
 import pickle
 import re
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +17,8 @@ from torch import Tensor, nn
 
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.base.untrusted.text import printable
+
+_logger = logging.getLogger("advdpnp")
 
 WRAPPERS = ("state_dict", "model_state_dict", "net", "model")
 """Keys under which training scripts store the weights next to other values."""
@@ -46,7 +50,31 @@ def read_state_dict(path: Path, key: str | None = None) -> dict[str, Tensor]:
         content = _load_pickle(path)
     if key is not None:
         content = _below(content, key, path)
-    return _without_prefixes(_unwrap(content, path))
+    found = _unwrap(content, path)
+    if key is None and (others := _other_weights(content, found)):
+        _logger.warning(
+            f"{printable(str(path))} has weights under {' and '.join(map(printable, others))} too (averaged ones, "
+            f"perhaps): those of the net itself were taken; --weights-key {printable(others[0])} takes the others"
+        )
+    return _without_prefixes(found)
+
+
+def _other_weights(content: Any, found: Mapping[str, Tensor]) -> list[str]:
+    """Where a file has a second copy of the weights (``ema``, ``state_dict_ema``): as many tensors of these shapes."""
+    shapes = Counter(tuple(tensor.shape) for tensor in found.values())
+    others = []
+    for key, value in content.items() if isinstance(content, Mapping) else ():
+        if not isinstance(value, Mapping):
+            continue
+        for inner, below in (("", value), *((f".{name}", each) for name, each in value.items())):
+            tensors = (
+                [each for each in below.values() if isinstance(each, Tensor)] if isinstance(below, Mapping) else []
+            )
+            alike = Counter(tuple(each.shape) for each in tensors) & shapes
+            same = {each.data_ptr() for each in tensors} & {each.data_ptr() for each in found.values()}
+            if not same and 2 * alike.total() > len(found):
+                others.append(f"{key}{inner}")
+    return others
 
 
 def without_prefix(state_dict: dict[str, Tensor], names: Iterable[str], path: Path) -> dict[str, Tensor]:
@@ -62,6 +90,9 @@ def without_prefix(state_dict: dict[str, Tensor], names: Iterable[str], path: Pa
         return state_dict
     prefixes = [name.removesuffix(wanted[0]) for name in state_dict if name.endswith(f".{wanted[0]}")]
     fitting = [prefix for prefix in prefixes if all(prefix + name in state_dict for name in wanted)]
+    first, *copies = fitting or [""]
+    if all(torch.equal(state_dict[first + name], state_dict[copy + name]) for copy in copies for name in wanted):
+        fitting = fitting[:1]  # one net under several names, as a wrapper of attacks holds its model twice
     if len(fitting) > 1:
         raise AdvdpnpError(
             f"{path} has weights for the model under {' and '.join(prefix[:-1] for prefix in fitting)}; choose one "

@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import Tensor, nn
 
+from advdpnp.attacks.engine.one_thread import by_this_thread
 from advdpnp.attacks.engine.precision import FLOAT32, arithmetic
 from advdpnp.attacks.protocol import Loss
 from advdpnp.base.devices import TYPES
@@ -50,24 +51,31 @@ def keeping_modes(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """All modules in eval mode, no gradients for parameters, exact arithmetic. Restores modes, flags and buffers."""
-    weights = [(weight, weight.requires_grad) for weight in model.parameters()]
-    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
-    try:
-        with keeping_modes(model):
-            model.eval()
-            for module in model.modules():
-                module.training = False  # some models override train() and keep some modules in training mode
-            for weight, _ in weights:
-                weight.requires_grad_(False)
-            with exact_arithmetic():
-                yield
-    finally:
-        for weight, requires_grad in weights:
-            weight.requires_grad_(requires_grad)
-        with torch.no_grad():
-            for buffer, before in buffers:
-                buffer.copy_(before)
+    """All modules in eval mode, no gradients for parameters, exact arithmetic. Restores modes, flags and buffers.
+
+    Raises:
+        AdvdpnpError: another thread evaluates this model.
+        ModelFailure: its ``eval()`` fails.
+    """
+    with by_this_thread(model):
+        weights = [(weight, weight.requires_grad) for weight in model.parameters()]
+        buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+        try:
+            with keeping_modes(model):
+                with _blaming_model("its eval()"):
+                    model.eval()
+                for module in model.modules():
+                    module.training = False  # some models override train() and keep some modules in training mode
+                for weight, _ in weights:
+                    weight.requires_grad_(False)
+                with exact_arithmetic():
+                    yield
+        finally:
+            for weight, requires_grad in weights:
+                weight.requires_grad_(requires_grad)
+            with torch.no_grad():
+                for buffer, before in buffers:
+                    buffer.copy_(before)
 
 
 @contextmanager
@@ -103,7 +111,7 @@ def check_inputs(x: Tensor, y: Tensor) -> None:
     low, high = float(x.min()), float(x.max())
     if low < 0 or high > 1:
         raise AdvdpnpError(
-            f"images must lie in [0, 1] but range from {low:.4g} to {high:.4g}; pass unnormalised images and normalise "
+            f"images must lie in [0, 1] but range from {low:.8g} to {high:.8g}; pass unnormalised images and normalise "
             "them in the first layer of the model"
         )
     if int(y.min()) < 0:
@@ -150,6 +158,8 @@ class Executor:
         self.batch_sizes = {static_batch_size}  # allowed sizes of a call; more are added if they give the same results
         self.classes: int | None = None
         self._calls = 0
+        self._before: Tensor | None = None  # the last answer as the model gave it
+        self._reuses = False
 
     def logits(self, x: Tensor) -> Tensor:
         """Logits of any number of images, (n, classes): float64 of a float64 model, else float32.
@@ -222,7 +232,17 @@ class Executor:
                 with isolated_rng():
                     torch.manual_seed(seed_of(self.seed, "model", self._calls))
                     logits = model(x.clone())
-        return self._checked(logits, x, verifying, checked)
+        return self._own(self._checked(logits, x, verifying, checked))
+
+    def _own(self, logits: Tensor) -> Tensor:
+        """The logits, copied if the model answers in a buffer of its own, which its next call overwrites.
+
+        Such a buffer is seen when it comes again while the answer before is held; so the first answer is copied too.
+        """
+        again = self._before is not None and _place(self._before) == _place(logits) != 0
+        first, self._before = self._before is None, logits.detach()
+        self._reuses |= again
+        return logits.clone() if first or self._reuses else logits
 
     def _checked(self, logits: object, x: Tensor, verifying: bool, values: bool) -> Tensor:
         rows = len(x)
@@ -247,6 +267,14 @@ class Executor:
         if not bool(torch.isfinite(x).all()):
             raise not_finite("some")  # the fault of whoever made these images
         return logits.masked_fill(~torch.isfinite(logits.detach()).all(1, keepdim=True), torch.nan)
+
+
+def _place(tensor: Tensor) -> int:
+    """Where the memory of a tensor begins; 0 where a device does not say."""
+    try:
+        return tensor.untyped_storage().data_ptr()
+    except RuntimeError:
+        return 0
 
 
 def not_finite(which: str) -> ModelError:
@@ -279,7 +307,7 @@ def _blaming_model(what: str) -> Iterator[None]:
         yield
     except (torch.OutOfMemoryError, MemoryError, AdvdpnpError):
         raise
-    except (Exception, SystemExit) as error:
+    except (Exception, SystemExit, GeneratorExit) as error:
         raise ModelFailure(what, first_line(error)) from error
 
 

@@ -78,6 +78,7 @@ def _serve(work: Callable[[int], Iterator[Any]], number: int, connection: Connec
         signal.signal(ignored, signal.SIG_IGN)  # a terminal signals all processes; the parent stops the workers
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _die_with(parent)
+    _keep_to_one_thread()
     with suppress(BrokenPipeError):
         try:
             for value in work(number):
@@ -89,6 +90,12 @@ def _serve(work: Callable[[int], Iterator[Any]], number: int, connection: Connec
             connection.send_bytes(pickle.dumps(("raised", error)))
         except BaseException as error:
             connection.send_bytes(pickle.dumps(("raised", _as_sent(error))))
+
+
+def _keep_to_one_thread() -> None:
+    """Threads of the parent do not exist in a fork, which waits for them forever where a model's code asks for them."""
+    torch.set_num_threads(1)
+    torch.set_num_threads = lambda count: None  # type: ignore[assignment]
 
 
 def _as_sent(error: BaseException) -> BaseException:

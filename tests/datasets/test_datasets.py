@@ -501,6 +501,34 @@ class TestFolder:
         assert [len(dataset.train), len(dataset.test)] == [40, 12]
         assert dataset.test.labels.tolist() != sorted(dataset.test.labels.tolist())
 
+    @pytest.mark.parametrize("names", [("Train", "Test"), ("training", "testing"), ("TRAIN", "test")])
+    def test_train_and_test_are_known_in_any_spelling(self, tmp_path: Path, names: tuple[str, str]) -> None:
+        self.fill(tmp_path / names[0], 20)
+        self.fill(tmp_path / names[1], 6)
+        dataset = load_dataset(f"folder:{tmp_path}", validation=0)
+        assert dataset.class_names == ("ant", "bee")
+        assert [len(dataset.train), len(dataset.test)] == [40, 12]
+
+    def test_images_in_hidden_folders_do_not_count(self, tmp_path: Path) -> None:
+        self.fill(tmp_path)
+        before = load_dataset(f"folder:{tmp_path}").test.content_hash
+        draw(tmp_path / "ant" / ".ipynb_checkpoints" / "00-checkpoint.png", (1, 2, 3))
+        assert load_dataset(f"folder:{tmp_path}").test.content_hash == before
+
+    def test_images_that_are_to_be_turned_are_told_of(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        self.fill(tmp_path)
+        turned = Image.new("RGB", (12, 10))
+        exif = turned.getexif()
+        exif[0x0112] = 6
+        turned.save(tmp_path / "ant" / "turned.jpg", exif=exif)
+        load_dataset(f"folder:{tmp_path}")
+        assert "1 of 41 images ask to be turned" in caplog.text
+
+    def test_names_of_classes_are_printable(self, tmp_path: Path) -> None:
+        self.fill(tmp_path)
+        (tmp_path / "ant").rename(tmp_path / "a\nnt\x1b[31m")
+        assert load_dataset(f"folder:{tmp_path}").class_names == ("a\\nnt\\x1b[31m", "bee")
+
     def test_gray_stays_gray_and_one_coloured_file_makes_all_rgb(self, tmp_path: Path) -> None:
         for name in ("a", "b"):
             for i in range(5):

@@ -224,9 +224,50 @@ def test_averaged_weights_are_chosen_by_their_key(content: Any, key: str, factor
 
 
 def test_two_copies_of_the_weights_ask_for_a_choice(factory: str, tmp_path: Path) -> None:
-    torch.save(prefixed("model.") | prefixed("ema_model."), tmp_path / "weights.pt")
+    torch.save(prefixed("model.") | prefixed("ema_model.", other()), tmp_path / "weights.pt")
     with pytest.raises(AdvdpnpError, match="under model and ema_model; choose one with --weights-key"):
         load_model(factory, weights=tmp_path / "weights.pt", dataset=data())
+
+
+def test_one_net_under_two_names_is_loaded(factory: str, tmp_path: Path) -> None:
+    """As the robustness library of MadryLab saves it: the attacker holds the model once more."""
+    saved = prefixed("module.model.") | prefixed("module.attacker.model.") | {"module.normalizer.mean": torch.ones(3)}
+    torch.save({"model": saved, "epoch": 3}, tmp_path / "weights.pt")
+    loaded = load_model(factory, weights=tmp_path / "weights.pt", dataset=data())
+    assert torch.equal(loaded.model.state_dict()["0.weight"], net().state_dict()["0.weight"])
+
+
+@pytest.mark.parametrize(
+    ("content", "key"),
+    [
+        ({"state_dict": prefixed(""), "state_dict_ema": other()}, "state_dict_ema"),
+        ({"model": prefixed(""), "ema": {"decay": 0.999, "shadow": other()}}, "ema.shadow"),
+    ],
+)
+def test_averaged_weights_beside_plain_ones_are_told_of(
+    content: Any, key: str, factory: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "weights.pt"
+    torch.save(content | {"optimizer": {"state": {0: {"exp_avg": torch.ones(3)}}}}, path)
+    loaded = load_model(factory, weights=path, dataset=data())
+    assert torch.equal(loaded.model.state_dict()["0.weight"], net().state_dict()["0.weight"])
+    assert f"has weights under {key} too" in caplog.text
+    assert f"--weights-key {key} takes the others" in caplog.text
+    caplog.clear()
+    load_model(factory, weights=path, dataset=data(), weights_key=key)
+    assert not caplog.text
+
+
+@pytest.mark.parametrize("wrapper", ["nn.DataParallel", "torch.compile"])
+def test_a_factory_of_a_wrapped_net_loads_what_that_net_saved(wrapper: str, factory: str, tmp_path: Path) -> None:
+    path = Path(factory.rpartition(":")[0])
+    path.write_text(f"import torch\n{path.read_text()}\ndef wrapped():\n    return {wrapper}(make())\n")
+    wrapped = torch.compile(net()) if wrapper == "torch.compile" else nn.DataParallel(net())
+    torch.save(wrapped.state_dict(), tmp_path / "weights.pt")
+    loaded = load_model(f"{path}:wrapped", weights=tmp_path / "weights.pt", dataset=data())
+    x = torch.rand(2, 3, 16, 16)
+    assert torch.equal(loaded(x), net()(x))
+    assert load_model(f"{path}:wrapped", dataset=data()).architecture == "wrapped"
 
 
 def test_a_registered_architecture_finds_its_weights_in_a_lightning_checkpoint(tmp_path: Path) -> None:

@@ -173,7 +173,7 @@ def test_every_key_has_a_default_a_range_and_a_meaning():
     assert all(key.default for key in keys if key.key != "method.name")
     found = {key.key: key for key in keys}
     assert set(_flat(resolve_recipe("ce", "none").model_dump())) <= set(found)
-    assert (found["epochs"].default, found["epochs"].range) == ("30", "at least 1")
+    assert (found["epochs"].default, found["epochs"].range) == ("30", "at least 1 and at most 1000000")
     assert (found["model.normalise"].range, found["awp"].default) == ("true, false", "null")
     assert found["optimiser.momentum"].range == "at least 0 and below 1"
     assert found["optimiser.schedule"].range.startswith("one-cycle, cosine")

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from advdpnp.base.live import clock_time, live
@@ -59,7 +59,7 @@ def counting_bar(name: str, total: int) -> Iterator[Callable[[], None]]:
 
 def print_records(title: str, records: Sequence[Sequence[str]], columns: Sequence[str]) -> None:
     """A plain table on standard output."""
-    heads = [Text(printable(column)) for column in columns]
+    heads = [Column(Text(printable(column))) for column in columns]
     table = Table(
         *heads,
         title=Text(printable(title)) if title else None,

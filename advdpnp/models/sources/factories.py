@@ -36,6 +36,7 @@ def load_factory(request: Request) -> Found:
             model = factory()
         except (Exception, SystemExit) as error:
             raise AdvdpnpError(f"{spec} fails when called without arguments: {describe(error)}; fix it") from error
+    model = _unwrapped(model)
     if not isinstance(model, nn.Module):
         if not callable(model):
             raise AdvdpnpError(
@@ -50,6 +51,17 @@ def load_factory(request: Request) -> Found:
     if weights is not None:
         load_into(model, read_state_dict(weights, request.weights_key), weights)
     return Found(model, attribute if weights is None else weights.stem, attribute)
+
+
+def _unwrapped(model: Any) -> Any:
+    """The net inside DataParallel, DistributedDataParallel and torch.compile, which names its weights without them."""
+    while True:
+        inner = getattr(model, "_orig_mod", None)
+        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            inner = model.module
+        if not isinstance(inner, nn.Module):
+            return model
+        model = inner
 
 
 def is_source(module: str) -> bool:

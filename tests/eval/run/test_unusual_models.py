@@ -1,12 +1,17 @@
 """Nets that do what nets should not: each is judged rightly, flagged, or refused in one sentence."""
 
 import math
+import os
+import subprocess
+import sys
+import threading
 
 import pytest
 import torch
 from torch import nn
 
 import advdpnp
+from advdpnp.attacks.engine.executor import Executor, evaluation_mode
 from advdpnp.base.errors import AdvdpnpError
 
 
@@ -52,6 +57,94 @@ def test_a_net_that_writes_into_its_input_is_judged_as_one_that_does_not(images)
         tables.append(result.verdicts[["attack", "sample", "success", "norm", "margin"]])
     assert tables[0].equals(tables[1])
     assert torch.equal(x, before)
+
+
+class OwnBuffer(Normalised):
+    """Answers in a buffer of its own, which its next call overwrites."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits = super().forward(x)
+        if torch.is_grad_enabled():
+            return logits
+        self.__dict__.setdefault("kept", torch.empty(1024, logits.shape[1]))
+        return self.__dict__["kept"][: len(logits)].copy_(logits)
+
+
+def test_a_net_that_answers_in_its_own_buffer_is_judged_as_one_that_does_not(images):
+    x, _ = images
+    net = OwnBuffer(False)
+    expected = Normalised.forward(net, x).detach()
+    executor = Executor(net, 16, "cpu")
+    torch.testing.assert_close(executor.logits(x), expected)  # five chunks
+    with torch.no_grad():
+        answers = [executor.searched_logits(part) for part in x[:64].split(16)]
+    torch.testing.assert_close(torch.cat(answers), expected[:64])
+
+
+class Leaves(Normalised):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        raise GeneratorExit("gone")
+
+
+class NoMode(Normalised):
+    def train(self, mode: bool = True):
+        raise RuntimeError("no modes here")
+
+
+@pytest.mark.parametrize(("kind", "words"), [(Leaves, "gone"), (NoMode, "no modes here")])
+def test_what_a_net_raises_is_one_sentence(kind, words, images):
+    with pytest.raises(AdvdpnpError, match=words):
+        advdpnp.evaluate(kind(False), *images, eps=0.05, attacks="fgsm")
+
+
+THREADS = """
+import torch, advdpnp
+from torch import nn
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(1, 32, 3), nn.ReLU(), nn.Conv2d(32, 32, 3), nn.Flatten(), nn.Linear(512, 4))
+    def forward(self, x):
+        torch.set_num_threads(2)
+        return self.body(x)
+torch.set_num_threads(2)
+net, x = Net(), torch.rand(64, 1, 8, 8)
+advdpnp.evaluate(net, x, net(x).argmax(1), eps=0.05, attacks="pgd-5", sanity=False)
+"""
+
+
+def test_a_net_that_chooses_its_threads_does_not_stop_a_forked_search():
+    subprocess.run([sys.executable, "-c", THREADS], check=True, timeout=120, env={**os.environ, "OMP_NUM_THREADS": "2"})
+
+
+def test_two_threads_on_one_net_are_refused(images):
+    x, y = images
+    net = Normalised(False)
+    said = []
+
+    def second() -> None:
+        try:
+            advdpnp.evaluate(net, x, y, eps=0.05, attacks="fgsm")
+        except AdvdpnpError as error:
+            said.append(str(error))
+
+    with evaluation_mode(net):
+        thread = threading.Thread(target=second)
+        thread.start()
+        thread.join()
+    assert "another thread evaluates this model" in said[0]
+    second()
+    assert len(said) == 1
+
+
+def test_rounding_beyond_the_bounds_is_clipped_and_more_is_told_exactly(images):
+    x, y = images
+    x = x.clone()
+    x[0, 0, 0, 0], x[1, 0, 0, 0] = 1 + 1e-7, -3e-8
+    assert advdpnp.evaluate(Normalised(False), x, y, eps=0.05, attacks="fgsm").row["n"].item() == 70
+    x[0, 0, 0, 0] = 1.00001
+    with pytest.raises(AdvdpnpError, match=r"to 1\.00001"):
+        advdpnp.evaluate(Normalised(False), x, y, eps=0.05, attacks="fgsm")
 
 
 def test_a_net_that_looks_at_its_whole_batch_is_flagged(images):
