@@ -117,6 +117,8 @@ class SearchState(Rows):
         inside: whether ``best`` is within the threat model, bool (n,).
         prediction: predicted class of ``best``, int64 (n,).
         margin, borderline, refused: as in ``AttackResult``.
+        near: whether a query within the threat model came within ``tolerance`` of a success, bool (n,).
+        tolerance: margin that a search in low precision cannot tell from a success, float32 (n,); unused in float32.
     """
 
     state: State
@@ -141,6 +143,8 @@ class SearchState(Rows):
     margin: Tensor
     borderline: Tensor
     refused: Tensor
+    near: Tensor
+    tolerance: Tensor
 
     @property
     def forwards(self) -> Tensor:

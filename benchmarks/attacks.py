@@ -2,14 +2,16 @@
 
     python -m benchmarks.attacks --weights-folder data/checkpoints --threads 2 --out results/benchmarks
 
-Each side of a comparison works in fresh processes of its own, in turns (ours, theirs, ours, theirs, ...), on the same
-images, as its users would run it; imports, loading and a small warm-up are not timed. ``seconds`` is the median over
-the turns, ``ratio`` the median of theirs over ours in the same turn. What both left robust is beside it, for speed
-bought with quality is none. ``floor`` is what the processor needs for the multiplications alone: those of every
-forward and backward that our rows made, over the speed of a large matrix product.
+Each side of a comparison works in fresh processes of its own, in turns (ours, ours with ``--precision auto``, theirs),
+on the same images, as its users would run it; imports, loading and a small warm-up are not timed. ``seconds`` is the
+median over the turns, ``ratio`` the median of theirs over ours in the same turn, ``cpu ratio`` the same of the
+processor's seconds of all processes: where others want the cores too, it is the steadier one. What each left robust
+is beside it, for speed bought with quality is none. ``floor`` is what the processor needs for the multiplications
+alone: those of every forward and backward that our rows made, over the speed of a large matrix product.
 """
 
 import json
+import resource
 import statistics
 import subprocess
 import sys
@@ -26,17 +28,21 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from advdpnp.attacks import ATTACKS, AttackResult, ThreatModel, search
+from advdpnp.attacks.engine.precision import FLOAT32
 from advdpnp.attacks.protocol import RunOptions
 from advdpnp.attacks.rows import Batch
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.datasets import load_dataset, to_float
-from advdpnp.eval.run.components import STATIC_BATCH_SIZES
+from advdpnp.eval.run.components import STATIC_BATCH_SIZES, choose_precision
 from advdpnp.models.loading import load_model
+from advdpnp.models.network import ModelConfig, build_model
 from benchmarks import timing
 from benchmarks.parity import STAGES, theirs
 from benchmarks.timing import Row
 
-OURS, THEIRS = "advdpnp", "package"
+OURS, AUTO, THEIRS = "advdpnp", "advdpnp auto", "package"
+UNTRAINED = "resnet18"
+"""A ResNet-18 with random weights: a net of usual size for times alone. Its labels are its own predictions."""
 NETS = {
     "cifar_cnn_a": ("benchmarks.public_models:cifar_cnn_a", "cifar_cnn_a_adv.model", "2/255"),
     "resnet2b": ("benchmarks.public_models:resnet2b", "resnet2b.pth", "2/255"),
@@ -51,7 +57,8 @@ class Job:
 
     Attributes:
         attack: "autoattack" or "pgd-20".
-        side: OURS or THEIRS.
+        side: OURS, AUTO or THEIRS.
+        eps: another one than that of the net; a tiny one leaves all rows robust, the longest search there is.
         stages: of our AutoAttack, time each alone on what the ones before it left.
     """
 
@@ -62,6 +69,7 @@ class Job:
     samples: int
     threads: int
     device: str
+    eps: str | None = None
     stages: bool = False
 
 
@@ -74,23 +82,53 @@ def run_job(job: Job) -> dict[str, Any]:
     _attack(job, model, x[:8], y[:8], ThreatModel.parse("linf", "0.0001"), warm_up=True)
     if job.stages:
         return {"stages": list(_by_stage(job, model, x, y, threat))}
-    begin = time.perf_counter()
-    robust = _attack(job, model, x, y, threat)
+    precision = _precision(job, model, x)  # what auto measures is no part of the attack's time, and cached
+    begin, processor = time.perf_counter(), _processor_seconds()
+    robust = _attack(job, model, x, y, threat, precision)
+    found = {"robust": robust, "precision": precision}
     if device.type == "cuda":
         torch.cuda.synchronize()
-    return {"seconds": time.perf_counter() - begin, "robust": robust}
+        found["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
+    return {"seconds": time.perf_counter() - begin, "processor": _processor_seconds() - processor, **found}
+
+
+def _processor_seconds() -> float:
+    """Of this process and of those that it has started and that have ended."""
+    spent = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(each.ru_utime + each.ru_stime for each in spent)
+
+
+def _precision(job: Job, model: nn.Module, x: Tensor) -> str:
+    if job.side != AUTO:
+        return FLOAT32
+    shape, device = (_static_batch_size(job), len(x)), torch.device(job.device)
+    return choose_precision("auto", model, x[: shape[0]], shape, device).precision
+
+
+def _static_batch_size(job: Job) -> int:
+    return STATIC_BATCH_SIZES[torch.device(job.device).type]
 
 
 def _material(job: Job) -> tuple[nn.Module, Tensor, Tensor, ThreatModel]:
-    spec, weights, eps = NETS[job.net]
     data = load_dataset("cifar10", train=False)
+    if job.net == UNTRAINED:
+        torch.manual_seed(0)
+        net = build_model(ModelConfig("resnet18", 10, 3, (32, 32), None, "linear", None)).eval()
+        x = to_float(data.test.images[: job.samples])
+        with torch.no_grad():
+            y = torch.cat([net(part).argmax(1) for part in x.split(100)])
+        return net, x, y, ThreatModel.parse("linf", job.eps or "0.00001")
+    spec, weights, eps = NETS[job.net]
     loaded = load_model(spec, weights=Path(job.weights_folder) / weights if weights else None, dataset=data)
     images = to_float(data.test.images[: job.samples])
-    return loaded.model.eval(), images, data.test.labels[: job.samples], ThreatModel.parse("linf", eps)
+    return loaded.model.eval(), images, data.test.labels[: job.samples], ThreatModel.parse("linf", job.eps or eps)
 
 
-def _attack(job: Job, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, *, warm_up: bool = False) -> int:
-    if job.side == OURS:
+def _attack(
+    job: Job, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, precision: str = FLOAT32, *,
+    warm_up: bool = False,
+) -> int:  # fmt: skip
+    if job.side != THEIRS:
         attack = ATTACKS.make("pgd-20" if warm_up else job.attack, threat=threat, classes=10)
         found = search(
             model,
@@ -99,15 +137,17 @@ def _attack(job: Job, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatMode
             y,
             torch.arange(len(x)),
             seed=0,
-            static_batch_size=STATIC_BATCH_SIZES["cpu"],
+            static_batch_size=_static_batch_size(job),
             device=job.device,
+            precision=precision,
         )
         return int((~AttackResult.concatenate(list(found)).success).sum())
     if job.attack == "autoattack":
-        right, left = torch.ones(len(x), dtype=torch.bool), list(STAGES)[: 1 if warm_up else None]
+        x, y = x.to(job.device), y.to(job.device)
+        right, left = torch.ones_like(y, dtype=torch.bool), list(STAGES)[: 1 if warm_up else None]
         for stage in left:
             rows = right.nonzero()[:, 0]
-            right = theirs(model, threat, x, y, stage, 0, rows).robust if len(rows) else right
+            right = theirs(model, threat, x, y, stage, 0, rows, job.device).robust if len(rows) else right
         return int(right.sum())
     attack = ATTACKS.make(f"torchattacks:{job.attack.upper()}", threat=threat, classes=10)
     found = attack.run(model, Batch(x, y, torch.arange(len(x))), RunOptions(seed=0, batch_size=250, device=job.device))
@@ -129,7 +169,7 @@ def _by_stage(job: Job, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatMo
             y[rows],
             rows,
             seed=0,
-            static_batch_size=STATIC_BATCH_SIZES["cpu"],
+            static_batch_size=_static_batch_size(job),
             device=job.device,
         )
         findings = AttackResult.concatenate(list(found))
@@ -180,30 +220,32 @@ def in_process(job: Job) -> dict[str, Any]:
 
 
 def compare(net: str, attack: str, settings: dict[str, Any], repeats: int) -> Iterator[Row]:
-    """Two lines: ours and theirs."""
-    sides = (OURS, THEIRS)
+    """Three lines: ours in float32, ours as ``auto`` chooses, and theirs."""
+    sides = (OURS, AUTO, THEIRS)
     turns = [{side: in_process(Job(net, attack, side, **settings)) for side in sides} for _ in range(repeats)]
-    ratio = statistics.median(turn[THEIRS]["seconds"] / turn[OURS]["seconds"] for turn in turns)
     package = "pyautoattack" if attack == "autoattack" else "torchattacks"
-    for side, name in zip(sides, ("advdpnp", package), strict=True):
-        seconds = [turn[side]["seconds"] for turn in turns]
-        yield {
-            "part": attack, "case": net, "variant": name, "images": settings["samples"],
-            "robust": turns[0][side]["robust"], "seconds": statistics.median(seconds), "lowest": min(seconds),
-            "highest": max(seconds), "ratio": ratio if side == OURS else float("nan"),
+    for side in sides:
+        first, seconds = turns[0][side], [turn[side]["seconds"] for turn in turns]
+        name = {AUTO: f"{AUTO} ({first['precision']})", THEIRS: package}.get(side, side)
+        row = {
+            "part": attack, "case": f"{net}, {settings['eps']}" if settings["eps"] else net, "variant": name,
+            "images": settings["samples"], "robust": first["robust"], "seconds": statistics.median(seconds),
+            "lowest": min(seconds), "highest": max(seconds), "peak GiB": first.get("peak_gib", float("nan")),
         }  # fmt: skip
+        for column, of in (("ratio", "seconds"), ("cpu ratio", "processor")):
+            ratio = statistics.median(turn[THEIRS][of] / turn[side][of] for turn in turns)
+            row[column] = float("nan") if side == THEIRS else ratio
+        yield row
 
 
 def main(
     weights_folder: Annotated[Path, typer.Option(help="Where the weights of the public nets are.")] = Path(
         "data/checkpoints"
     ),
-    nets: Annotated[str, typer.Option(help=f"Of {', '.join(NETS)}; the last is attacked by PGD-20 alone.")] = ",".join(
-        NETS
-    ),
-    samples: Annotated[
-        int, typer.Option(min=8, help="CIFAR-10 test images for AutoAttack; PGD-20 gets five times as many.")
-    ] = 200,
+    nets: Annotated[str, typer.Option(help=f"Of {', '.join(NETS)} and {UNTRAINED}.")] = ",".join(NETS),
+    attack: Annotated[str, typer.Option(help="autoattack or pgd-20.")] = "autoattack",
+    samples: Annotated[int, typer.Option(min=8, help="CIFAR-10 test images.")] = 200,
+    eps: Annotated[str | None, typer.Option(help="For all nets; a tiny one leaves every row robust.")] = None,
     repeats: Annotated[int, typer.Option(min=1)] = 3,
     threads: Annotated[int, typer.Option(min=1)] = 2,
     device: str = "cpu",
@@ -215,18 +257,17 @@ def main(
     if job is not None:
         print(json.dumps(run_job(Job(**json.loads(job)))))
         return
-    settings = {"weights_folder": str(weights_folder), "samples": samples, "threads": threads, "device": device}
+    settings: dict[str, Any] = {"weights_folder": str(weights_folder), "samples": samples, "threads": threads}
+    settings |= {"device": device, "eps": eps}
     rows: list[Row] = []
     for net in nets.split(","):
-        attack = "pgd-20" if net == "resnet20" else "autoattack"
-        chosen = settings | ({"samples": 5 * samples} if attack == "pgd-20" else {})
-        rows += compare(net, attack, chosen, repeats)
-        print(pd.DataFrame(rows[-2:]).to_string(index=False), flush=True)
+        rows += compare(net, attack, settings, repeats)
+        print(pd.DataFrame(rows[-3:]).to_string(index=False), flush=True)
         if stages and attack == "autoattack":
-            found = in_process(Job(net, attack, OURS, **chosen, stages=True))["stages"]
+            found = in_process(Job(net, attack, OURS, **settings, stages=True))["stages"]
             rows += [{"part": "stages of ours", "case": net, **row} for row in found]
     frame = pd.DataFrame(rows)
-    ratios = [f"{row['case']} {row['part']} {row['ratio']:.2f}" for row in rows if row.get("ratio", 0) > 0]
+    ratios = [f"{row['case']} {row['variant']} {row['ratio']:.2f}" for row in rows if row.get("ratio", 0) > 0]
     last = f"ratios (theirs / ours): {', '.join(ratios)}"
     timing.publish("attacks", "Time of attacks", frame, last, threads=threads, device=torch.device(device), out=out)
 

@@ -18,7 +18,7 @@ import typer
 from torch import Tensor
 
 from advdpnp.attacks import ATTACKS, AttackResult, ThreatModel, search
-from advdpnp.attacks.engine.precision import FLOAT32, choose_precision
+from advdpnp.attacks.engine.precision import FLOAT32, check_precision
 from advdpnp.base.statistics import mcnemar
 from advdpnp.datasets import load_dataset, to_float
 from advdpnp.eval.run.components import STATIC_BATCH_SIZES
@@ -68,7 +68,7 @@ def main(
     out: Annotated[Path | None, typer.Option(help="Folder, or CSV, for the table.")] = None,
 ) -> None:
     """Compare on every net, and print the largest difference in the last line."""
-    low = choose_precision(precision, torch.device(device))
+    low = check_precision(precision, torch.device(device))
     rows: list[timing.Row] = []
     for net in nets.split(","):
         rows += compare(net, attack, low, weights_folder, samples, device)

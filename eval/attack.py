@@ -16,7 +16,7 @@ from advdpnp.attacks.algorithms.pgd import PGD
 from advdpnp.attacks.algorithms.pgd import perturb as perturb_rows
 from advdpnp.attacks.criteria import Targeted
 from advdpnp.attacks.engine.executor import Executor, check_inputs, evaluation_mode, is_randomised, keeping_modes
-from advdpnp.attacks.engine.precision import FLOAT32, choose_precision
+from advdpnp.attacks.engine.precision import FLOAT32
 from advdpnp.attacks.engine.search import search
 from advdpnp.attacks.info import describe
 from advdpnp.attacks.names import FEW_CLASSES
@@ -32,7 +32,7 @@ from advdpnp.eval.arrays import Images, Labels, check_kinds, to_images, to_label
 from advdpnp.eval.choice import Eps, one_attack
 from advdpnp.eval.config import check_batch_size
 from advdpnp.eval.images import AdversarialImages
-from advdpnp.eval.run.components import small_batch_size
+from advdpnp.eval.run.components import choose_precision, small_batch_size
 from advdpnp.eval.run.device import choose_device, on_device, require_answers, user_code
 from advdpnp.eval.run.progress import ModelPlan, Progress, Work, following
 from advdpnp.eval.run.tasks import PACKAGE_BATCH_SIZE
@@ -246,10 +246,12 @@ class _Job:
             options = RunOptions(self.seed, size, self.device)
             yield from (each for each in attack.run(self.model, self.batch, options) if isinstance(each, AttackResult))
             return
+        shape, images = (size, len(self.batch)), None if randomised else self.batch.x[:size]
+        precision = choose_precision(self.precision, self.model, images, shape, self.device).precision
         yield from search(
             self.model, attack, self.batch.x, self.batch.y, self.batch.sample, seed=self.seed, static_batch_size=size,
             max_active=self.batch_size, device=self.device, randomised=randomised,
-            precision=choose_precision(self.precision, self.device), on_status=progress.search,
+            precision=precision, on_status=progress.search,
         )  # fmt: skip
 
     def _read(self, found: AttackResult, label: str, threat: ThreatModel) -> AdversarialImages:

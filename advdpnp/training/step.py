@@ -1,5 +1,6 @@
 """One training step: the inner attack, the loss, its gradients and the update of the weights."""
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -9,6 +10,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from advdpnp.attacks.algorithms.pgd import PGD, perturb
+from advdpnp.attacks.search_copy.low_precision import lower, make_low_precision_copy
 from advdpnp.attacks.search_copy.make import can_be_folded, make_folded_copy
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.base.randomness import Draw, seed_of
@@ -39,6 +41,7 @@ class TrainingStep:
     Attributes:
         folds: whether the inner attack searches a copy whose BatchNorm is folded into the layers before it; its images
             differ from those of the network only by rounding.
+        lowers: whether that copy is converted to bf16 once per step, rather than by autocast in each of its calls.
         optimiser: SGD with the values of the recipe; prototypes, and the scale of a +-ED-WTA head, are in parameter
             groups of their own.
     """
@@ -54,12 +57,9 @@ class TrainingStep:
             objective=method.inner_objective,
         )
         # On a CPU, BatchNorm in evaluation mode takes a third of the inner attack's time.
-        self.folds = (
-            method.adversarial
-            and recipe.attack.mode == "eval"
-            and fabric.device.type == "cpu"
-            and can_be_folded(network, _example(network))
-        )
+        copied = method.adversarial and recipe.attack.mode == "eval" and fabric.device.type == "cpu"
+        self.folds = copied and can_be_folded(network, _example(network))
+        self.lowers = copied and recipe.precision == "bf16-mixed" and _can_be_lowered(network)
         module, optimiser = _LossModule(network, method), _optimiser(network, recipe)
         self.rates = [group["lr"] for group in optimiser.param_groups]
         self.schedule = find_schedule(recipe.optimiser.schedule, decay=recipe.optimiser.decay, epochs=recipe.epochs)
@@ -102,6 +102,9 @@ class TrainingStep:
         draw = Draw.of(seed_of(self.recipe.seed, "attack", epoch), index)
         with attack_mode(network, self.recipe.attack.mode):
             searched = make_folded_copy(network, x[:1]) if self.folds else network
+            if self.lowers:
+                own = searched if self.folds else copy.deepcopy(network).requires_grad_(False)
+                return perturb(lower(own, x[:1]), x, y, self.attack, draw)
             with self.fabric.autocast():
                 return perturb(searched, x, y, self.attack, draw)
 
@@ -139,6 +142,11 @@ def _example(network: Network) -> Tensor:
     """Eight images of noise in the shape that the network takes."""
     shape = (8, network.config.channels, *network.config.image_size)
     return torch.rand(shape, generator=torch.Generator().manual_seed(0))
+
+
+def _can_be_lowered(network: Network) -> bool:
+    probe = copy.deepcopy(network).requires_grad_(False).eval()
+    return make_low_precision_copy(probe, _example(network)) is not None
 
 
 def _optimiser(network: Network, recipe: Recipe) -> torch.optim.SGD:

@@ -130,7 +130,7 @@ class Executor:
             deterministic model.
         searched: model that attacks query: a faster copy of ``model`` (see ``make_search_copy``), or ``model`` if
             None. ``model`` verifies successes.
-        precision: precision of the model that attacks query.
+        precision: precision of the arithmetic around calls of ``searched``, which may be in another one itself.
 
     Raises:
         AdvdpnpError: ``static_batch_size`` is below 1.

@@ -12,8 +12,9 @@ from torch import Tensor
 from advdpnp.attacks.criteria import MISCLASSIFIED, criterion_of
 from advdpnp.attacks.engine import attack_calls
 from advdpnp.attacks.engine.executor import Executor
+from advdpnp.attacks.engine.precision import near_within
 from advdpnp.attacks.engine.verification import answer, decide, judge, price_of_a_step, repeats
-from advdpnp.attacks.losses import answered
+from advdpnp.attacks.losses import answered, margin
 from advdpnp.attacks.protocol import Attack, PeriodicGradient
 from advdpnp.attacks.rows import Batch, Rows, any_row
 from advdpnp.attacks.search_state import AttackResult, SearchState, propose
@@ -54,16 +55,18 @@ class Iteration:
         stops: whether rows are stopped between two looks. Without, every iteration is followed by a look.
         queries_agree: whether the model answers the same with and without gradients.
         limited: whether rows have an allowance.
+        low: whether queries are answered in low precision. Then rows that come near to a success are marked.
     """
 
     def __init__(
-        self, attack: Attack, seed: int, device: torch.device, *, stops: bool, queries_agree: bool, limited: bool
-    ) -> None:
+        self, attack: Attack, seed: int, device: torch.device, *,
+        stops: bool, queries_agree: bool, limited: bool, low: bool,
+    ) -> None:  # fmt: skip
         self.attack, self.criterion, self.seed = attack, criterion_of(attack), seed
         self.periodic = attack if isinstance(attack, PeriodicGradient) else None
         self.stream = seed_of(seed, attack.name)
         self.wide = widest_float(device)
-        self.stops, self.queries_agree, self.limited = stops, queries_agree, limited
+        self.stops, self.queries_agree, self.limited, self.low = stops, queries_agree, limited, low
 
     def begin(self, executor: Executor, samples: Batch) -> SearchState:
         """New rows of a chunk. Clean images that are successes are already finished."""
@@ -72,6 +75,7 @@ class Iteration:
         goal = self.criterion.goal(runs.mean(0), y, sample, self.seed)
         clean = decide(runs, goal, self.criterion)
         found = self.criterion.met(clean.prediction, goal)
+        tolerance = near_within(executor.searched_logits(x), clean.logits) if self.low else clean.margin  # not asked
         zero, infinite = torch.zeros_like(y), torch.full(y.shape, torch.inf, dtype=self.wide, device=y.device)
         state = attack_calls.start(self.attack, x.clone(), goal.clone(), clean.logits, Draw.of(self.stream, sample))
         return SearchState(
@@ -97,6 +101,8 @@ class Iteration:
             margin=clean.margin,
             borderline=clean.borderline,
             refused=zero,
+            near=torch.zeros_like(found) if self.low else found,
+            tolerance=tolerance,
         )
 
     def prepare(self, chunk: Chunk) -> Chunk:
@@ -131,6 +137,8 @@ class Iteration:
             backwards = backwards + wanting
         logits, gradient = self._filled(rows, queries, logits, gradient)
         found = self.criterion.met(logits.argmax(1), rows.goal)
+        if self.low:
+            rows = self._mark_near(rows, going, queries, logits)
         rows = self._claim(rows, found & going, queries)  # before the attack is told, which may write into the queries
         state = attack_calls.tell(self.attack, rows.state, logits, gradient, found)
         if self.stops:
@@ -178,6 +186,14 @@ class Iteration:
         if self.attack.minimum_norm:  # others stop at the first
             nearer = nearer & (distance < torch.minimum(rows.candidate_norm, rows.best_norm))
         return propose(rows, nearer, queries, distance) if any_row(nearer) else rows
+
+    def _mark_near(self, rows: SearchState, going: Tensor, queries: Tensor, logits: Tensor) -> SearchState:
+        """Mark rows whose query within the threat model is nearer to a success than low precision can tell."""
+        reached = self.criterion.ascent(margin(logits, rows.goal))
+        new = going & ~rows.near & (reached >= -rows.tolerance)
+        if not any_row(new):
+            return rows
+        return replace(rows, near=rows.near | new & self._measured(rows.x, queries)[1])
 
     def finish(self, rows: SearchState) -> SearchState:
         """Rows whose search is done and that have no candidate propose their last image."""

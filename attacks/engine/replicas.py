@@ -19,9 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from advdpnp.attacks.engine.executor import Executor, single_threaded
-from advdpnp.attacks.engine.precision import FLOAT32
+from advdpnp.attacks.engine.precision import FLOAT32, model_to_search
 from advdpnp.attacks.rows import Rows
-from advdpnp.attacks.search_copy.make import make_search_copy
 from advdpnp.base.allocator import keep_freed_memory
 
 _SMALLEST_BATCH, _STEPS = 4, 16  # sizes are multiples of 4, or of a 16th of the full size if that is larger
@@ -131,10 +130,10 @@ def replicate(
         models = [model, *_copies(model, n_replicas - 1)] if seed is None else [model]
         executors = []
         for each in models:
-            searched = each
+            searched, arithmetic = each, precision
             if copied and seed is None and example is not None:
-                searched = make_search_copy(each, example[:_TRIED].to(device))
-            executors.append(Executor(each, static_batch_size, device, seed, searched, precision))
+                searched, arithmetic = model_to_search(each, example[:_TRIED].to(device), precision)
+            executors.append(Executor(each, static_batch_size, device, seed, searched, arithmetic))
         smaller = seed is None and on_cpu and example is not None and len(example)
         trial = BatchSizeTrial(executors[0], example, computed) if smaller and example is not None else None
         if len(executors) == 1:

@@ -15,6 +15,7 @@ from advdpnp.attacks.engine.iteration import Chunk, Iteration
 from advdpnp.attacks.engine.replicas import ModelReplicas
 from advdpnp.attacks.protocol import Attack, PeriodicGradient, Preparing
 from advdpnp.attacks.rows import Batch, count, non_empty
+from advdpnp.attacks.search_copy.low_precision import resembles
 from advdpnp.attacks.search_copy.make import is_same_function
 from advdpnp.attacks.search_state import AttackResult, SearchState
 
@@ -34,8 +35,8 @@ class Scheduler:
         replicas: replicas of the model.
         seed: seed of the evaluation.
         max_active: largest number of active rows. None: ``replicas.width``.
-        exact: scheduler in float32 that continues with rows whose claim, in low precision, failed verification.
         budget: forwards and backwards that an image may cost at most, earlier stages included. None: no limit.
+        low: whether the replicas search in low precision; ``near`` then holds survivors that came near to a success.
     """
 
     def __init__(
@@ -44,10 +45,10 @@ class Scheduler:
         replicas: ModelReplicas,
         seed: int,
         max_active: int | None,
-        exact: "Scheduler | None" = None,
         budget: int | None = None,
+        low: bool = False,
     ) -> None:
-        self.attack, self.replicas, self.exact = attack, replicas, exact
+        self.attack, self.replicas, self.low, self.near = attack, replicas, low, set[int]()
         self.budget, self.spent = budget, dict[int, int]()
         self.static_batch_size, self.max_active = replicas.static_batch_size, max_active or replicas.width
         self.gradient_period = attack.gradient_period if isinstance(attack, PeriodicGradient) else 1
@@ -55,8 +56,9 @@ class Scheduler:
         self.prepared_for = attack.prepared_for if isinstance(attack, Preparing) else 0
         agree = self.gradient_period == 1 or replicas.forwards_agree()
         self.iteration = Iteration(
-            attack, seed, replicas.device, stops=self.look_every > 1, queries_agree=agree, limited=budget is not None
-        )
+            attack, seed, replicas.device,
+            stops=self.look_every > 1, queries_agree=agree, limited=budget is not None, low=low,
+        )  # fmt: skip
         self.waiting: deque[Batch] = deque()
         self.ready: list[SearchState] = []  # ready to search: new rows, and rows whose candidate was rejected
         self.active: list[Chunk] = []  # in every iteration
@@ -82,7 +84,7 @@ class Scheduler:
             return True
         rows = self.iteration.begin(executor, samples.to(self.replicas.device))
         queries, _ = attack_calls.ask(self.attack, rows.state, rows.x)
-        return is_same_function(executor.searched, executor.model, queries.contiguous())
+        return (resembles if self.low else is_same_function)(executor.searched, executor.model, queries.contiguous())
 
     @property
     def n_active(self) -> int:
@@ -134,7 +136,7 @@ class Scheduler:
                 left = [self.budget - self.spent.pop(sample, 0) for sample in samples.sample.tolist()]
                 rows = replace(rows, allowance=torch.tensor(left, device=self.replicas.device))
             started, ended = rows.select(~rows.last, rows.last)
-            yield from map(self.iteration.result, non_empty(ended))
+            yield from map(self._result, non_empty(ended))
             self.ready += non_empty(started)
         if count(self.pending) >= self.static_batch_size or (self.pending and not self.n_active and not self.ready):
             rows, self.pending = SearchState.concatenate(self.pending), []
@@ -202,23 +204,16 @@ class Scheduler:
     def _verify(self, rows: SearchState) -> Iterator[AttackResult]:
         """Verify the candidates. Yields the results of rows that end; the others continue."""
         attack_calls.check_unchanged(self.attack, rows.state, rows.x, rows.goal)
-        before, rows = rows, self.replicas.map(self.iteration.judge, rows)
-        ended = before.last  # from before verification, as rejected rows propose their last image in it
+        ended = rows.last  # from before verification, as rejected rows propose their last image in it
+        rows = self.replicas.map(self.iteration.judge, rows)
         if not self.attack.minimum_norm:
             ended = ended | rows.inside
-        rejected = ~ended & (before.candidate_norm < torch.inf) & (rows.best_norm == before.best_norm)
-        if self.exact is None:
-            rejected = torch.zeros_like(ended)
-        stays = ~ended & ~rejected
-        finished, *continuing = rows.select(
-            ended, stays & ~rows.last, stays & rows.last, rejected & ~rows.last, rejected & rows.last
-        )
-        self._requeue(*continuing[:2])
-        if self.exact is not None:
-            self.exact._requeue(*continuing[2:])
-        yield from map(self.iteration.result, non_empty(finished))
+        finished, continuing, last = rows.select(ended, ~ended & ~rows.last, ~ended & rows.last)
+        self.ready = non_empty(continuing) + self.ready
+        self.pending += non_empty(last)  # rows with only their last image left
+        yield from map(self._result, non_empty(finished))
 
-    def _requeue(self, rows: SearchState, last: SearchState) -> None:
-        """Continue rows whose candidate was rejected. Rows with only their last image left wait for verification."""
-        self.ready = non_empty(rows) + self.ready
-        self.pending += non_empty(last)
+    def _result(self, rows: SearchState) -> AttackResult:
+        if self.low:
+            self.near.update(rows.sample[rows.near & ~rows.inside].tolist())
+        return self.iteration.result(rows)

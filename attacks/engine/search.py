@@ -5,7 +5,7 @@ smaller size that gives the same bits. Finished rows leave between iterations, a
 result of a sample depends on that sample alone: not on other rows, the order, the number of active rows or the cores.
 """
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from functools import cache, partial
@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from advdpnp.attacks.engine.executor import check_inputs, evaluation_mode
-from advdpnp.attacks.engine.precision import FLOAT32
+from advdpnp.attacks.engine.precision import FLOAT32, search_precision
 from advdpnp.attacks.engine.processes import can_fork, run_in_processes
-from advdpnp.attacks.engine.replicas import ModelReplicas, replicate
+from advdpnp.attacks.engine.replicas import replicate
 from advdpnp.attacks.engine.scheduler import Scheduler
 from advdpnp.attacks.engine.status import Heartbeat, SearchStatus, tell_status
 from advdpnp.attacks.engine.verification import REPEATS, price_of_a_step, repeats
@@ -59,8 +59,8 @@ def search(
         max_active: largest number of active rows; no effect on results. The default keeps all cores busy.
         seed, device: of the search.
         randomised: whether the model is randomised. If so, the majority of 20 forward passes decides.
-        precision: "32", "tf32" or "bf16" for the model that attacks query. Rows that fail verification continue in
-            float32. Survivors of an ensemble repeat its decisive stage in float32.
+        precision: "32", "tf32" or "bf16" for the model that attacks query (minimum-norm attacks: always "32"). Rows
+            that survive but came near are searched again in float32, in an ensemble by its decisive stage.
         budget: most forwards and backwards of an image, in all stages together; what they do not break is not broken.
         on_copy_differs: called if the search copy disagrees with the model on the first queries and is not used.
         on_status: called about once a second with how far the search is. It changes no result.
@@ -80,7 +80,8 @@ def search(
 
         def schedulers(copied: bool) -> list[Scheduler]:
             replicas = cache(lambda kind: stack.enter_context(open_replicas(precision=kind, copied=copied)))
-            return _schedulers(_parts(attack, precision), replicas, seed, width, budget)
+            parts = _parts(attack, search_precision(attack, precision))
+            return [Scheduler(each, replicas(kind), seed, width, budget, low=kind != FLOAT32) for each, kind in parts]
 
         searches = _agreeing(schedulers, samples[:_COMPARED], on_copy_differs)
 
@@ -88,8 +89,7 @@ def search(
             for item in _overlapped(searches, samples[number::count], with_status=on_status is not None):
                 yield (number, item) if isinstance(item, SearchStatus) else item
 
-        found = share(0) if count == 1 else run_in_processes(share, count)
-        with closing(found):  # processes end before the copies that they use are closed
+        with closing(share(0) if count == 1 else run_in_processes(share, count)) as found:  # ends before its copies do
             yield from tell_status(found, on_status or (lambda status: None))
 
 
@@ -116,27 +116,11 @@ def check_budget(budget: int | None, randomised: bool = False) -> None:
 
 
 def _parts(attack: Attack | AttackEnsemble, precision: str) -> list[tuple[Attack, str]]:
-    """Stages with their precision. The decisive stage runs again in float32 after a search in lower precision."""
+    """Stages with their precision. What decides runs again in float32 after a search in lower precision."""
     if not isinstance(attack, AttackEnsemble):
-        return [(attack, precision)]
-    decisive = [stage for stage in attack.stages if stage.name == attack.decisive and precision != FLOAT32]
-    return [*((stage, precision) for stage in attack.stages), *((stage, FLOAT32) for stage in decisive)]
-
-
-def _schedulers(
-    parts: Sequence[tuple[Attack, str]],
-    replicas: Callable[[str], ModelReplicas],
-    seed: int,
-    max_active: int | None,
-    budget: int | None,
-) -> list[Scheduler]:
-    """One scheduler for each stage and precision; ``replicas`` maps a precision to its replicas."""
-
-    def start(stage: Attack, kind: str) -> Scheduler:
-        exact = None if kind == FLOAT32 else start(stage, FLOAT32)
-        return Scheduler(stage, replicas(kind), seed, max_active, exact, budget)
-
-    return [start(*part) for part in parts]
+        return [(attack, precision)] if precision == FLOAT32 else [(attack, precision), (attack, FLOAT32)]
+    again = [stage for stage in attack.stages if stage.name == attack.decisive and precision != FLOAT32]
+    return [*((stage, precision) for stage in attack.stages), *((stage, FLOAT32) for stage in again)]
 
 
 def _processes(rows: int, device: torch.device | str) -> int:
@@ -152,13 +136,9 @@ def _overlapped(
     """Run all stages interleaved. The last stage with a full batch goes first; without one, the first with any rows."""
     positions = {int(number): index for index, number in enumerate(samples.sample)}
     forwards, backwards, refused = torch.zeros(3, len(samples), dtype=torch.int64)
-    zero_gradient = torch.zeros(len(samples), dtype=torch.bool)
-    following: dict[Scheduler, Scheduler | None] = {}
-    numbers: dict[Scheduler, int] = {}  # a repeated stage keeps its number
+    zero_gradient, near = torch.zeros(2, len(samples), dtype=torch.bool)
+    following = dict(zip(parts, [*parts[1:], None], strict=True))
     names = [part.attack.name for part in parts]
-    for part, after in zip(parts, [*parts[1:], None], strict=True):
-        following |= {each: after for each in (part, part.exact) if each is not None}
-        numbers |= {each: names.index(part.attack.name) for each in (part, part.exact) if each is not None}
     heartbeat = Heartbeat()
     parts[0].feed(samples)
     while any(search.busy for search in following):
@@ -173,14 +153,17 @@ def _overlapped(
             backwards[index] += result.backwards
             zero_gradient[index] |= result.zero_gradient
             refused[index] += result.refused
+            near[index] |= torch.tensor([int(number) in now.near for number in result.sample])
             totals = {
                 "forwards": forwards[index],
                 "backwards": backwards[index],
                 "zero_gradient": zero_gradient[index],
                 "refused": refused[index],
-                "stage": torch.full_like(index, numbers[now]),
+                "stage": torch.full_like(index, names.index(now.attack.name)),  # also if repeated
             }
             continues = torch.zeros_like(result.success) if after is None else ~result.success
+            if after is not None and now.low and not after.low:
+                continues &= near[index]
             spent = totals["forwards"] + totals["backwards"]
             if now.budget is not None:
                 continues &= spent + price_of_a_step(repeats(now.replicas.first)) <= now.budget

@@ -36,12 +36,11 @@ class SearchStatus:
         undecided, spent, left = Counter[str](), finished, 0
         costs = _costs([part.attack for part in parts])
         for place, part in enumerate(parts):
-            for each in (part, part.exact):
-                rows, cost = (0, 0) if each is None else each.in_work(waiting=place > 0)
-                undecided[part.attack.name] += rows
-                spent += cost
-                whole = sum(costs[place:])
-                left += max(0, rows * (whole if part.budget is None else min(whole, part.budget)) - cost)
+            rows, cost = part.in_work(waiting=place > 0)
+            undecided[part.attack.name] += rows
+            spent += cost
+            whole = sum(costs[place:])
+            left += max(0, rows * (whole if part.budget is None else min(whole, part.budget)) - cost)
         return cls(dict(+undecided), spent, left if all(costs) else None)
 
     @classmethod

@@ -19,16 +19,16 @@ _OUTLIERS = 4  # one image in this many may exceed it: a ReLU flips if rounding 
 
 
 def make_search_copy(model: nn.Module, example: Tensor) -> nn.Module:
-    """A copy of ``model`` for attacks on a CPU, or ``model`` itself if no copy can be made.
+    """A copy of ``model`` for attacks, or ``model`` itself if no copy can be made.
 
-    Batch normalisation is folded into the layers before it. Image gradients are computed faster (see
-    ``ImageConvolution``). Networks with batch normalisation use channels_last, which is faster for them.
+    Batch normalisation is folded into the layers before it. On a CPU, image gradients are computed faster (see
+    ``ImageConvolution``), and networks with batch normalisation use channels_last, which is faster for them.
 
     Args:
         model: in evaluation mode, without gradients for parameters.
         example: images in [0, 1], (n, c, h, w), on which the copy must agree with the model (see ``is_same_function``).
     """
-    if example.device.type != "cpu" or _is_observed(model):
+    if is_observed(model):
         return model
     copies = (_copy(model, example, folded) for folded in (True, False))
     return next((each for each in copies if each is not None), model)
@@ -40,7 +40,7 @@ def can_be_folded(model: nn.Module, example: Tensor) -> bool:
     Args:
         example: images in [0, 1], (n, c, h, w), on which the two are compared.
     """
-    if _is_observed(model) or not any(isinstance(module, nn.BatchNorm2d) for module in model.modules()):
+    if is_observed(model) or not any(isinstance(module, nn.BatchNorm2d) for module in model.modules()):
         return False
     probe = copy.deepcopy(model).requires_grad_(False).eval()
     # A new layer hardly changes its input, so a wrong copy would agree: compare with other statistics.
@@ -75,7 +75,7 @@ def is_same_function(other: nn.Module, model: nn.Module, images: Tensor) -> bool
     """
     try:
         # Also test a single image: a model may depend on the size of the batch.
-        return _outputs_agree(other, model, images[:1]) and _agree(other, model, images)
+        return _outputs_agree(other, model, images[:1], _TOLERANCE) and agree(other, model, images)
     except (Exception, SystemExit):  # a model's own code may fail in any way
         return False
 
@@ -87,9 +87,10 @@ def _copy(model: nn.Module, example: Tensor, folded: bool) -> nn.Module | None:
         normalised = any(isinstance(module, nn.BatchNorm2d) for module in other.modules())
         if folded:
             fold_normalisation(other, example)
-        other = _with_image_convolutions(other)
-        if normalised:
-            other = other.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if example.device.type == "cpu":
+            other = _with_image_convolutions(other)
+            if normalised:
+                other = other.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     except (Exception, SystemExit):  # a model's own code may fail in any way
         return None
     return other if is_same_function(other, model, example) else None
@@ -103,7 +104,7 @@ def _with_image_convolutions(model: nn.Module) -> nn.Module:
     return model
 
 
-def _is_observed(model: nn.Module) -> bool:
+def is_observed(model: nn.Module) -> bool:
     """Whether the model has hooks or parametrisations, which a copy could lose."""
     return any(
         module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
@@ -112,25 +113,34 @@ def _is_observed(model: nn.Module) -> bool:
     )  # fmt: skip
 
 
-def _agree(other: nn.Module, model: nn.Module, images: Tensor) -> bool:
-    if not _outputs_agree(other, model, images):
+def agree(
+    other: nn.Module,
+    model: nn.Module,
+    images: Tensor,
+    *,
+    logits: float = _TOLERANCE,
+    gradient: float = _GRADIENT_TOLERANCE,
+) -> bool:
+    """Whether two models agree in their logits and the gradients of sums of them, up to these relative errors."""
+    if not _outputs_agree(other, model, images, logits):
         return False
     with torch.no_grad():
         directions = _directions(model(images.clone()).float())
-    logits, gradients = _gradients(other, images, directions)
-    expected_logits, expected = _gradients(model, images, directions)
-    return _logits_agree(logits, expected_logits) and all(map(_gradients_agree, gradients, expected))
+    found, gradients = _gradients(other, images, directions)
+    expected, true = _gradients(model, images, directions)
+    pairs = zip(gradients, true, strict=True)
+    return _logits_agree(found, expected, logits) and all(_gradients_agree(*pair, gradient) for pair in pairs)
 
 
-def _outputs_agree(other: nn.Module, model: nn.Module, images: Tensor) -> bool:
+def _outputs_agree(other: nn.Module, model: nn.Module, images: Tensor, tolerance: float) -> bool:
     with torch.no_grad():
-        return _logits_agree(other(images.clone()), model(images.clone()))
+        return _logits_agree(other(images.clone()), model(images.clone()), tolerance)
 
 
-def _logits_agree(logits: Tensor, expected: Tensor) -> bool:
+def _logits_agree(logits: Tensor, expected: Tensor, tolerance: float) -> bool:
     logits, expected = (torch.nan_to_num(each, 0.0, 0.0, 0.0) for each in (logits, expected))
     scale = max(float(expected.abs().max()), 1e-12)
-    return logits.shape == expected.shape and float((logits - expected).abs().max()) <= _TOLERANCE * scale
+    return logits.shape == expected.shape and float((logits - expected).abs().max()) <= tolerance * scale
 
 
 def _directions(logits: Tensor) -> list[Tensor]:
@@ -153,8 +163,8 @@ def _gradients(model: nn.Module, images: Tensor, directions: list[Tensor]) -> tu
     return logits.detach(), [torch.zeros_like(x) if each is None else each for each in gradients]
 
 
-def _gradients_agree(gradients: Tensor, expected: Tensor) -> bool:
+def _gradients_agree(gradients: Tensor, expected: Tensor, tolerance: float) -> bool:
     """Compare the relative error per image. Values that are not finite count as zero, as in a search."""
     gradients, expected = (torch.nan_to_num(each, 0.0, 0.0, 0.0).double().flatten(1) for each in (gradients, expected))
-    differs = (gradients - expected).norm(dim=1) > _GRADIENT_TOLERANCE * expected.norm(dim=1)
+    differs = (gradients - expected).norm(dim=1) > tolerance * expected.norm(dim=1)
     return int(differs.sum()) <= len(differs) // _OUTLIERS

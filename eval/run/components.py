@@ -6,8 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from advdpnp.attacks import resolve_attacks
+from advdpnp.attacks.engine.executor import evaluation_mode, single_threaded
+from advdpnp.attacks.engine.precision import FLOAT32, Choice, candidates, check_precision, fastest_precision
 from advdpnp.attacks.engine.search import search
 from advdpnp.corruption import corruption_cells
 
@@ -27,6 +30,40 @@ def small_batch_size(images: int, device: torch.device) -> int:
     most = STATIC_BATCH_SIZES.get(device.type, STATIC_BATCH_SIZES["cpu"])
     wanted = images / 4 if device.type == "cpu" else images
     return min(most, max(_SMALLEST, 1 << math.ceil(math.log2(max(1, wanted)))))
+
+
+def choose_precision(
+    asked: str,
+    model: nn.Module,
+    images: Tensor | None,
+    shape: tuple[int, int],
+    device: torch.device,
+    stored: Callable[[str], int] = lambda precision: 0,
+) -> Choice:
+    """Resolve ``asked``. "auto" keeps to what is stored of this model; else it times the precisions on the images.
+
+    Args:
+        asked: "32", "tf32", "bf16" or "auto".
+        model: on ``device``.
+        images: some images in [0, 1], (n, c, h, w). None where nothing may be timed, and "auto" is float32: for a
+            randomised model, whose noise hides differences of precision.
+        shape: the static batch size, and the number of images that are searched.
+        stored: how many verdicts there are of searches in a precision.
+
+    Raises:
+        AdvdpnpError: the precision is unknown, or the device does not support it.
+    """
+    if check_precision(asked, device) != "auto":
+        return Choice(asked)
+    found = {precision: stored(precision) for precision in candidates(device)}
+    if len(set(found.values())) > 1:  # minimum-norm attacks alone are stored the same under all
+        return Choice(max(found, key=lambda precision: found[precision]))
+    if images is None:
+        return Choice(FLOAT32)
+    size, count = shape
+    each = -(-count // torch.get_num_threads()) if device.type == "cpu" else size
+    with evaluation_mode(model), single_threaded(device.type == "cpu"):
+        return fastest_precision(model, images, min(size, max(_SMALLEST, -(-each // 8) * 8)), device)
 
 
 @dataclass(frozen=True)

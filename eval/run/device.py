@@ -69,6 +69,18 @@ def require_answers(logits: Tensor) -> None:
         raise not_finite("all")
 
 
+def require_labels(labels: Tensor, classes: int, name: str) -> None:
+    """Refuse a model with too few classes for these labels, int64 (n,).
+
+    Raises:
+        AdvdpnpError: it has.
+    """
+    if (largest := int(labels.max())) >= classes:
+        raise AdvdpnpError(
+            f"the labels go up to {largest}, but {name} has {classes} classes; evaluate it on images of its own classes"
+        )
+
+
 @contextmanager
 def user_code(what: str, remedy: str) -> Iterator[None]:
     """Turn whatever the model's own code raises inside into one sentence: what failed, the error, a remedy."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from advdpnp.attacks.engine.precision import choose_precision
+from advdpnp.attacks.engine.precision import check_precision
 from advdpnp.attacks.names import FEW_CLASSES
 from advdpnp.base.errors import AdvdpnpError, ModelError
 from advdpnp.base.randomness import isolated_rng
@@ -135,6 +135,7 @@ def _make_plan(
 ) -> Plan:
     """Resolve the options; a misspelt name is found here, before hours of work."""
     threats = config.threats
+    check_precision(config.precision, device)
     if not len(dataset.test):
         raise AdvdpnpError(f"the data set {dataset.label} has no test images; there is nothing to evaluate on")
     n = len(dataset.test) if config.limit is None else min(config.limit, len(dataset.test))
@@ -147,7 +148,6 @@ def _make_plan(
         threats=threats,
         samples=np.arange(n),
         device=device,
-        precision=choose_precision(config.precision, device),
         progress=progress or Progress(),
         corruptions=cells,
         transfer_from=tuple(transfer_from),

@@ -2,14 +2,16 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 
+from advdpnp.attacks.engine.precision import Choice
 from advdpnp.attacks.search_state import AttackResult
 from advdpnp.base.errors import AdvdpnpError, ModelError
+from advdpnp.eval.run.components import choose_precision
 from advdpnp.eval.run.device import device_name, on_device
 from advdpnp.eval.run.plan import Plan
 from advdpnp.eval.run.progress import ModelPlan, Work
@@ -85,6 +87,9 @@ def _run(
     plan.progress.doing(loaded.name, "a first look")
     look, model = first_look(loaded, plan, static_batch_size)
     subject = Subject(model, loaded.weights_hash, plan, look)
+    if plan.config.precision == "auto":
+        look = replace(look, choice=_choice(subject, store))
+        subject = Subject(model, loaded.weights_hash, plan, look)
     tasks = subject.new_tasks()
     run = ModelRun(loaded, plan, store, look, tasks, warnings)
     plan.progress.plan(run.work(tasks, models_left))
@@ -97,6 +102,20 @@ def _run(
             store.write_diagnostics(subject.measure(record, threat))
         first = False
     return asked
+
+
+def _choice(subject: Subject, store: ModelResults) -> Choice:
+    """The precision that "auto" takes for a model."""
+    setting = subject.setting
+    plan = setting.plan
+
+    def stored(precision: str) -> int:
+        return sum(len(store.stored(task.key)) for task in subject.new_tasks(precision))
+
+    images = plan.images(plan.samples[: setting.static_batch_size])
+    shape = setting.static_batch_size, len(plan.samples)
+    timed = plan.attacked and not setting.randomised
+    return choose_precision("auto", setting.model, images if timed else None, shape, plan.device, stored)
 
 
 def _complete(run: "ModelRun", subject: Subject, task: Task) -> None:
@@ -245,6 +264,7 @@ class ModelRun:
             **({} if self.plan.config.sanity else {"sanity": False}),
             "versions": dict(self.plan.versions),
             "device": device_name(self.plan.device),
+            **self.look.choice.facts,
             "command": self.plan.command,
             "date": self.plan.date,
         }

@@ -50,7 +50,6 @@ class Plan:
         threats: the threat models.
         samples: indices of the test images, int64, sorted.
         device: where models run.
-        precision: of our searches: "32", "tf32" or "bf16". Verdicts are always the model's own.
         progress: receives the course of the evaluation.
         corruptions: where corrupted images come from; None for none.
         transfer_from: models whose adversarial images are tested on every other one.
@@ -65,7 +64,6 @@ class Plan:
     threats: tuple[ThreatModel, ...]
     samples: np.ndarray
     device: torch.device
-    precision: str
     progress: Progress
     corruptions: CorruptionSource | None
     transfer_from: tuple[LoadedModel, ...]

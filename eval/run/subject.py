@@ -19,10 +19,11 @@ from advdpnp.attacks.engine.executor import (
     is_randomised,
     single_threaded,
 )
+from advdpnp.attacks.engine.precision import FLOAT32, Choice
 from advdpnp.attacks.info import by_cost, describe
 from advdpnp.attacks.losses import margin
 from advdpnp.attacks.threat import ThreatModel
-from advdpnp.base.errors import AdvdpnpError, ModelError
+from advdpnp.base.errors import ModelError
 from advdpnp.eval.diagnostics import (
     SANITY_SAMPLES,
     DiagnosticRecord,
@@ -32,7 +33,7 @@ from advdpnp.eval.diagnostics import (
     training_modules,
 )
 from advdpnp.eval.run.byte_images import misclassified_by, pack
-from advdpnp.eval.run.device import require_answers, user_code
+from advdpnp.eval.run.device import require_answers, require_labels, user_code
 from advdpnp.eval.run.plan import Plan
 from advdpnp.eval.run.tasks import NearestTask, Setting, Task, TransferTask, attack_task, clean_task, corruption_task
 from advdpnp.eval.store.key import EvaluationKey
@@ -53,6 +54,7 @@ class FirstLook:
         right: share of the images that it classifies correctly.
         seconds: per forward or backward of one image; 0 where nothing is attacked.
         margins: label's logit minus the largest other, float32 (n,).
+        choice: precision of our searches; float32 where it is "auto" and nothing else has been chosen.
     """
 
     static_batch_size: int
@@ -62,6 +64,7 @@ class FirstLook:
     right: float
     seconds: float
     margins: np.ndarray
+    choice: Choice
 
 
 def first_look(loaded: LoadedModel, plan: Plan, static_batch_size: int) -> tuple[FirstLook, nn.Module]:
@@ -94,12 +97,7 @@ def first_look(loaded: LoadedModel, plan: Plan, static_batch_size: int) -> tuple
             gradient = executor.logits_and_gradient(full, lambda z: z.sum(1))[1]
             float(gradient.sum())  # waits for a GPU
             seconds = (time.perf_counter() - began) / (2 * len(full))
-    largest = int(plan.labels(plan.samples).max())
-    if largest >= logits.shape[1]:
-        raise AdvdpnpError(
-            f"the labels go up to {largest}, but {loaded.name} has {logits.shape[1]} classes; evaluate it on images "
-            "of its own classes"
-        )
+    require_labels(plan.labels(plan.samples), logits.shape[1], loaded.name)
     look = FirstLook(
         static_batch_size=static_batch_size,
         classes=logits.shape[1],
@@ -108,6 +106,7 @@ def first_look(loaded: LoadedModel, plan: Plan, static_batch_size: int) -> tuple
         right=float((logits.argmax(1) == y).double().mean()),
         seconds=seconds,
         margins=-margin(logits, y).numpy(),
+        choice=Choice(FLOAT32 if plan.config.precision == "auto" else plan.config.precision),
     )
     return look, model.simplest
 
@@ -121,11 +120,12 @@ class Subject:
 
     def __init__(self, model: nn.Module, weights_hash: str, plan: Plan, look: FirstLook) -> None:
         self._plan, self._hash, self._classes = plan, weights_hash, look.classes
-        self.setting = Setting(model, plan, look.static_batch_size, look.randomised)
+        self.setting = Setting(model, plan, look.static_batch_size, look.randomised, look.choice.precision)
 
-    def new_tasks(self) -> list[Task]:
-        """What the plan asks of it, in order."""
-        return tasks_of(self.setting, self._classes, self._hash)
+    def new_tasks(self, precision: str | None = None) -> list[Task]:
+        """What the plan asks of it, in order; ``precision`` replaces that of the setting."""
+        setting = replace(self.setting, precision=precision or self.setting.precision)
+        return tasks_of(setting, self._classes, self._hash)
 
     def measure(self, wanted: DiagnosticRecord, threat: ThreatModel | None) -> DiagnosticRecord:
         """Make a measurement of ``measurements_of``."""

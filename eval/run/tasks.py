@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from advdpnp.attacks.algorithms.transfer import Transfer
 from advdpnp.attacks.engine.executor import evaluation_mode
-from advdpnp.attacks.engine.precision import FLOAT32
+from advdpnp.attacks.engine.precision import FLOAT32, SEARCH_VERSION, search_precision
 from advdpnp.attacks.engine.replicas import ModelReplicas, replicate
 from advdpnp.attacks.engine.status import SearchStatus
 from advdpnp.attacks.engine.verification import judge, repeats
@@ -50,12 +50,14 @@ class Setting:
         plan: what is evaluated.
         static_batch_size: rows of every model call.
         randomised: whether its logits of the same images differ from call to call.
+        precision: of our searches: "32", "tf32" or "bf16". Verdicts are always the model's own.
     """
 
     model: nn.Module
     plan: Plan
     static_batch_size: int
     randomised: bool
+    precision: str = FLOAT32
 
     def key(self, label: str, threat: ThreatModel | None, definition: Mapping[str, Any]) -> EvaluationKey:
         """The key of an evaluation of this model."""
@@ -165,9 +167,10 @@ class SearchTask:
 
     def __init__(self, setting: Setting, label: str, attack: Attack | AttackEnsemble) -> None:
         self.setting, self.attack, self.seed = setting, attack, setting.plan.config.seed
-        definition, precision = {"attack": attack.definition(), "seed": self.seed}, setting.plan.precision
-        if precision != FLOAT32:
-            label, definition["precision"] = f"{label} ({precision} search)", f"{precision} search, float32 verdict"
+        definition, self.precision = {"attack": attack.definition(), "seed": self.seed}, FLOAT32
+        if search_precision(attack, setting.precision) != FLOAT32:
+            self.precision, label = setting.precision, f"{label} ({setting.precision} search)"
+            definition["precision"] = f"{setting.precision} search {SEARCH_VERSION}, float32 verdict"
         if (budget := setting.plan.config.budget) is not None:
             label, definition["budget"] = f"{label} (at most {budget} passes)", budget
         self.key, self.info = setting.key(label, attack.threat, definition), untold_info(attack)
@@ -185,7 +188,7 @@ class SearchTask:
             yield from plan.components.search(
                 self.setting.model, self.attack, batch.x, batch.y, torch.from_numpy(block),
                 seed=self.seed, static_batch_size=self.setting.static_batch_size, max_active=plan.config.batch_size,
-                device=plan.device, randomised=self.setting.randomised, precision=plan.precision,
+                device=plan.device, randomised=self.setting.randomised, precision=self.precision,
                 budget=plan.config.budget, on_copy_differs=on_copy_differs, on_status=plan.progress.search,
             )  # fmt: skip
 

@@ -87,6 +87,7 @@ class _Run(_Part):
     command: Annotated[str, Field(max_length=100_000)] = ""
     date: Text = ""
     copy_differs: bool = False
+    timed: dict[Name, Annotated[float, Field(ge=0)]] = {}
 
 
 class _Metadata(_Part):

@@ -73,3 +73,23 @@ def test_a_new_network_that_folding_would_change_is_not_folded():
     assert not can_be_folded(network, torch.rand(8, 3, 16, 16))
     # In its first block, the shortcut uses the output of the stem before its normalisation.
     assert not step_of("preactresnet18")[0].folds
+
+
+@pytest.mark.parametrize("architecture", ["tiny-resnet", "preactresnet18"])
+def test_in_bf16_the_inner_attack_searches_a_copy_that_is_converted_once_per_step(architecture):
+    assert not step_of(architecture)[0].lowers
+    assert not step_of(architecture, precision="bf16", **{"attack.mode": "train"})[0].lowers
+    step, network = step_of(architecture, precision="bf16", **{"attack.steps": 1})
+    assert step.lowers
+    x, y, index = batch()
+    x = x.float()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    low = step.adversarial(network, x, y, index, 1)
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert low.dtype == torch.float32
+    step.lowers = False
+    autocast = step.adversarial(network, x, y, index, 1)
+    assert float((low == autocast).double().mean()) > 0.8  # signs of gradients that differ by rounding
+    step.update(x, y, index, 0, 0, 0.1)
+    step.lowers = True
+    assert not torch.equal(step.adversarial(network, x, y, index, 1), low)  # of the new weights

@@ -134,7 +134,7 @@ class ModelCourse:
     def looked_at(self, look: FirstLook) -> set[str]:
         """Plan what is missing, now that the model is known; returns the hashes of all evaluations."""
         self._look = look
-        setting = Setting(self.loaded.model, self._plan, look.static_batch_size, look.randomised)
+        setting = Setting(self.loaded.model, self._plan, look.static_batch_size, look.randomised, look.choice.precision)
         self._tasks = tasks_of(setting, look.classes, self.loaded.weights_hash)
         run = ModelRun(self.loaded, self._plan, self._store, look, self._tasks, self._warnings)
         self._run = run

@@ -48,7 +48,7 @@ def test_searches_make_no_float64_on_a_device_that_has_none(
     wide = advdpnp.attack(net(), x, y, attack, eps=0.1, norm=norm)
     monkeypatch.setattr(devices, "WITHOUT_FLOAT64", frozenset({"cpu"}))
     monkeypatch.setattr("advdpnp.attacks.engine.search.can_fork", lambda: False)
-    monkeypatch.setattr("advdpnp.attacks.engine.replicas.make_search_copy", lambda model, example: model)
+    monkeypatch.setattr("advdpnp.attacks.engine.precision.make_search_copy", lambda model, example: model)
     with RefusesFloat64():
         narrow = advdpnp.attack(net(), x, y, attack, eps=0.1, norm=norm)
     assert torch.equal(narrow.success, wide.success)

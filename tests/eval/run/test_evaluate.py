@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from advdpnp.attacks.engine.precision import Choice
 from advdpnp.attacks.engine.search import search
 from advdpnp.attacks.engine.status import SearchStatus
 from advdpnp.attacks.protocol import RunOptions, StageRecord
@@ -31,6 +32,7 @@ from advdpnp.eval.run.memory import MemoryResults
 from advdpnp.eval.run.progress import ModelPlan, Progress
 from advdpnp.eval.run.provenance import without_folder
 from advdpnp.eval.run.results import ResultsFolder
+from advdpnp.eval.store.index import read_index
 from advdpnp.eval.store.reader import find_results
 from advdpnp.models.checkpoint import weights_hash
 from advdpnp.models.loading import LoadedModel
@@ -160,6 +162,36 @@ def test_a_search_in_bf16_is_called_so_and_is_a_unit_of_its_own(
     assert not searches
     with pytest.raises(AdvdpnpError, match="no precision called '64'"):
         run(tmp_path, dataset, precision="64")
+
+
+def test_auto_keeps_to_the_precision_that_a_model_has_verdicts_in_and_else_takes_the_faster_one(
+    tmp_path: Path, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed: list[str] = []
+
+    def fastest(faster: str) -> None:
+        def choose(*_: Any) -> Choice:
+            timed.append(faster)
+            return Choice(faster, {"32": 2.0, "bf16": 1.0}, 16)
+
+        monkeypatch.setattr("advdpnp.eval.run.components.fastest_precision", choose)
+
+    monkeypatch.setattr("advdpnp.attacks.engine.precision.computes_bf16", lambda device: True)
+    auto: dict[str, Any] = {"attacks": "pgd-5", "precision": "auto"}
+    fastest("bf16")
+    frame = run(tmp_path, dataset, **auto, limit=20)
+    assert "pgd-5 (bf16 search)" in frame
+    fastest("32")
+    again = run(tmp_path, dataset, **auto)
+    assert "pgd-5 (bf16 search)" in again
+    assert "pgd-5" not in again
+    run(tmp_path, dataset, loaded(Net(seed=5), "other"), **auto)
+    assert timed == ["bf16", "32"]
+    assert "pgd-5" in read_leaderboard(tmp_path / "leaderboard.csv")
+    folders = [path.parent for path in sorted(tmp_path.glob("*/units.json"))]
+    records = [record for folder in folders for record in read_index(folder).evaluations]
+    runs = [run for record in records if record.identity["label"].startswith("pgd-5") for run in record.runs]
+    assert [run.get("timed") for run in runs].count({"rows": 16, "32": 2.0, "bf16": 1.0}) == 2
 
 
 def test_other_weights_are_another_model(tmp_path: Path, dataset: Dataset) -> None:
