@@ -101,6 +101,8 @@ def resolve_attacks(
     """
     attacks: dict[str, Any] = {}
     for name in attack_names(text, classes, engine, threat.norm):
+        if name.lower() == "aa":  # nearer to "cw" than to what it means
+            raise AdvdpnpError(f"there is no attack called '{name}'; did you mean autoattack?")
         attack = ATTACKS.make(name, threat=threat, classes=classes)
         check_attack(name, attack)
         attacks.setdefault(attack.name, attack)

@@ -36,43 +36,62 @@ EPILOG = (
 Model = Annotated[
     list[str] | None,
     typer.Option(
+        rich_help_panel="Models",
         help="Your own model, `package.module:factory` or `file.py:factory`, or `robustbench:NAME`, `timm:NAME`, "
-        "`hf:NAME`, `torchscript:FILE`, `export:FILE`; repeatable."
+        "`hf:NAME`, `torchscript:FILE`, `export:FILE`; repeatable.",
     ),
 ]
 Dataset = Annotated[
-    str | None, typer.Option(help="Data set whose test images are used.", show_default="the checkpoint's")
+    str | None,
+    typer.Option(rich_help_panel="Data", help="Data set whose test images are used.", show_default="the checkpoint's"),
 ]
-Attacks = Annotated[str, typer.Option(help="`all`, `none`, or names of `advdpnp list attacks`, comma-separated.")]
+Attacks = Annotated[
+    str,
+    typer.Option(rich_help_panel="Attacks", help="`all`, `none`, or names of `advdpnp list attacks`, comma-separated."),
+]
 Corruptions = Annotated[
     str,
     typer.Option(
-        help="`none`, `auto`, `regenerated`, `cifar10-c` or `cifar100-c`.", show_default="auto with --attacks all"
+        rich_help_panel="Data",
+        help="`none`, `auto`, `regenerated`, `cifar10-c` or `cifar100-c`.",
+        show_default="auto with --attacks all",
     ),
 ]
 CorruptionTypes = Annotated[
     str,
-    typer.Option(help="`benchmark` (15), `all` (19), or names of `advdpnp list corruptions`, comma-separated."),
+    typer.Option(
+        rich_help_panel="Data",
+        help="`benchmark` (15), `all` (19), or names of `advdpnp list corruptions`, comma-separated.",
+    ),
 ]
 Norm = Annotated[
     str | None,
-    typer.Option(help="linf, l2, l1 or l0 (changed pixels).", show_default="the checkpoint's, or linf"),
+    typer.Option(
+        rich_help_panel="Attacks", help="linf, l2, l1 or l0 (changed pixels).", show_default="the checkpoint's, or linf"
+    ),
 ]
 Eps = Annotated[
     list[str] | None,
     typer.Option(
-        help="Radius, a number or 8/255; several are comma-separated.", show_default="the checkpoint's, or 8/255"
+        rich_help_panel="Attacks",
+        help="Radius, a number or 8/255; several are comma-separated.",
+        show_default="the checkpoint's, or 8/255",
     ),
 ]
 EpsCurve = Annotated[
     bool,
-    typer.Option("--eps-curve", help="Eight radii, from a quarter of eps to twice eps, and a curve through them."),
+    typer.Option(
+        "--eps-curve",
+        rich_help_panel="Attacks",
+        help="Eight radii, from a quarter of eps to twice eps, and a curve through them.",
+    ),
 ]
-Limit = Annotated[int | None, typer.Option(min=1, help="Use only the first N test images.")]
+Limit = Annotated[int | None, typer.Option(min=1, rich_help_panel="Data", help="Use only the first N test images.")]
 Budget = Annotated[
     int | None,
     typer.Option(
         metavar="PASSES",
+        rich_help_panel="Attacks",
         help="Most forwards and backwards of an image in an attack; what they do not break counts as robust, and the "
         "column says `(at most PASSES passes)`.",
     ),
@@ -81,44 +100,70 @@ UntilHalfWidth = Annotated[
     float | None,
     typer.Option(
         metavar="POINTS",
+        rich_help_panel="Data",
         help="Use only as many of the first images as it takes until the 95 % interval of worst_case is at most POINTS "
         "to each side, the same for all models.",
     ),
 ]
-Engine = Annotated[str, typer.Option(help="`own`, or `reference`: the same attacks of torchattacks and pyautoattack.")]
+Engine = Annotated[
+    str,
+    typer.Option(
+        rich_help_panel="Engine", help="`own`, or `reference`: the same attacks of torchattacks and pyautoattack."
+    ),
+]
 Precision = Annotated[
     str,
     typer.Option(
-        help="Precision of the searches: 32, tf32, bf16, or auto for the fastest; verdicts are the model's own."
+        rich_help_panel="Engine",
+        help="Precision of the searches: 32, tf32, bf16, or auto for the fastest; verdicts are the model's own.",
     ),
 ]
 CrossCheck = Annotated[
     int | None,
-    typer.Option(min=1, metavar="N", help="Run both engines on the first N images and print every disagreement."),
+    typer.Option(
+        min=1,
+        metavar="N",
+        rich_help_panel="Engine",
+        help="Run both engines on the first N images and print every disagreement.",
+    ),
 ]
 TransferFrom = Annotated[
     list[str] | None,
-    typer.Option(metavar="CHECKPOINT", help="Test adversarial images of this model on the other models; repeatable."),
+    typer.Option(
+        metavar="CHECKPOINT",
+        rich_help_panel="Attacks",
+        help="Test adversarial images of this model on the other models; repeatable.",
+    ),
 ]
 SaveAdversarials = Annotated[
     bool,
-    typer.Option("--save-adversarials", help="Store the image of every misclassified sample, for `advdpnp verify`."),
+    typer.Option(
+        "--save-adversarials",
+        rich_help_panel="Output",
+        help="Store the image of every misclassified sample, for `advdpnp verify`.",
+    ),
 ]
 Targets = Annotated[
     str | None,
     typer.Option(
+        rich_help_panel="Attacks",
         help="Targeted attacks: least-likely, random or next; for fgsm, pgd-N, cw, apgd-ce, apgd-dlr, cw-l2, fab-t, "
-        "pma."
+        "pma.",
     ),
 ]
 NoSanity = Annotated[
     bool,
-    typer.Option("--no-sanity", help="Skip the measurements that most flags rest on; rows then say `unmeasured`."),
+    typer.Option(
+        "--no-sanity",
+        rich_help_panel="Engine",
+        help="Skip the measurements that most flags rest on; rows then say `unmeasured`.",
+    ),
 ]
 BatchSize = Annotated[
     int | None,
     typer.Option(
         min=1,
+        rich_help_panel="Engine",
         help="Largest number of images processed at once; model calls may still be padded to 128 rows (GPU: 256).",
     ),
 ]
@@ -126,12 +171,15 @@ OnCluster = Annotated[
     str | None,
     typer.Option(
         metavar="ADDRESS",
+        rich_help_panel="Engine",
         help="Run on a Ray cluster (extra `cluster`): `local` starts one on this machine, `auto` joins its own, "
         "`ray://HOST:10001` another one.",
     ),
 ]
-PerGpu = Annotated[int, typer.Option(min=1, help="Workers that share a GPU of the cluster.")]
-Out = Annotated[Path | None, typer.Option(help="Folder of the results.", show_default="results/DATASET")]
+PerGpu = Annotated[int, typer.Option(min=1, rich_help_panel="Engine", help="Workers that share a GPU of the cluster.")]
+Out = Annotated[
+    Path | None, typer.Option(rich_help_panel="Output", help="Folder of the results.", show_default="results/DATASET")
+]
 
 
 def evaluate(

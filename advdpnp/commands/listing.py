@@ -1,17 +1,19 @@
 """``advdpnp list``: the registries as tables."""
 
 import importlib
+from collections.abc import Iterable, Iterator
 from typing import Annotated
 
 import typer
 
 from advdpnp.base.errors import AdvdpnpError, did_you_mean
+from advdpnp.base.registry import Entry
 from advdpnp.commands.support import console
 
 EPILOG = "Example: `advdpnp list attacks`"
 
 Kind = Annotated[
-    str,
+    str | None,
     typer.Argument(
         metavar="KIND", help="attacks, corruptions, datasets, methods, models, recipe-keys, recipes, scores or studies."
     ),
@@ -28,9 +30,15 @@ _REGISTRIES = {
 }
 
 
-def list_(kind: Kind) -> None:
+def list_(kind: Kind = None) -> None:
     """Print everything there is of one kind: names, descriptions and sources."""
+    if kind is None:
+        raise AdvdpnpError(f"say what to list: advdpnp list {' | '.join(_kinds())}")
     console.print_records(kind, *catalogue(kind))
+
+
+def _kinds() -> list[str]:
+    return sorted([*_REGISTRIES, "recipe-keys", "recipes", "studies"])
 
 
 def catalogue(kind: str) -> tuple[list[list[str]], list[str]]:
@@ -55,20 +63,27 @@ def catalogue(kind: str) -> tuple[list[list[str]], list[str]]:
 
         return [[name, read_study(name).description] for name in study_files()], ["name", "what it asks"]
     if kind not in _REGISTRIES:
-        known = sorted([*_REGISTRIES, "recipe-keys", "recipes", "studies"])
-        hint = did_you_mean(kind, known, otherwise=f"choose one of {', '.join(known)}")
+        hint = did_you_mean(kind, _kinds(), otherwise=f"choose one of {', '.join(_kinds())}")
         raise AdvdpnpError(f"there is no list of '{kind}'; {hint}")
     module, registry = _REGISTRIES[kind]
     entries = getattr(importlib.import_module(module), registry)
     if kind == "corruptions":
-        rows = [[entry.name, _group(entry.name), entry.description, entry.reference] for entry in entries]
+        rows = [[entry.name, _group(entry.name), entry.description, source] for entry, source in _cited_once(entries)]
         return rows, ["name", "group", "what it is", "source"]
-    rows = [[entry.name, entry.description, entry.reference] for entry in entries]
+    rows = [[entry.name, entry.description, source] for entry, source in _cited_once(entries)]
     if kind == "attacks":
         from advdpnp.attacks.packages.offered import offered
 
         rows += [[f"{library}:...", ", ".join(names), "as installed"] for library, names in offered().items()]
     return rows, ["name", "what it is", "source"]
+
+
+def _cited_once(entries: Iterable[Entry]) -> Iterator[tuple[Entry, str]]:
+    """The entries with their sources; one that has been told before is named by what stands before its title."""
+    told = set()
+    for entry in entries:
+        yield entry, f"{entry.reference.partition(',')[0]} (above)" if entry.reference in told else entry.reference
+        told |= {entry.reference} - {""}
 
 
 def _group(name: str) -> str:

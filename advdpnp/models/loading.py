@@ -110,7 +110,7 @@ def load_model(
         dataset: gives the shape of images and the number of classes; the model is then tested on one image.
         name: replaces the name that follows from the spec or the weights file.
         normalisation: the normalisation that the model was trained with; needed for weights of a registered
-            architecture that do not contain it.
+            architecture that do not contain it. A factory's net gets it as its first layer.
         weights_key: where the weights are in their file ("ema"); None finds the usual places.
         input_range: the values that the model expects for black and white, if not (0, 1): (0, 255), (-1, 1).
         dtype: evaluate with weights of this precision ("float32", "bfloat16"); None leaves them as they are.

@@ -9,6 +9,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from functools import cache, partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,7 @@ from advdpnp.attacks.engine.scheduler import Scheduler
 from advdpnp.attacks.engine.status import Heartbeat, SearchStatus, tell_status
 from advdpnp.attacks.engine.verification import REPEATS, price_of_a_step, repeats
 from advdpnp.attacks.ensemble import AttackEnsemble
-from advdpnp.attacks.protocol import Attack, check_norm
+from advdpnp.attacks.protocol import Attack, PackageAttack, check_norm
 from advdpnp.attacks.rows import Batch, non_empty
 from advdpnp.attacks.search_state import AttackResult
 from advdpnp.base.errors import AdvdpnpError
@@ -68,7 +69,7 @@ def search(
     Raises:
         AdvdpnpError: an unsupported norm, invalid images, labels or logits, or a budget that leaves no search.
     """
-    check_norm(attack)
+    _check(attack)
     check_budget(budget, randomised)
     check_inputs(x, y)
     noise = seed_of(seed, "noise", attack.name) if randomised else None
@@ -113,6 +114,12 @@ def check_budget(budget: int | None, randomised: bool = False) -> None:
     least = price_of_a_step(REPEATS if randomised else 1)
     if budget is not None and budget < least:
         raise AdvdpnpError(f"a budget of {budget} passes for each image leaves no search; give {least} or more")
+
+
+def _check(attack: Any) -> None:
+    if isinstance(attack, PackageAttack):
+        raise AdvdpnpError(f"search runs attacks of ask and tell; run '{attack.name}' by advdpnp.attack or its own run")
+    check_norm(attack)
 
 
 def _parts(attack: Attack | AttackEnsemble, precision: str) -> list[tuple[Attack, str]]:

@@ -331,7 +331,10 @@ def find_models(folder: Path) -> list[Path]:
 
 
 def _nothing_in(folder: Path, what: str) -> AdvdpnpError:
-    return AdvdpnpError(f"there are {what} in {folder}; run 'advdpnp eval ... --out {folder}' first")
+    remedy = f"run 'advdpnp eval ... --out {folder}' first"
+    if (folder / "leaderboard.csv").exists():
+        remedy = "its tables were made from other folders: give those"
+    return AdvdpnpError(f"there are {what} in {folder}; {remedy}")
 
 
 def read_diagnostics(folder: Path) -> tuple[DiagnosticRecord, ...]:

@@ -155,3 +155,11 @@ def test_an_attack_that_would_hide_another_is_refused(monkeypatch, name):
     with pytest.raises(AdvdpnpError, match="would hide or be hidden by"):
         ATTACKS.register(name, description="a test")(lambda threat, classes: None)
     assert ATTACKS.make("pgd-20", threat=LINF, classes=10).steps == 20
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"), [("aa", "autoattack"), ("AA", "autoattack"), ("PGD", "pgd-20"), ("FGSM", "fgsm"), ("c&w", "cw")]
+)
+def test_names_of_other_programs_get_a_hint(name, meant):
+    with pytest.raises(AdvdpnpError, match=f"no attack called '{name}'; did you mean {meant}"):
+        resolve_attacks(name, LINF, 10)

@@ -71,7 +71,7 @@ def test_version(capsys):
         (["eval", "--atacks", "fgsm"], "advdpnp: no such option: --atacks"),
         (["train", "--epochs", "many"], "advdpnp: --epochs must be an integer; see"),
         (["eval", "--limit", "0"], "advdpnp: --limit must be at least 1; see"),
-        (["eval", "--seed", str(2**63)], f"advdpnp: --seed must be at most {2**63 - 1}; see"),
+        (["eval", "--seed", str(2**63)], f"advdpnp: --seed must be from 0 to {2**63 - 1}"),
         (["train", "--recipe", "adv-dnp"], "did you mean adv-dpnp"),
         (["train", "--dataset", "cifar11"], "cifar10"),
         (["train", "--dataset", "digits", "--architecture", "resnet19"], "resnet18"),
@@ -86,6 +86,7 @@ def test_version(capsys):
         (["compare", "one", "other"], "there is no folder results"),
         (["compare", "one", "other", "missing-folder", "--columns", " , "], "--columns is empty"),
         (["list", "atacks"], "did you mean attacks"),
+        (["list"], "advdpnp list attacks | corruptions | datasets"),
     ],
 )
 def test_wrong_words_are_one_sentence_and_exit_code_2(words, said, capsys, tmp_path, monkeypatch):
@@ -323,3 +324,12 @@ def test_verdicts_in_another_models_folder_are_refused(npz, tmp_path, capsys, mo
     (first / "attacks.parquet").replace(second / "attacks.parquet")
     assert run(["leaderboard", "out"]) == 2
     assert "another model" in capsys.readouterr().err
+
+
+def test_each_source_is_cited_once_and_ranges_are_short(capsys):
+    assert run(["list", "corruptions"]) == 0
+    assert capsys.readouterr().out.count("ICLR 2019") == 1
+    assert run(["eval", "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert str(2**63 - 1) not in shown
+    assert [shown.index(f"─ {name} ─") for name in ("Models", "Data", "Attacks", "Engine", "Output")]

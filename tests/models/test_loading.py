@@ -227,6 +227,19 @@ def test_a_factory_with_weights_is_called_after_them(nets: str, tmp_path: Path) 
     assert torch.equal(loaded.model.state_dict()["net.1.weight"].float(), weights["1.weight"])
 
 
+def test_a_normalisation_becomes_the_first_layer_of_a_factorys_net(nets: str, tmp_path: Path) -> None:
+    weights = tmp_path / "theirs.pth"
+    torch.save({"1.weight": torch.rand(10, 3072), "1.bias": torch.rand(10)}, weights)
+    plain = load_model(f"{nets}:good", dataset=data(), weights=weights)
+    normalisation = ((0.5, 0.4, 0.3), (0.2, 0.25, 0.5))
+    found = load_model(f"{nets}:good", dataset=data(), weights=weights, normalisation=normalisation)
+    x = torch.rand(2, 3, 32, 32)
+    mean, std = (torch.tensor(each).reshape(3, 1, 1) for each in normalisation)
+    assert torch.allclose(found(x), plain((x - mean) / std), atol=1e-4, rtol=1e-3)
+    assert found.weights_hash != plain.weights_hash
+    assert found.architecture == plain.architecture
+
+
 @pytest.mark.parametrize(
     ("spec", "message"),
     [

@@ -13,6 +13,7 @@ from torch import nn
 
 from advdpnp.base.errors import AdvdpnpError, describe, did_you_mean
 from advdpnp.models.classifier import as_classifier
+from advdpnp.models.network import Normalise
 from advdpnp.models.sources.request import Found, Request
 from advdpnp.models.weights import load_into, read_state_dict
 
@@ -25,8 +26,10 @@ def is_factory(spec: str) -> bool:
 
 
 def load_factory(request: Request) -> Found:
-    """The model that a factory returns when it is called without arguments; ``weights`` replace its own."""
-    request.refuse_normalisation()
+    """The model that a factory returns when it is called without arguments; ``weights`` replace its own.
+
+    A normalisation becomes its first layer.
+    """
     spec, weights = request.spec, request.weights
     module, _, attribute = spec.rpartition(":")
     # Like ``python -m module`` and ``python file.py``; console scripts have neither folder on their import path.
@@ -50,6 +53,9 @@ def load_factory(request: Request) -> Found:
             )
     if weights is not None:
         load_into(model, read_state_dict(weights, request.weights_key), weights)
+    if request.normalisation is not None:
+        net = as_classifier(model)
+        model = nn.Sequential(Normalise(*request.normalisation).to(net.dtype), net)
     return Found(model, attribute if weights is None else weights.stem, attribute)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from advdpnp.attacks import AttackResult
+from advdpnp.attacks import ATTACKS, AttackResult, ThreatModel, search
 from advdpnp.attacks.protocol import RunOptions, StageRecord
 from advdpnp.attacks.rows import Batch
 from advdpnp.base.compat import import_torchattacks
@@ -138,3 +138,19 @@ def test_a_failing_attack_is_one_sentence(net, images, labels, attack, monkeypat
     monkeypatch.setattr(package.PGD, "forward", lambda *_: 1 / 0)
     with pytest.raises(AdvdpnpError, match=r"'torchattacks:PGD' fails.*division by zero"):
         run(attack("torchattacks:PGD"), net, images[:8], labels[:8])
+
+
+def test_the_engine_does_not_search_for_a_package():
+    attack = ATTACKS.make("torchattacks:PGD", threat=ThreatModel.parse("linf", "8/255"), classes=2)
+    with pytest.raises(AdvdpnpError, match="run 'torchattacks:PGD' by "):
+        next(
+            search(
+                None,
+                attack,
+                torch.rand(1, 1, 2, 2),
+                torch.zeros(1).long(),
+                torch.arange(1),
+                seed=0,
+                static_batch_size=1,
+            )
+        )

@@ -210,6 +210,9 @@ def test_folders_without_results_are_named(tmp_path: Path) -> None:
         build_leaderboard([tmp_path / "nowhere"])
     with pytest.raises(AdvdpnpError, match="there are no results in"):
         build_leaderboard([tmp_path])
+    (tmp_path / "leaderboard.csv").touch()
+    with pytest.raises(AdvdpnpError, match="its tables were made from other folders: give those"):
+        build_leaderboard([tmp_path])
 
 
 @pytest.mark.parametrize(
