@@ -73,6 +73,9 @@ def _root(
 
 
 _STOPPED = "stopped; finished work is kept, the same command continues from there (train: --resume, once it has saved)"
+_NOT_BEGUN = "stopped before anything had begun; run the same command again"
+_WORKERS = ("advdpnp.training.trainer", "advdpnp.eval.run.model_run", "advdpnp.corruption.export",
+            "advdpnp.eval.detection.run")  # fmt: skip
 _INTERRUPTED = 130  # what typer makes of Ctrl-C
 
 
@@ -80,6 +83,13 @@ def _fail(sentence: str) -> int:
     with suppress(OSError):  # the terminal may have gone, or the disk with the log be full
         print(f"advdpnp: {printable(sentence)}", file=sys.stderr)
     return 2
+
+
+def _stopped() -> str:
+    """What an interruption leaves; until the modules that do the work have been imported, nothing."""
+    loaded = [sys.modules[name] for name in _WORKERS if name in sys.modules]
+    begun = any(not getattr(module.__spec__, "_initializing", False) for module in loaded)
+    return _STOPPED if begun else _NOT_BEGUN
 
 
 def _fail_once(sentence: str) -> int:
@@ -99,20 +109,20 @@ def run(arguments: list[str] | None = None) -> int:
         try:
             result: Any = app(arguments, standalone_mode=False)
             code = result if isinstance(result, int) else 0
-            return _fail_once(_STOPPED) if code == _INTERRUPTED else code
+            return _fail_once(_stopped()) if code == _INTERRUPTED else code
         except AlreadyTold:
             return 2
         except AdvdpnpError as error:
             return _fail(str(error))
         except (Abort, KeyboardInterrupt):
-            return _fail_once(_STOPPED)
+            return _fail_once(_stopped())
         except TyperException as error:
             return _fail_once(f"{_in_words(error.format_message())}; see `advdpnp --help` and `advdpnp COMMAND --help`")
         except Exit as leave:
             return leave.exit_code
         except Exception as error:
             # A library may turn the interruption into an error of its own.
-            return _fail_once(_STOPPED) if asked() else _explain(error)
+            return _fail_once(_stopped()) if asked() else _explain(error)
 
 
 def _open_streams() -> None:

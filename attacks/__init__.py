@@ -9,7 +9,7 @@ from advdpnp.attacks.algorithms.margins import ensembles, malt, mm, pma
 from advdpnp.attacks.engine.search import search
 from advdpnp.attacks.info import AttackInfo
 from advdpnp.attacks.names import resolve_attacks
-from advdpnp.attacks.packages import adv_lib, art, foolbox, torchattacks
+from advdpnp.attacks.packages import adv_lib, art, foolbox, offered, torchattacks
 from advdpnp.attacks.packages import pyautoattack as package_autoattack
 from advdpnp.attacks.protocol import ATTACKS, Attack, PackageAttack, State, positive_integer
 from advdpnp.attacks.search_state import AttackResult
@@ -31,6 +31,7 @@ _registering = (
     foolbox,
     malt,
     mm,
+    offered,
     package_autoattack,
     pgd,
     pma,

@@ -290,7 +290,7 @@ def check_norm(attack: Any) -> None:
 
 
 _OTHERS = {
-    "l1": "; for l1 use apgd-ce, apgd-t, adv-lib:fmn, or autoattack with --engine reference",
+    "l1": "; for l1 use apgd-ce, apgd-t, adv-lib:fmn or pyautoattack",
     "l0": "; for l0 use attacks of libraries, such as adv-lib:sigma_zero or torchattacks:Pixle",
 }
 

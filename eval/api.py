@@ -1,7 +1,7 @@
 """The Python interface: models evaluated into a results folder, or one model on arrays in memory."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,16 @@ import torch
 from advdpnp.attacks.engine.executor import check_inputs
 from advdpnp.attacks.engine.precision import FLOAT32
 from advdpnp.base.errors import AdvdpnpError, ModelError, raise_together
+from advdpnp.base.files import atomic_path, write_text
 from advdpnp.datasets import Dataset, Split
+from advdpnp.eval.analysis.columns import accuracy_columns
 from advdpnp.eval.analysis.rows import make_rows
 from advdpnp.eval.arrays import Images, Labels, to_pair
-from advdpnp.eval.choice import ChosenAttacks, Eps
+from advdpnp.eval.choice import ChosenAttacks, Eps, criterion_for, with_known_options
 from advdpnp.eval.config import EvaluationConfig
 from advdpnp.eval.early import run_until_narrow
+from advdpnp.eval.images import to_folder
+from advdpnp.eval.report.csv import leaderboard_to_csv
 from advdpnp.eval.report.leaderboard import tabulate_rows, writing_tables
 from advdpnp.eval.report.write import write_report
 from advdpnp.eval.run.cluster.connection import Cluster
@@ -29,6 +33,7 @@ from advdpnp.eval.run.model_run import ModelStopped
 from advdpnp.eval.run.progress import Progress, following
 from advdpnp.eval.run.results import ResultsFolder
 from advdpnp.eval.store.adversarial_images import StoredImages
+from advdpnp.eval.store.key import file_name
 from advdpnp.eval.store.reader import StoredEvaluation
 from advdpnp.models.classifier import InputRange
 from advdpnp.models.loading import LoadedModel, as_loaded
@@ -82,7 +87,7 @@ def evaluate_models(
     return tabulate_rows(rows)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Evaluation:
     """What was found.
 
@@ -97,7 +102,37 @@ class Evaluation:
     verdicts: pd.DataFrame
     adversarials: dict[str, StoredImages] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        lines = []
+        for _, line in self.row.iterrows():
+            shares = [f"{name} {line[name]:.2f}" for name in accuracy_columns(self.row) if pd.notna(line[name])]
+            threat = f", {line['norm']} {line['eps_text']}" if line["norm"] else ""
+            flags = f"; flags: {line['flags']}" if line["flags"] else ""
+            lines.append(f"{line['model']}{threat}: {', '.join(shares)} % of {line['n']}{flags}")
+        return f"Evaluation({' | '.join(lines)})"
 
+    def save(self, folder: Path | str) -> list[Path]:
+        """Write ``leaderboard.csv``, ``verdicts.csv``, and the images of each attack, ``adversarials-ATTACK.npz``.
+
+        Returns:
+            the files; an image file has ``sample`` (n,), ``x_adv`` (n, c, h, w) and ``intact`` (n,).
+        """
+        folder = to_folder(folder)
+        images = {folder / f"adversarials-{file_name(name)}.npz": each for name, each in self.adversarials.items()}
+        paths = [folder / "leaderboard.csv", folder / "verdicts.csv", *images]
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_text(paths[0], leaderboard_to_csv(self.row))
+            write_text(paths[1], self.verdicts.to_csv(index=False, lineterminator="\n"))
+            for path, found in images.items():
+                with atomic_path(path) as temporary, temporary.open("wb") as file:
+                    np.savez_compressed(file, sample=found.sample, x_adv=found.x_adv.numpy(), intact=found.intact)
+        except OSError as error:
+            raise AdvdpnpError(f"{folder} cannot be written: {error.strerror or error}") from error
+        return paths
+
+
+@with_known_options
 def evaluate(
     model: Callable[..., Any],
     x: Images | Iterable[Any],
@@ -106,7 +141,7 @@ def evaluate(
     eps: Eps | Sequence[Eps] | None = None,
     norm: str | None = None,
     attacks: Any = "all",
-    targets: str | None = None,
+    targets: str | Labels | None = None,
     budget: int | None = None,
     until_half_width: float | None = None,
     seed: int = 0,
@@ -130,7 +165,7 @@ def evaluate(
         eps: radius, a number or "8/255"; several give a row each. Default: of the objects, or ``DEFAULT_EPS[norm]``.
         norm: "linf" (default), "l2", "l1" or "l0" (changed pixels).
         attacks: "all" (fgsm, pgd-20, cw, autoattack), "none", "fgsm,pgd-20", or a list of names and attack objects.
-        targets: "least-likely", "random" or "next" make the attacks targeted; their columns say so.
+        targets: "least-likely", "random", "next" or a class for each image make the attacks targeted; columns say so.
         budget: most forwards and backwards of an image in an attack; columns say so: "cw (at most 50 passes)".
         until_half_width: take only the first images, until no interval of worst_case is wider to each side, in points.
         seed, batch_size: of everything random in the attacks; most images in work at once.
@@ -154,7 +189,7 @@ def evaluate(
     with torch.inference_mode(False), torch.enable_grad():
         return _evaluate(
             as_loaded(model, name, input_range), x, y, ChosenAttacks.of(attacks), radii=eps, norm=norm, device=device,
-            progress=progress, targets=targets, seed=seed, batch_size=batch_size, corruptions=corruptions,
+            progress=progress, aims=targets, seed=seed, batch_size=batch_size, corruptions=corruptions,
             corruption_types=corruption_types, precision=precision, engine=engine, sanity=sanity,
             save_adversarials=save_adversarials, budget=budget, until_half_width=until_half_width,
         )  # fmt: skip
@@ -168,6 +203,7 @@ def _evaluate(
     *,
     radii: Any,
     norm: str | None,
+    aims: str | Labels | None,
     device: str | torch.device | None,
     progress: Progress | bool,
     **options: Any,
@@ -181,6 +217,8 @@ def _evaluate(
         raise AdvdpnpError(f"there are {len(images)} images but {len(labels)} labels; give one label per image")
     if not len(images):
         raise AdvdpnpError("there are no images to evaluate")
+    if aims is not None:
+        chosen = replace(chosen, criterion=criterion_for(aims, labels))
     classes = int(labels.max()) + 1
     empty = Split(images[:0], labels[:0])
     dataset = Dataset("arrays", tuple(map(str, range(classes))), empty, empty, Split(images, labels), "none")

@@ -52,6 +52,7 @@ def to_images(x: object) -> Tensor:
             f"images must be (n, c, h, w), uint8 or floats in [0, 1]; "
             f"these are {images.dtype} of shape {tuple(images.shape)}"
         )
+    refuse_meta(images=images)
     images = images.detach().clone() if images.is_inference() else images.detach()
     return images if images.dtype == torch.uint8 else _within_bounds(images.float())
 
@@ -80,6 +81,7 @@ def to_labels(y: object, what: str = "labels") -> Tensor:
         raise AdvdpnpError(
             f"{what} must be integers, one per image, not {type(y).__name__} of something else"
         ) from None
+    refuse_meta(**{what: labels})
     labels = labels.clone() if labels.is_inference() else labels
     if labels.is_floating_point() or labels.dtype == torch.bool or labels.dim() != 1:
         raise AdvdpnpError(
@@ -99,3 +101,14 @@ def check_kinds(**values: tuple[object, type | tuple[type, ...]]) -> None:
             raise AdvdpnpError(
                 f"{name} cannot be {value!r}; give one number" + (" or text" if name in ("eps", "norm") else "")
             )
+
+
+def refuse_meta(**tensors: Tensor) -> None:
+    """Refuse tensors on the device "meta", which have a shape and no values; anything else is let through.
+
+    Raises:
+        AdvdpnpError: one is there.
+    """
+    for name, tensor in tensors.items():
+        if getattr(tensor, "is_meta", False):
+            raise AdvdpnpError(f"the {name} are on the device meta, which holds no values; load them")

@@ -1,6 +1,7 @@
 """Adversarial images for one batch: ``attack`` searches and verifies, ``perturb`` is for training loops."""
 
 import itertools
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -14,8 +15,14 @@ from torch import Tensor, nn
 
 from advdpnp.attacks.algorithms.pgd import PGD
 from advdpnp.attacks.algorithms.pgd import perturb as perturb_rows
-from advdpnp.attacks.criteria import Targeted
-from advdpnp.attacks.engine.executor import Executor, check_inputs, evaluation_mode, is_randomised, keeping_modes
+from advdpnp.attacks.engine.executor import (
+    Executor,
+    check_classes_of,
+    check_inputs,
+    evaluation_mode,
+    is_randomised,
+    keeping_modes,
+)
 from advdpnp.attacks.engine.precision import FLOAT32
 from advdpnp.attacks.engine.search import search
 from advdpnp.attacks.info import describe
@@ -25,11 +32,11 @@ from advdpnp.attacks.rows import Batch
 from advdpnp.attacks.search_state import AttackResult
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.base.devices import widest_float
-from advdpnp.base.errors import AdvdpnpError
+from advdpnp.base.errors import AdvdpnpError, ModelError
 from advdpnp.base.randomness import Draw, isolated_rng, seed_of
 from advdpnp.datasets import to_float
-from advdpnp.eval.arrays import Images, Labels, check_kinds, to_images, to_labels
-from advdpnp.eval.choice import Eps, one_attack
+from advdpnp.eval.arrays import Images, Labels, check_kinds, refuse_meta, to_images, to_labels
+from advdpnp.eval.choice import Eps, criterion_for, one_attack, with_known_options
 from advdpnp.eval.config import check_batch_size
 from advdpnp.eval.images import AdversarialImages
 from advdpnp.eval.run.components import choose_precision, small_batch_size
@@ -43,6 +50,7 @@ _FEW = 8  # images on which the model is tried before the search
 _calls = itertools.count()
 
 
+@with_known_options
 def attack(
     model: Callable[..., Any],
     x: Images,
@@ -95,12 +103,13 @@ def attack(
     with torch.inference_mode(False), torch.enable_grad(), isolated_rng():
         net = as_classifier(net_of(model, input_range))
         job = _Job.of(net, to_images(x), to_labels(y), seed, batch_size, device, precision, progress)
-        criterion = None if targets is None else _criterion(targets, job.batch.y)
+        criterion = None if targets is None else criterion_for(targets, job.batch.y)
         with on_device(job.model, job.device):
             found = job.run(lambda classes: one_attack(attack, eps, norm, classes, criterion))
     return found if isinstance(eps, list | tuple | np.ndarray) else found[0]
 
 
+@with_known_options
 def perturb(
     model: nn.Module,
     x: Tensor,
@@ -141,6 +150,7 @@ def perturb(
         raise AdvdpnpError(
             f"perturb runs fgsm, pgd-N and cw, not '{chosen.name}'; for verified images use advdpnp.attack"
         )
+    refuse_meta(images=x, labels=y)
     check_inputs(x, y)
     number = seed_of(torch.initial_seed(), "perturb", next(_calls)) if seed is None else seed_of(seed, "perturb")
     model = as_classifier(net_of(model))
@@ -148,21 +158,32 @@ def perturb(
         model.eval()
         x, y = (each.clone() if each.is_inference() else each for each in (x, y))
         draw = Draw.of(number, torch.arange(len(x), device=x.device))
-        return perturb_rows(model, x, y, chosen, draw)
+        with _answering(model, y):
+            return perturb_rows(model, x, y, chosen, draw)
 
 
-def _criterion(targets: str | Labels, y: Tensor) -> Targeted:
-    if isinstance(targets, str):
-        if targets == "labels":
-            raise AdvdpnpError("give the targets themselves, one for each image, not the text 'labels'")
-        return Targeted(targets)
-    chosen = to_labels(targets, "targets").to(y.device)
-    if chosen.shape != y.shape:
-        raise AdvdpnpError(f"there are {len(y)} images but {len(chosen)} targets; give one target per image")
-    same = (chosen == y).nonzero()[:, 0].tolist()
-    if same:
-        raise AdvdpnpError(f"the target of {len(same)} images is their label (first: image {same[0]}); choose another")
-    return Targeted.of(chosen.tolist())
+_NO_GRADIENT = (
+    "the model's logits have no gradient for an attack to follow; remove detach() or torch.no_grad() from its forward"
+)
+
+
+@contextmanager
+def _answering(model: nn.Module, y: Tensor) -> Iterator[None]:
+    """Look at what the model answers inside: two-dimensional logits with a gradient and a class for every label."""
+    largest = int(y.max()) if len(y) else -1
+
+    def look(module: nn.Module, images: Any, logits: Any) -> None:
+        if not isinstance(logits, Tensor) or logits.dim() != 2:
+            raise ModelError("the model must return logits (n, classes); wrap it to return them")
+        check_classes_of(largest, logits.shape[1])
+        if torch.is_grad_enabled() and not logits.requires_grad:
+            raise ModelError(_NO_GRADIENT)
+
+    hook = model.register_forward_hook(look)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 @dataclass(frozen=True)
@@ -203,8 +224,12 @@ class _Job:
             logits = Executor(self.model, len(few), self.device).logits(few)
             classes = logits.shape[1]
             randomised = is_randomised(self.model, few)
+            has_gradient = bool(self.model(few.clone().requires_grad_()).requires_grad)
         require_answers(logits)
+        check_classes_of(int(self.batch.y.max()), classes)
         attacks = resolve(classes)
+        if not has_gradient and any(describe(each).uses_gradients is not False for each in attacks):
+            warnings.warn(_NO_GRADIENT, stacklevel=3)
         shared = len(attacks) > 1 and all(describe(each).minimum_norm for each in attacks)
         widest = max(attacks, key=lambda each: each.threat.eps)
         if shared:  # its search does not depend on eps

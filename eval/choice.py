@@ -1,23 +1,88 @@
 """The attacks that a Python caller chooses, by names or as objects, and their threat models."""
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import wraps
 from numbers import Real
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
+from torch import Tensor
 
 from advdpnp.attacks.criteria import Targeted
 from advdpnp.attacks.names import attack_names, check_attack, resolve_attacks, with_threat
 from advdpnp.attacks.protocol import aim
 from advdpnp.attacks.threat import DEFAULT_EPS, ThreatModel
-from advdpnp.base.errors import AdvdpnpError
-from advdpnp.eval.arrays import check_kinds
+from advdpnp.base.errors import AdvdpnpError, did_you_mean
+from advdpnp.eval.arrays import Labels, check_kinds, to_labels
 
 NORM = "linf"
 """The norm where a caller names none."""
 
 Eps = str | float
+
+_LIBRARIES = {
+    "torchattacks": "torchattacks", "foolbox": "foolbox", "art": "art", "adv_lib": "adv-lib",
+    "pyautoattack": "pyautoattack", "autoattack": "pyautoattack",
+}  # fmt: skip
+"""Packages that attack objects come from, and what their names begin with."""
+
+_IN_THE_NAME = {"steps": "pgd-3", "iters": "pgd-3", "iterations": "pgd-3", "n_iter": "pgd-3"}
+"""Options of other libraries that are a part of an attack's name here."""
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def with_known_options(function: Callable[P, R]) -> Callable[P, R]:
+    """The function, which refuses options that it does not have in one sentence instead of a TypeError."""
+    names = list(inspect.signature(function).parameters)
+
+    @wraps(function)
+    def call(*arguments: P.args, **options: P.kwargs) -> R:
+        for name in options:
+            if name in names:
+                continue
+            begun = [each for each in names if name.startswith(each)]  # epsilon
+            hint = did_you_mean(name, begun or names, otherwise=f"it has {', '.join(names)}")
+            if name in _IN_THE_NAME:
+                hint = f"write the number into the attack's name, for example {_IN_THE_NAME[name]}"
+            raise AdvdpnpError(f"{function.__name__} has no option '{name}'; {hint}")
+        return function(*arguments, **options)
+
+    return call
+
+
+def criterion_for(targets: str | Labels, y: Tensor) -> Targeted:
+    """What a caller's targets ask for: the name of a rule, or a class for each image, which is not its label.
+
+    Args:
+        y: labels, int64 (n,).
+
+    Raises:
+        AdvdpnpError: there is no such rule, or the targets do not fit the labels.
+    """
+    if isinstance(targets, str):
+        if targets == "labels":
+            raise AdvdpnpError("give the targets themselves, one for each image, not the text 'labels'")
+        return Targeted(targets)
+    chosen = to_labels(targets, "targets").to(y.device)
+    if chosen.shape != y.shape:
+        raise AdvdpnpError(f"there are {len(y)} images but {len(chosen)} targets; give one target per image")
+    same = (chosen == y).nonzero()[:, 0].tolist()
+    if same:
+        raise AdvdpnpError(f"the target of {len(same)} images is their label (first: image {same[0]}); choose another")
+    return Targeted.of(chosen.tolist())
+
+
+def _name_in_library(attack: Any) -> str | None:
+    """How an attack object, class or function of another library is named here; None for anything else."""
+    kind = attack if inspect.isclass(attack) or inspect.isfunction(attack) else type(attack)
+    library = _LIBRARIES.get(kind.__module__.partition(".")[0])
+    if library is None or kind.__name__.startswith("_"):
+        return None
+    return library if library == "pyautoattack" else f"{library}:{kind.__name__}"
 
 
 @dataclass(frozen=True)
@@ -27,10 +92,12 @@ class ChosenAttacks:
     Attributes:
         text: the names of all, with commas; an object has its own.
         objects: the objects by name.
+        criterion: targets that the caller gave; None for those of the attacks.
     """
 
     text: str
     objects: dict[str, Any] = field(default_factory=dict)
+    criterion: Targeted | None = None
 
     @classmethod
     def of(cls, attacks: Any) -> "ChosenAttacks":
@@ -44,6 +111,10 @@ class ChosenAttacks:
         for each in listed:
             if isinstance(each, str):
                 continue
+            if name := _name_in_library(each):
+                raise AdvdpnpError(
+                    f'an attack of another library is bound to its own model and settings; write its name, "{name}"'
+                )
             if not isinstance(getattr(each, "threat", None), ThreatModel):
                 raise AdvdpnpError(
                     f'attacks are a text, or a list of names such as ["fgsm", "pgd-20"] and of objects, not {attacks!r}'
@@ -88,6 +159,14 @@ class ChosenAttacks:
         self, text: str | Sequence[str], threat: ThreatModel, classes: int, engine: str = "own"
     ) -> list[tuple[str, Any]]:
         """As ``advdpnp.attacks.resolve_attacks``, for names and objects; ``engine`` concerns the names."""
+        attacks = self._resolve(text, threat, classes, engine)
+        if self.criterion is None:
+            return attacks
+        return [(each.name, each) for each in (aim(attack, self.criterion) for _, attack in attacks)]
+
+    def _resolve(
+        self, text: str | Sequence[str], threat: ThreatModel, classes: int, engine: str
+    ) -> list[tuple[str, Any]]:
         if not self.objects:
             return resolve_attacks(text, threat, classes, engine)
         found: dict[str, Any] = {}

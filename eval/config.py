@@ -114,7 +114,7 @@ class EvaluationConfig(BaseModel):
         if self.targets is not None:
             Targeted(self.targets)
         if self.targets == "labels":
-            raise AdvdpnpError("targets that are given themselves are an option of advdpnp.attack")
+            raise AdvdpnpError("targets that are given themselves are an option of advdpnp.attack and advdpnp.evaluate")
         if not self.threats:
             raise AdvdpnpError("there is no eps; give one, for example 8/255")
         return self

@@ -1,5 +1,6 @@
 """Adversarial images of one batch, and the sheets on which they are looked at."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,7 +63,7 @@ class AdversarialImages:
         Returns:
             the files, named by their first image: ``images-000000.png``.
         """
-        folder, paths = Path(folder), []
+        folder, paths = to_folder(folder), []
         for start in range(0, len(self), _COLUMNS * _LINES):
             part = slice(start, start + _COLUMNS * _LINES)
             paths.append(folder / f"images-{start:06}.png")
@@ -73,6 +74,17 @@ class AdversarialImages:
             except OSError as error:
                 raise AdvdpnpError(f"{paths[-1]} cannot be written: {error.strerror or error}") from error
         return paths
+
+
+def to_folder(folder: object) -> Path:
+    """A path that a caller gives.
+
+    Raises:
+        AdvdpnpError: it is none.
+    """
+    if not isinstance(folder, str | os.PathLike) or not str(folder):
+        raise AdvdpnpError(f"save needs the name of a folder, not {folder!r}")
+    return Path(folder)
 
 
 def _sheet(x: Tensor, x_adv: Tensor) -> np.ndarray:

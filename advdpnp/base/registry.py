@@ -48,6 +48,9 @@ class Registry:
         kind: what an entry is, in the singular, as messages call it ("attack").
         group: entry point group through which other distributions add entries ("advdpnp.attacks").
         check: raises an AdvdpnpError for a name that no entry may have.
+
+    Attributes:
+        elsewhere: gives what resembles a name that is unknown here, under names that ``find`` knows.
     """
 
     def __init__(self, kind: str, group: str, check: Callable[[str], None] = lambda name: None) -> None:
@@ -56,6 +59,7 @@ class Registry:
         self._check = check
         self._entries: dict[str, Entry] = {}
         self._plugins_loaded = False
+        self.elsewhere: Callable[[str], list[str]] = lambda name: []
 
     def register(
         self,
@@ -124,6 +128,8 @@ class Registry:
         for entry in self:
             if "{" in entry.name and (match := entry.pattern.fullmatch(spec)):
                 return entry, match.groupdict()
+        if not any(name.startswith(spec.lower()) for name in self.names()) and (found := self.elsewhere(spec)):
+            raise AdvdpnpError(f"there is no {self.kind} of ours called '{spec}'; libraries have {' and '.join(found)}")
         written = spec.lower().replace("+", "-plus")  # papers write "MM-5" and "PMA+"
         # "pgd" is nearer to "pgd-20" than to "pgd-{steps}".
         choices = [name.replace("{steps}", "20").replace("{targets}", "9") for name in self.names()]

@@ -13,6 +13,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from importlib.machinery import PathFinder
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated
@@ -287,6 +288,11 @@ def _folder() -> Iterator[Check]:
     finding = "" if ok else f"only {free / 1024**3:.1f} GiB are free, results of long runs may not fit; free some space"
     remedy = "" if ok else ("dir" if os.name == "nt" else "du -xh . | sort -h | tail")
     yield Check("folder", f"{here}, {free / 1024**3:,.0f} GiB free", ok, finding, remedy)
+    # Without an __init__.py a folder comes before what an editable install adds, but after installed packages.
+    found = PathFinder.find_spec("advdpnp", [str(here), *sys.path])
+    if found is not None and found.origin is None:
+        finding = "a script here imports the folder advdpnp instead of the package; rename the folder"
+        yield Check("imports", str(here / "advdpnp"), False, finding, "mv advdpnp advdpnp-clone")
 
 
 PROBES: dict[str, Callable[[], Iterator[Check]]] = {

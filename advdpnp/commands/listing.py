@@ -64,6 +64,7 @@ def catalogue(kind: str) -> tuple[list[list[str]], list[str]]:
         return [[name, read_study(name).description] for name in study_files()], ["name", "what it asks"]
     if kind not in _REGISTRIES:
         hint = did_you_mean(kind, _kinds(), otherwise=f"choose one of {', '.join(_kinds())}")
+        hint = "--norm takes linf, l2, l1 and l0" if kind in ("norm", "norms") else hint
         raise AdvdpnpError(f"there is no list of '{kind}'; {hint}")
     module, registry = _REGISTRIES[kind]
     entries = getattr(importlib.import_module(module), registry)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from advdpnp.base.errors import AdvdpnpError, describe
 from advdpnp.base.randomness import isolated_rng
@@ -168,7 +169,12 @@ def net_of(model: Callable[..., Any], input_range: InputRange | None = None) -> 
         AdvdpnpError: as ``as_loaded``.
     """
     classifier = as_classifier(model.model if isinstance(model, LoadedModel) else model, input_range)
-    if any(tensor.is_inference() for tensor in (*classifier.parameters(), *classifier.buffers())):
+    tensors = (*classifier.parameters(), *classifier.buffers())
+    if any(is_lazy(tensor) for tensor in tensors):
+        raise AdvdpnpError("the model has lazy layers, whose weights its first forward makes; call it once on images")
+    if any(tensor.is_meta for tensor in tensors):
+        raise AdvdpnpError("the model is on the device meta, which holds no weights; load them")
+    if any(tensor.is_inference() for tensor in tensors):
         raise AdvdpnpError("the model was made inside torch.inference_mode, which has no gradients; make it outside")
     return classifier.simplest
 

@@ -292,7 +292,9 @@ def explain(error: ValidationError, known: Collection[str] = ()) -> str:
         where = printable(".".join(map(str, detail["loc"])), LONGEST_NAME)
         message = detail["msg"].removeprefix("Value error, ")
         if detail["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-            hint = did_you_mean(where, known, otherwise="see `advdpnp list recipe-keys`") if known else ""
+            nested = [name for name in known if name.endswith(f".{where}")]
+            near = did_you_mean(where, nested or known, otherwise="see `advdpnp list recipe-keys`")
+            hint = f"did you mean {' or '.join(nested)}?" if nested else near if known else ""
             message = f"there is no such value; {hint}".removesuffix("; ")
         told = isinstance(detail["input"], dict) or detail["type"] == "missing"
         given = "" if told else f" = {shown(detail['input'])}"

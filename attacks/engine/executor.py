@@ -17,7 +17,7 @@ from advdpnp.attacks.engine.precision import FLOAT32, arithmetic
 from advdpnp.attacks.protocol import Loss
 from advdpnp.base.devices import TYPES
 from advdpnp.base.errors import AdvdpnpError, ModelError, ModelFailure, first_line
-from advdpnp.base.randomness import isolated_rng, seed_of
+from advdpnp.base.randomness import isolated_rng, seed_of, seeded_rng
 
 
 @contextmanager
@@ -118,6 +118,19 @@ def check_inputs(x: Tensor, y: Tensor) -> None:
         raise AdvdpnpError(f"label {int(y.min())} is negative; classes are counted from 0")
 
 
+def check_classes_of(label: int, classes: int) -> None:
+    """Check that the largest label is a class of the model.
+
+    Raises:
+        AdvdpnpError: it is not.
+    """
+    if label >= classes:
+        raise AdvdpnpError(
+            f"label {label} is not a class of the model, which has {classes} classes (counted from 0); "
+            "check that the model matches the data set"
+        )
+
+
 class Executor:
     """Runs one model on batches of exactly ``static_batch_size`` rows.
 
@@ -208,11 +221,8 @@ class Executor:
         Raises:
             AdvdpnpError: a label is not a class of the model.
         """
-        if self.classes is not None and len(y) and int(y.max()) >= self.classes:
-            raise AdvdpnpError(
-                f"label {int(y.max())} is not a class of the model, which has {self.classes} classes (counted from 0); "
-                "check that the model matches the data set"
-            )
+        if self.classes is not None and len(y):
+            check_classes_of(int(y.max()), self.classes)
 
     def _pad(self, x: Tensor) -> Tensor:
         x = x.to(self.device).contiguous()
@@ -229,8 +239,7 @@ class Executor:
             if self.seed is None:
                 logits = model(x.clone())
             else:
-                with isolated_rng():
-                    torch.manual_seed(seed_of(self.seed, "model", self._calls))
+                with seeded_rng(seed_of(self.seed, "model", self._calls)):
                     logits = model(x.clone())
         return self._own(self._checked(logits, x, verifying, checked))
 
@@ -323,18 +332,13 @@ def is_randomised(model: nn.Module, x: Tensor) -> bool:
         return any(not torch.equal(first, finite(model(x.clone()))) for _ in range(2))
 
 
-def is_batch_dependent(executor: Executor, x: Tensor) -> bool:
+def is_batch_dependent(executor: Executor, x: Tensor, together: Tensor | None = None) -> bool:
     """Whether the logits of an image depend on the other images of its batch by more than rounding.
 
-    It compares batches that contain the same images with different other images. This detects BatchNorm layers without
-    running statistics even in full batches.
+    It compares the logits of all images ``together``, which are computed unless they are given, with those of the first
+    image alone and of the second half. This detects BatchNorm layers without running statistics even in full batches.
     """
-
-    def logits(*parts: Tensor) -> Tensor:
-        return torch.cat([finite(executor.logits(part)) for part in parts])
-
-    together = logits(x)
-    separate = logits(x[:1], x[1:]) if len(x) > 1 else together
-    padded = logits(*x.flip(0).split(max(1, len(x) // 2))).flip(0)
-    scale = float(together.abs().max().clamp_min(1e-12))
-    return any(float((other - together).abs().max()) > 1e-3 * scale for other in (separate, padded))
+    known = finite(executor.logits(x) if together is None else together.to(executor.device))
+    scale = float(known.abs().max().clamp_min(1e-12))
+    parts = (slice(0, 1), slice(len(x) // 2, None))
+    return any(float((finite(executor.logits(x[part])) - known[part]).abs().max()) > 1e-3 * scale for part in parts)

@@ -22,7 +22,7 @@ from advdpnp.attacks.rows import Batch
 from advdpnp.attacks.search_state import AttackResult
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.base.compat import import_pyautoattack
-from advdpnp.base.errors import AdvdpnpError
+from advdpnp.base.errors import AdvdpnpError, first_line
 from advdpnp.base.randomness import isolated_rng
 
 NORMS = {"linf": "Linf", "l2": "L2", "l1": "L1"}
@@ -126,7 +126,14 @@ class AutoAttack:
         counted.reset()
         with isolated_rng(), torch.no_grad():
             stage.seed = seed
-            x_adv = stage.perturb(x.clone(), y.clone())
+            try:
+                x_adv = stage.perturb(x.clone(), y.clone())
+            except (torch.OutOfMemoryError, AdvdpnpError):
+                raise
+            except Exception as error:
+                raise AdvdpnpError(
+                    f"'{self.name}' fails on this model and these images: {first_line(error)}; choose another attack"
+                ) from error
             misclassified = counted(x_adv).argmax(1) != y
         verified.charge(index, counted)
         return misclassified.cpu(), x_adv.cpu()

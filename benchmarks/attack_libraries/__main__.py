@@ -18,7 +18,7 @@ from advdpnp.models.loading import load_model
 from benchmarks import timing
 from benchmarks.attack_libraries.chosen import RADII, in_turns
 from benchmarks.attack_libraries.figure import draw
-from benchmarks.attack_libraries.run import COLUMNS, measure
+from benchmarks.attack_libraries.run import COLUMNS, measure, settled
 
 
 def main(
@@ -27,7 +27,9 @@ def main(
     samples: Annotated[int, typer.Option(min=1, help="CIFAR-10 test images.")] = 100,
     norms: Annotated[str, typer.Option(help="Norms to run, with commas.")] = ",".join(RADII),
     minutes: Annotated[float, typer.Option(help="After which no further attack begins.")] = 20,
-    seconds: Annotated[int, typer.Option(min=1, help="Of processor time, after which one attack is stopped.")] = 60,
+    seconds: Annotated[
+        int, typer.Option(min=1, help="Of processor time, after which one attack is stopped; one that had less is run.")
+    ] = 60,
     out: Annotated[Path, typer.Option(help="Folder of the table; attacks in it are not run again.")] = Path(
         "results/attack-libraries"
     ),
@@ -39,6 +41,7 @@ def main(
     x, y = to_float(data.test.images[:samples]), data.test.labels[:samples]
     path = out / "attacks.csv"
     rows = pd.read_csv(path).to_dict("records") if path.exists() else []
+    rows = settled(rows, seconds)
     done = {(row["norm"], row["attack"]) for row in rows}
     begin = time.monotonic()
     for norm, name in in_turns():

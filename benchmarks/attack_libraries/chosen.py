@@ -12,7 +12,8 @@ CHOSEN = {
         art:SquareAttack foolbox:LinfAdamPGD fast apgd-t pyautoattack:apgd-ce pyautoattack:apgd-t
         adv-lib:apgd_targeted torchattacks:APGDT adv-lib:pdpgd adv-lib:fab torchattacks:FAB fab-t pyautoattack:fab-t
         adv-lib:carlini_wagner_linf-100 art:AutoProjectedGradientDescent foolbox:LinfinityBrendelBethge-50
-        torchattacks:Square square autoattack art:AutoConjugateGradient
+        torchattacks:Square square pyautoattack:square autoattack pyautoattack torchattacks:AutoAttack
+        art:AutoConjugateGradient
     """,
     "l2": """
         pgd-20 apgd-ce
@@ -22,18 +23,19 @@ CHOSEN = {
         art:FastGradientMethod art:ProjectedGradientDescent foolbox:NewtonFool apgd-t
         adv-lib:pdgd adv-lib:pdpgd art:CarliniL2Method cw-l2 adv-lib:alma fab-t art:DeepFool
         adv-lib:carlini_wagner_l2-100 foolbox:L2CarliniWagner-100 foolbox:L2BrendelBethge-50
+        torchattacks:Square square autoattack pyautoattack torchattacks:AutoAttack
     """,
     "l1": """
         apgd-ce apgd-t
         foolbox:SparseL1Descent foolbox:L1PGD foolbox:L1FMN adv-lib:fmn-100 adv-lib:apgd adv-lib:alma-100
         art:ProjectedGradientDescent pyautoattack:apgd-ce pyautoattack:apgd-t adv-lib:pdpgd torchattacks:EADL1
         torchattacks:EADEN foolbox:EAD-100 art:AutoProjectedGradientDescent adv-lib:alma adv-lib:fab
-        foolbox:L1BrendelBethge-50
+        foolbox:L1BrendelBethge-50 pyautoattack
     """,
     "l0": """
         adv-lib:sigma_zero-100 foolbox:L0FMN adv-lib:fmn-100 adv-lib:vfga art:SaliencyMapMethod
         torchattacks:OnePixel torchattacks:Pixle adv-lib:pdpgd torchattacks:SparseFool adv-lib:sigma_zero
-        foolbox:L0BrendelBethge-50
+        foolbox:L0BrendelBethge-50 torchattacks:JSMA
     """,
 }
 """Cheap ones first: a run that is stopped lacks the expensive ones."""

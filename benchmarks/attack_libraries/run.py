@@ -66,7 +66,7 @@ def measure(norm: str, name: str, eps: str, model: nn.Module, x: Tensor, y: Tens
         with at_most(seconds):
             found = AttackResult.concatenate(list(_results(attack, model, Batch(x, y, torch.arange(len(x))))))
     except TooLong:
-        return {**row, "note": f"stopped after {seconds} s"}
+        return {**row, "note": limit_note(seconds)}
     except AdvdpnpError as error:
         return {**row, "note": str(error)}
     taken = time.process_time() - begin
@@ -82,8 +82,19 @@ def measure(norm: str, name: str, eps: str, model: nn.Module, x: Tensor, y: Tens
         "seconds": taken,
         "forwards": float(found.forwards[right].double().mean()),
         "backwards": float(found.backwards[right].double().mean()),
-        "note": "",
+        "note": getattr(attack, "notes", {}).get(getattr(attack, "attack", ""), ""),
     }
+
+
+def settled(rows: list[dict[str, Any]], seconds: int) -> list[dict[str, Any]]:
+    """The rows that ``seconds`` leave as they are; attacks that were stopped after less may end now."""
+    stopped = {limit_note(limit) for limit in range(1, seconds)}
+    return [row for row in rows if row["note"] not in stopped]
+
+
+def limit_note(seconds: int) -> str:
+    """The note of an attack that was stopped."""
+    return f"stopped after {seconds} s"
 
 
 def _results(attack: Any, model: nn.Module, batch: Batch) -> Iterator[AttackResult]:

@@ -55,11 +55,10 @@ def _order(row: Row) -> Iterator[Flag]:
             yield Flag("order", f"{weaker} leaves {left[0]}, {stronger} {left[1]}")
     right = which_right(row.measured.get("search", {}))
     for weaker, stronger in itertools.combinations([name for name in ("noise", "fgsm", "pgd-20") if name in right], 2):
-        if more(right[stronger], right[weaker]):
-            shares = percent(right[weaker]), percent(right[stronger])
-            yield Flag(
-                "order", f"of {row.measured_samples} images, {weaker} leaves {shares[0]}, {stronger} {shares[1]}"
-            )
+        n = min(len(right[weaker]), len(right[stronger]))
+        few, many = right[weaker][:n], right[stronger][:n]
+        if more(many, few):
+            yield Flag("order", f"of {n} images, {weaker} leaves {percent(few)}, {stronger} {percent(many)}")
 
 
 def _is_weaker(a: AttackInfo, b: AttackInfo) -> bool:
@@ -107,10 +106,11 @@ def _single_step(row: Row) -> Iterator[Flag]:
     clean = which_right(row.measured.get("answers", {})).get("clean")
     if clean is None or not {"fgsm", "pgd-20"} <= set(right) or len(clean) != len(right["fgsm"]):
         return
-    once, often = right["fgsm"] & clean, right["pgd-20"]
+    often = right["pgd-20"]
+    clean, once = clean[: len(often)], (right["fgsm"] & clean)[: len(often)]
     if _mostly_overfitted(clean, once, often):
         shares = percent(once), percent(often)
-        yield Flag("single-step", f"of {row.measured_samples} images, fgsm leaves {shares[0]}, pgd-20 {shares[1]}")
+        yield Flag("single-step", f"of {len(often)} images, fgsm leaves {shares[0]}, pgd-20 {shares[1]}")
 
 
 def _mostly_overfitted(clean: np.ndarray, once: np.ndarray, often: np.ndarray) -> bool:
@@ -144,7 +144,8 @@ def _zero_gradient(row: Row) -> Iterator[Flag]:
     search = row.measured.get("search", {})
     for name, words in (("zero_gradient", "zero"), ("nan_gradient", "not a number")):
         if (share := search.get(name, 0.0)) > ZERO_GRADIENT_SHARE:
-            yield Flag("zero-gradient", f"{100 * share:.0f} % of {row.measured_samples} images, during PGD: {words}")
+            n = len(which_right(search).get("pgd-20", ())) or row.measured_samples
+            yield Flag("zero-gradient", f"{100 * share:.0f} % of {n} images, during PGD: {words}")
 
 
 def _ce_margin_gap(row: Row) -> Iterator[Flag]:

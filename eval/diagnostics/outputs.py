@@ -40,11 +40,13 @@ def measure_outputs(subject: ModelProbe) -> dict[str, Any]:
         with suppress(ModelError):  # some models refuse what is not in [0, 1], and do well
             outputs.append(subject.logits(images))
             right[name] = digits(outputs[-1].argmax(1) == subject.y)
+    with _counting() as calls:
+        overlooked = _overlooked(subject, logits)
     return {
         "probabilities": _are_probabilities(logits),
         "outputs": _extent(torch.cat(outputs)),
-        "overlooked": _overlooked(subject, logits),
-        "differentiations": _differentiations(subject),
+        "overlooked": overlooked,
+        "differentiations": len(calls) // subject.calls,
         "right": right,
         **_near_chance(subject, logits.shape[1]),
     }
@@ -95,12 +97,6 @@ def _overlooked(subject: ModelProbe, logits: Tensor) -> float:
     sign = torch.where(x > 0.5, -1.0, torch.where(x < 0.1, 1.0, sign))  # stay in the box
     nudged = subject.logits(x + NUDGE * sign)
     return float((nudged == logits).all(1).float().mean())
-
-
-def _differentiations(subject: ModelProbe) -> int:
-    with _counting() as calls:
-        subject.logits(subject.x[:2])
-    return len(calls)
 
 
 @contextmanager

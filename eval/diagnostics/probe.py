@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from advdpnp.attacks.engine.executor import Executor, answered
 from advdpnp.attacks.losses import cross_entropy
-from advdpnp.base.randomness import isolated_rng, seed_of
+from advdpnp.base.randomness import seed_of, seeded_rng
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,11 @@ class ModelProbe:
         """
         with self._noise():
             return answered(self._executor.logits(x))
+
+    @property
+    def calls(self) -> int:
+        """Calls of the model for the logits of all images."""
+        return -(-len(self.x) // self.static_batch_size)
 
     def right(self, x: Tensor) -> Tensor:
         """Which images (n, c, h, w) are classified as their labels say, bool (n,)."""
@@ -73,6 +78,5 @@ class ModelProbe:
 
     @contextmanager
     def _noise(self) -> Iterator[None]:
-        with isolated_rng():
-            torch.manual_seed(seed_of(self.seed, "sanity") % 2**63)
+        with seeded_rng(seed_of(self.seed, "sanity") % 2**63):
             yield

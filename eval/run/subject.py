@@ -15,8 +15,8 @@ from advdpnp.attacks.engine.executor import (
     Executor,
     check_inputs,
     evaluation_mode,
+    finite,
     is_batch_dependent,
-    is_randomised,
     single_threaded,
 )
 from advdpnp.attacks.engine.precision import FLOAT32, Choice
@@ -24,6 +24,7 @@ from advdpnp.attacks.info import by_cost, describe
 from advdpnp.attacks.losses import margin
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.base.errors import ModelError
+from advdpnp.base.randomness import isolated_rng
 from advdpnp.eval.diagnostics import (
     SANITY_SAMPLES,
     DiagnosticRecord,
@@ -84,10 +85,10 @@ def first_look(loaded: LoadedModel, plan: Plan, static_batch_size: int) -> tuple
     executor, seconds = Executor(model, static_batch_size, plan.device), 0.0
     source = f"images of shape {tuple(x.shape[1:])} from {plan.dataset.label}"
     remedy = "choose the data set it was made for, or fix its forward"
-    with user_code(f"{loaded.name} fails on {source}", remedy), evaluation_mode(model):
-        logits = executor.logits(x).cpu()
-        randomised = is_randomised(model, x.to(plan.device))
-        batch_dependent = not randomised and is_batch_dependent(executor, x)
+    with user_code(f"{loaded.name} fails on {source}", remedy), evaluation_mode(model), isolated_rng():
+        logits, *again = (executor.logits(x).cpu() for _ in range(3))
+        randomised = any(not torch.equal(finite(logits), finite(each)) for each in again)
+        batch_dependent = not randomised and is_batch_dependent(executor, x, logits)
     require_answers(logits)
     if plan.attacked:
         full = x[torch.arange(static_batch_size).clamp(max=len(x) - 1)]
@@ -135,7 +136,10 @@ class Subject:
         numbers: dict[str, Any]
         with evaluation_mode(model), single_threaded(plan.device.type == "cpu"):
             x, y = plan.images(samples).to(plan.device), plan.labels(samples).to(plan.device)
-            probe = ModelProbe(model, x, y, self.setting.static_batch_size, wanted.seed)
+            size = self.setting.static_batch_size
+            if size == plan.components.first_batch_size(plan.device):  # memory was not short
+                size = max(size, len(samples))  # small calls take longer
+            probe = ModelProbe(model, x, y, size, wanted.seed)
             try:
                 if threat is None:
                     numbers = {**measure_outputs(probe), "training_modules": modules}

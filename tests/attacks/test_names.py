@@ -87,7 +87,7 @@ def test_the_reference_engine_uses_the_attacks_of_the_packages():
 def test_l1_belongs_to_the_reference_engine():
     threat = ThreatModel.parse("l1", 12)
     assert [label for label, _ in resolve_attacks("autoattack", threat, 10, engine="reference")] == ["pyautoattack"]
-    with pytest.raises(AdvdpnpError, match="--engine reference"):
+    with pytest.raises(AdvdpnpError, match="adv-lib:fmn or pyautoattack"):
         resolve_attacks("autoattack", threat, 10)
 
 

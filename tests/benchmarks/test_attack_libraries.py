@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from advdpnp.attacks import ATTACKS, ThreatModel
-from benchmarks.attack_libraries import run
+from benchmarks.attack_libraries import quick_call, run
 from benchmarks.attack_libraries.__main__ import ordered
 from benchmarks.attack_libraries.chosen import RADII, in_turns
 from benchmarks.attack_libraries.figure import draw, pareto
@@ -75,3 +75,22 @@ def test_the_front_holds_what_nothing_beats_in_cost_and_accuracy(tmp_path):
     assert ordered(table)["attack"].tolist() == ["strong", "as strong", "cheap", "beaten", "only", "failed"]
     draw(table, tmp_path / "front.png")
     assert (tmp_path / "front.png").stat().st_size > 10_000
+
+
+def test_the_calls_that_are_timed_do_the_same_work(net, data):
+    x, y = data
+    found = {name: call() for name, call in quick_call._calls(net, x, y, 0.03).items()}
+    assert found[quick_call.BARE].shape == x.shape
+    searched = {name: each for name, each in found.items() if name.startswith("advdpnp.evaluate")}
+    robust = [int((~found["advdpnp.attack"].success).sum())]
+    robust += [round(each.row["pgd-20"].item() * len(x) / 100) for each in searched.values()]
+    assert len(set(robust)) == 1
+    assert ["unmeasured" in each.row["flags"].item() for each in searched.values()] == [True, False]
+
+
+def test_an_attack_that_was_stopped_is_run_again_with_more_time():
+    notes = {"pgd-20": run.limit_note(5), "fgsm": run.limit_note(60), "square": ""}
+    rows = [{"norm": "linf", "eps": "2/255", "library": "advdpnp", "attack": name, "note": note}
+            for name, note in notes.items()]  # fmt: skip
+    assert [row["attack"] for row in run.settled(rows, 60)] == ["fgsm", "square"]
+    assert [row["attack"] for row in run.settled(rows, 5)] == ["pgd-20", "fgsm", "square"]

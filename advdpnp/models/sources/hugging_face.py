@@ -16,6 +16,7 @@ from advdpnp.models.sources.request import Found, Request, quiet
 PREFIX = "hf:"
 _MODES = {0: "nearest-exact", 2: "bilinear", 3: "bicubic"}  # of PIL's numbers for resampling
 _USUAL = 224  # pixels, where a processor takes images as they are
+_PATIENCE = 10.0  # seconds for the Hub to answer
 _LEVELS = 3  # of 255 by which our images may differ from the processor's, which rounds to bytes
 
 
@@ -73,7 +74,10 @@ def _local_first(load: Callable[..., Any], name: str, **options: Any) -> Any:
     """What a folder or the cache holds needs no network, whose absence takes many seconds to be noticed."""
     try:
         return load(name, local_files_only=True, **options)
-    except Exception:  # of many types; the call that may use the network says what is wrong
+    except Exception:  # of many types; what may use the network says what is wrong
+        from huggingface_hub import HfApi
+
+        HfApi().model_info(name, timeout=_PATIENCE)  # once; the download tries again and again
         return load(name, **options)
 
 

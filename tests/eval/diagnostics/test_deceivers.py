@@ -152,6 +152,44 @@ def test_the_same_numbers_in_smaller_calls_and_nothing_left_behind(trained: Any)
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
+class Counted(nn.Module):
+    """Two classes by the mean of the pixels; counts rows by whether a gradient may be asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows = {False: 0, True: 0}
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.rows[x.requires_grad] += len(x)
+        mean = x.flatten(1).mean(1)
+        return torch.stack([0.5 - mean, mean - 0.5], 1)
+
+
+@pytest.mark.parametrize(
+    ("gap", "searched", "again"),
+    [
+        (0.1, 21 * 32, 2 * 100),  # nothing breaks at eps; at 0.5 the first step does, from noise that does not
+        (0.02, 3 * 32, 2 * 68),  # the second step breaks all, and what it breaks is not searched again
+    ],
+)
+def test_what_the_measurements_cost(gap: float, searched: int, again: int) -> None:
+    y = torch.arange(100) % 2
+    x = (0.5 + gap * (2.0 * y - 1))[:, None, None, None].expand(100, 1, 80, 80).contiguous()
+    net = Counted()
+    with evaluation_mode(net):
+        probe = subject(net, x, y)
+        measure_outputs(probe)
+        assert net.rows == {False: 4 * 128, True: 0}  # clean, normalised, denormalised, nudged; padded
+        net.rows = {False: 0, True: 0}
+        found = measure_gradients(probe, LINF)
+    fgsm = 100
+    assert net.rows[True] == searched + again + fgsm
+    assert net.rows[False] == (3 if gap < 0.05 else 2) * 128  # noise, fgsm, and what is rounded
+    assert {name: len(digits) for name, digits in found["right"].items()} == {
+        "noise": 100, "fgsm": 100, "pgd-20": 32, "pgd-20 at 0.5": 100
+    }  # fmt: skip
+
+
 def test_a_loss_that_still_rises_is_seen(trained: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     net, x, y = trained
     with evaluation_mode(net):
@@ -316,8 +354,8 @@ def test_measurements_are_stored_once_for_the_answers_and_once_per_threat(
     assert stored() == [""]
     run(eps=[0.05, 0.1])
     assert stored() == ["", "0.05", "0.1"]
-    monkeypatch.setattr("advdpnp.eval.run.model_run.measure_gradients", None)  # would fail if it were called again
-    monkeypatch.setattr("advdpnp.eval.run.model_run.measure_outputs", None)
+    monkeypatch.setattr("advdpnp.eval.run.subject.measure_gradients", None)  # would fail if it were called again
+    monkeypatch.setattr("advdpnp.eval.run.subject.measure_outputs", None)
     run(eps=["5e-2"])
     assert stored() == ["", "0.05", "0.1"]
 
