@@ -60,9 +60,26 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
+def _load_plugins(files: list[Path] | None) -> None:
+    """Import Python files, whose decorators register attacks, methods, data sets, models or corruptions."""
+    if files:
+        from advdpnp.models.sources.factories import import_file
+
+        for file in files:
+            import_file(file)
+
+
 @app.callback()
 def _root(
     context: typer.Context,
+    plugin: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE.py",
+            help="Import this file first: attacks, methods, data sets and models that it registers can then be named; "
+            "before the command; repeatable.",
+        ),
+    ] = None,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
@@ -70,6 +87,7 @@ def _root(
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
         raise typer.Exit
+    _load_plugins(plugin)
 
 
 _STOPPED = "stopped; finished work is kept, the same command continues from there (train: --resume, once it has saved)"

@@ -79,3 +79,19 @@ def test_the_attack_of_the_guide_runs(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert "many-tries-{tries}" in done.stdout
+
+
+def test_a_file_is_a_plugin_without_packaging(tmp_path):
+    (tmp_path / "my tries.py").write_text(block("many_tries.py").removeprefix("python\n"), encoding="utf-8")
+    words = [sys.executable, "-m", "advdpnp", "--plugin", "my tries.py", "list", "attacks"]
+    path = os.pathsep.join([str(GUIDE.parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])])
+    options = {"cwd": tmp_path, "capture_output": True, "text": True, "env": os.environ | {"PYTHONPATH": path}}
+    done = subprocess.run(words, **options)
+    assert done.returncode == 0, done.stderr
+    assert "many-tries-{tries}" in done.stdout
+    (tmp_path / "my tries.py").write_text("1 / 0")
+    done = subprocess.run(words, **options)
+    assert done.returncode == 2
+    assert (
+        done.stderr.strip() == "advdpnp: my tries.py fails when imported: ZeroDivisionError: division by zero; fix it"
+    )

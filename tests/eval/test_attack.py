@@ -315,6 +315,18 @@ def test_perturb_is_a_plain_pgd_in_eval_mode_and_leaves_no_trace(net: Net, x: Te
         assert torch.equal(advdpnp.perturb(net, x + 0, y + 0, "pgd-4", eps=eps, seed=7), found)
 
 
+@pytest.mark.parametrize("attack", ["fgsm", "pgd-3", "cw"])
+@pytest.mark.parametrize(("norm", "eps"), [("linf", 0.05), ("l2", 0.5)])
+def test_perturb_moves_every_image_the_misclassified_too(
+    net: Net, x: Tensor, y: Tensor, attack: str, norm: str, eps: float
+) -> None:
+    with torch.no_grad():
+        prediction = net(x).argmax(1)
+    labels = torch.where(torch.arange(len(y)) % 2 == 0, prediction, (prediction + 1) % int(y.max() + 1))
+    moved = ThreatModel.parse(norm, eps).distance(x, advdpnp.perturb(net, x, labels, attack, eps=eps, norm=norm))
+    assert bool((moved > 0.1 * eps).all()), moved
+
+
 def test_perturb_draws_other_starts_at_every_call(net: Net, x: Tensor, y: Tensor) -> None:
     one, other = (advdpnp.perturb(net, x, y, "pgd-1", eps=0.1) for _ in range(2))
     assert not torch.equal(one, other)

@@ -69,16 +69,18 @@ def _rebuild(
 
 def show(frame: "pd.DataFrame", results: Path, rows: "Sequence[Row] | None" = None) -> None:
     """Draw the figures of a results folder and print rows of its leaderboard with their notes."""
-    from advdpnp.eval.analysis.columns import accuracy_columns
+    from advdpnp.eval.analysis.columns import accuracy_columns, row_key
     from advdpnp.eval.analysis.corruptions import corruption_notes
     from advdpnp.eval.analysis.rows import make_rows
+    from advdpnp.eval.analysis.search_notes import search_notes
     from advdpnp.eval.report.figures import draw_rows
     from advdpnp.eval.report.leaderboard import writing_tables
     from advdpnp.eval.report.tables import unmeasured_note
     from advdpnp.eval.store.reader import find_results
 
     with writing_tables(results):
-        figures = draw_rows(make_rows(find_results([results])) if rows is None else rows, results)
+        every = make_rows(find_results([results])) if rows is None else rows
+        figures = draw_rows(every, results)
     numbers = [name for name in accuracy_columns(frame) if frame[name].notna().any()]
     console.print_leaderboard(
         frame.assign(threat=frame["norm"] + " " + frame["eps_text"]),
@@ -86,7 +88,9 @@ def show(frame: "pd.DataFrame", results: Path, rows: "Sequence[Row] | None" = No
     )
     _show_types(frame)
     sources = [f"Corruptions: {each}." for each in dict.fromkeys(frame["corruption_source"]) if each]
-    for note in [*sources, *corruption_notes(frame), *filter(None, [unmeasured_note(frame)])]:
+    shown = set(frame.apply(row_key, axis=1)) if len(frame) else set()
+    searches = [note for row in every if row.key in shown for note in search_notes(row)]
+    for note in [*sources, *searches, *corruption_notes(frame), *filter(None, [unmeasured_note(frame)])]:
         console.out.print(note, markup=False, highlight=False)
     console.out.print(f"\n{results / 'leaderboard.html'}, .csv, .md and {len(figures)} figures", markup=False)
 

@@ -82,7 +82,7 @@ def find_factory(module: str, attribute: str) -> Callable[[], Any]:
         AdvdpnpError: there is no such module or function, the import fails, or the attribute is not callable.
     """
     try:
-        owner: Any = _import_file(Path(module)) if is_source(module) else importlib.import_module(module)
+        owner: Any = _executed(Path(module)) if is_source(module) else importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name and f"{module}.".startswith(f"{error.name}."):
             raise AdvdpnpError(
@@ -105,8 +105,23 @@ def find_factory(module: str, attribute: str) -> Callable[[], Any]:
     return factory
 
 
-def _import_file(path: Path) -> ModuleType:
-    """Import a file as a module; its name is its path, so it cannot clash with another module."""
+def import_file(path: Path) -> ModuleType:
+    """Import a file as a module, with its folder on the import path meanwhile.
+
+    Raises:
+        AdvdpnpError: there is no such file, or its code fails.
+    """
+    with importable(path.parent):
+        try:
+            return _executed(path)
+        except AdvdpnpError:
+            raise
+        except (Exception, SystemExit) as error:
+            raise AdvdpnpError(f"{path} fails when imported: {describe(error)}; fix it") from error
+
+
+def _executed(path: Path) -> ModuleType:
+    """The module of a file; its name is its path, so it cannot clash with another module."""
     path = path.resolve()
     if not path.is_file():
         raise AdvdpnpError(f"there is no file {path}; check the path before the colon")
