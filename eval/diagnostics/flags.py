@@ -34,6 +34,7 @@ CHANCE_SHARE = 0.1
 RISING_SHARE = 0.25
 ROUNDING_SHARE = 0.25
 LARGE_EPS_SHARE = 0.05
+STATEFUL_SHARE = 0.05
 
 SMALL_EPS = {"l2": 0.1, "l1": 1.0}
 """Below these radii a photograph does not change visibly, whatever the attack."""
@@ -316,6 +317,8 @@ def _search(row: Row) -> Iterator[Flag]:
         yield Flag("rising-loss", f"{100 * share:.0f} % of the gain came in the last quarter of PGD-20")
     if (share := found.get("rounded") or 0.0) > ROUNDING_SHARE:
         yield Flag("rounding", f"{100 * share:.0f} % of PGD's images")
+    if (share := found.get("stateful", 0.0)) > STATEFUL_SHARE:
+        yield Flag("stateful", f"{100 * share:.0f} % of the images, asked before and not")
     right, clean = which_right(found), which_right(row.measured.get("answers", {})).get("clean")
     large = right.get("pgd-20 at 0.5")
     if large is not None and large.mean() > LARGE_EPS_SHARE:

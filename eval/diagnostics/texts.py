@@ -78,6 +78,10 @@ FLAGS = {
         "the prediction for an image depends on the other images of its batch: verdicts hold for one batch",
         "evaluate with running statistics",
     ),
+    "stateful": Meaning(
+        "the model answers otherwise once it was asked about a nearby image: it remembers what it has seen",
+        "remove what its forward stores, or evaluate what a fresh copy of it answers to each image",
+    ),
     "train-mode": Meaning(
         "parts of the model stay in training mode after eval() is called",
         "fix their train() method",

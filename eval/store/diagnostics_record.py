@@ -45,6 +45,7 @@ class _Numbers(BaseModel):
     nan_gradient: float = 0.0
     rising: float | None = None
     rounded: float | None = None
+    stateful: float = 0.0
     right: dict[Text, _Digits] = {}
     chance: _Chance = None  # type: ignore[assignment]
 

@@ -168,11 +168,11 @@ def to_verdicts(path: Path, table: pa.Table, info: dict[str, Any]) -> Verdicts:
     frame = table.to_pandas()
     if frame["sample"].duplicated().any():
         raise changed(path, "it judges samples twice")
+    if info["identity"].get("threat") is not None and not np.isfinite(frame.loc[needs_image(frame), "norm"]).all():
+        raise changed(path, "samples count as broken by an image at no finite distance")
     for name, (low, high) in _RANGES.items():
         if len(frame) and not ((frame[name] >= low) & (frame[name] <= high)).all():
             raise changed(path, f"it has a {name} that is none")
-    if info["identity"].get("threat") is not None and not np.isfinite(frame.loc[needs_image(frame), "norm"]).all():
-        raise changed(path, "samples count as broken by an image at no finite distance")
     return Verdicts(path, frame, info)
 
 

@@ -512,7 +512,7 @@ def test_an_evaluation_that_is_described_otherwise_does_not_hold(
     [
         (lambda frame: frame.__setitem__("sample", frame["sample"] * 0), "samples twice"),
         (lambda frame: frame.__setitem__("norm", np.inf), "no finite distance"),
-        (lambda frame: frame.__setitem__("norm", np.nan), "no finite distance"),
+        (lambda frame: frame.__setitem__("norm", np.nan), "have no norm"),
     ],
 )
 def test_verdicts_that_no_search_can_have_written_are_refused(

@@ -93,7 +93,8 @@ def test_an_honest_net_raises_nothing_at_any_radius(trained: Any, eps: float | s
 @pytest.mark.parametrize(
     "name",
     ["quantised input", "zero-gradient layer", "logits x 1000", "softmax output", "dropout on", "added noise",
-     "BatchNorm in train mode", "optimises inside", "answers change", "normalisation left out",
+     "BatchNorm in train mode", "optimises inside", "answers change", "remembers its images",
+     "normalisation left out",
      "lives between levels"],
 )  # fmt: skip
 def test_each_deceiver_raises_its_flag(trained: Any, zoo: dict[str, Any], name: str) -> None:
