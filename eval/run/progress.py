@@ -17,7 +17,7 @@ from advdpnp.eval.store.key import CLEAN, CORRUPTION
 
 _WINDOW = 30.0  # seconds; an estimate follows the speed of the stage that runs now
 _ENOUGH = 2.0  # seconds that must be measured before a speed is believed
-_WORTH_A_LINE = 1.0  # seconds; quicker evaluations, such as the cells of corruptions, leave no line
+_WORTH_A_LINE = 1.0  # seconds; quicker evaluations leave no line, but attacks do
 
 
 @dataclass(frozen=True)
@@ -112,6 +112,11 @@ class _Unit:
         self.status = status
 
     @property
+    def is_cell(self) -> bool:
+        """Whether it is one of many corruptions, which are told together."""
+        return self.work.unit.startswith(CORRUPTION)
+
+    @property
     def broken(self) -> int:
         return self.decided - self.robust
 
@@ -150,6 +155,7 @@ class Course(Progress):
         self._plan = ModelPlan("", (), 1.0, None)
         self._later: Sequence[Work] = ()
         self._unit: _Unit | None = None
+        self._cells: list[_Unit] = []  # of corruptions, finished
         self._doing = ""
         self._began = self._doing_since = clock()
         self._right = self._surviving = 1.0
@@ -200,8 +206,25 @@ class Course(Progress):
         if unit.work.unit != CLEAN:  # its time is mostly that of the first call
             before = self._measured.get(attacked, (0.0, 0.0))
             self._measured = {**self._measured, attacked: (before[0] + spent[0], before[1] + spent[1])}
-        if gone > _WORTH_A_LINE:
+        if unit.is_cell:
+            unit.seconds = gone
+            self._cells.append(unit)
+            if not self._cells_left:
+                self._say_cells()
+        elif attacked or gone > _WORTH_A_LINE:
             self._say(f"{unit.name}  {_result(unit)}  {gone:.0f} s")
+
+    def _say_cells(self) -> None:
+        """One line for all corruptions of a model."""
+        cells, self._cells = self._cells, []
+        right = 100 * sum(cell.robust / cell.total for cell in cells) / len(cells)
+        model = cells[0].name.removesuffix(cells[0].work.unit).rstrip()
+        seconds = sum(cell.seconds for cell in cells)
+        self._say(f"{model}  {_corruptions(len(cells))}  right {right:.1f} % on average  {seconds:.0f} s")
+
+    @property
+    def _cells_left(self) -> int:
+        return sum(work.unit.startswith(CORRUPTION) and work.samples > 0 for work in self._later)
 
     def fleet(self, fleet: Fleet) -> None:
         self._fleet = fleet
@@ -242,6 +265,7 @@ class Course(Progress):
         if unit is None:
             return [f"{self._doing}  {clock_time(self._clock() - self._doing_since)}"] if self._doing else []
         gone = self._clock() - unit.began
+        place = f" ({len(self._cells) + 1} of {len(self._cells) + 1 + self._cells_left})" if unit.is_cell else ""
         parts = [f"{unit.decided} of {unit.total} done", _result(unit)]
         stages = unit.status.undecided if unit.status else {}
         if stages and not (len(stages) == 1 and unit.work.unit.startswith(next(iter(stages)))):
@@ -252,7 +276,7 @@ class Course(Progress):
             parts.append(f"about {clock_time(here)} left")
         if everything is not None and (here is None or everything - here >= 1):
             parts.append(f"{clock_time(everything)} for all")
-        return [unit.name, ", ".join(parts)]
+        return [unit.name + place, ", ".join(parts)]
 
     def share(self) -> float | None:
         """Share of the time of this unit that is gone; None where it is unknown."""
@@ -261,6 +285,9 @@ class Course(Progress):
             gone = self._clock() - self._began_at
             return None if left is None else gone / max(gone + left, 1e-9)
         unit, (here, _) = self._unit, self.left()
+        if unit is not None and unit.is_cell:
+            done = unit.decided / unit.total if unit.total else 1.0
+            return (len(self._cells) + done) / (len(self._cells) + 1 + self._cells_left)
         if unit is None or here is None:
             return None
         gone = self._clock() - unit.began
@@ -288,7 +315,7 @@ def plan_in_words(plan: ModelPlan) -> list[str]:
     cells = [work for work in todo if work.unit.startswith(CORRUPTION)]
     units = [work.unit for work in todo if work not in cells]
     if cells:
-        units.append(f"{len(cells)} corruption{'s' * (len(cells) > 1)}")
+        units.append(_corruptions(len(cells)))
     most = max(work.samples for work in todo)
     lines = [f"{plan.model}: {most:,} image{'s' * (most > 1)} under {'; '.join(units)}"]
     attacks = [work for work in todo if work.threat]
@@ -305,6 +332,10 @@ def _time_of(plan: ModelPlan) -> str:
     longest = sum(work.samples * (work.cost or 0) for work in plan.work if work.threat) * plan.right
     most, half = (clock_time((others + part) * plan.seconds) for part in (longest, longest / 2))
     return f"; about {most} if no image breaks, {half} if half do"
+
+
+def _corruptions(count: int) -> str:
+    return f"{count} corruption{'s' * (count > 1)}"
 
 
 def _result(unit: _Unit) -> str:

@@ -131,8 +131,32 @@ def test_python_callers_see_it_too(capsys: pytest.CaptureFixture[str], monkeypat
     assert capsys.readouterr().err == ""
     advdpnp.evaluate(model, x, y, attacks="fgsm", sanity=False, progress=True)
     advdpnp.attack(model, x, y, "pgd-3", progress=True)
-    first, second, third, fourth = capsys.readouterr().err.splitlines()
+    first, second, fgsm, third, fourth, pgd = capsys.readouterr().err.splitlines()
+    assert fgsm.startswith("model  fgsm, linf 8/255  robust ")
+    assert pgd.startswith("attack  pgd-3, linf 8/255  robust ")
     assert first == "model: 8 images under clean; fgsm, linf 8/255"
     assert second.startswith("model: at most 24 forwards and backwards; about 0:0")
     assert third == "attack: 8 images under pgd-3, linf 8/255"
     assert fourth == "attack: at most 48 forwards and backwards"
+
+
+def test_corruptions_share_a_line_and_a_bar_and_fast_attacks_keep_theirs(clock: Clock) -> None:
+    said: list[str] = []
+    course = Course(said.append, clock)
+    cells = [Work(f"corruption/fog/{severity}", "", 10, 1) for severity in (1, 2, 3, 4)]
+    course.plan(ModelPlan("net", [Work("fgsm, linf 0.1", "linf 0.1", 10, 2), *cells], right=1.0, seconds=None))
+    said.clear()
+    course.start("net", "fgsm, linf 0.1", 10, 0)
+    course.advance(10, 4)
+    course.finish()
+    assert said == ["net  fgsm, linf 0.1  robust 4 of 10 (95 % interval 16.8 to 68.7 %)  0 s"]
+    shares = []
+    for number, cell in enumerate(cells):
+        course.start("net", cell.unit, 10, 0)
+        course.advance(5, 5 - number)
+        assert course.lines()[0] == f"net  {cell.unit} ({number + 1} of 4)"
+        shares.append(course.share())
+        course.advance(5, 5)
+        course.finish()
+    assert shares == [0.125, 0.375, 0.625, 0.875]
+    assert said[1:] == ["net  4 corruptions  right 85.0 % on average  0 s"]
