@@ -3,12 +3,14 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from advdpnp.attacks.engine.precision import Choice
+from advdpnp.attacks.info import info_of
 from advdpnp.attacks.search_state import AttackResult
 from advdpnp.base.errors import AdvdpnpError, ModelError
 from advdpnp.eval.run.components import choose_precision
@@ -22,6 +24,8 @@ from advdpnp.eval.store.key import EvaluationKey
 from advdpnp.eval.store.schema import FOUND
 from advdpnp.eval.store.writer import Pack, VerdictCollector
 from advdpnp.models.loading import LoadedModel
+
+_OTHER_GRADIENTS = 0.5  # difference of two shares of gradients that are exactly zero
 
 
 class ModelStopped(ModelError):
@@ -180,6 +184,8 @@ class ModelRun:
         self._hash, self._warnings = loaded.weights_hash, warnings
         if not look.randomised:
             self._compare_with_stored(tasks[0].key)
+            for task in tasks[1:]:
+                self._compare_gradients(task.key)
 
     def work(self, tasks: list[Task], models_left: int = 0) -> ModelPlan:
         """What is going to be done."""
@@ -237,10 +243,26 @@ class ModelRun:
         finite = np.isfinite(before)
         slack = 0.01 * np.abs(before[finite]).max(initial=1.0)
         if (finite != np.isfinite(now)).any() or (np.abs(before - now)[finite] > slack).any():
-            raise AdvdpnpError(
-                f"{self.name} answers otherwise than when the verdicts in {verdicts.path.parent} were made, though its "
-                "weights are the same: its code has changed; evaluate it under another name or into another folder"
-            )
+            raise self._changed("answers otherwise", verdicts.path.parent)
+
+    def _compare_gradients(self, unit: EvaluationKey) -> None:
+        """The same where the answers are equal and the gradients are not, as after a detached layer was mended."""
+        info, zero = info_of(unit.identity), self.look.zero_gradient
+        known = info.family in ("fgsm", "pgd") and info.loss == "ce" and not info.targets
+        if not len(zero) or not known or not self.store.has(unit):
+            return
+        verdicts = self.store.read(unit)
+        samples = self.plan.samples[: len(zero)]
+        stored = verdicts.frame[verdicts.frame["backwards"] > 0].set_index("sample")["zero_gradient"]
+        both = np.isin(samples, stored.index)
+        if both.any() and abs(stored.loc[samples[both]].mean() - zero[both].mean()) > _OTHER_GRADIENTS:
+            raise self._changed("has other gradients", verdicts.path.parent)
+
+    def _changed(self, does: str, folder: Path) -> AdvdpnpError:
+        return AdvdpnpError(
+            f"{self.name} {does} than when the verdicts in {folder} were made, though its weights are the same: its "
+            "code has changed; evaluate it under another name or into another folder"
+        )
 
     def _warn_if_search_changed(self, unit: EvaluationKey, differing: np.ndarray) -> None:
         """Warn where a search that was repeated for its images found other verdicts than the stored ones."""

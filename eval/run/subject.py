@@ -21,7 +21,7 @@ from advdpnp.attacks.engine.executor import (
 )
 from advdpnp.attacks.engine.precision import FLOAT32, Choice
 from advdpnp.attacks.info import by_cost, describe
-from advdpnp.attacks.losses import margin
+from advdpnp.attacks.losses import cross_entropy, margin
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.base.errors import ModelError
 from advdpnp.base.randomness import isolated_rng
@@ -55,6 +55,7 @@ class FirstLook:
         right: share of the images that it classifies correctly.
         seconds: per forward or backward of one image; 0 where nothing is attacked.
         margins: label's logit minus the largest other, float32 (n,).
+        zero_gradient: whether the gradient of the cross-entropy is exactly zero, bool (n,); empty without attacks.
         choice: precision of our searches; float32 where it is "auto" and nothing else has been chosen.
     """
 
@@ -65,6 +66,7 @@ class FirstLook:
     right: float
     seconds: float
     margins: np.ndarray
+    zero_gradient: np.ndarray
     choice: Choice
 
 
@@ -90,15 +92,18 @@ def first_look(loaded: LoadedModel, plan: Plan, static_batch_size: int) -> tuple
         randomised = any(not torch.equal(finite(logits), finite(each)) for each in again)
         batch_dependent = not randomised and is_batch_dependent(executor, x, logits)
     require_answers(logits)
+    require_labels(plan.labels(plan.samples), logits.shape[1], loaded.name)
+    zero_gradient = np.zeros(0, bool)
     if plan.attacked:
-        full = x[torch.arange(static_batch_size).clamp(max=len(x) - 1)]
+        place = torch.arange(static_batch_size).clamp(max=len(x) - 1)
+        full, labels = x[place], y[place].to(plan.device)
         remedy = "fix its backward pass, or use --attacks none"
         with user_code(f"{loaded.name} fails when it is differentiated", remedy), evaluation_mode(model):
             began = time.perf_counter()
-            gradient = executor.logits_and_gradient(full, lambda z: z.sum(1))[1]
+            gradient = executor.logits_and_gradient(full, partial(cross_entropy, y=labels))[1]
             float(gradient.sum())  # waits for a GPU
             seconds = (time.perf_counter() - began) / (2 * len(full))
-    require_labels(plan.labels(plan.samples), logits.shape[1], loaded.name)
+        zero_gradient = (gradient[: len(x)] == 0).flatten(1).all(1).cpu().numpy()
     look = FirstLook(
         static_batch_size=static_batch_size,
         classes=logits.shape[1],
@@ -107,6 +112,7 @@ def first_look(loaded: LoadedModel, plan: Plan, static_batch_size: int) -> tuple
         right=float((logits.argmax(1) == y).double().mean()),
         seconds=seconds,
         margins=-margin(logits, y).numpy(),
+        zero_gradient=zero_gradient,
         choice=Choice(FLOAT32 if plan.config.precision == "auto" else plan.config.precision),
     )
     return look, model.simplest

@@ -13,6 +13,8 @@ from torch import nn
 import advdpnp
 from advdpnp.attacks.engine.executor import Executor, evaluation_mode
 from advdpnp.base.errors import AdvdpnpError
+from advdpnp.eval.api import evaluate_models
+from advdpnp.models.loading import as_loaded
 
 
 class Normalised(nn.Module):
@@ -242,3 +244,19 @@ def test_a_net_that_fails_late_is_named(images, what, sentence, threads):
 def test_a_net_that_leaves_early_is_no_success(images, after):
     with pytest.raises(AdvdpnpError, match="fails"):
         advdpnp.evaluate(Failing(after, "exit"), *images, eps=0.01, attacks="fgsm")
+
+
+class Detached(nn.Sequential):
+    """Hides its gradient by mistake."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x.detach())
+
+
+def test_a_net_whose_gradient_was_mended_does_not_keep_its_verdicts(tmp_path, data, net):
+    hidden, mended = Detached(*net()), net()
+    options = {"out": tmp_path, "attacks": "fgsm", "eps": ["0.05"], "sanity": False}
+    evaluate_models([as_loaded(hidden, "net")], data, **options)
+    evaluate_models([as_loaded(hidden, "net")], data, **options)  # nothing has changed
+    with pytest.raises(AdvdpnpError, match=r"has other gradients than when .* its code has changed"):
+        evaluate_models([as_loaded(mended, "net")], data, **options)
