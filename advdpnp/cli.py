@@ -22,7 +22,7 @@ from advdpnp.base.errors import AdvdpnpError, AlreadyTold
 from advdpnp.base.interrupts import interruptible
 from advdpnp.base.untrusted.text import printable
 from advdpnp.commands import corrupt, demo, detect, doctor, evaluate, geometry, listing, study, train
-from advdpnp.commands.stored import compare, export, leaderboard, migrate, verify
+from advdpnp.commands.stored import compare, export, leaderboard, migrate, seal, verify
 from advdpnp.commands.support.console import first_process
 
 app = typer.Typer(
@@ -42,6 +42,7 @@ for name, function, epilog in (
     ("compare", compare.compare, compare.EPILOG),
     ("export", export.export, export.EPILOG),
     ("verify", verify.verify, verify.EPILOG),
+    ("seal", seal.seal, seal.EPILOG),
     ("migrate", migrate.migrate, migrate.EPILOG),
     ("geometry", geometry.geometry, geometry.EPILOG),
     ("detect", detect.detect, detect.EPILOG),

@@ -15,7 +15,7 @@ _TEXT = (
     "definitions", "versions", "device", "date", "command", "flag_details", "recipe_hash", "samples_hash",
     "attack_definitions",
 )  # fmt: skip
-_SOMETIMES = ("dtype", "mce_baseline", "standard_autoattack", "source", "venue", "paper", "url")
+_SOMETIMES = ("dtype", "samples", "mce_baseline", "standard_autoattack", "source", "venue", "paper", "url")
 
 _MEANINGS = {
     "model": "name of the model",
@@ -47,6 +47,7 @@ _MEANINGS = {
     "corruption_source": "official files (cifar10-c) or regenerated ones",
     "weights_hash": "SHA-256 of the names, shapes and values of the weights",
     "data_hash": "SHA-256 of the test images and labels",
+    "samples": "which images of the data set were judged",
     "samples_hash": "hash of the indices of the n images",
     "definitions": "hash of the definitions of all attacks and corruptions of the row",
     "attack_definitions": "JSON: hash of the definition, by attack; only numbers with equal hashes are compared",

@@ -1,8 +1,8 @@
 """Stored evaluations grouped into what makes one row of a table.
 
 Which file counts when several answer the same question (the same model, data, threat model, seed and attack label, but
-another definition or another set of samples): the one with the most samples, and among these the newest. Different
-seeds make different rows.
+another definition or another set of samples): the one with the most samples, and among these the newest. A sample
+counts as broken where any of those with the same definition says so. Different seeds make different rows.
 """
 
 from collections.abc import Container, Iterable, Sequence
@@ -16,10 +16,12 @@ import pandas as pd
 from advdpnp.attacks.info import AttackInfo, by_cost
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.corruption import BENCHMARK
+from advdpnp.eval.analysis.contradictions import refuse_contradictions, worst_of
 from advdpnp.eval.store.diagnostics_record import DiagnosticRecord, diagnostics_of
 from advdpnp.eval.store.key import sample_set_hash, short_hash
 from advdpnp.eval.store.model_record import ModelRecord
 from advdpnp.eval.store.reader import StoredEvaluation, Threat
+from advdpnp.eval.store.rules import KNOWN_DATA
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ class Row:
         clean: verdicts on clean images.
         attacks: by label.
         cells: by (corruption, severity).
+        contradictions: where several evaluations of one question differ, in words.
     """
 
     model: ModelRecord
@@ -75,6 +78,7 @@ class Row:
     clean: StoredEvaluation
     attacks: dict[str, StoredEvaluation] = field(default_factory=dict)
     cells: dict[tuple[str, int], StoredEvaluation] = field(default_factory=dict)
+    contradictions: tuple[str, ...] = ()
 
     @property
     def key(self) -> tuple[str, ...]:
@@ -92,6 +96,35 @@ class Row:
     def n(self) -> int:
         """Number of samples."""
         return len(self.samples)
+
+    @cached_property
+    def selected(self) -> bool:
+        """Whether the samples are others than the first n of the data set."""
+        return not np.array_equal(self.samples, np.arange(self.n))
+
+    @property
+    def data_size(self) -> int:
+        """How many test images the data set has; 0 if nobody knows."""
+        known = KNOWN_DATA.get(self.data)
+        return known.size if known else max(int(u.info.get("test_images") or 0) for u in self._units)
+
+    @property
+    def samples_text(self) -> str:
+        """ "the first of 10,000", "all", "selected of 360"; the size only where it is known."""
+        size = self.data_size
+        if not self.selected and self.n == size:
+            return "all"
+        return ("selected" if self.selected else "the first") + f" of {size:,}" * bool(size)
+
+    @cached_property
+    def missing_attacks(self) -> list[str]:
+        """Attacks that were asked for together with those of the row, and have no verdicts."""
+        asked = dict.fromkeys(label for unit in self.attacks.values() for label in unit.asked)
+        return [label for label in asked if label not in self.attacks]
+
+    @property
+    def _units(self) -> list[StoredEvaluation]:
+        return [self.clean, *self.attacks.values()]
 
     @cached_property
     def attack_infos(self) -> dict[str, AttackInfo]:
@@ -133,12 +166,10 @@ class Row:
     def misclassified_under(self, attack: str) -> np.ndarray:
         """Which samples are misclassified under an attack, bool (n,); clean mistakes are.
 
-        A minimum-norm attack succeeds at whatever distance it needs: it counts where that is within eps (with the
-        slack that verification allows).
+        A success is within eps: what a minimum-norm attack finds farther away is stored as none, and readers refuse
+        anything else.
         """
-        frame = self.attacks[attack].frame.loc[self.samples]
-        within = frame["norm"].to_numpy() <= self.threat.eps * (1 + 1e-6) + 1e-7
-        return np.asarray(self.clean_wrong | (frame["success"].to_numpy() & within))
+        return np.asarray(self.clean_wrong | self.attacks[attack].success_on(self.samples))
 
     @cached_property
     def misclassified_under_any(self) -> np.ndarray:
@@ -190,7 +221,8 @@ class Row:
         """Those of the row's samples that every cell has judged, sorted, int64."""
         shared = self.samples
         for unit in self.cells.values():
-            shared = np.intersect1d(shared, unit.samples)
+            if not np.array_equal(shared, unit.samples):
+                shared = np.intersect1d(shared, unit.samples)
         return shared
 
     def corruption_accuracy(self) -> pd.DataFrame:
@@ -208,7 +240,7 @@ class Row:
             {
                 "type": name,
                 "severity": severity,
-                "accuracy": 1 - unit.frame.loc[shared]["success"].mean(),
+                "accuracy": 1 - unit.success_on(shared).mean() if len(shared) else np.nan,
                 "n": len(shared),
             }
             for (name, severity), unit in sorted(self.cells.items())
@@ -237,9 +269,10 @@ def make_rows(
     if samples is not None:
         units = [unit for unit in units if np.isin(samples, unit.samples).all()]
     rows = []
-    subjects = dict.fromkeys((u.model.name, u.model.weights_hash, u.data) for u in units)
-    for subject in subjects:
-        mine = [u for u in units if (u.model.name, u.model.weights_hash, u.data) == subject]
+    subjects: dict[tuple[str, str, str], list[StoredEvaluation]] = {}
+    for unit in units:
+        subjects.setdefault((unit.model.name, unit.model.weights_hash, unit.data), []).append(unit)
+    for mine in subjects.values():
         mine.sort(key=lambda unit: (unit.hash in preferred, *_rank(unit)))
         rows += _rows_of_one_model(mine, samples, preferred)
     return rows
@@ -249,10 +282,15 @@ def _rows_of_one_model(
     units: list[StoredEvaluation], samples: np.ndarray | None, preferred: Container[str] = ()
 ) -> list[Row]:
     """Rows of verdict files that are sorted so that of two with the same label the later one counts."""
-    chosen: dict[tuple[str, tuple[str, float] | None, int | None], StoredEvaluation] = {}
+    refuse_contradictions(units)
+    answers: dict[tuple[str, tuple[str, float] | None, int | None], list[StoredEvaluation]] = {}
     for unit in units:
         key = (unit.label, unit.threat and (unit.threat.norm, unit.threat.eps), unit.seed if unit.threat else None)
-        chosen[key] = unit
+        answers.setdefault(key, []).append(unit)
+    chosen, differing = {}, {}
+    for key, found in answers.items():
+        same = [unit for unit in found[:-1] if unit.comparison_key == found[-1].comparison_key and unit.cell is None]
+        chosen[key], differing[key] = worst_of(found[-1], same)
     cells = _of_one_source([unit for unit in units if unit.cell is not None], preferred)
     searched = [unit for unit in chosen.values() if unit.threat is not None]
     # An attack's verdicts hold the clean prediction too, should the file for clean images be lost.
@@ -265,10 +303,14 @@ def _rows_of_one_model(
         threat = same[0].threat or Threat()
         attacks = {unit.label: unit for unit in same}
         shared = _shared([clean, *same], samples)
-        rows.append(Row(clean.model, clean.dataset, clean.data, threat, seed, shared, clean, attacks, cells))
+        told = tuple(
+            words for key, words in differing.items() if words and key[1:] in ((None, None), ((norm, eps), seed))
+        )
+        rows.append(Row(clean.model, clean.dataset, clean.data, threat, seed, shared, clean, attacks, cells, told))
     alone = _shared([clean], samples)
     if clean.is_clean and len(alone) > max((len(_shared([unit], samples)) for unit in searched), default=-1):
-        rows.append(Row(clean.model, clean.dataset, clean.data, Threat(), None, alone, clean, {}, cells))
+        told = tuple(words for key, words in differing.items() if words and key[1] is None)
+        rows.append(Row(clean.model, clean.dataset, clean.data, Threat(), None, alone, clean, {}, cells, told))
     return rows
 
 
@@ -288,7 +330,8 @@ def _of_one_source(units: list[StoredEvaluation], preferred: Container[str]) -> 
 def _shared(units: Sequence[StoredEvaluation], samples: np.ndarray | None) -> np.ndarray:
     shared = units[0].samples if samples is None else np.intersect1d(units[0].samples, samples)
     for unit in units[1:]:
-        shared = np.intersect1d(shared, unit.samples)
+        if not np.array_equal(shared, unit.samples):
+            shared = np.intersect1d(shared, unit.samples)
     return shared
 
 

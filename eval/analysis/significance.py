@@ -182,7 +182,7 @@ def _mean_over_corruptions(x: Row, y: Row) -> dict[str, float]:
 def _share_of_cells(row: Row) -> np.ndarray:
     """Per image, the share of the benchmark's cells on which the model is right, float64 (n,)."""
     cells = [unit for (name, _), unit in row.cells.items() if name in BENCHMARK]
-    right = [~unit.frame.loc[row.corruption_samples]["success"].to_numpy(dtype=bool) for unit in cells]
+    right = [~unit.success_on(row.corruption_samples) for unit in cells]
     return np.asarray(np.mean(right, axis=0))
 
 

@@ -6,6 +6,7 @@ An image that somebody replaced by another one that fools the model within eps s
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,12 +18,12 @@ from advdpnp.attacks.engine.executor import Executor, evaluation_mode, is_batch_
 from advdpnp.attacks.engine.replicas import replicate
 from advdpnp.attacks.engine.verification import judge
 from advdpnp.attacks.rows import Batch
-from advdpnp.attacks.threat import NORMS, ThreatModel
+from advdpnp.attacks.threat import ThreatModel
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.base.randomness import Draw, seed_of
 from advdpnp.datasets import Dataset, to_float
 from advdpnp.eval.store.adversarial_images import StoredImages
-from advdpnp.eval.store.key import is_targeted, short_hash
+from advdpnp.eval.store.key import is_targeted
 from advdpnp.eval.store.reader import StoredEvaluation
 
 NEAR = 1e-4
@@ -33,6 +34,9 @@ NOT_STORED = "images of misclassified samples were not stored; run eval with --s
 
 _TRIES = 3  # of models whose logits are random or depend on the batch
 _LARGEST_BATCH = 1024  # rows of a model call, whatever a file says
+_ALIKE = 0.9  # of the margins of clean images are the same bits: the machine is one like that of the verdicts
+_SLACK = 1e-3  # of the largest margin: on another machine, margins may differ by less
+_UNKNOWN = -2  # a class that no model answers
 _SANITY = 64  # images by which a model is tried for such answers
 
 
@@ -88,18 +92,24 @@ class Auditor:
     Args:
         model: on ``device``; as it was evaluated.
         dataset: whose test images it was evaluated on.
+        data_root: where official corrupted images are looked for.
 
     Attributes:
+        classes: number of logits.
         caution: why the model's answers cannot be repeated ("random", "dependent on the batch"), or "".
     """
 
-    def __init__(self, model: nn.Module, dataset: Dataset, device: torch.device) -> None:
+    def __init__(self, model: nn.Module, dataset: Dataset, device: torch.device, data_root: Path | None = None) -> None:
         self.model, self.split, self.device = model, dataset.test, device
-        self._clean: dict[int, tuple[np.ndarray, np.ndarray]] = {}
-        x = self._images(np.arange(min(_SANITY, len(self.split))))
+        self.dataset, self.data_root = dataset, data_root
+        self._clean: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
+        x = self.images(np.arange(min(_SANITY, len(self.split))))
         self._randomised = is_randomised(model, x.to(device))
         with evaluation_mode(model):
-            dependent = not self._randomised and is_batch_dependent(Executor(model, len(x), device), x)
+            executor = Executor(model, len(x), device)
+            self.classes = executor.logits(x.to(device)).shape[1]
+            dependent = not self._randomised and is_batch_dependent(executor, x)
+        self._dependent = dependent
         self.caution = "random" if self._randomised else "dependent on the batch" if dependent else ""
 
     def audit(self, unit: StoredEvaluation) -> UnitAudit:
@@ -112,7 +122,7 @@ class Auditor:
         unsettled: list[Discrepancy] = []
         if faults:
             return UnitAudit(unit, 0, 0, np.zeros(0, np.int64), faults, judged=False)
-        static_batch_size = _static_batch_size(unit)
+        static_batch_size = static_batch_size_of(unit)
         wrong = self._clean_mistakes(unit, static_batch_size, faults, unsettled)
         if unit.threat is None:
             return UnitAudit(unit, 0, 0, unit.samples[wrong], faults, unsettled)
@@ -123,7 +133,8 @@ class Auditor:
         shown = []
         try:
             for stored in unit.adversarials(self.split.some_images, len(self.split)):
-                shown += self._judge(stored, unit, static_batch_size, faults, unsettled)
+                if len(stored.sample):
+                    shown += self._judge(stored, unit, static_batch_size, faults, unsettled)
                 for sample in stored.sample.tolist():
                     faults += [Discrepancy(sample, "it has two images")] if sample in seen else []
                     seen.add(sample)
@@ -142,21 +153,20 @@ class Auditor:
 
     def _contradictions(self, unit: StoredEvaluation) -> Iterator[Discrepancy]:
         """What is wrong with the verdicts before anything is judged."""
-        frame, identity = unit.verdicts.frame, unit.info.get("identity")
-        samples = unit.samples
+        frame, samples = unit.verdicts.frame, unit.samples
         if unit.data != self.split.content_hash:
             raise AdvdpnpError(
                 f"{unit.verdicts.path} is about other images ({unit.data[:8]}) than those of the data set "
                 f"({self.split.content_hash[:8]}); choose the right one with --dataset"
             )
-        if not isinstance(identity, dict) or short_hash(identity) != unit.hash or identity.get("data") != unit.data:
-            yield Discrepancy(None, "the definition in the file is not the one that its hash is of: it was changed")
+        if samples.max(initial=0) >= len(self.split):
+            yield Discrepancy(None, "it names samples that the data set has not")
             return
-        if not _is_threat(identity["threat"], unit.record.eps_text):
-            yield Discrepancy(None, "the radius as it is written is not that of its definition")
-        if len(np.unique(samples)) != len(samples) or samples.min() < 0 or samples.max() >= len(self.split):
-            yield Discrepancy(None, "it names samples twice, or such as the data set has not")
-            return
+        if unit.info.get("test_images", len(self.split)) != len(self.split):
+            yield Discrepancy(None, f"it says that the data set has {unit.info['test_images']} test images")
+        for name, found in (("randomised", self._randomised), ("batch_dependent", self._dependent)):
+            if unit.info.get(name, found) != found:
+                yield Discrepancy(None, f"it says that the model is {'' if unit.info[name] else 'not '}{name}")
         label = self.split.some_labels(samples).numpy()
         for sample in samples[label != frame["label"].to_numpy()]:
             yield Discrepancy(int(sample), "it has another label in the data set")
@@ -167,7 +177,9 @@ class Auditor:
         """Which clean images are misclassified, bool (n,); what cannot be settled here counts as it is stored."""
         frame, samples = unit.verdicts.frame, unit.samples
         stored = frame["clean_prediction"].to_numpy()
-        found, near = self._clean_predictions(samples, static_batch_size)
+        found, near, margin = self._clean_predictions(samples, static_batch_size)
+        if unit.is_clean and not self.caution:
+            faults += self._margins(unit, margin)
         counted = stored.copy()
         for place in np.flatnonzero(found != stored):
             sample = int(samples[place])
@@ -181,16 +193,32 @@ class Auditor:
                 counted[place] = found[place]
         return np.asarray(counted != frame["label"].to_numpy())
 
-    def _clean_predictions(self, samples: np.ndarray, static_batch_size: int) -> tuple[np.ndarray, np.ndarray]:
-        """Predicted classes (n,) of clean images, and which are nearly tied, bool (n,); each is judged once."""
-        classes, near = self._clean.setdefault(
-            static_batch_size, (np.full(len(self.split), -1), np.zeros(len(self.split), bool))
+    def alike(self, clean: StoredEvaluation) -> bool:
+        """Whether this machine gives the bits that are stored of the clean images, but for a few."""
+        margin = self._clean_predictions(clean.samples, static_batch_size_of(clean))[2]
+        return bool(np.mean(margin == clean.column("margin")) > _ALIKE)
+
+    def _margins(self, unit: StoredEvaluation, found: np.ndarray) -> Iterator[Discrepancy]:
+        """Margins of clean images that are not as stored."""
+        stored, slack = unit.column("margin"), _SLACK * np.nanmax(np.abs(found), initial=1.0)
+        slack = 0.0 if self.alike(unit) else slack
+        for place in np.flatnonzero(~(np.abs(stored - found) <= slack) & (np.isfinite(stored) | np.isfinite(found))):
+            why = f"the margin of its clean image is {found[place]:.6g}, not {stored[place]:.6g} as stored"
+            yield Discrepancy(int(unit.samples[place]), why)
+
+    def _clean_predictions(
+        self, samples: np.ndarray, static_batch_size: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of clean images: predicted classes, which are nearly tied (bool), and margins, (n,); each is judged once."""
+        n = len(self.split)
+        classes, near, margins = self._clean.setdefault(
+            static_batch_size, (np.full(n, _UNKNOWN), np.zeros(n, bool), np.zeros(n, np.float32))
         )
-        todo = samples[classes[samples] < 0]
+        todo = samples[classes[samples] == _UNKNOWN]
         for block in np.array_split(todo, range(static_batch_size, len(todo), static_batch_size)) if len(todo) else ():
-            predicted, tied = self._ask(self._images(block), self.split.some_labels(block), static_batch_size, 0)
-            classes[block], near[block] = predicted.numpy(), tied.numpy()
-        return classes[samples], near[samples]
+            predicted, tied, margin = self.ask(self.images(block), self.split.some_labels(block), static_batch_size, 0)
+            classes[block], near[block], margins[block] = predicted.numpy(), tied.numpy(), margin.numpy()
+        return classes[samples], near[samples], margins[samples]
 
     def _judge(
         self,
@@ -203,7 +231,7 @@ class Auditor:
         """Samples that images show to be broken; what is wrong with the others goes into the lists."""
         assert unit.threat is not None
         threat = ThreatModel(unit.threat.norm, unit.threat.eps, unit.threat.eps_text)
-        x, x_adv = self._images(stored.sample), stored.x_adv
+        x, x_adv = self.images(stored.sample), stored.x_adv
         y = self.split.some_labels(stored.sample)
         finite = torch.isfinite(x_adv).flatten(1).all(1)
         x_adv = torch.where(finite[:, None, None, None], x_adv, x)
@@ -216,9 +244,9 @@ class Auditor:
             target = torch.from_numpy(unit.frame["adversarial_prediction"].loc[stored.sample].to_numpy(copy=True))
             goal, criterion = target.clamp(min=0), Targeted.of(())
         tries = range(_TRIES if self.caution else 1)
-        answers = [self._ask(x_adv, goal, static_batch_size, number, criterion) for number in tries]
-        predicted, near = answers[0]
-        fooled = torch.stack([each != y if target is None else each == target for each, _ in answers])
+        answers = [self.ask(x_adv, goal, static_batch_size, number, criterion) for number in tries]
+        predicted, near, _ = answers[0]
+        fooled = torch.stack([each != y if target is None else each == target for each, *_ in answers])
         shown = []
         for place, sample in enumerate(stored.sample.tolist()):
             wrong = doubt = ""
@@ -247,10 +275,10 @@ class Auditor:
                 shown.append(sample)
         return shown
 
-    def _ask(
+    def ask(
         self, x: Tensor, goal: Tensor, static_batch_size: int, number: int, criterion: Criterion = MISCLASSIFIED
-    ) -> tuple[Tensor, Tensor]:
-        """Predicted classes (n,) and which are nearly tied, bool (n,); another number draws other noise and order."""
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Predicted classes, which are nearly tied, and margins, (n,); another number draws other noise and order."""
         order = torch.arange(len(x))
         if number:
             order = torch.argsort(Draw.of(seed_of("verify", number), order).bits(()), stable=True)
@@ -260,25 +288,15 @@ class Auditor:
             judged = replicas.map(lambda executor, rows: judge(executor, rows.x, rows.y, criterion), batch).to("cpu")
         tied = judged.margin.abs() <= NEAR * judged.logits.abs().amax(1)
         back = torch.argsort(order)
-        return judged.prediction[back], tied[back]
+        return judged.prediction[back], tied[back], judged.margin[back]
 
-    def _images(self, samples: np.ndarray) -> Tensor:
+    def images(self, samples: np.ndarray) -> Tensor:
+        """Images of some samples, float32 (n, c, h, w) in [0, 1], on the CPU."""
         images = self.split.some_images(samples)
         return to_float(images) if images.dtype == torch.uint8 else images.float()
 
 
-def _is_threat(stated: Any, eps_text: str) -> bool:
-    """Whether a threat model is one of ours, with its radius written so."""
-    if stated is None:
-        return True
-    try:
-        eps = ThreatModel.parse(stated["norm"], eps_text).eps if stated["norm"] in NORMS else None
-    except AdvdpnpError:
-        return False
-    return bool(stated == {"norm": stated["norm"], "eps": eps, "low": 0.0, "high": 1.0})
-
-
-def _static_batch_size(unit: StoredEvaluation) -> int:
+def static_batch_size_of(unit: StoredEvaluation) -> int:
     """Rows of the model calls that the verdicts came from: the same give the same bits."""
     identity: dict[str, Any] = unit.info["identity"]
     static_batch_size = identity.get("batch_size", identity.get("shape"))

@@ -250,6 +250,12 @@ def _facts(row: Row) -> Iterator[Flag]:
     unanswered = {name: int((classes < 0).sum()) for name, classes in predicted.items()}
     if seen := [f"{name}: {count} of {row.n} images" for name, count in unanswered.items() if count]:
         yield Flag("non-finite", ", ".join(seen))
+    if row.selected:
+        yield Flag("selected-samples", row.samples_text)
+    if row.missing_attacks:
+        yield Flag("incomplete", f"{', '.join(row.missing_attacks)} missing")
+    if row.contradictions:
+        yield Flag("contradicted", "; ".join(row.contradictions))
     for attack in (label for label, info in row.attack_infos.items() if info.few_classes_autoattack):
         yield Flag("few-classes", f"{attack} ran")
 

@@ -122,6 +122,18 @@ FLAGS = {
         "the model was not measured (--no-sanity, sanity=False), so flags that need measurements cannot be raised",
         "evaluate once more with measurements; stored verdicts are not repeated",
     ),
+    "selected-samples": Meaning(
+        "the images are not the first ones of the data set: they were selected, or others were lost",
+        "evaluate all images, or the first ones (--limit)",
+    ),
+    "incomplete": Meaning(
+        "attacks that the evaluation was asked for have no verdicts: it has not ended, or they were removed",
+        "run the same evaluation again, which continues; until then, read worst_case as one over fewer attacks",
+    ),
+    "contradicted": Meaning(
+        "several evaluations of one question judge images differently; an image counts as broken where any says so",
+        "find out which one is right with advdpnp verify, and move the other out of the folder",
+    ),
     "few-classes": Meaning(
         "fewer than 4 classes: the standard AutoAttack needs 4, a variant without its DLR loss ran instead",
         "compare it with rows of the same variant alone",

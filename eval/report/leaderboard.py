@@ -82,7 +82,7 @@ def tabulate_rows(rows: Sequence[Row], mce_baseline: str | None = None, flags: F
         *(("dtype",) if any(record["dtype"] for record in records) else ()), *bounds, "norm", "eps", "eps_text",
         "seed", "dataset", "corruption_source", "weights_hash", "data_hash", "definitions", "versions", "device",
         "date", "command", "forwards", "backwards", "seconds", "flag_details", "recipe_hash", "training_seed",
-        "samples_hash", "attack_definitions", "sanity_n",
+        "samples", "samples_hash", "attack_definitions", "sanity_n",
     ]  # fmt: skip
     return _sorted(with_types(pd.DataFrame(records, columns=columns)))
 
@@ -169,6 +169,7 @@ def _record(row: Row, flags: Sequence[Flag]) -> dict[str, Any]:
         "flags": "; ".join(dict.fromkeys(flag.code for flag in flags)),
         "recipe_hash": row.model.recipe_hash,
         "training_seed": row.model.training_seed,
+        "samples": row.samples_text,
         "samples_hash": row.samples_hash,
         "attack_definitions": canonical_json(row.comparison_keys),
         "flag_details": "; ".join(f"{flag.code}: {flag.seen}" for flag in flags),

@@ -110,8 +110,9 @@ def threat_words(row: pd.Series) -> str:
 def _caption(part: pd.DataFrame) -> str:
     first = part.iloc[0]
     sizes = sorted(set(part["n"].tolist()))
+    which = set(part["samples"])
     n = (
-        f"n = {sizes[0]}"
+        f"n = {sizes[0]}" + (f" ({which.pop()})" if len(which) == 1 else "")
         if len(sizes) == 1
         else f"n = {sizes[0]} to {sizes[-1]}: rows of different n are not comparable"
     )

@@ -182,6 +182,7 @@ class ModelRun:
     ) -> None:
         self.name, self.plan, self.store, self.look = loaded.name, plan, store, look
         self._hash, self._warnings = loaded.weights_hash, warnings
+        self.asked = list(dict.fromkeys(task.key.label for task in tasks if task.key.threat is not None))
         if not look.randomised:
             self._compare_with_stored(tasks[0].key)
             for task in tasks[1:]:
@@ -280,6 +281,8 @@ class ModelRun:
         return {
             **({} if task.info is None else {"attack_info": task.info.to_json()}),
             "dataset": self.plan.dataset.label,
+            "test_images": len(self.plan.dataset.test),
+            "attacks": self.asked,
             "seed": task.seed,
             "randomised": self.look.randomised,
             "batch_dependent": self.look.batch_dependent,

@@ -23,8 +23,9 @@ RESERVED = frozenset((
     "training_seconds", "worst_case_p", "worst_case_p_holm", "corruptions_n", "mce", "mce_baseline", "mce_note",
     "dtype", "norm", "eps", "eps_text", "seed", "dataset", "corruption_source", "weights_hash", "data_hash",
     "definitions", "versions", "device", "date", "command", "forwards", "backwards", "seconds", "flag_details",
-    "recipe_hash", "training_seed", "samples_hash", "attack_definitions", "sanity_n", "standard_autoattack", "source",
-    "venue", "paper", "url", "threat", "over", "group", "seeds", "seed_values", "models", "against",
+    "recipe_hash", "training_seed", "samples", "samples_hash", "attack_definitions", "sanity_n",
+    "standard_autoattack", "source", "venue", "paper", "url", "threat", "over", "group", "seeds", "seed_values",
+    "models", "against",
 ))  # fmt: skip
 """Columns of the leaderboard, and so no names of attacks, whose accuracies have a column of their own."""
 

@@ -1,5 +1,6 @@
 """What the results say a model is: the ``model.json`` of its folder."""
 
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -71,3 +72,26 @@ def read_model_record(path: Path) -> ModelRecord:
         raise AdvdpnpError(
             f"{path} is damaged ({describe_fault(error)}); run the evaluation again with the same --out to rewrite it"
         ) from error
+
+
+def find_models(folder: Path) -> list[Path]:
+    """The ``model.json`` of every model in or below a folder.
+
+    Raises:
+        AdvdpnpError: the folder does not exist or holds none.
+    """
+    if not folder.is_dir():
+        raise AdvdpnpError(f"there is no folder {folder}; give one that 'advdpnp eval --out' has written")
+    # os.walk passes over a folder that an evaluation removes meanwhile.
+    found = sorted(Path(each, "model.json") for each, _, names in os.walk(folder) if "model.json" in names)
+    if not found:
+        raise nothing_in(folder, "no results")
+    return found
+
+
+def nothing_in(folder: Path, what: str) -> AdvdpnpError:
+    """The error for a folder that holds none of what was looked for."""
+    remedy = f"run 'advdpnp eval ... --out {folder}' first"
+    if (folder / "leaderboard.csv").exists():
+        remedy = "its tables were made from other folders: give those"
+    return AdvdpnpError(f"there are {what} in {folder}; {remedy}")

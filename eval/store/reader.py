@@ -1,7 +1,6 @@
 """Complete evaluations read back, of today's layout and of the old one, each with its model."""
 
 import math
-import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,8 +20,11 @@ from advdpnp.eval.store.data_files import EvaluationData, data_path, read_conten
 from advdpnp.eval.store.diagnostics_record import DiagnosticRecord
 from advdpnp.eval.store.index import INDEX, EvaluationRecord, read_index
 from advdpnp.eval.store.key import short_hash
-from advdpnp.eval.store.model_record import ModelRecord, read_model_record
-from advdpnp.eval.store.schema import Verdicts, needs_image, to_verdicts
+from advdpnp.eval.store.model_record import ModelRecord, find_models, nothing_in, read_model_record
+from advdpnp.eval.store.rules import KNOWN_DATA
+from advdpnp.eval.store.rules.checked import checked_verdicts
+from advdpnp.eval.store.rules.seal import unbroken_seals
+from advdpnp.eval.store.schema import Verdicts, needs_image
 
 
 class Threat(NamedTuple):
@@ -62,7 +64,17 @@ class StoredEvaluation:
     @cached_property
     def samples(self) -> np.ndarray:
         """Sorted sample indices, int64."""
-        return self.verdicts.frame["sample"].to_numpy()
+        return self.verdicts.column("sample")
+
+    def column(self, name: str) -> np.ndarray:
+        """One column of the verdicts, sorted by sample."""
+        return self.verdicts.column(name)
+
+    def success_on(self, samples: np.ndarray) -> np.ndarray:
+        """Which of some samples (int64, sorted, all of them judged) are broken, bool (n,)."""
+        if np.array_equal(samples, self.samples):
+            return self.column("success")
+        return self.column("success")[np.searchsorted(self.samples, samples)]
 
     @property
     def label(self) -> str:
@@ -134,13 +146,19 @@ class StoredEvaluation:
 
     @property
     def dataset(self) -> str:
-        """Name of the data set."""
-        return str(self.info.get("dataset") or "")
+        """Name of the data set; where its hash is known, by the hash."""
+        known = KNOWN_DATA.get(self.data)
+        return known.name if known else str(self.info.get("dataset") or "")
 
     @property
     def last_run(self) -> dict[str, Any]:
         """Versions, device, command, date of the latest run that added to it."""
         return dict(self.info["runs"][-1])
+
+    @cached_property
+    def asked(self) -> tuple[str, ...]:
+        """Labels of all attacks that the runs were asked for; empty where they do not say."""
+        return tuple(dict.fromkeys(label for run in self.info["runs"] for label in run.get("attacks", ())))
 
     @property
     def date(self) -> str:
@@ -155,7 +173,8 @@ class StoredEvaluation:
     @property
     def needs_image(self) -> np.ndarray:
         """Samples (int64) whose verdict rests on an adversarial image."""
-        return np.asarray(self.samples[needs_image(self.verdicts.frame)])
+        told = {name: self.column(name) for name in ("success", "clean_prediction", "label")}
+        return np.asarray(self.samples[needs_image(told)])
 
     @property
     def folder(self) -> Path:
@@ -255,8 +274,12 @@ def collect_results(folders: Iterable[Path]) -> tuple[list[StoredEvaluation], li
     """The complete evaluations in or below these folders, and what is wrong with those that cannot be read.
 
     Raises:
-        AdvdpnpError: a folder does not exist or holds no results.
+        AdvdpnpError: a folder does not exist or holds no results, or is not as it was sealed.
     """
+    folders = list(folders)
+    for folder in folders:
+        find_models(folder)
+    unbroken_seals(folders)
     found: dict[tuple[Path, str], StoredEvaluation] = {}
     damaged: list[str] = []
     for folder in folders:
@@ -267,7 +290,7 @@ def collect_results(folders: Iterable[Path]) -> tuple[list[StoredEvaluation], li
             for unit in _readable(path.parent, damaged)
         }
         if not here and len(damaged) == before:
-            raise _nothing_in(folder, "only unfinished evaluations")
+            raise nothing_in(folder, "only unfinished evaluations")
         found.update(here)
     return list(found.values()), damaged
 
@@ -312,29 +335,7 @@ def evaluations_of(folder: Path) -> list[tuple[str, Callable[[], StoredEvaluatio
 
 def _read(path: Path, model: ModelRecord, read: Callable[[], EvaluationData]) -> StoredEvaluation:
     data = read()
-    return StoredEvaluation(model, data.record, to_verdicts(path, data.verdicts, data.record.info), data.images)
-
-
-def find_models(folder: Path) -> list[Path]:
-    """The ``model.json`` of every model in or below a folder.
-
-    Raises:
-        AdvdpnpError: the folder does not exist or holds none.
-    """
-    if not folder.is_dir():
-        raise AdvdpnpError(f"there is no folder {folder}; give one that 'advdpnp eval --out' has written")
-    # os.walk passes over a folder that an evaluation removes meanwhile.
-    found = sorted(Path(each, "model.json") for each, _, names in os.walk(folder) if "model.json" in names)
-    if not found:
-        raise _nothing_in(folder, "no results")
-    return found
-
-
-def _nothing_in(folder: Path, what: str) -> AdvdpnpError:
-    remedy = f"run 'advdpnp eval ... --out {folder}' first"
-    if (folder / "leaderboard.csv").exists():
-        remedy = "its tables were made from other folders: give those"
-    return AdvdpnpError(f"there are {what} in {folder}; {remedy}")
+    return StoredEvaluation(model, data.record, checked_verdicts(path, model, data), data.images)
 
 
 def read_diagnostics(folder: Path) -> tuple[DiagnosticRecord, ...]:

@@ -3,8 +3,9 @@
 import contextlib
 import io
 import json
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -88,10 +89,12 @@ class _Run(_Part):
     date: Text = ""
     copy_differs: bool = False
     timed: dict[Name, Annotated[float, Field(ge=0)]] = {}
+    attacks: list[Name] = []
 
 
 class _Metadata(_Part):
     dataset: Text | None = None
+    test_images: Count | None = None
     seed: Count | None = None
     randomised: bool = False
     batch_dependent: bool = False
@@ -148,13 +151,26 @@ class Verdicts:
 
     Attributes:
         path: the file that holds them.
-        frame: the columns of ``FOUND``, sorted by sample.
+        table: gives the columns of ``FOUND``, sorted by sample.
         info: the JSON metadata: identity, dataset, seed, randomised, batch_dependent, runs.
+        kept: columns that are in memory, where ``table`` reads the others from the file.
     """
 
     path: Path
-    frame: pd.DataFrame
+    table: Callable[[], pa.Table]
     info: dict[str, Any]
+    kept: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    @cached_property
+    def frame(self) -> pd.DataFrame:
+        """All columns."""
+        found: pd.DataFrame = self.table().to_pandas()
+        return found
+
+    def column(self, name: str) -> np.ndarray:
+        """One column, (n,)."""
+        found = self.kept.get(name)
+        return self.table().column(name).to_numpy() if found is None else found
 
 
 def to_verdicts(path: Path, table: pa.Table, info: dict[str, Any]) -> Verdicts:
@@ -165,15 +181,14 @@ def to_verdicts(path: Path, table: pa.Table, info: dict[str, Any]) -> Verdicts:
     """
     if empty := [name for name in FOUND.names if table.column(name).null_count]:
         raise changed(path, f"some rows have no {empty[0]}")
-    frame = table.to_pandas()
-    if frame["sample"].duplicated().any():
+    sample = table.column("sample").to_numpy()
+    if len(np.unique(sample)) != len(sample):
         raise changed(path, "it judges samples twice")
-    if info["identity"].get("threat") is not None and not np.isfinite(frame.loc[needs_image(frame), "norm"]).all():
-        raise changed(path, "samples count as broken by an image at no finite distance")
     for name, (low, high) in _RANGES.items():
-        if len(frame) and not ((frame[name] >= low) & (frame[name] <= high)).all():
+        values = table.column(name).to_numpy()
+        if len(values) and not low <= values.min() <= values.max() <= high:  # nor where one is NaN
             raise changed(path, f"it has a {name} that is none")
-    return Verdicts(path, frame, info)
+    return Verdicts(path, lambda: table, info)
 
 
 _RANGES = {

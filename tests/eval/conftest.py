@@ -115,11 +115,12 @@ def write_model(
             unit = EvaluationKey(attack, "d" * 64, threat, {} if threat is None else definition)
             wrong = clean_wrong | (samples >= round(share * n))
             chosen = (others or {}).get(attack, {})
-            found = columns(samples, np.asarray(chosen.get("success", wrong)), clean_wrong)
+            found = columns(samples, np.asarray(chosen.get("success", wrong)) | clean_wrong, clean_wrong)
             if threat is not None:
-                found["norm"] = np.where(found["success"], found["norm"], np.inf)
+                distance = np.minimum(found["norm"], threat.eps / 2)
+                found["norm"] = np.where(found["success"], distance, np.inf)
                 found["margin"] = found["margin"] / 2  # an attack that moves images moves margins
-            found |= chosen
+            found |= {column: values for column, values in chosen.items() if column != "success"}
             told = {"attack_info": declared[attack].to_json()} if declared and attack in declared else {}
             told |= facts if threat is not None else {**facts, "seed": None}
             with folder.writer(unit, samples, told) as writer:

@@ -28,9 +28,19 @@ Compare = Annotated[
 ]
 
 
-def leaderboard(folders: Folders, out: Out = None, mce_baseline: Baseline = None, compare: Compare = None) -> None:
+AllFigures = Annotated[bool, typer.Option("--all-figures", help="Draw every model, also where there are more than 20.")]
+
+
+def leaderboard(
+    folders: Folders,
+    out: Out = None,
+    mce_baseline: Baseline = None,
+    compare: Compare = None,
+    all_figures: AllFigures = False,
+) -> None:
     """Rebuild the leaderboard, its page and the figures from the verdicts of any number of evaluations."""
-    from advdpnp.eval.store.reader import find_models, readable_results
+    from advdpnp.eval.store.model_record import find_models
+    from advdpnp.eval.store.reader import readable_results
 
     if compare not in (None, "robustbench"):
         raise AdvdpnpError(
@@ -40,7 +50,7 @@ def leaderboard(folders: Folders, out: Out = None, mce_baseline: Baseline = None
     for folder in folders:
         find_models(folder)  # a folder named by mistake gets no lock
     with readable_results(folders) as found:
-        _rebuild(found, folders, out or folders[0], mce_baseline, published=bool(compare))
+        _rebuild(found, folders, out or folders[0], mce_baseline, published=bool(compare), all_figures=all_figures)
 
 
 def _rebuild(
@@ -50,6 +60,7 @@ def _rebuild(
     baseline: str | None,
     *,
     published: bool,
+    all_figures: bool,
 ) -> None:
     from advdpnp.eval.analysis.rows import make_rows
     from advdpnp.eval.report.leaderboard import writing_tables
@@ -60,27 +71,29 @@ def _rebuild(
         rows = make_rows(found)
         frame = write_report(rows, results, folders=folders, mce_baseline=baseline, published=published)
     theirs = is_published(frame)
-    show(frame[~theirs], results, rows)
+    show(frame[~theirs], results, rows, all_figures=all_figures)
     if published:
         console.out.print(
             f"{theirs.sum()} published rows of this data and threat model: {results / 'leaderboard.md'}", markup=False
         )
 
 
-def show(frame: "pd.DataFrame", results: Path, rows: "Sequence[Row] | None" = None) -> None:
+def show(
+    frame: "pd.DataFrame", results: Path, rows: "Sequence[Row] | None" = None, *, all_figures: bool = False
+) -> None:
     """Draw the figures of a results folder and print rows of its leaderboard with their notes."""
     from advdpnp.eval.analysis.columns import accuracy_columns, row_key
     from advdpnp.eval.analysis.corruptions import corruption_notes
     from advdpnp.eval.analysis.rows import make_rows
     from advdpnp.eval.analysis.search_notes import search_notes
-    from advdpnp.eval.report.figures import draw_rows
+    from advdpnp.eval.report.figures import MANY, draw_rows, is_crowded
     from advdpnp.eval.report.leaderboard import writing_tables
     from advdpnp.eval.report.tables import unmeasured_note
     from advdpnp.eval.store.reader import find_results
 
     with writing_tables(results):
         every = make_rows(find_results([results])) if rows is None else rows
-        figures = draw_rows(every, results)
+        figures = draw_rows(every, results, everything=all_figures)
     numbers = [name for name in accuracy_columns(frame) if frame[name].notna().any()]
     console.print_leaderboard(
         frame.assign(threat=frame["norm"] + " " + frame["eps_text"]),
@@ -92,7 +105,8 @@ def show(frame: "pd.DataFrame", results: Path, rows: "Sequence[Row] | None" = No
     searches = [note for row in every if row.key in shown for note in search_notes(row)]
     for note in [*sources, *searches, *corruption_notes(frame), *filter(None, [unmeasured_note(frame)])]:
         console.out.print(note, markup=False, highlight=False)
-    console.out.print(f"\n{results / 'leaderboard.html'}, .csv, .md and {len(figures)} figures", markup=False)
+    best = "" if all_figures or not is_crowded(every) else f" of the best {MANY} (--all-figures draws every model)"
+    console.out.print(f"\n{results / 'leaderboard.html'}, .csv, .md and {len(figures)} figures{best}", markup=False)
 
 
 def _show_types(frame: "pd.DataFrame") -> None:

@@ -16,9 +16,8 @@ def migrate(folders: Folders) -> None:
     from advdpnp.base.files import folder_lock
     from advdpnp.commands.support.console import out
     from advdpnp.eval.store.commit import finish_commit
-    from advdpnp.eval.store.model_record import read_model_record
+    from advdpnp.eval.store.model_record import find_models, read_model_record
     from advdpnp.eval.store.old_layout import convert, is_old
-    from advdpnp.eval.store.reader import find_models
 
     for folder in folders:
         if folder.is_dir() and not any(folder.rglob("model.json")):

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from advdpnp.base.errors import AdvdpnpError
 from advdpnp.commands.support.options import DataRoot, Device, Dtype, InputRange, Mean, Std, Weights, WeightsKey
 
 EPILOG = "Example: `advdpnp verify results/cifar10/my-run-1a2b3c4d --checkpoint runs/my-run`"
@@ -20,6 +21,16 @@ Model = Annotated[list[str] | None, typer.Option(help="Your own model, as for `a
 Dataset = Annotated[
     str | None, typer.Option(help="Data set of the evaluation.", show_default="the one named in the results")
 ]
+Replay = Annotated[
+    str,
+    typer.Option(
+        metavar="N|all",
+        help="Search so many samples of each evaluation again, those that are claimed robust first; 0: none.",
+    ),
+]
+Seed = Annotated[
+    int | None, typer.Option(min=0, help="Which samples these are. Choose it yourself.", show_default="drawn anew")
+]
 Json = Annotated[Path | None, typer.Option(metavar="FILE", help="Also write every finding to this file.")]
 
 
@@ -34,11 +45,15 @@ def verify(
     input_range: InputRange = None,
     dtype: Dtype = "auto",
     dataset: Dataset = None,
+    replay: Replay = "32",
+    seed: Seed = None,
     json: Json = None,
     data_root: DataRoot = None,
     device: Device = "auto",
 ) -> None:
-    """Re-verify stored adversarial images; exit code 1 if a check fails or cannot be made."""
+    """Check stored results against the model: every image again, and a sample of the searches; exit code 1 if a check
+    fails or cannot be made.
+    """
     from advdpnp.commands.support.models import ModelOptions
     from advdpnp.commands.support.verification import verify_command
 
@@ -51,6 +66,17 @@ def verify(
         data_root=data_root,
         device=device,
         report=json,
+        replay=_count(replay),
+        seed=seed,
     )
     if not holds:
         raise typer.Exit(1)
+
+
+def _count(text: str) -> int | None:
+    """How many samples; None for all."""
+    if text == "all":
+        return None
+    if not (text.isascii() and text.isdigit()):
+        raise AdvdpnpError(f"--replay is a number of samples or all, not '{text}'; write for example --replay 32")
+    return int(text)

@@ -1,20 +1,29 @@
 """What ``advdpnp verify`` does: load the models of stored evaluations, have them judged again, print what holds."""
 
 import json
+import secrets
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.base.files import write_text
-from advdpnp.commands.support.console import out
+from advdpnp.commands.support.console import err, out
 from advdpnp.commands.support.models import ModelOptions, foreign_models
 from advdpnp.datasets import Dataset, load_dataset
-from advdpnp.eval.audit.folder import FolderAudit, audit_folder, find_folders, title
+from advdpnp.eval.audit.folder import Again, FolderAudit, audit_folder, find_folders, title
 from advdpnp.eval.audit.images import NOT_STORED, Auditor, Discrepancy, UnitAudit
+from advdpnp.eval.audit.replay import Replay
+from advdpnp.eval.audit.signature import refuse_forged
+from advdpnp.eval.audit.trust import what_is_known
 from advdpnp.eval.run.device import choose_device
+from advdpnp.eval.store.index import read_index
 from advdpnp.eval.store.model_record import ModelRecord
+from advdpnp.eval.store.rules import KNOWN_DATA, KnownData
+from advdpnp.eval.store.rules.seal import unbroken_seals
 from advdpnp.models.loading import LoadedModel, load_model
 
 _SHOWN = 10  # samples of one unit that are named; the JSON file has all
@@ -30,25 +39,41 @@ def verify_command(
     data_root: Path | None,
     device: str,
     report: Path | None,
+    replay: int | None,
+    seed: int | None,
 ) -> bool:
     """Check what is stored below ``paths``; prints it, and returns whether all of it holds.
+
+    Args:
+        replay: how many samples of each evaluation to search again; None: all, 0: none.
+        seed: of the draw of these samples; None: a new one.
 
     Raises:
         AdvdpnpError: nothing is there, or a model or the data set is missing or another one.
     """
+    seals = unbroken_seals([path if path.is_dir() else path.parent for path in paths])
+    refuse_forged(seals)
     identities = find_folders(paths)
     data = _dataset(dataset, identities, data_root)
     loaded = _load(checkpoints, models, options, data)
     _refuse_strangers(identities, loaded)
     chosen = choose_device(device)
-    found = [_audit(folder, identity, loaded, data, chosen) for folder, identity in identities.items()]
+    again = None if replay == 0 else Again(replay, secrets.randbits(32) if seed is None else seed, _searching)
+    auditing = partial(_audit, loaded=loaded, data=data, data_root=data_root, device=chosen, again=again)
+    found = [auditing(folder, identity) for folder, identity in identities.items()]
     holds = all(each.holds for each in found)
+    for line in what_is_known(found, again, seals):
+        out.print(line, markup=False)
     if holds:
         out.print("all of it holds", style="green")
     elif any(each.contradicted for each in found):
         out.print("NOT all of it holds", style="red")
     else:
-        lacks = "results are missing" if any(each.missing for each in found) else "adversarial images were not stored"
+        lacks = "adversarial images were not stored"
+        if any(each.missing for each in found):
+            lacks = "results are missing"
+        elif any(replay.suspect for each in found for replay in each.replays):
+            lacks = "evaluations could not be searched again"
         out.print(f"Incomplete: some {lacks}; no check failed", style="red")
     if report is not None:
         write_text(report, json.dumps({"holds": holds, "models": [each.to_json() for each in found]}, indent=1) + "\n")
@@ -56,17 +81,25 @@ def verify_command(
 
 
 def _audit(
-    folder: Path, identity: ModelRecord, loaded: Mapping[str, LoadedModel], data: Dataset, device: torch.device
+    folder: Path,
+    identity: ModelRecord,
+    *,
+    loaded: Mapping[str, LoadedModel],
+    data: Dataset,
+    data_root: Path | None,
+    device: torch.device,
+    again: Again | None,
 ) -> FolderAudit:
     """Judge one model's folder again, and print what was found."""
-    model = loaded[identity.weights_hash].model.to(device)
+    own = loaded[identity.weights_hash]
+    model = own.model.to(device)
     about = f"{identity.name}  weights {identity.weights_hash[:8]}, {identity.dataset}, {device}"
     out.print(about, markup=False, style="bold")
     try:
-        auditor = Auditor(model, data, device)
+        auditor = Auditor(model, data, device, data_root)
         if auditor.caution:
             out.print(f"  its answers are {auditor.caution}: what holds here may not hold elsewhere", style="yellow")
-        found = audit_folder(folder, identity, auditor)
+        found = audit_folder(folder, identity, auditor, own, again)
     except torch.OutOfMemoryError:
         raise AdvdpnpError(f"{identity.name} does not fit in the memory of {device}; use --device cpu") from None
     finally:
@@ -76,7 +109,7 @@ def _audit(
 
 
 def _dataset(name: str | None, identities: dict[Path, ModelRecord], data_root: Path | None) -> Dataset:
-    named = {identity.dataset for identity in identities.values()}
+    named = {known.name if (known := _known(folder)) else model.dataset for folder, model in identities.items()}
     if name is None and len(named) != 1:
         raise AdvdpnpError(
             f"these models were evaluated on {' and '.join(sorted(named))}; verify one data set at a time"
@@ -87,6 +120,19 @@ def _dataset(name: str | None, identities: dict[Path, ModelRecord], data_root: P
         raise (
             AdvdpnpError(f"{error}; choose with --dataset what the evaluation was of") if name is None else error
         ) from None
+
+
+def _known(folder: Path) -> KnownData | None:
+    """The data set of the results in a model's folder, where it is known by its hash."""
+    with suppress(AdvdpnpError):  # what is damaged is told later
+        index = read_index(folder)
+        hashes = {str(record.identity["data"]) for record in index.evaluations} if index else set()
+        return KNOWN_DATA.get(hashes.pop()) if len(hashes) == 1 else None
+    return None
+
+
+def _searching(what: str) -> None:
+    err.print(f"  searching again: {what}", markup=False, highlight=False)
 
 
 def _load(
@@ -138,8 +184,23 @@ def _show(found: FolderAudit) -> None:
         recorded = all(each.unit.last_run.get("command") for each in found.audits)
         command = "" if recorded else ", but for the command"
         out.print(f"  rows: where they come from is recorded{command}; accuracies {compared}{alone}", markup=False)
-    for sentence in found.missing:
+    for replay in found.replays:
+        _show_replay(replay)
+    for sentence in (*found.record, *found.missing):
         out.print(f"  {sentence}", markup=False, style="red")
+
+
+def _show_replay(replay: Replay) -> None:
+    name = f"{title(replay.unit)}, again"
+    if replay.why_not:
+        if not replay.unit.corrupted:
+            _show_evaluation(name, f"not searched: {replay.why_not}")
+        return
+    same = len(replay.samples) - len(replay.faults) - len(replay.unsettled)
+    if replay.unit.corrupted and same == len(replay.samples):
+        return  # 75 lines that say nothing
+    found = [[Discrepancy(n, why) for n, why in sorted(each.items())] for each in (replay.faults, replay.unsettled)]
+    _show_evaluation(name, f"{len(replay.samples)} samples, {same} as stored", *found)
 
 
 def _summary(audit: UnitAudit) -> str:

@@ -17,6 +17,9 @@ from advdpnp.eval.report.figures.examples import draw_examples
 from advdpnp.eval.report.figures.transfer import draw_transfer
 from advdpnp.eval.store.reader import find_results
 
+MANY = 20
+"""Models that a figure can show at once."""
+
 _FIGURES: tuple[Callable[[Sequence[Row], dict[str, str], Path], list[Path]], ...] = (
     draw_accuracy,
     draw_accuracy_against_eps,
@@ -38,11 +41,35 @@ def draw_figures(folders: Sequence[Path], out: Path) -> list[Path]:
     return draw_rows(make_rows(find_results(folders)), out)
 
 
-def draw_rows(rows: Sequence[Row], out: Path) -> list[Path]:
-    """The same for rows already in hand."""
-    rows = with_distinct_names(rows)
+def draw_rows(rows: Sequence[Row], out: Path, *, everything: bool = False) -> list[Path]:
+    """The same for rows already in hand.
+
+    Args:
+        everything: draw all models. Otherwise, of more than ``MANY``, figures show the best ones of each threat model,
+            and none shows a single model.
+    """
+    rows, figures = with_distinct_names(rows), _FIGURES
+    if not everything and is_crowded(rows):
+        rows, figures = best_rows(rows, MANY), tuple(draw for draw in _FIGURES if draw is not draw_examples)
     colours = model_colours(sorted({row.model.name for row in rows}))
-    return [path for draw in _FIGURES for path in draw(rows, colours, out)]
+    return [path for draw in figures for path in draw(rows, colours, out)]
+
+
+def is_crowded(rows: Sequence[Row]) -> bool:
+    """Whether these are too many models for one figure."""
+    return len({(row.model.name, row.model.weights_hash) for row in rows}) > MANY
+
+
+def best_rows(rows: Sequence[Row], most: int) -> list[Row]:
+    """Of each data set, threat model and seed the rows of the highest worst case, in their order."""
+    groups: dict[tuple[str, ...], list[Row]] = defaultdict(list)
+    for row in rows:
+        groups[row.key[2:]].append(row)
+    kept = set()
+    for group in groups.values():
+        order = sorted(group, key=lambda row: (row.misclassified_under_any.mean() if row.n else 1.0, row.key))
+        kept |= {row.key for row in order[:most]}
+    return [row for row in rows if row.key in kept]
 
 
 def with_distinct_names(rows: Sequence[Row]) -> list[Row]:
@@ -59,4 +86,4 @@ def with_distinct_names(rows: Sequence[Row]) -> list[Row]:
     ]
 
 
-__all__ = ["draw_figures", "draw_rows", "with_distinct_names"]
+__all__ = ["MANY", "best_rows", "draw_figures", "draw_rows", "is_crowded", "with_distinct_names"]

@@ -11,10 +11,13 @@ import pandas as pd
 from advdpnp.eval.analysis.columns import row_key
 from advdpnp.eval.analysis.rows import Row
 from advdpnp.eval.diagnostics.flag import Flag
-from advdpnp.eval.report.figures import with_distinct_names
+from advdpnp.eval.report.figures import best_rows, with_distinct_names
 from advdpnp.eval.report.leaderboard import Flags, flags_of
 from advdpnp.eval.report.robustbench import is_published
 from advdpnp.eval.report.tables import Table, cut_into_tables
+
+SHOWN = 100
+"""Rows of each threat model that the page shows at once: more come on demand, in the leaderboard alone."""
 
 COLOURS = 11
 """Distinct ones of the style sheet; more models repeat them with another mark."""
@@ -67,14 +70,24 @@ class PageContext:
         return self.everything[~is_published(self.everything)]
 
     @cached_property
-    def named_rows(self) -> list[Row]:
+    def all_named_rows(self) -> list[Row]:
         """The rows, with names that differ where the weights do."""
         return with_distinct_names(self.rows)
 
     @cached_property
+    def named_rows(self) -> list[Row]:
+        """The same that sections show beside the leaderboard: of each threat model the best ``SHOWN``."""
+        return best_rows(self.all_named_rows, SHOWN)
+
+    @property
+    def left_out(self) -> int:
+        """How many rows are in the leaderboard alone."""
+        return len(self.rows) - len(self.named_rows)
+
+    @cached_property
     def models(self) -> list[Model]:
         """All models, by name."""
-        known = {(row.model.name, row.model.weights_hash): row.model for row in self.named_rows}
+        known = {(row.model.name, row.model.weights_hash): row.model for row in self.all_named_rows}
         flagged = set(self.frame.loc[self.frame["flags"] != "", "weights_hash"])
         return [
             Model(number, name, each.method, each.architecture, each.parameters, weights in flagged)
@@ -91,7 +104,7 @@ class PageContext:
 
     @cached_property
     def _rows_by_key(self) -> dict[tuple[str, ...], Row]:
-        named = zip(self.rows, self.named_rows, strict=True)
+        named = zip(self.rows, self.all_named_rows, strict=True)
         return {row.key: with_name for row, with_name in named}
 
     def row_of(self, line: pd.Series) -> Row:
@@ -121,7 +134,9 @@ class PageContext:
 
         Rows that differ only in where their corrupted images came from are comparable here, so they come together.
         """
-        attacked = [(table, self.rows_of(table)) for table in self.tables]
+        shown = {row.key for row in self.named_rows}
+        found_rows = ((table, [row for row in self.rows_of(table) if row.key in shown]) for table in self.tables)
+        attacked = [(table, rows) for table, rows in found_rows if rows]
 
         def key(pair: tuple[Table, list[Row]]) -> tuple[str, ...]:
             first = pair[1][0]
@@ -163,7 +178,8 @@ def scope_of(rows: Sequence[Row], *, threat: bool = True, extra: str = "") -> Sc
     first = rows[0]
     sizes = sorted({row.n for row in rows})
     n = f"{sizes[0]:,}" if len(sizes) == 1 else f"{sizes[0]:,} to {sizes[-1]:,}"
-    mixed = len(sizes) > 1
+    mixed, which = len(sizes) > 1, {row.samples_text for row in rows}
+    n += f" ({which.pop()})" if len(which) == 1 else ""
     if not threat:
         return Scope(first.dataset, n=n, extra=extra, mixed=mixed)
     label = in_words(first.threat.norm, first.threat.eps_text)

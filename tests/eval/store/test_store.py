@@ -19,7 +19,7 @@ from advdpnp.eval.store.reader import find_results
 from advdpnp.eval.store.schema import FOUND
 
 NET = ModelRecord("my net", "ab" * 32, "small-cnn", "ce", 10, ("a", "b"), "digits")
-UNIT = EvaluationKey("pgd-20", "d" * 64, ThreatModel.parse("linf", "8/255"), {"attack": {"steps": 20}, "seed": 0})
+UNIT = EvaluationKey("my-attack", "d" * 64, ThreatModel.parse("linf", "8/255"), {"attack": {"steps": 20}, "seed": 0})
 FACTS = {
     "dataset": "digits",
     "seed": 0,
@@ -35,8 +35,9 @@ def found(samples: list[int]) -> dict[str, np.ndarray]:
     index = np.array(samples)
     n = len(index)
     return {
-        "sample": index, "label": index % 10, "clean_prediction": index % 10, "adversarial_prediction": index % 7,
-        "success": index % 2 == 0, "norm": index / 100, "margin": (index / 7).astype(np.float32),
+        "sample": index, "label": index % 10, "clean_prediction": index % 10,
+        "adversarial_prediction": (index + (index % 2 == 0)) % 10, "success": index % 2 == 0,
+        "norm": np.where(index % 2 == 0, index / 10_000, np.inf), "margin": (index / 7).astype(np.float32),
         "forwards": index + 1, "backwards": index, "zero_gradient": np.zeros(n, bool), "borderline": np.zeros(n, bool),
         "stage": np.zeros(n, int), "refused": np.zeros(n, int),
     }  # fmt: skip
@@ -123,7 +124,7 @@ def test_parts_left_by_a_process_killed_after_compaction_count_once(tmp_path: Pa
 def test_an_attack_that_leaves_samples_out_is_named(tmp_path: Path) -> None:
     with (
         open_model(tmp_path, NET) as folder,
-        pytest.raises(AdvdpnpError, match=r"pgd-20 gave no verdict for 2 of 5 samples"),
+        pytest.raises(AdvdpnpError, match=r"my-attack gave no verdict for 2 of 5 samples"),
         folder.writer(UNIT, np.arange(5), FACTS) as writer,
     ):
         writer.add(found([0, 1, 2]))
@@ -156,11 +157,11 @@ def test_other_weights_are_another_folder(tmp_path: Path) -> None:
 def test_any_change_of_the_definition_is_another_unit() -> None:
     units = [
         UNIT,
-        EvaluationKey("pgd-20", "d" * 64, UNIT.threat, {"attack": {"steps": 20}, "seed": 1}),
-        EvaluationKey("pgd-20", "d" * 64, UNIT.threat, {"attack": {"steps": 40}, "seed": 0}),
-        EvaluationKey("pgd-20", "e" * 64, UNIT.threat, UNIT.definition),
-        EvaluationKey("pgd-20", "d" * 64, ThreatModel.parse("linf", "4/255"), UNIT.definition),
-        EvaluationKey("pgd-20", "d" * 64, ThreatModel.parse("l2", "8/255"), UNIT.definition),
+        EvaluationKey("my-attack", "d" * 64, UNIT.threat, {"attack": {"steps": 20}, "seed": 1}),
+        EvaluationKey("my-attack", "d" * 64, UNIT.threat, {"attack": {"steps": 40}, "seed": 0}),
+        EvaluationKey("my-attack", "e" * 64, UNIT.threat, UNIT.definition),
+        EvaluationKey("my-attack", "d" * 64, ThreatModel.parse("linf", "4/255"), UNIT.definition),
+        EvaluationKey("my-attack", "d" * 64, ThreatModel.parse("l2", "8/255"), UNIT.definition),
     ]
     assert len({unit.hash for unit in units}) == len(units)
 
@@ -234,14 +235,14 @@ def test_corruptions_are_stored_without_margin_and_read_with_all_that_follows_fr
     assert pq.read_schema(folder.path / "corruptions.parquet").names == [
         "unit", "sample", "label", "prediction", "forwards", "borderline",
     ]  # fmt: skip
-    prediction = np.arange(30) % 7
+    prediction = (np.arange(30) + (np.arange(30) % 2 == 0)) % 10
     assert frame["clean_prediction"].tolist() == frame["adversarial_prediction"].tolist() == prediction.tolist()
     assert frame["success"].tolist() == (prediction != np.arange(30) % 10).tolist()
     assert frame["forwards"].tolist() == list(range(1, 31))
     assert frame["margin"].isna().all()
     assert {unit.label: unit.corrupted for unit in find_results([tmp_path])} == {
         "corruption/fog/3": True,
-        "pgd-20": False,
+        "my-attack": False,
     }
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from advdpnp.commands.stored.leaderboard import leaderboard
 from advdpnp.eval.analysis.columns import read_leaderboard
 from advdpnp.eval.report.leaderboard import writing_tables
-from advdpnp.eval.store.reader import find_models
+from advdpnp.eval.store.model_record import find_models
 
 SHARES = {"clean": 0.9, "fgsm": 0.5}
 

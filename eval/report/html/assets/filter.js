@@ -9,6 +9,7 @@ const Filter = (() => {
     function apply() {
       const words = value("search").toLowerCase().split(/\s+/).filter(Boolean), method = value("method"), dataset = value("dataset");
       const hidden = new Set();
+      if (words.length || method || dataset || document.getElementById("unflagged").checked) Tables.fetchLater(document);
       models.forEach((model, number) => {
         const text = `${model.name} ${model.method} ${model.architecture}`.toLowerCase();
         const passes = words.every((word) => text.includes(word)) && (!method || model.method === method)

@@ -25,11 +25,13 @@
     if (button.dataset.save === "json") return save("leaderboard.json", "application/json", JSON.stringify(data, null, 1));
     save("leaderboard.csv", "text/csv", [columns, ...data.rows.map((row) => columns.map((name) => row[name]))].map((line) => line.map(quoted).join(",")).join("\n") + "\n");
   }));
-  document.querySelectorAll("[data-copy]").forEach((button) => button.addEventListener("click", async () => {
+  document.addEventListener("click", async ({ target }) => {
+    const button = target.closest("[data-copy]");
+    if (!button) return;
     const text = button.previousElementSibling;
     try { await navigator.clipboard.writeText(text.textContent); button.textContent = "Copied"; } catch { getSelection().selectAllChildren(text); }
     setTimeout(() => { button.textContent = "Copy"; }, 1500);
-  }));
+  });
 
   const links = new Map([...document.querySelectorAll("nav a")].map((link) => [link.hash.slice(1), link]));
   const observer = new IntersectionObserver((entries) => {

@@ -14,7 +14,26 @@ const Tables = (() => {
     };
   }
 
+  // Rows beyond the first hundred wait in a template until somebody asks for them, sorts or filters.
+  function fetchLater(within) {
+    within.querySelectorAll("template").forEach((template) => {
+      const block = template.closest(".block"), table = block.querySelector("table.board"), nobody = table.querySelector(".nobody");
+      const bodies = [...template.content.querySelectorAll("tbody")];
+      table.insertBefore(template.content, nobody);
+      template.remove();
+      block.querySelector("[data-later]")?.parentElement.remove();
+      bodies.forEach(listen);
+    });
+  }
+
+  function listen(within) {
+    within.querySelectorAll(".more").forEach((button) =>
+      button.addEventListener("click", () => open(button.getAttribute("aria-controls"))));
+    within.querySelectorAll("[data-open]").forEach((button) => button.addEventListener("click", () => open(button.dataset.open)));
+  }
+
   function sort(table, head) {
+    fetchLater(table.closest(".block") ?? table);
     const kind = head.querySelector("button").dataset.sort, place = head.cellIndex;
     const first = kind === "text" ? "ascending" : "descending";
     const order = head.getAttribute("aria-sort") === first ? (first === "ascending" ? "descending" : "ascending") : first;
@@ -46,9 +65,8 @@ const Tables = (() => {
   function start() {
     document.querySelectorAll("table[data-sortable] thead th > button").forEach((button) =>
       button.addEventListener("click", () => sort(button.closest("table"), button.parentElement)));
-    document.querySelectorAll(".more").forEach((button) =>
-      button.addEventListener("click", () => open(button.getAttribute("aria-controls"))));
-    document.querySelectorAll("[data-open]").forEach((button) => button.addEventListener("click", () => open(button.dataset.open)));
+    listen(document);
+    document.querySelectorAll("[data-later]").forEach((button) => button.addEventListener("click", () => fetchLater(button.closest(".block"))));
     document.querySelectorAll("[data-open-all]").forEach((button) => button.addEventListener("click", () => {
       const closed = [...document.querySelectorAll(".detail:not(.open)")];
       (closed.length ? closed : [...document.querySelectorAll(".detail")]).forEach((row) => open(row.id, closed.length > 0));
@@ -60,5 +78,5 @@ const Tables = (() => {
     });
   }
 
-  return { start, choose };
+  return { start, choose, fetchLater, listen };
 })();

@@ -8,7 +8,7 @@ import pandas as pd
 from advdpnp.base.statistics import SIGNIFICANT
 from advdpnp.eval.analysis.columns import meaning_of
 from advdpnp.eval.diagnostics.texts import FLAGS
-from advdpnp.eval.report.html.context import PageContext, scope_of
+from advdpnp.eval.report.html.context import SHOWN, PageContext, scope_of
 from advdpnp.eval.report.html.section import Section
 from advdpnp.eval.report.tables import Table, unmeasured_note
 
@@ -33,7 +33,8 @@ def _block(context: PageContext, table: Table) -> dict[str, Any]:
         "scope": scope_of(context.rows_of(table), extra=" and ".join(sources)),
         "caption": table.caption,
         "columns": [{"name": name, "meaning": meaning_of(name)} for name in table.accuracies],
-        "lines": [_line(context, table, line) for _, line in part.iterrows()],
+        "lines": (lines := [_line(context, table, line) for _, line in part.iterrows()])[:SHOWN],
+        "later": lines[SHOWN:],
         "notes": [(mark, text) for mark, text in notes if text],
     }
 

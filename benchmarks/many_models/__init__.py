@@ -1,0 +1,1 @@
+"""Leaderboards of hundreds of models: time, memory, and the size of the page."""

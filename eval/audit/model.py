@@ -1,0 +1,70 @@
+"""What is stored of a model besides verdicts, against the model: its record, and the measurements behind flags."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from advdpnp.attacks.engine.executor import evaluation_mode
+from advdpnp.attacks.threat import ThreatModel
+from advdpnp.base.errors import ModelError
+from advdpnp.datasets import Dataset
+from advdpnp.eval.audit.images import Auditor
+from advdpnp.eval.diagnostics import ModelProbe, measure_gradients, measure_outputs, training_modules
+from advdpnp.eval.run.results import identity_of
+from advdpnp.eval.store.diagnostics_record import VERSION, DiagnosticRecord
+from advdpnp.eval.store.model_record import ModelRecord
+from advdpnp.models.loading import LoadedModel
+
+_OF_CHECKPOINTS = (
+    "method", "architecture", "parameters", "min_separation", "training_seconds", "recipe_hash", "training_seed",
+    "dtype",
+)  # fmt: skip
+_ANY_MODEL = ("parameters", "dtype")  # a model of other projects has no header that says the rest
+_CLOSE = 0.05  # numbers of one measurement on two machines
+
+
+def wrong_record(stored: ModelRecord, loaded: LoadedModel, data: Dataset) -> Iterator[str]:
+    """What the record of a model says otherwise than its checkpoint and the data set do, in words."""
+    found = identity_of(loaded, data)
+    for name in _OF_CHECKPOINTS if loaded.header else _ANY_MODEL:
+        here, there = getattr(stored, name), getattr(found, name)
+        if here != there:
+            yield f"model.json says {name.replace('_', ' ')} {here or 'nothing'}; the model says {there or 'nothing'}"
+    if stored.class_names and stored.class_names != found.class_names:
+        yield "model.json has other names of classes than the data set"
+
+
+def measured_again(auditor: Auditor, records: Sequence[DiagnosticRecord], static_batch_size: int) -> Iterator[str]:
+    """What the measurements behind flags say otherwise than the model does when it is measured again, in words."""
+    for record in records:
+        if record.version != VERSION or record.data != auditor.split.content_hash:
+            continue
+        samples = np.arange(record.samples)
+        x, y = (each.to(auditor.device) for each in (auditor.images(samples), auditor.split.some_labels(samples)))
+        modules = [] if record.norm else training_modules(auditor.model)
+        found: dict[str, Any]
+        with evaluation_mode(auditor.model):
+            probe = ModelProbe(auditor.model, x, y, static_batch_size, record.seed)
+            try:
+                if record.norm:
+                    found = measure_gradients(probe, ThreatModel.parse(record.norm, record.eps_text))
+                else:
+                    found = {**measure_outputs(probe), "training_modules": modules}
+            except ModelError as error:
+                found = {"failed": str(error)}
+        about = f" under {record.norm} {record.eps_text}" if record.norm else ""
+        for name in sorted({*found, *record.numbers}):
+            if not _alike(found.get(name), record.numbers.get(name)):
+                yield f"measured again{about}, {name.replace('_', ' ')} comes out otherwise than it is stored"
+
+
+def _alike(found: Any, stored: Any) -> bool:
+    """Whether two machines may have measured these."""
+    if isinstance(found, dict) and isinstance(stored, dict):
+        return found.keys() == stored.keys() and all(_alike(found[name], stored[name]) for name in found)
+    if isinstance(found, str) and isinstance(stored, str) and len(found) == len(stored):
+        return sum(map(str.__ne__, found, stored)) <= _CLOSE * len(found)  # a digit per image
+    if isinstance(found, float | int) and isinstance(stored, float | int) and not isinstance(found, bool):
+        return abs(found - stored) <= _CLOSE * max(1.0, abs(found))
+    return bool(found == stored)
