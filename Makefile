@@ -24,6 +24,7 @@ results: $(INSTALLED)
 	for folder in cifar10 cifar10-public cifar10-resnet18-w16 cifar10-tiny-resnet cifar10-transfer ed-wta; do $(BIN)/advdpnp leaderboard results/$$folder || exit; done
 	$(BIN)/advdpnp leaderboard results/cifar10 results/cifar10-public results/cifar10-tiny-resnet --out results/all --compare robustbench
 	$(BIN)/python -m benchmarks.claims
+	$(BIN)/python -m benchmarks.price
 
 # The documentation in site/, from docs/ and the registries; opens without network.
 docs: $(INSTALLED)
