@@ -21,7 +21,7 @@ PAGES = [
 
 def test_the_guides_show_something() -> None:
     guides = {"index", "evaluate", "attack", "train"} | {f"add-{n}" for n in ("attack", "method", "dataset", "model")}
-    assert guides | {"add-corruption", "migrate"} == {page.stem for page in PAGES}
+    assert guides | {"add-corruption", "cluster", "migrate"} == {page.stem for page in PAGES}
 
 
 @pytest.mark.slow
