@@ -112,8 +112,7 @@ def _static_batch_size(job: Job) -> int:
 def _material(job: Job) -> tuple[nn.Module, Tensor, Tensor, ThreatModel]:
     data = load_dataset("cifar10", train=False)
     if job.net == UNTRAINED:
-        torch.manual_seed(0)
-        net = build_model(ModelConfig("resnet18", 10, 3, (32, 32), None, "linear", None)).eval()
+        net = untrained()
         x = to_float(data.test.images[: job.samples])
         with torch.no_grad():
             y = torch.cat([net(part).argmax(1) for part in x.split(100)])
@@ -122,6 +121,16 @@ def _material(job: Job) -> tuple[nn.Module, Tensor, Tensor, ThreatModel]:
     loaded = load_model(spec, weights=Path(job.weights_folder) / weights if weights else None, dataset=data)
     images = to_float(data.test.images[: job.samples])
     return loaded.model.eval(), images, data.test.labels[: job.samples], ThreatModel.parse("linf", job.eps or eps)
+
+
+def untrained() -> nn.Module:
+    """``UNTRAINED``."""
+    torch.manual_seed(0)
+    return (
+        build_model(ModelConfig("resnet18", 10, 3, (32, 32), None, "linear", None, (0.5,) * 3, (0.25,) * 3))
+        .eval()
+        .requires_grad_(False)
+    )
 
 
 def _attack(

@@ -2,6 +2,9 @@
 
 import importlib
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -9,6 +12,7 @@ import pytest
 
 import advdpnp
 from advdpnp.base.errors import AdvdpnpError
+from advdpnp.datasets import load_dataset
 
 REPOSITORY = Path(advdpnp.__file__).resolve().parent.parent
 
@@ -86,3 +90,32 @@ def test_an_empty_cell_stays_empty(timing):
 def test_what_cannot_be_measured_is_one_sentence(training, quadrants, changes, message):
     with pytest.raises(AdvdpnpError, match=message):
         training.measure(tiny(training, **changes), quadrants)
+
+
+@pytest.mark.slow
+def test_the_script_for_a_gpu_can_be_rehearsed_on_the_processor(tmp_path):
+    try:
+        load_dataset("cifar10", train=False)
+    except AdvdpnpError:
+        pytest.skip("needs CIFAR-10")
+    environment = {**os.environ, "REHEARSE": "1", "PYTHON": sys.executable, "LIMIT": "1800"}
+    script = [str(REPOSITORY / "benchmarks" / "gpu.sh"), str(tmp_path)]
+    done = subprocess.run(script, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for part in ("autoattack", "pgd-20"):
+        table = pd.read_csv(tmp_path / f"{part}.csv")
+        assert (table["ratio"].iloc[:2] > 0).all()
+        assert table["variant"].iloc[0] == "advdpnp"
+        assert table["robust"].between(0, table["images"]).all()
+    assert set(pd.read_csv(tmp_path / "training.csv")["part"]) == {"step"}
+    assert (pd.read_csv(tmp_path / "corruptions.csv")["seconds"] > 0).all()
+
+
+def test_the_script_for_a_gpu_says_that_there_is_none(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    environment = {**os.environ, "PYTHON": sys.executable}
+    done = subprocess.run(
+        [str(REPOSITORY / "benchmarks" / "gpu.sh"), str(tmp_path)], env=environment, capture_output=True
+    )
+    assert done.returncode == 2
+    assert b"torch sees no GPU; try REHEARSE=1" in done.stderr
