@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
+from rich.text import Text
 
 from advdpnp.commands.support import console
 
@@ -66,8 +66,8 @@ def doctor(mend: Mend = False) -> None:
     """Check versions, devices and the reference packages, and print the command that fixes each finding."""
     checks = fix(lambda line: console.err.print(line, markup=False)) if mend else diagnose()
     for check in checks:
-        mark = "[green]ok[/]" if check.ok else "[red]!![/]"
-        console.out.print(f"{mark}  {check.name:<24} {escape(check.value)}")
+        mark = Text("ok", "green") if check.ok else Text("!!", "red")
+        console.out.print(mark, f" {check.name:<24} {check.value}")
         if not check.ok:
             console.out.print(f"      {check.finding}\n      fix with: {check.remedy}", markup=False)
     if not all(check.ok for check in checks):
