@@ -34,6 +34,7 @@ def draw(table: pd.DataFrame, path: Path) -> None:
             front_line = pd.concat([front, pd.DataFrame([rest])])
             axes.step(front_line["cost"], front_line["accuracy"], where="post", color=INK, linewidth=0.8, zorder=2)
             axes.set_xscale("log")
+            axes.xaxis.set_major_formatter("{x:,.0f}")
             axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
             axes.set_xlim(1, 2 * table["cost"].max())
             axes.set_ylim(rows["accuracy"].min() - 6, rows["accuracy"].max() + 4)

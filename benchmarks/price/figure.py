@@ -24,6 +24,7 @@ def draw(rows: pd.DataFrame, table: pd.DataFrame, path: Path) -> None:
         axes.scatter(rows["passes"], rows["difference"], s=12, color=_OURS, alpha=0.25, linewidths=0, zorder=2)
         axes.scatter(table["passes"], table["difference"], s=42, color=_OURS, edgecolors="white", zorder=3)
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:,.0f}")
         axes.set_xlim(1, 2.2 * rows["passes"].max())
         low, high = min(0.0, rows["difference"].min()), rows["difference"].max()
         space = 0.065 * (high - low)
