@@ -11,11 +11,11 @@ out=$(realpath -m "${1:-results/gpu}")
 cd "$(dirname "$0")/.." || exit 1
 python=${PYTHON:-python}
 if [[ -n ${REHEARSE:-} ]]; then
-    device=cpu net=tiny-resnet few=8 many=16 corruption=(--images 16 --theirs 8)
+    device=cpu net=tiny-resnet eps=(--eps 0.3) few=8 many=16 corruption=(--images 16 --theirs 8)
     training=(--architecture small-cnn --batch 16 --steps 1 --repeats 1 --no-compile)
 else
     "$python" -c 'import sys, torch; sys.exit(0 if torch.cuda.is_available() else "torch sees no GPU; try REHEARSE=1")' || exit 2
-    device=cuda net=resnet18 few=256 many=10000 corruption=(--images 10000 --theirs 200)
+    device=cuda net=resnet18 eps=() few=256 many=10000 corruption=(--images 10000 --theirs 200)
     training=(--architecture resnet18 --batch 256 --steps 5 --repeats 3)
 fi
 failed=0
@@ -25,7 +25,7 @@ part() {
     echo "$1: failed, or took more than ${LIMIT:-480} seconds" >&2
     failed=1
 }
-part autoattack benchmarks.attacks --nets $net --samples $few --repeats 1 --device $device --no-stages --out "$out/autoattack.csv"
+part autoattack benchmarks.attacks --nets $net "${eps[@]}" --samples $few --repeats 1 --device $device --no-stages --out "$out/autoattack.csv"
 part pgd benchmarks.attacks --nets $net --attack pgd-20 --samples $many --repeats 1 --device $device --no-stages --out "$out/pgd-20.csv"
 part training benchmarks.training --parts step --device $device "${training[@]}" --out "$out/training.csv"
 part corruptions benchmarks.corruptions "${corruption[@]}" --repeats 1 --out "$out/corruptions.csv"
