@@ -24,8 +24,8 @@ Loss = Callable[[Tensor], Tensor]
 """Maps logits (n, classes) to one value per sample (n,), which the attack maximises."""
 
 _RESERVED = {
-    "model", "method", "architecture", "parameters", "dtype", "clean", "worst_case", "worst_case_p",
-    "worst_case_p_holm", "corruptions", "mce", "mce_baseline", "mce_note", "n", "flags", "flag_details",
+    "model", "method", "architecture", "parameters", "dtype", "samples", "clean", "worst_case",
+    "worst_case_p", "worst_case_p_holm", "corruptions", "mce", "mce_baseline", "mce_note", "n", "flags", "flag_details",
     "min_separation", "training_seconds", "training_seed", "recipe_hash", "norm", "eps", "eps_text", "seed", "dataset",
     "corruption_source", "weights_hash", "data_hash", "samples_hash", "definitions", "attack_definitions", "versions",
     "device", "date", "command", "forwards", "backwards", "seconds", "sanity_n", "standard_autoattack", "source",

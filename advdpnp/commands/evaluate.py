@@ -283,8 +283,8 @@ def _run(
             beside = results.with_name(f"{results.name}-cross-check")
             compared = run_cross_check(models, data, attacks, beside, limit=cross_check, progress=progress, **common)
     show(frame, results)
-    if options["until_half_width"] is not None:
-        most = min(options["limit"] or len(data.test), len(data.test))
+    if options.get("until_half_width") is not None:
+        most = min(options.get("limit") or len(data.test), len(data.test))
         console.out.print(f"first {frame['n'].min():,} of {most:,} images", markup=False, highlight=False)
     if cross_check is not None:
         for line in in_words(compared):

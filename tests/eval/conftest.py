@@ -100,7 +100,15 @@ def write_model(
     samples = np.arange(n)
     weights = weights or sha256(name.encode()).hexdigest()
     identity = ModelRecord(
-        name, weights, "small-cnn", method, 94_000, CLASSES, dataset, recipe_hash=recipe, training_seed=training_seed
+        name,
+        weights,
+        "small-cnn",
+        method,
+        94_000,
+        CLASSES[:classes],
+        dataset,
+        recipe_hash=recipe,
+        training_seed=training_seed,
     )
     clean_wrong = samples >= round(robust["clean"] * n)
     facts = {"dataset": dataset, "seed": seed, "randomised": randomised, "versions": {"python": "3.11"},
@@ -121,6 +129,9 @@ def write_model(
                 found["norm"] = np.where(found["success"], distance, np.inf)
                 found["margin"] = found["margin"] / 2  # an attack that moves images moves margins
             found |= {column: values for column, values in chosen.items() if column != "success"}
+            if threat is not None:  # nothing is searched where the clean image is misclassified
+                found["norm"] = np.where(clean_wrong, 0.0, found["norm"])
+                found["zero_gradient"] = np.asarray(found["zero_gradient"]) & ~clean_wrong
             told = {"attack_info": declared[attack].to_json()} if declared and attack in declared else {}
             told |= facts if threat is not None else {**facts, "seed": None}
             with folder.writer(unit, samples, told) as writer:

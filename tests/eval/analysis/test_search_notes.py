@@ -49,5 +49,7 @@ def test_an_ensemble_of_unknown_stages_tells_nothing(store_model: Store) -> None
 )
 def test_a_minimum_norm_attack_tells_its_distances(store_model: Store, found: int, words: str) -> None:
     norm = np.where(np.arange(200) < found, 0.25, np.inf)
-    out = store_model("net", {"clean": 0.9, "cw-l2": 0.9}, norm="l2", eps="0.5", others={"cw-l2": {"norm": norm}})
+    out = store_model(
+        "net", {"clean": 0.9, "cw-l2": 0.9}, norm="l2", eps="0.5", others={"cw-l2": {"norm": norm, "success": norm < 1}}
+    )
     assert notes(out) == [f"net, l2 0.5: cw-l2 {words}."]
