@@ -61,7 +61,10 @@ def test_the_command_writes_the_table(
 def test_a_disagreement_is_listed(compare: Compare) -> None:
     def blind(*positional: Any, **settings: Any) -> Any:
         for found in search(*positional, **settings):
-            yield AttackResult(**{**found.__dict__, "success": torch.zeros_like(found.success)})
+            mistakes = found.clean_prediction != found.label
+            norm = torch.where(mistakes, 0.0, torch.inf).to(found.norm)
+            missed = {"success": mistakes, "adversarial_prediction": found.clean_prediction, "norm": norm}
+            yield AttackResult(**{**found.__dict__, **missed})
 
     frame = compare("pgd-3", components=Components(search=blind))
     row = frame.iloc[0]
