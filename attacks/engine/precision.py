@@ -137,7 +137,8 @@ _known: dict[tuple[object, ...], Choice] = {}
 def fastest_precision(model: nn.Module, images: Tensor, rows: int, device: torch.device) -> Choice:
     """The precision in which searches on this model are fastest; a lower one must be ``GAIN`` times as fast.
 
-    It takes about a second. The same architecture on the same device and shape is timed once in a process.
+    Precisions in which the model's own code fails are left out. It takes about a second. The same architecture on the
+    same device and shape is timed once in a process.
 
     Args:
         model: in evaluation mode, without gradients for parameters; on ``device``.
@@ -157,9 +158,10 @@ def fastest_precision(model: nn.Module, images: Tensor, rows: int, device: torch
 def _timed(model: nn.Module, images: Tensor, rows: int, device: torch.device, names: tuple[str, ...]) -> Choice:
     batch = images[torch.arange(rows) % len(images)].to(device)
     calls = {name: _call(*model_to_search(model, batch[:8], name), device) for name in names}
+    calls = {name: call for name, call in calls.items() if name == FLOAT32 or _runs(call, batch)}
     while len(batch) > 8 and _seconds(partial(calls[FLOAT32], batch[:8]), device) * len(batch) / 8 > _SLOW:
         batch = batch[: len(batch) // 2]
-    best = dict.fromkeys(names, math.inf)
+    best = dict.fromkeys(calls, math.inf)
     for call in calls.values():
         call(batch)
     ends, turns = time.monotonic() + _SECONDS, 0
@@ -167,8 +169,8 @@ def _timed(model: nn.Module, images: Tensor, rows: int, device: torch.device, na
         for name, call in calls.items():
             best[name] = min(best[name], _seconds(partial(call, batch), device))
         turns += 1
-    chosen = names[0]
-    for name in names[1:]:
+    chosen = FLOAT32
+    for name in best:
         if best[name] * GAIN <= best[chosen]:
             chosen = name
     return Choice(chosen, {name: round(1000 * seconds, 3) for name, seconds in best.items()}, len(batch))
@@ -183,6 +185,16 @@ def _call(model: nn.Module, precision: str, device: torch.device) -> Callable[[T
                 torch.autograd.grad(logits.logsumexp(1).sum(), queries, allow_unused=True)
 
     return call
+
+
+def _runs(call: Callable[[Tensor], None], batch: Tensor) -> bool:
+    try:
+        call(batch[:8])
+    except (torch.OutOfMemoryError, MemoryError):
+        raise
+    except (Exception, SystemExit):  # a model's own code may fail in low precision: "dtypes do not match"
+        return False
+    return True
 
 
 def _seconds(work: Callable[[], None], device: torch.device) -> float:

@@ -222,6 +222,27 @@ def test_auto_takes_bf16_where_it_is_clearly_faster(net, images, clock, factor, 
     assert choice.facts == {"timed": {"rows": 16, "32": 10.0, "bf16": round(10 / factor, 3)}}
 
 
+class Float32Only(nn.Module):
+    """Its own code fails where layers answer in another precision."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 4, 3), nn.Linear(4, 10)
+
+    def forward(self, x):
+        features = x.new_zeros(len(x), 4)
+        features[torch.arange(len(x))] = self.first(x).mean((2, 3))
+        return self.last(features)
+
+
+def test_auto_leaves_out_a_precision_that_the_model_cannot_compute_in(images, monkeypatch):
+    monkeypatch.setattr(engine_precision, "computes_bf16", lambda device: True)
+    monkeypatch.setattr(engine_precision, "_SECONDS", 0.0)
+    choice = fastest_precision(Float32Only().eval(), images, 16, torch.device("cpu"))
+    assert choice.precision == "32"
+    assert choice.milliseconds.keys() == {"32"}
+
+
 def test_an_architecture_is_timed_once_on_each_shape_and_a_slow_one_on_fewer_rows(net, make_net, images, clock):
     times, timed = clock
     cpu = torch.device("cpu")
