@@ -22,8 +22,8 @@ class AttackResult(Rows):
         success: whether the model misclassifies the clean image or an image within the threat model, bool (n,). Of a
             targeted attack: whether it predicts the target for one of these.
         norm: distance of the nearest verified adversarial image, float64 (n,); inf if there is none. A minimum-norm
-            attack may find one outside eps, which is not a success. Of a search within eps that ended outside the
-            threat model: of its last image.
+            attack may find one outside eps, which is not a success. Of a search within eps that ended outside it: of
+            its last image.
         margin: label's logit minus the largest other logit on the last verified image, float32 (n,). Of a targeted
             attack: the largest other logit minus the target's.
         forwards, backwards: model evaluations of the row, int64 (n,).

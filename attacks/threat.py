@@ -94,9 +94,12 @@ class ThreatModel:
             distance: result of ``distance``, (n,), if it is already known.
         """
         distance = self.distance(x, x_adv) if distance is None else distance
-        in_ball = distance <= self.eps * (1 + 1e-6) + 1e-7
         lowest, highest = torch.aminmax(x_adv.flatten(1), dim=1)
-        return in_ball & (lowest >= self.low) & (highest <= self.high)
+        return self.in_ball(distance) & (lowest >= self.low) & (highest <= self.high)
+
+    def in_ball(self, distance: Tensor) -> Tensor:
+        """Whether each distance, (n,), is at most eps up to rounding, bool (n,). The bounds are not asked."""
+        return distance <= self.eps * (1 + 1e-6) + 1e-7
 
 
 def _norm(difference: Tensor, norm: str) -> Tensor:

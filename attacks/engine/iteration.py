@@ -220,7 +220,10 @@ class Iteration:
         outside = rows.last & torch.isinf(distance)  # the last image is outside the threat model
         best_norm = torch.where(success, distance, rows.best_norm)
         if not self.attack.minimum_norm and any_row(outside):  # its distance tells how far outside
-            best_norm = torch.where(outside, self.attack.threat.distance(rows.x, rows.candidate), best_norm)
+            how_far = self.attack.threat.distance(rows.x, rows.candidate)
+            # One within eps that leaves the bounds has none: verdicts would read as if it were a success.
+            told = outside & ~self.attack.threat.in_ball(how_far) & ~how_far.isnan()
+            best_norm = torch.where(told, how_far, best_norm)
         rows = replace(
             rows,
             judged=rows.judged + repeats(executor),

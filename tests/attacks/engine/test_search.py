@@ -134,7 +134,7 @@ def test_the_tolerance_of_eps_covers_float32_rounding_only(find):
     assert found.success.tolist() == [True, False]
 
 
-def test_images_outside_the_bounds_are_not_successes_of_minimum_norm_attacks(find):
+def test_images_outside_the_bounds_are_not_successes(find):
     x = grays([0.9, 0.9])
 
     def images(x, y):
@@ -146,6 +146,7 @@ def test_images_outside_the_bounds_are_not_successes_of_minimum_norm_attacks(fin
         attack = Scripted(ThreatModel.parse("l2", 100.0), images, minimum_norm)
         found = find(Brightness(0.88), attack, x, torch.ones(2).long(), static_batch_size=2)
         assert not bool(found.success.any())
+        assert bool(torch.isinf(found.norm).all())  # a distance within eps would read as a success
 
 
 def test_a_minimum_norm_image_outside_eps_is_stored_but_is_not_a_success(find):
