@@ -197,12 +197,7 @@ def join_pieces(
     """
     everything = _all_verdicts(pieces)
     judged, first = np.unique(everything.column("sample").to_numpy(), return_index=True)
-    missing = np.setdiff1d(samples, judged)
-    if len(missing):
-        raise AdvdpnpError(
-            f"the attack {unit.label} gave no verdict for {len(missing)} of {len(samples)} samples "
-            f"(first: {missing[0]}); this is a fault of the attack, report it to its author"
-        )
+    require_verdicts(unit, samples, judged)
     if not len(judged):
         return None
     table = everything.take(pa.array(first))
@@ -211,6 +206,20 @@ def join_pieces(
     needed = judged[needs_image(table)] if record.saved else np.zeros(0, np.int64)
     sources = [each.images for each in pieces if each.images is not None]
     return EvaluationData(record, table, partial(choose_images, sources, judged, needed) if sources else None)
+
+
+def require_verdicts(unit: EvaluationKey, samples: np.ndarray, judged: np.ndarray) -> None:
+    """Check that every one of ``samples`` (int64) is among those that were ``judged`` (int64).
+
+    Raises:
+        AdvdpnpError: some are not.
+    """
+    missing = np.setdiff1d(samples, judged)
+    if len(missing):
+        raise AdvdpnpError(
+            f"the attack {unit.label} gave no verdict for {len(missing)} of {len(samples)} samples "
+            f"(first: {missing[0]}); this is a fault of the attack, report it to its author"
+        )
 
 
 def _joined(pieces: Sequence[EvaluationData]) -> EvaluationRecord:

@@ -112,10 +112,10 @@ def cluster_device(ray: Any, device: str | None) -> torch.device:
         AdvdpnpError: it has none of these devices.
     """
     has = ray.cluster_resources()
-    kind = torch.device("cuda" if has.get("GPU") else "cpu") if device in (None, "auto") else torch.device(str(device))
-    if kind.type not in ("cpu", "cuda") or (kind.type == "cuda" and not has.get("GPU")):
+    kind = ("cuda" if has.get("GPU") else "cpu") if device in (None, "auto") else str(device).partition(":")[0]
+    if kind not in ("cpu", "cuda") or (kind == "cuda" and not has.get("GPU")):
         raise AdvdpnpError(f"the cluster has no device '{device}'; leave out --device, or choose cpu")
-    return torch.device(kind.type)  # Ray shows each worker its own GPU alone
+    return torch.device(kind)  # Ray shows each worker its own GPU alone
 
 
 @contextmanager

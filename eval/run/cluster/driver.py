@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from advdpnp.base.errors import AdvdpnpError, ModelError
+from advdpnp.base.errors import AdvdpnpError, ModelError, describe
 from advdpnp.eval.diagnostics import DiagnosticRecord
 from advdpnp.eval.run.cluster.connection import Cluster
 from advdpnp.eval.run.cluster.fleet import Fleet
@@ -88,8 +88,9 @@ class Driver:
         Raises:
             AdvdpnpError: a model cannot be evaluated, results cannot be written, or workers die again and again.
         """
-        self._plan_reference = [self._ray.put(self._plan)]
-        self._references = [[self._sent(course.loaded)] for course in self._courses]
+        others = ", ".join(each.name for each in self._plan.transfer_from)
+        self._plan_reference = [self._sent(self._plan, others or "what is evaluated")]
+        self._references = [[self._sent(course.loaded, course.loaded.name)] for course in self._courses]
         try:
             while self._waiting or self._open:
                 self._hire()
@@ -111,14 +112,13 @@ class Driver:
                     self._ray.kill(hand.actor)
         return self._asked, self._failures
 
-    def _sent(self, loaded: LoadedModel) -> Any:
-        """A reference to a model, once for all workers."""
+    def _sent(self, value: LoadedModel | Plan, name: str) -> Any:
+        """A reference to a model or the plan, once for all workers."""
         try:
-            return self._ray.put(loaded)
+            return self._ray.put(value)
         except Exception as error:
             raise AdvdpnpError(
-                f"{loaded.name} cannot be sent to workers ({type(error).__name__}: {error}); evaluate it without "
-                "--cluster"
+                f"{name} cannot be sent to workers ({describe(error)}); evaluate without --cluster"
             ) from error
 
     def _hire(self) -> None:
@@ -172,6 +172,11 @@ class Driver:
         try:
             answer = self._ray.get(reference)
         except errors.RayTaskError as error:
+            if job is None:
+                raise AdvdpnpError(
+                    f"a worker cannot start ({describe(error.cause)}); install the same Python and the same packages "
+                    "on every machine of the cluster"
+                ) from error
             raise error.as_instanceof_cause() from error
         except errors.RayError as error:
             self._bury(hand, job, error)

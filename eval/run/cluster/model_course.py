@@ -58,6 +58,7 @@ class ModelCourse:
         self._measurements: list[tuple[DiagnosticRecord, ThreatModel | None]] = []
         self._groups: list[Group] = []
         self._units: dict[str, _Unit] = {}
+        self._deaths = 0  # of workers that looked or measured
 
     def begin(self) -> None:
         """Open its results; they are locked until ``close`` or ``abandon``."""
@@ -126,7 +127,8 @@ class ModelCourse:
             self._measurements.append(job.measure)
         if job.piece is None:
             self._asked_to_look = job.look is not None
-            return 1
+            self._deaths += 1
+            return self._deaths
         piece = replace(job.piece, deaths=job.piece.deaths + 1)
         self._units[piece.units[0][0]].group.give_back(piece)
         return piece.deaths
@@ -177,8 +179,6 @@ class ModelCourse:
         for found in answer:
             unit = self._units[found.unit]
             columns, writer = found.columns, unit.open.writer
-            for record in found.records:
-                writer.checkpoint(record)
             writer.note(**found.facts, device=hello.device, versions=dict(hello.versions))
             if found.packed is not None:
                 writer.keep_packed(found.packed, tuple(self._plan.dataset.test.images.shape[1:]))

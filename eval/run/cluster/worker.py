@@ -21,6 +21,7 @@ from advdpnp.eval.run.model_run import columns_of
 from advdpnp.eval.run.plan import Plan
 from advdpnp.eval.run.subject import FirstLook, Subject, first_look
 from advdpnp.eval.store.adversarial_images import EXAMPLES
+from advdpnp.eval.store.model_folder import require_verdicts
 from advdpnp.eval.store.schema import FOUND, needs_image
 from advdpnp.models.classifier import as_classifier
 from advdpnp.models.loading import LoadedModel
@@ -36,7 +37,7 @@ class Job:
         look: what is known of the model; None asks for a first look and nothing else.
         measure: a measurement to make, and its threat model.
         piece: samples to judge.
-        records: of the searches of packages, by evaluation: where they continue.
+        records: of searches of packages that were interrupted, by evaluation: where they continue.
     """
 
     model: int
@@ -58,7 +59,6 @@ class Found:
         x, x_adv: clean and adversarial images of these, float32 (k, c, h, w).
         packed: adversarial images to store, as ``to_table`` makes them; None where none are kept.
         facts: notes of the search.
-        records: notes of the search of a package.
         seconds: that it took.
     """
 
@@ -69,7 +69,6 @@ class Found:
     x_adv: np.ndarray | None
     packed: pa.Table | None
     facts: dict[str, Any]
-    records: list[dict[str, np.ndarray]]
     seconds: float
 
 
@@ -88,17 +87,17 @@ class _Notes:
     """Stands for the writer of an evaluation, which is at the driver."""
 
     def __init__(self, records: list[dict[str, np.ndarray]]) -> None:
-        self._before, self.new = records, list[dict[str, np.ndarray]]()
+        self._records = records
         self.facts: dict[str, Any] = {}
 
     def note(self, **facts: Any) -> None:
         self.facts |= facts
 
     def records(self) -> list[dict[str, np.ndarray]]:
-        return [*self._before, *self.new]
+        return self._records
 
     def checkpoint(self, record: dict[str, np.ndarray]) -> None:
-        self.new.append(record)
+        """Nothing: a piece is sent when it is complete, and a search that is complete does not continue."""
 
 
 class Worker:
@@ -194,6 +193,8 @@ class Worker:
             parts.append(columns)
             shown.append((first, x_adv[first]))
             kept.append((columns["sample"][broken], columns["label"][broken], x_adv[broken]))
+        judged = [part["sample"] for part in parts]
+        require_verdicts(unit, samples, np.concatenate([samples[:0], *judged]))
         together = {name: np.concatenate([part[name] for part in parts]) for name in FOUND.names}
         places = np.flatnonzero(np.concatenate([first for first, _ in shown]))
         x = plan.images(together["sample"][places]).numpy() if len(places) else None
@@ -206,6 +207,5 @@ class Worker:
             x_adv=np.concatenate([images for _, images in shown]) if len(places) else None,
             packed=subject.packer(unit)(*to_keep) if keeping and len(to_keep[0]) else None,
             facts=notes.facts,
-            records=notes.new,
             seconds=time.monotonic() - began,
         )

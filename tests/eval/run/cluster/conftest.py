@@ -19,6 +19,10 @@ class RayError(Exception): ...
 
 
 class RayTaskError(RayError):
+    @property
+    def cause(self) -> BaseException | None:
+        return self.__cause__
+
     def as_instanceof_cause(self) -> BaseException:
         assert self.__cause__ is not None
         return self.__cause__

@@ -10,10 +10,12 @@ import pytest
 import torch
 from torch import nn
 
+from advdpnp.attacks.engine.search import search
 from advdpnp.base.errors import AdvdpnpError, ModelError
 from advdpnp.datasets import Dataset
 from advdpnp.eval.config import EvaluationConfig
 from advdpnp.eval.run.cluster.connection import Cluster
+from advdpnp.eval.run.cluster.worker import Worker
 from advdpnp.eval.run.components import Components
 from advdpnp.eval.run.evaluate import run_models
 from advdpnp.eval.run.results import ResultsFolder
@@ -155,6 +157,48 @@ def test_a_piece_that_kills_every_worker_is_given_up_with_a_sentence(fake, tmp_p
         evaluated(tmp_path, models, data, Cluster())
 
 
+@pytest.mark.parametrize("kind", ["look", "measure"])
+def test_a_model_that_kills_every_worker_before_its_first_piece_is_given_up_too(fake, tmp_path, models, data, kind):
+    from tests.eval.run.cluster import conftest
+
+    def strike(job):
+        struck = job.look is None if kind == "look" else job.measure is not None
+        return conftest.ActorUnavailableError() if struck and job.model == 0 else None
+
+    fake.strike_at = strike
+    with pytest.raises(AdvdpnpError, match="4 workers died of the same images of one"):
+        evaluated(tmp_path, models, data, Cluster())
+
+
+def test_an_attack_that_leaves_out_samples_ends_with_a_sentence(fake, tmp_path, models, data):
+    def forgetful(model, attack, x, y, sample, **options):
+        for part in search(model, attack, x, y, sample, **options):
+            yield part[part.sample != 3]
+
+    components = Components(search=forgetful, static_batch_size=16)
+    config = EvaluationConfig.of(attacks="fgsm", norm="l2", eps=["0.3"], device="cpu")
+    with pytest.raises(AdvdpnpError, match=r"fgsm gave no verdict for 1 of \d+ samples \(first: 3\)"):
+        run_models(models, data, config, ResultsFolder(tmp_path), cluster=Cluster(), components=components)
+
+
+def test_what_no_worker_can_have_is_told_in_one_line(fake, tmp_path, models, data, monkeypatch):
+    def hello(worker, plan):
+        raise ModuleNotFoundError("No module named 'advdpnp'\n\nTraceback ...")
+
+    def put(value):
+        raise TypeError("cannot pickle this\n====\nChecking serializability ...")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Worker, "hello", hello)
+        with pytest.raises(AdvdpnpError, match=r"^a worker cannot start .*'advdpnp'\); install the same Python.*$"):
+            evaluated(tmp_path, models, data, Cluster())
+    monkeypatch.setattr(fake, "put", put)
+    with pytest.raises(
+        AdvdpnpError, match=r"^\w[\w ]* cannot be sent to workers \(TypeError: cannot pickle this\); .*$"
+    ):
+        evaluated(tmp_path, models, data, Cluster())
+
+
 @pytest.mark.parametrize("after", [1, 5, 10])
 def test_a_driver_that_is_stopped_continues_from_the_store(fake, tmp_path, models, data, alone, after):
     def strike(job):
@@ -238,8 +282,9 @@ def test_wrong_clusters_are_refused():
 
 
 def test_gpus_are_refused_where_there_are_none(fake, tmp_path, models, data):
-    with pytest.raises(AdvdpnpError, match="the cluster has no device 'cuda'"):
-        evaluated(tmp_path, models, data, Cluster(), device="cuda")
+    for device in ("cuda", "cuda:1", "gpu"):
+        with pytest.raises(AdvdpnpError, match=f"the cluster has no device '{device}'"):
+            evaluated(tmp_path, models, data, Cluster(), device=device)
 
 
 def test_samples_are_counted_once(fake, tmp_path, models, data):
