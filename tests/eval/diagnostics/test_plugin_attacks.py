@@ -27,6 +27,7 @@ class Noise:
 
     threat: ThreatModel
     scale: float = 1.0
+    high: float = 1.0
     info: AttackInfo | None = None
 
     name = "noise"
@@ -41,7 +42,7 @@ class Noise:
 
     def ask(self, state: State) -> tuple[Tensor, None]:
         signs = state.draw.uniform(tuple(state.x.shape[1:])).sub(0.5).sign()
-        return (state.x + self.scale * self.threat.eps * signs).clamp(0, 1), None
+        return (state.x + self.scale * self.threat.eps * signs).clamp(1 - self.high, self.high), None
 
     def tell(self, state: State, logits: Tensor, gradient: Tensor | None, misclassified: Tensor) -> State:
         return replace(state, done=torch.ones_like(state.done))
@@ -92,6 +93,18 @@ def test_an_attack_whose_images_lie_outside_eps_says_so(
     attacked = found.verdicts[(found.verdicts["attack"] == "noise") & (found.verdicts["forwards"] > 1)]
     assert len(attacked)
     assert np.allclose(attacked["norm"], scale * eps, rtol=1e-3)
+
+
+def test_images_within_eps_that_leave_the_bounds_are_refused_and_their_verdicts_can_be_read(
+    register: Callable[..., None], net: Callable[..., nn.Module], data: Dataset, tmp_path: Path
+) -> None:
+    register(high=2.0)
+    model = LoadedModel(net(), "net", "0" * 64, "linear", "", 260, {})
+    evaluate_models([model], data, out=tmp_path, attacks="noise", eps=[0.0001], device="cpu")
+    (unit,) = [unit for unit in find_results([tmp_path]) if unit.label == "noise"]
+    refused = unit.column("refused") > 0
+    assert refused.any()
+    assert np.isinf(unit.column("norm")[refused]).all()
 
 
 def test_what_an_attack_declares_is_stored_outside_its_hash(
