@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -40,13 +41,30 @@ def ask(attack: Attack, state: Any, x: Tensor) -> tuple[Tensor, Loss | None]:
         AdvdpnpError: its code fails, or the queries are no images of the shape of the clean ones.
     """
     with _blaming(attack, "ask"):
-        queries, loss = attack.ask(state)
+        asked = attack.ask(state)
+    if not isinstance(asked, tuple) or len(asked) != 2 or not (asked[1] is None or callable(asked[1])):
+        what = ", ".join(map(_kind, asked)) if isinstance(asked, tuple) else _kind(asked)
+        raise AdvdpnpError(
+            f"the attack '{attack.name}' returns {what} from ask; return two things: the images, and the loss to "
+            "differentiate (a function of the logits) or None"
+        )
+    queries, loss = asked
     if not isinstance(queries, Tensor) or queries.shape != x.shape or not queries.is_floating_point():
         raise AdvdpnpError(
             f"the attack '{attack.name}' returns {_kind(queries)} from ask; return float images of shape "
             f"{tuple(x.shape)}"
         )
-    return queries.detach().to(x.dtype), loss
+    return queries.detach().to(x.dtype), None if loss is None else partial(_loss, attack, loss)
+
+
+def _loss(attack: Attack, loss: Loss, logits: Tensor) -> Tensor:
+    with _blaming(attack, "its loss"):
+        values = loss(logits)
+    if not isinstance(values, Tensor):
+        raise AdvdpnpError(
+            f"the loss of the attack '{attack.name}' returns {_kind(values)}; return a tensor with one value per image"
+        )
+    return values
 
 
 def tell(attack: Attack, state: Any, logits: Tensor, gradient: Tensor | None, misclassified: Tensor) -> Any:
@@ -103,7 +121,7 @@ def _check_fields(attack: Attack, state: Any, rows: int, method: str) -> None:
         if not listed or len(value.key if isinstance(value, Draw) else value) != rows:
             raise AdvdpnpError(
                 f"the attack '{attack.name}' returns a state from {method} whose '{name}' is {_kind(value)}; make it a "
-                f"tensor with one row for each of the {rows} images"
+                f"tensor with one row for each of its {rows} rows"
             )
     if state.done.dtype != torch.bool:
         raise AdvdpnpError(

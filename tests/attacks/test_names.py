@@ -132,13 +132,15 @@ def test_a_family_without_its_steps_suggests_some():
         resolve_attacks("pgd", ThreatModel.parse("linf", "8/255"), 10)
 
 
-@pytest.mark.parametrize("name", ["clean", "n", "seed", "model", "worst_case", "fgsm_low", "corruption:fog", "my_mean"])
+@pytest.mark.parametrize(
+    "name", ["clean", "n", "seed", "model", "worst_case", "fgsm_low", "corruption:fog", "my_mean", "a (bf16 search)"]
+)
 def test_an_attack_called_like_a_column_is_refused_when_it_is_registered(monkeypatch, name):
     monkeypatch.setattr(ATTACKS, "_entries", dict(ATTACKS._entries))
-    with pytest.raises(AdvdpnpError, match=f"the attack '{name}' needs another name: "):
+    with pytest.raises(AdvdpnpError, match=f"the attack '{re.escape(name)}' needs another name: "):
         ATTACKS.register(name, description="a test")(lambda threat, classes: None)
     assert name not in ATTACKS.names()
-    with pytest.raises(AdvdpnpError, match=f"the attack '{name}' needs another name: "):
+    with pytest.raises(AdvdpnpError, match=f"the attack '{re.escape(name)}' needs another name: "):
         check_attack("own", PGD(LINF, name=name))
 
 

@@ -27,6 +27,11 @@ class Broken(PGD):
         queries, loss = super().ask(state)
         if self.mistake == "raises in ask":
             raise ValueError("boom")
+        whole = {"images alone": queries, "a name for the loss": (queries, "ce"), "nothing": None,
+                 "raises in the loss": (queries, lambda logits: logits + "a"),
+                 "a number for the loss": (queries, lambda logits: 1.0)}  # fmt: skip
+        if self.mistake in whole:
+            return whole[self.mistake]
         wrong = {"a row less": queries[:-1], "uint8": (255 * queries).to(torch.uint8), "numpy": queries.numpy()}
         return wrong.get(self.mistake, queries * torch.nan if self.mistake == "NaN" else queries), loss
 
@@ -44,6 +49,11 @@ class Broken(PGD):
     ("mistake", "sentence"),
     [
         ("raises in ask", "the attack 'own' fails in ask: ValueError: boom; fix its code"),
+        ("images alone", r"returns torch.float32 of shape .* from ask; return two things: the images, and the loss"),
+        ("a name for the loss", r"returns torch.float32 of shape .*, str from ask; return two things"),
+        ("nothing", "the attack 'own' returns NoneType from ask; return two things"),
+        ("raises in the loss", "the attack 'own' fails in its loss: TypeError"),
+        ("a number for the loss", "the loss of the attack 'own' returns float; return a tensor with one value per"),
         ("a dict from start", "the attack 'own' returns dict from start; return a subclass of State"),
         ("a row less", r"the attack 'own' returns torch.float32 of shape .* from ask; return float images of shape"),
         ("uint8", "the attack 'own' returns torch.uint8 of shape"),
