@@ -66,7 +66,8 @@ class EvaluationRecord:
         identity: what decides the verdicts (``EvaluationKey.identity``): hashed, never changed.
         eps_text: the radius as it was first written; "" without a threat model.
         rows: its number of verdicts.
-        runs: which runs found them: versions, device, command, date, seconds, samples.
+        runs: which runs found them: versions, device, command, date, seconds, samples; where their devices differ, also
+            which samples each has judged ("0-63,70").
         metadata: all else that is known of it: dataset, seed, randomised, batch_dependent, attack_info.
         images: its number of adversarial images.
         image_shape: (c, h, w); () where unknown.

@@ -57,6 +57,21 @@ def short_hash(value: object) -> str:
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:8]
 
 
+def as_ranges(samples: Sequence[int]) -> str:
+    """Sorted samples as text: "0-63,70"."""
+    starts = [
+        each for each, before in zip(samples, [None, *samples], strict=False) if before is None or each != before + 1
+    ]
+    ends = [each for each, after in zip(samples, [*samples[1:], None], strict=True) if after != each + 1]
+    return ",".join(f"{a}" if a == b else f"{a}-{b}" for a, b in zip(starts, ends, strict=True))
+
+
+def of_ranges(text: str) -> list[int]:
+    """The samples of ``as_ranges``."""
+    ends = [tuple(map(int, part.split("-"))) for part in text.split(",") if part]
+    return [sample for each in ends for sample in range(each[0], each[-1] + 1)]
+
+
 def sample_set_hash(samples: Sequence[int]) -> str:
     """Identifies a set of samples; part of the definition of attacks that see them all at once."""
     return short_hash([int(sample) for sample in samples])

@@ -30,7 +30,7 @@ from advdpnp.eval.store.commit import commit, finish_commit
 from advdpnp.eval.store.data_files import Contents, EvaluationData, data_path, read_contents
 from advdpnp.eval.store.diagnostics_record import DiagnosticRecord
 from advdpnp.eval.store.index import EvaluationRecord, Index, read_index, write_diagnostics
-from advdpnp.eval.store.key import EvaluationKey, file_name
+from advdpnp.eval.store.key import EvaluationKey, as_ranges, file_name, of_ranges
 from advdpnp.eval.store.model_record import ModelRecord
 from advdpnp.eval.store.old_layout import convert, is_old
 from advdpnp.eval.store.reader import has_diagnostics
@@ -224,14 +224,14 @@ def require_verdicts(unit: EvaluationKey, samples: np.ndarray, judged: np.ndarra
 
 def _joined(pieces: Sequence[EvaluationData]) -> EvaluationRecord:
     """One record for all pieces, the oldest first; a piece that only repeats samples adds no run."""
-    record, runs = pieces[0].record, [*pieces[0].record.runs]
-    known = pieces[0].verdicts.column("sample").to_numpy()
-    for each in pieces[1:]:
-        sample = each.verdicts.column("sample").to_numpy()
-        if not np.isin(sample, known).all():
-            runs += each.record.runs
+    record, runs = pieces[0].record, list[dict[str, Any]]()
+    known = np.zeros(0, np.int64)
+    for each in pieces:
+        new = np.setdiff1d(each.verdicts.column("sample").to_numpy(), known)
+        if len(new):
+            runs += [{"judged": as_ranges(new.tolist()), **run} for run in each.record.runs]
             record = replace(record, metadata=each.record.metadata)
-            known = np.union1d(known, sample)
+            known = np.union1d(known, new)
         shape = each.record.image_shape or record.image_shape
         record = replace(record, image_shape=shape, saved=record.saved or each.record.saved)
     return replace(record, runs=_merge_runs(runs))
@@ -254,13 +254,19 @@ def _judged_otherwise(pieces: Sequence[EvaluationData]) -> np.ndarray:
 
 
 def _merge_runs(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The parts of one run become one entry: equal but for the two numbers, which add up."""
+    """The parts of one run become one entry: equal but for what adds up. Devices that are all equal judged all."""
     merged: dict[str, dict[str, Any]] = {}
     for run in runs:
-        key = json.dumps({k: v for k, v in run.items() if k not in ("seconds", "samples")}, sort_keys=True)
+        key = json.dumps({k: v for k, v in run.items() if k not in ("seconds", "samples", "judged")}, sort_keys=True)
         if key in merged:
             merged[key]["seconds"] = round(merged[key]["seconds"] + run["seconds"], 3)
             merged[key]["samples"] += run["samples"]
+            merged[key]["judged"] += f",{run['judged']}"
         else:
             merged[key] = dict(run)
+    several = len({run.get("device") for run in runs}) > 1
+    for run in merged.values():
+        judged = as_ranges(sorted(of_ranges(run.pop("judged"))))
+        if several:
+            run["judged"] = judged
     return list(merged.values())

@@ -14,11 +14,13 @@ from advdpnp.attacks.engine.search import search
 from advdpnp.base.errors import AdvdpnpError, ModelError
 from advdpnp.datasets import Dataset
 from advdpnp.eval.config import EvaluationConfig
+from advdpnp.eval.run.cluster import worker
 from advdpnp.eval.run.cluster.connection import Cluster
 from advdpnp.eval.run.cluster.worker import Worker
 from advdpnp.eval.run.components import Components
 from advdpnp.eval.run.evaluate import run_models
 from advdpnp.eval.run.results import ResultsFolder
+from advdpnp.eval.store.key import of_ranges
 from advdpnp.eval.store.reader import find_results
 from advdpnp.models.loading import LoadedModel, as_loaded
 
@@ -270,7 +272,19 @@ def test_the_devices_are_recorded(fake, tmp_path, models, data):
     out = evaluated(tmp_path, models[:1], data, Cluster())
     runs = [run for unit in find_results([out]) for run in unit.record.runs]
     assert {run["device"].partition(" ")[0] for run in runs} == {"cpu"}
+    assert not any("judged" in run for run in runs)  # all by devices of one kind
     assert all(run["seconds"] > 0 for run in runs)
+
+
+def test_where_devices_differ_it_is_recorded_who_judged_what(fake, tmp_path, models, data, monkeypatch):
+    names = iter(["cpu (here)", "cpu (there)"])
+    monkeypatch.setattr(worker, "device_name", lambda device: next(names))
+    out = evaluated(tmp_path, models[:1], data, Cluster(), attacks="pgd-4")
+    (unit,) = [unit for unit in find_results([out]) if unit.label == "pgd-4"]
+    judged = {run["device"]: of_ranges(run["judged"]) for run in unit.record.runs}
+    assert set(judged) == {"cpu (here)", "cpu (there)"}
+    assert sorted(sample for samples in judged.values() for sample in samples) == list(range(50))
+    assert sum(run["samples"] for run in unit.record.runs) == 50
 
 
 def test_wrong_clusters_are_refused():
