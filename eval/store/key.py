@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.base.untrusted.text import LONGEST_NAME, shown
 
@@ -59,11 +61,9 @@ def short_hash(value: object) -> str:
 
 def as_ranges(samples: Sequence[int]) -> str:
     """Sorted samples as text: "0-63,70"."""
-    starts = [
-        each for each, before in zip(samples, [None, *samples], strict=False) if before is None or each != before + 1
-    ]
-    ends = [each for each, after in zip(samples, [*samples[1:], None], strict=True) if after != each + 1]
-    return ",".join(f"{a}" if a == b else f"{a}-{b}" for a, b in zip(starts, ends, strict=True))
+    values = np.asarray(samples, np.int64)
+    parts = np.split(values, np.flatnonzero(np.diff(values) != 1) + 1) if len(values) else []
+    return ",".join(str(part[0]) if len(part) == 1 else f"{part[0]}-{part[-1]}" for part in parts)
 
 
 def of_ranges(text: str) -> list[int]:

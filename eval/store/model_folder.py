@@ -229,7 +229,8 @@ def _joined(pieces: Sequence[EvaluationData]) -> EvaluationRecord:
     for each in pieces:
         new = np.setdiff1d(each.verdicts.column("sample").to_numpy(), known)
         if len(new):
-            runs += [{"judged": as_ranges(new.tolist()), **run} for run in each.record.runs]
+            alone = {"judged": as_ranges(new.tolist())} if len(each.record.runs) == 1 else {}
+            runs += [{**alone, **run} for run in each.record.runs]
             record = replace(record, metadata=each.record.metadata)
             known = np.union1d(known, new)
         shape = each.record.image_shape or record.image_shape
@@ -261,12 +262,12 @@ def _merge_runs(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         if key in merged:
             merged[key]["seconds"] = round(merged[key]["seconds"] + run["seconds"], 3)
             merged[key]["samples"] += run["samples"]
-            merged[key]["judged"] += f",{run['judged']}"
+            merged[key]["judged"] = f"{merged[key].get('judged', '')},{run.get('judged', '')}"
         else:
             merged[key] = dict(run)
     several = len({run.get("device") for run in runs}) > 1
     for run in merged.values():
-        judged = as_ranges(sorted(of_ranges(run.pop("judged"))))
-        if several:
+        judged = as_ranges(sorted(of_ranges(run.pop("judged", ""))))
+        if several and judged:
             run["judged"] = judged
     return list(merged.values())
