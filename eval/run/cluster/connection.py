@@ -170,9 +170,8 @@ def shipped_modules(models: Sequence[LoadedModel]) -> list[Path]:
     own = _own_modules(models)
     folders = {_top_level(module).parent for module in own}
     beside = [module for module in list(sys.modules.values()) if getattr(module, "__file__", None) and _is_own(module)]
-    tops = {_top_level(module) for module in beside}
-    named_by_path = {Path(module.__name__) for module in own if module.__name__.endswith(".py")}
-    return sorted(top for top in tops - named_by_path if top.parent in folders)
+    tops = {_top_level(module) for module in beside if not module.__name__.endswith(".py")}
+    return sorted(top for top in tops if top.parent in folders)
 
 
 def _top_level(module: ModuleType) -> Path:

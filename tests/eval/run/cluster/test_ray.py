@@ -28,6 +28,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reas
 
 STORE = 80 * 2**20  # bytes of the object store
 NETS = """
+import torch
 from torch import nn
 from their_layers import Scaled
 
