@@ -49,7 +49,7 @@ def check_name(name: str) -> None:
         wrong = "needs another name: a column of the leaderboard has this one"
     elif re.search("_(low|high|mean|std|min|max|p)$|_difference(_|$)", name):
         wrong = "needs another name: columns of the leaderboard end like this one; write '-' for '_'"
-    elif re.search(r" \((\w+ search|at most .* passes|targeted: .*)\)$", name):
+    elif re.search(r" \((\w+ search|at most .* passes)\)$", name):
         wrong = "needs another name: what stands in brackets at its end is said of searches"
     if wrong:
         raise AdvdpnpError(f"the attack '{name}' {wrong}")

@@ -52,7 +52,7 @@ def write_results(
     """One of each kind of file; the day changes all times and nothing else."""
     samples = np.arange(4)
     columns = {name: np.zeros(4, dtype=FOUND.field(name).type.to_pandas_dtype()) for name in FOUND.names}
-    columns |= {"sample": samples, "margin": np.full(4, margin, np.float32)}
+    columns |= {"sample": samples, "margin": np.full(4, margin, np.float32), "norm": np.full(4, np.inf)}
     facts = {"dataset": "digits", "date": f"2030-01-0{day}", "versions": {}}
     with open_model(folder, ModelRecord("net", "ab" * 32)) as model, model.writer(UNIT, samples, facts) as writer:
         writer.add(columns, np.arange(2), np.zeros((2, 1, 2, 2)), np.ones((2, 1, 2, 2)))

@@ -1,5 +1,6 @@
 """The command line as a user meets it: every wrong word is one sentence and exit code 2."""
 
+import importlib
 import os
 import signal
 import subprocess
@@ -253,7 +254,7 @@ def test_a_run_that_was_stopped_says_whether_it_can_be_resumed(npz, tmp_path, ca
         raise KeyboardInterrupt
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("advdpnp.training.trainer.train", stop)
+    monkeypatch.setattr(importlib.import_module("advdpnp.training.trainer"), "train", stop)
     assert run(["train", "--dataset", f"npz:{npz}", "--name", "x"]) == 2
     said = capsys.readouterr().err
     assert ("before anything of this run was saved; start it again" in said) is not state

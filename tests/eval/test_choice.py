@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
 from torch import Tensor, nn
@@ -138,7 +139,7 @@ def test_a_minimum_norm_attack_searches_once_for_several_radii(x: Tensor, y: Ten
     model = LoadedModel(net, "net", weights_hash(net), "Net", "", 144, {})
 
     def resolve(text: str, threat: ThreatModel, classes: int, engine: str) -> list[tuple[str, CWL2]]:
-        return [("cw-l2", CWL2(threat, searches=3, iterations=15))]
+        return [("short", CWL2(threat, searches=3, iterations=40))]
 
     def counted(*arguments: Any, **options: Any) -> Iterator[AttackResult]:
         calls.append(len(arguments[2]))
@@ -280,7 +281,7 @@ def test_images_of_targeted_attacks_are_kept_and_verified_as_such(x: Tensor, y: 
     frame = unit.verdicts.frame.copy()
     frame.loc[frame["sample"] == images.sample[0], "adversarial_prediction"] += 2
     frame["adversarial_prediction"] %= 4
-    forged = replace(unit, verdicts=replace(unit.verdicts, frame=frame))
+    forged = replace(unit, verdicts=replace(unit.verdicts, table=lambda: pa.Table.from_pandas(frame), kept={}))
     (fault,) = Auditor(net, dataset, torch.device("cpu")).audit(forged).faults
     assert fault.sample == images.sample[0]
     assert ", the target" in str(fault)

@@ -158,7 +158,7 @@ def test_a_description_survives_json_and_back() -> None:
 def test_a_description_with_wrong_fields_names_them() -> None:
     values = config().to_dict()
     del values["classes"]
-    with pytest.raises(AdvdpnpError, match="classes, colour"):
+    with pytest.raises(AdvdpnpError, match="classes is missing"):
         ModelConfig.from_dict({**values, "colour": "red"})
 
 

@@ -358,10 +358,11 @@ class Package:
                 names = {field.name for field in fields(StageRecord)}
                 yield StageRecord(**{name: values.get(name, torch.zeros(1, len(x)).long()) for name in names})
         no, zero = torch.zeros_like(misclassified), torch.zeros_like(y)
-        wrong = torch.where(misclassified, (y + 1) % CLASSES, y)
-        yield AttackResult(
-            sample, y, y, wrong, misclassified, zero.double(), zero.float(), zero, zero, no, no, zero, zero, x
-        )
+        clean = model(x).argmax(1)
+        broken = misclassified | (clean != y)
+        wrong = torch.where(misclassified & (clean == y), (y + 1) % CLASSES, clean)
+        norm = torch.where(broken, 0.0, torch.inf).double()
+        yield AttackResult(sample, y, clean, wrong, broken, norm, zero.float(), zero, zero, no, no, zero, zero, x)
 
 
 def using(make: Callable[[ThreatModel], Any]) -> Components:
