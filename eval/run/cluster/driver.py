@@ -36,12 +36,14 @@ class _Hand:
         hello: what it said when it was ready; None until then.
         model: number of the model that it holds.
         job: what it does; None while it starts, and between two jobs.
+        until: when the job should be done.
     """
 
     actor: Any
     hello: Hello | None = None
     model: int | None = None
     job: Job | None = None
+    until: float = 0.0
 
 
 class Driver:
@@ -73,7 +75,7 @@ class Driver:
         self._open: set[int] = set()
         self._hands: list[_Hand] = []
         self._running: dict[Any, _Hand] = {}
-        self._speed: list[tuple[float, int, int]] = []  # time, samples and evaluations of each piece
+        self._speed: list[tuple[float, int]] = []  # time and samples of each piece
         self._asked: set[str] = set()
         self._failures: list[ModelError] = []
         self._pieces = self._lost = 0
@@ -98,6 +100,7 @@ class Driver:
                     if (job := self._next_job(hand)) is None:
                         break  # there is none for the others either
                     hand.job, hand.model = job, job.model
+                    hand.until = time.monotonic() + self._courses[job.model].seconds_of(job)
                     self._running[hand.actor.do.remote(job, self._references[job.model])] = hand
                 self._progress.fleet(self._fleet())
                 for reference in self._ready():
@@ -220,8 +223,7 @@ class Driver:
     def _count(self, answer: list[Found]) -> None:
         now = time.monotonic()
         samples = sum(len(found.columns["sample"]) for found in answer)
-        spent = sum(int(found.columns["forwards"].sum() + found.columns["backwards"].sum()) for found in answer)
-        self._speed = [*(each for each in self._speed if now - each[0] < _WINDOW), (now, samples, spent)]
+        self._speed = [*(each for each in self._speed if now - each[0] < _WINDOW), (now, samples)]
 
     def _bury(self, hand: _Hand, job: Job | None, error: Exception) -> None:
         """Give the job of a dead worker to the next one; Ray starts the dead one again, where there is a place."""
@@ -243,16 +245,18 @@ class Driver:
             self._greet(hand)
 
     def _fleet(self) -> Fleet:
-        now, left = time.monotonic(), sum(self._courses[n].cost_left for n in self._open)
+        now = time.monotonic()
         gone = now - self._speed[0][0] if self._speed else 0.0
-        samples, spent = (sum(each[i] for each in self._speed) for i in (1, 2))
+        samples = sum(count for _, count in self._speed)
         busy = [hand for hand in self._hands if hand.job is not None]
+        ready = sum(hand.hello is not None for hand in self._hands)
+        left = sum(self._courses[n].seconds_left for n in self._open) + sum(max(0.0, hand.until - now) for hand in busy)
         return Fleet(
             pieces=self._pieces,
             running=len(busy),
             lost=self._lost,
-            workers=sum(hand.hello is not None for hand in self._hands),
+            workers=ready,
             samples_per_second=samples / gone if gone > 1 else None,
-            seconds_left=left * gone / spent if gone > 1 and spent and not self._waiting else None,
+            seconds_left=left / ready if ready and self._pieces and not self._waiting else None,
             models_left=len(self._waiting),
         )

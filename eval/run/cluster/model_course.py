@@ -104,6 +104,17 @@ class ModelCourse:
         """Expected model evaluations of what is not handed out."""
         return sum(group.cost_left for group in self._groups)
 
+    @property
+    def seconds_left(self) -> float:
+        """Expected seconds of one worker for what is not handed out."""
+        return sum(group.rows_left * group.each for group in self._groups)
+
+    def seconds_of(self, job: Job) -> float:
+        """Expected seconds of a job that was handed out."""
+        if job.piece is None or job.piece.units[0][0] not in self._units:
+            return 0.0
+        return len(job.piece.samples) * self._units[job.piece.units[0][0]].group.each
+
     def next_job(self, number: int, all_left: float, workers: int) -> Job:
         """Hand out a job; ``number`` is that of the model, the rest as for ``Group.cut``."""
         self.at_work += 1

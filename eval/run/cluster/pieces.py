@@ -89,6 +89,12 @@ class Group:
         """Expected model evaluations of the samples that are in no piece."""
         return self.rows_left * self.cost
 
+    @property
+    def each(self) -> float:
+        """Expected seconds of a sample."""
+        measured = self._seconds / self._evaluations if self._evaluations else self._declared_seconds
+        return self.cost * measured
+
     def observe(self, rows: int, evaluations: int, seconds: float) -> None:
         """Learn from a piece that is done."""
         self._rows += rows
@@ -112,11 +118,11 @@ class Group:
         return Piece(tuple((unit, samples) for unit, samples in units if len(samples)))
 
     def _rows_of_piece(self, all_left: float, workers: int, least: int, smallest: int) -> int:
-        left, each = len(self._left), self._seconds / self._evaluations if self._evaluations else self._declared_seconds
+        left = len(self._left)
         if not self._last_round:
             fair = all_left / (2 * max(1, workers)) / max(self.cost, 1e-9)
             if fair >= least:
-                bearable = PIECE_SECONDS / (each * self.cost) if each and self.cost else np.inf
+                bearable = PIECE_SECONDS / self.each if self.each else np.inf
                 return int(min(left, max(least, min(fair, bearable))))
             pieces = max(min(workers, -(-left // smallest)), -(-left // least))
             self._last_round = [len(part) for part in reversed(np.array_split(self._left, pieces))]
