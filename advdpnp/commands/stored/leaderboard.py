@@ -1,6 +1,7 @@
 """``advdpnp leaderboard``: tables, page and figures from stored verdicts."""
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +14,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from advdpnp.eval.analysis.rows import Row
-    from advdpnp.eval.store.reader import StoredEvaluation
 
 EPILOG = "Example: `advdpnp leaderboard results/cifar10 --out table`"
 
@@ -40,7 +40,6 @@ def leaderboard(
 ) -> None:
     """Rebuild the leaderboard, its page and the figures from the verdicts of any number of evaluations."""
     from advdpnp.eval.store.model_record import find_models
-    from advdpnp.eval.store.reader import readable_results
 
     if compare not in (None, "robustbench"):
         raise AdvdpnpError(
@@ -49,33 +48,29 @@ def leaderboard(
         )
     for folder in folders:
         find_models(folder)  # a folder named by mistake gets no lock
-    with readable_results(folders) as found:
-        _rebuild(found, folders, out or folders[0], mce_baseline, published=bool(compare), all_figures=all_figures)
+    _rebuild(folders, out or folders[0], mce_baseline, published=bool(compare), all_figures=all_figures)
 
 
 def _rebuild(
-    found: "Sequence[StoredEvaluation]",
-    folders: Sequence[Path],
-    results: Path,
-    baseline: str | None,
-    *,
-    published: bool,
-    all_figures: bool,
+    folders: Sequence[Path], results: Path, baseline: str | None, *, published: bool, all_figures: bool
 ) -> None:
     from advdpnp.eval.analysis.rows import make_rows
     from advdpnp.eval.report.leaderboard import writing_tables
     from advdpnp.eval.report.robustbench import is_published
     from advdpnp.eval.report.write import write_report
+    from advdpnp.eval.store.reader import readable_results
 
-    with writing_tables(results):
-        rows = make_rows(found)
-        frame = write_report(rows, results, folders=folders, mce_baseline=baseline, published=published)
-    theirs = is_published(frame)
-    show(frame[~theirs], results, rows, all_figures=all_figures)
-    if published:
-        console.out.print(
-            f"{theirs.sum()} published rows of this data and threat model: {results / 'leaderboard.md'}", markup=False
-        )
+    with ExitStack() as damaged_are_told:
+        with writing_tables(results):  # read only now: what another process wrote while this one waited is in the table
+            rows = make_rows(damaged_are_told.enter_context(readable_results(folders)))
+            frame = write_report(rows, results, folders=folders, mce_baseline=baseline, published=published)
+        theirs = is_published(frame)
+        show(frame[~theirs], results, rows, all_figures=all_figures)
+        if published:
+            console.out.print(
+                f"{theirs.sum()} published rows of this data and threat model: {results / 'leaderboard.md'}",
+                markup=False,
+            )
 
 
 def show(

@@ -32,6 +32,7 @@ WORD = pa.dictionary(pa.int32(), pa.string())
 def to_old_layout(folder: Path) -> None:
     """Rewrite a model's folder as the versions of before wrote it."""
     units, images = find_results([folder]), {}
+    frames = {unit.hash: unit.keyed_frame() for unit in units}  # corruptions are read when asked for: before they go
     for unit in units:
         images[unit.hash] = [row for table in read_images(folder, unit.hash) for row in table.to_pylist()]
     diagnostics = read_diagnostics(folder)
@@ -39,7 +40,7 @@ def to_old_layout(folder: Path) -> None:
     for path in (*folder.glob("*.parquet"), folder / "units.json"):
         path.unlink()
     for unit in units:
-        write_old(folder / f"{unit.record.stem}.parquet", unit)
+        write_old(folder / f"{unit.record.stem}.parquet", unit, frames[unit.hash])
         kept = [row for row in images[unit.hash] if unit.record.saved and row["sample"] in unit.needs_image]
         if unit.record.saved:
             pixels = int(np.prod(unit.record.image_shape))
@@ -59,8 +60,7 @@ def to_old_layout(folder: Path) -> None:
         (folder / name).write_text(json.dumps(asdict(measured), indent=1))
 
 
-def write_old(path: Path, unit: StoredEvaluation) -> None:
-    frame = unit.keyed_frame()
+def write_old(path: Path, unit: StoredEvaluation, frame: pd.DataFrame) -> None:
     if unit.corrupted:
         frame["margin"] = np.linspace(-1, 1, len(frame), dtype=np.float32)  # was stored, and is no more
     key = [(name, pa.float64() if name == "eps" else WORD) for name in frame.columns if name not in FOUND.names]

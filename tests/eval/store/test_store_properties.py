@@ -27,12 +27,14 @@ quick = settings(max_examples=40, deadline=None, database=None, derandomize=True
 
 
 def found(samples: list[int], forwards: int = 0) -> dict[str, np.ndarray]:
-    """Verdicts that are a function of the sample, but for ``forwards``."""
+    """Verdicts that are a function of the sample, but for ``forwards``; every third is broken, within eps."""
     index = np.array(samples, dtype=np.int64)
-    none = np.zeros(len(index), dtype=bool)
+    none, broken = np.zeros(len(index), dtype=bool), index % 3 == 0
+    label = index % 10
     return {
-        "sample": index, "label": index % 10, "clean_prediction": index % 10, "adversarial_prediction": index % 7,
-        "success": index % 3 == 0, "norm": index / 100, "margin": (index / 7).astype(np.float32),
+        "sample": index, "label": label, "clean_prediction": label,
+        "adversarial_prediction": np.where(broken, (label + 1 + index % 7) % 10, label),
+        "success": broken, "norm": np.where(broken, index / 1e5, np.inf), "margin": (index / 7).astype(np.float32),
         "forwards": np.full(len(index), forwards), "backwards": index, "zero_gradient": none, "borderline": none,
         "stage": index * 0, "refused": index * 0,
     }  # fmt: skip
