@@ -17,7 +17,7 @@ from advdpnp.eval.store.key import CLEAN, CORRUPTION, canonical_json, short_hash
 from advdpnp.eval.store.rules.known_data import KNOWN_DATA
 
 _NUMBER = r"[0-9.eE+-]+"
-_EPS = re.compile(rf"{_NUMBER}(/{_NUMBER})?")
+_EPS = re.compile(rf" *{_NUMBER} *(/ *{_NUMBER} *)?")
 _FLOAT32 = "float32"
 _SUFFIXES = {"budget": r"at most (\d{1,12}) passes", "precision": r"(\w+) search", "targets": r"targeted: ([\w-]+)"}
 _MOST_CLASSES = 10  # that change a definition: attacks aim at up to nine targets
