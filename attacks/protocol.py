@@ -16,22 +16,13 @@ from torch import Tensor, nn
 from advdpnp.attacks.criteria import MISCLASSIFIED, Criterion, Targeted
 from advdpnp.attacks.rows import Batch, Rows
 from advdpnp.attacks.threat import ThreatModel
+from advdpnp.base.columns import RESERVED
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.base.randomness import Draw
 from advdpnp.base.registry import Registry
 
 Loss = Callable[[Tensor], Tensor]
 """Maps logits (n, classes) to one value per sample (n,), which the attack maximises."""
-
-_RESERVED = {
-    "model", "method", "architecture", "parameters", "dtype", "samples", "clean", "worst_case",
-    "worst_case_p", "worst_case_p_holm", "corruptions", "mce", "mce_baseline", "mce_note", "n", "flags", "flag_details",
-    "min_separation", "training_seconds", "training_seed", "recipe_hash", "norm", "eps", "eps_text", "seed", "dataset",
-    "corruption_source", "weights_hash", "data_hash", "samples_hash", "definitions", "attack_definitions", "versions",
-    "device", "date", "command", "forwards", "backwards", "seconds", "sanity_n", "standard_autoattack", "source",
-    "venue", "paper", "url", "over", "group", "seeds", "seed_values", "models", "against",
-}  # fmt: skip
-"""Columns of the leaderboard beside those of attacks."""
 
 
 def check_name(name: str) -> None:
@@ -45,7 +36,7 @@ def check_name(name: str) -> None:
         wrong = "needs a name of text without commas, and without spaces at its ends"
     elif name in ("all", "none"):
         wrong = "needs another name: --attacks uses this one for itself"
-    elif name in _RESERVED or re.match("corruptions?[:_]|transfer:", name):
+    elif name in RESERVED or re.match("corruptions?[:_]|transfer:", name):
         wrong = "needs another name: a column of the leaderboard has this one"
     elif re.search("_(low|high|mean|std|min|max|p)$|_difference(_|$)", name):
         wrong = "needs another name: columns of the leaderboard end like this one; write '-' for '_'"

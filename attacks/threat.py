@@ -2,7 +2,9 @@
 
 import math
 from dataclasses import dataclass
+from typing import TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -10,6 +12,8 @@ from advdpnp.base.devices import has_float64, widest_float
 from advdpnp.base.errors import AdvdpnpError
 
 NORMS = ("linf", "l2", "l1", "l0")
+
+Distances = TypeVar("Distances", Tensor, np.ndarray)
 
 DEFAULT_EPS = {"linf": "8/255", "l2": "0.5", "l1": "12", "l0": "24"}
 """The radius where nobody names one: the usual ones of CIFAR-10."""
@@ -97,7 +101,7 @@ class ThreatModel:
         lowest, highest = torch.aminmax(x_adv.flatten(1), dim=1)
         return self.in_ball(distance) & (lowest >= self.low) & (highest <= self.high)
 
-    def in_ball(self, distance: Tensor) -> Tensor:
+    def in_ball(self, distance: Distances) -> Distances:
         """Whether each distance, (n,), is at most eps up to rounding, bool (n,). The bounds are not asked."""
         return distance <= self.eps * (1 + 1e-6) + 1e-7
 

@@ -6,10 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from advdpnp.attacks.criteria import Criterion, criterion_of
-from advdpnp.attacks.protocol import PREPARED_FOR, Attack, Loss, State, prepared
+from advdpnp.attacks.protocol import PREPARED_FOR, Loss, State, prepared
 from advdpnp.attacks.rows import any_row
-from advdpnp.attacks.threat import ThreatModel
+from advdpnp.attacks.wrapped import WrappedAttack
 from advdpnp.base.randomness import Draw
 
 
@@ -31,7 +30,7 @@ class AveragedState(State):
 
 
 @dataclass(frozen=True)
-class ExpectationOverTransformation:
+class ExpectationOverTransformation(WrappedAttack):
     """Wraps an attack: each image is evaluated several times, and the attack gets mean logits and gradients.
 
     Attributes:
@@ -39,33 +38,7 @@ class ExpectationOverTransformation:
         repeats: evaluations of each image.
     """
 
-    attack: Attack
     repeats: int = 20
-
-    @property
-    def name(self) -> str:
-        """Name of the wrapped attack."""
-        return self.attack.name
-
-    @property
-    def norms(self) -> tuple[str, ...]:
-        """Norms of the wrapped attack."""
-        return self.attack.norms
-
-    @property
-    def minimum_norm(self) -> bool:
-        """Whether the wrapped attack searches for the nearest adversarial image."""
-        return self.attack.minimum_norm
-
-    @property
-    def criterion(self) -> Criterion:
-        """What counts as a success of the wrapped attack."""
-        return criterion_of(self.attack)
-
-    @property
-    def threat(self) -> ThreatModel:
-        """Threat model of the wrapped attack."""
-        return self.attack.threat
 
     def definition(self) -> dict[str, Any]:
         return {**self.attack.definition(), "gradients_averaged": self.repeats}

@@ -5,12 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from advdpnp.attacks.engine.executor import evaluation_mode
 from advdpnp.attacks.threat import ThreatModel
-from advdpnp.base.errors import ModelError
 from advdpnp.datasets import Dataset
 from advdpnp.eval.audit.images import Auditor
-from advdpnp.eval.diagnostics import ModelProbe, measure_gradients, measure_outputs, training_modules
+from advdpnp.eval.diagnostics import measure
 from advdpnp.eval.run.results import identity_of
 from advdpnp.eval.store.diagnostics_record import VERSION, DiagnosticRecord
 from advdpnp.eval.store.model_record import ModelRecord
@@ -42,17 +40,8 @@ def measured_again(auditor: Auditor, records: Sequence[DiagnosticRecord], static
             continue
         samples = np.arange(record.samples)
         x, y = (each.to(auditor.device) for each in (auditor.images(samples), auditor.split.some_labels(samples)))
-        modules = [] if record.norm else training_modules(auditor.model)
-        found: dict[str, Any]
-        with evaluation_mode(auditor.model):
-            probe = ModelProbe(auditor.model, x, y, static_batch_size, record.seed)
-            try:
-                if record.norm:
-                    found = measure_gradients(probe, ThreatModel.parse(record.norm, record.eps_text))
-                else:
-                    found = {**measure_outputs(probe), "training_modules": modules}
-            except ModelError as error:
-                found = {"failed": str(error)}
+        threat = ThreatModel.parse(record.norm, record.eps_text) if record.norm else None
+        found = measure(auditor.model, x, y, static_batch_size=static_batch_size, seed=record.seed, threat=threat)
         about = f" under {record.norm} {record.eps_text}" if record.norm else ""
         # Earlier releases measured fewer things, and some on other images: those cannot be compared.
         for name in sorted(record.numbers.keys() - {"outputs"}):

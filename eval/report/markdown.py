@@ -4,12 +4,12 @@ from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
+from advdpnp.base.columns import RESERVED
 from advdpnp.base.untrusted.text import markdown
 from advdpnp.eval.analysis.corruptions import GROUP_COLUMNS, MEAN, TYPE, corruption_notes, is_detail
 from advdpnp.eval.diagnostics.texts import FLAGS
 from advdpnp.eval.report.robustbench import is_published, published_grids
 from advdpnp.eval.report.tables import Grid, Table, cut_into_tables, number, seed_grids, unmeasured_note
-from advdpnp.eval.store.key import RESERVED
 
 escape = markdown
 """Text of a user's or a stranger's, in a cell or outside of tables."""

@@ -4,7 +4,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,15 +22,11 @@ from advdpnp.attacks.engine.precision import FLOAT32, Choice
 from advdpnp.attacks.info import by_cost, describe
 from advdpnp.attacks.losses import cross_entropy, margin
 from advdpnp.attacks.threat import ThreatModel
-from advdpnp.base.errors import ModelError
 from advdpnp.base.randomness import isolated_rng
 from advdpnp.eval.diagnostics import (
     SANITY_SAMPLES,
     DiagnosticRecord,
-    ModelProbe,
-    measure_gradients,
-    measure_outputs,
-    training_modules,
+    measure,
 )
 from advdpnp.eval.run.byte_images import misclassified_by, pack
 from advdpnp.eval.run.device import require_answers, require_labels, user_code
@@ -138,21 +133,12 @@ class Subject:
         """Make a measurement of ``measurements_of``."""
         plan, model = self._plan, self.setting.model
         samples = plan.samples[: wanted.samples]
-        modules = training_modules(model) if threat is None else []
-        numbers: dict[str, Any]
-        with evaluation_mode(model), single_threaded(plan.device.type == "cpu"):
+        with single_threaded(plan.device.type == "cpu"):
             x, y = plan.images(samples).to(plan.device), plan.labels(samples).to(plan.device)
             size = self.setting.static_batch_size
             if size == plan.components.first_batch_size(plan.device):  # memory was not short
                 size = max(size, len(samples))  # small calls take longer
-            probe = ModelProbe(model, x, y, size, wanted.seed)
-            try:
-                if threat is None:
-                    numbers = {**measure_outputs(probe), "training_modules": modules}
-                else:
-                    numbers = measure_gradients(probe, threat)
-            except ModelError as error:
-                numbers = {"failed": str(error)}
+            numbers = measure(model, x, y, static_batch_size=size, seed=wanted.seed, threat=threat)
         return replace(wanted, numbers=numbers)
 
     def packer(self, unit: EvaluationKey) -> Pack:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from advdpnp.base.columns import RESERVED
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.base.untrusted.text import LONGEST_NAME, shown
 
@@ -19,17 +20,6 @@ if TYPE_CHECKING:
 
 CLEAN = "clean"
 CORRUPTION = "corruption/"
-
-RESERVED = frozenset((
-    "model", CLEAN, "worst_case", "corruptions", "n", "flags", "method", "architecture", "parameters", "min_separation",
-    "training_seconds", "worst_case_p", "worst_case_p_holm", "corruptions_n", "mce", "mce_baseline", "mce_note",
-    "dtype", "norm", "eps", "eps_text", "seed", "dataset", "corruption_source", "weights_hash", "data_hash",
-    "definitions", "versions", "device", "date", "command", "forwards", "backwards", "seconds", "flag_details",
-    "recipe_hash", "training_seed", "samples", "samples_hash", "attack_definitions", "sanity_n",
-    "standard_autoattack", "source", "venue", "paper", "url", "threat", "over", "group", "seeds", "seed_values",
-    "models", "against",
-))  # fmt: skip
-"""Columns of the leaderboard, and so no names of attacks, whose accuracies have a column of their own."""
 
 
 def check_label(label: str, attacked: bool) -> None:

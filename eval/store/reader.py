@@ -276,19 +276,13 @@ def collect_results(folders: Iterable[Path]) -> tuple[list[StoredEvaluation], li
     Raises:
         AdvdpnpError: a folder does not exist or holds no results, or is not as it was sealed.
     """
-    folders = list(folders)
-    for folder in folders:
-        find_models(folder)
-    unbroken_seals(folders)
+    models = {folder: find_models(folder) for folder in folders}
+    unbroken_seals(models)
     found: dict[tuple[Path, str], StoredEvaluation] = {}
     damaged: list[str] = []
-    for folder in folders:
+    for folder, paths in models.items():
         before = len(damaged)
-        here = {
-            (path.parent.resolve(), unit.hash): unit
-            for path in find_models(folder)
-            for unit in _readable(path.parent, damaged)
-        }
+        here = {(path.parent.resolve(), unit.hash): unit for path in paths for unit in _readable(path.parent, damaged)}
         if not here and len(damaged) == before:
             raise nothing_in(folder, "only unfinished evaluations")
         found.update(here)

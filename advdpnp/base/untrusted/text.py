@@ -74,8 +74,3 @@ _LINKS = re.compile(r"(?i)(?<=[a-z]):(?=//)|(?<=www)\.")
 def markdown(text: str) -> str:
     """Text in Markdown: no emphasis, code, cell, link, image, mention, formula or tag comes of it."""
     return _LINKS.sub(lambda found: f"&#{ord(found[0])};", printable(text).translate(_MARKDOWN))
-
-
-def mathless(text: str) -> str:
-    """Text in a figure: matplotlib takes what stands between two ``$`` for a formula."""
-    return printable(text).replace("$", r"\$")

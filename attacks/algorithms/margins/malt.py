@@ -12,6 +12,7 @@ from advdpnp.attacks.losses import check_classes, targeted_margin
 from advdpnp.attacks.protocol import ATTACKS, Loss, State
 from advdpnp.attacks.rows import any_row, where_rows
 from advdpnp.attacks.threat import ThreatModel
+from advdpnp.attacks.wrapped import WrappedAttack
 from advdpnp.base.randomness import Draw
 
 CANDIDATES = 100
@@ -35,7 +36,7 @@ class RankedState(State):
 
 
 @dataclass(frozen=True)
-class MaltOrder:
+class MaltOrder(WrappedAttack):
     """Wraps a targeted Auto-PGD: its targets are those with the smallest score, in that order.
 
     The score of a class t is (z_y - z_t) / |g_t|, where g_t is the gradient of z_t - z_y at the clean image in the dual
@@ -48,23 +49,6 @@ class MaltOrder:
 
     attack: APGD
     candidates: int = CANDIDATES
-
-    minimum_norm = False
-
-    @property
-    def name(self) -> str:
-        """Name of the wrapped attack."""
-        return self.attack.name
-
-    @property
-    def norms(self) -> tuple[str, ...]:
-        """Norms of the wrapped attack."""
-        return self.attack.norms
-
-    @property
-    def threat(self) -> ThreatModel:
-        """Threat model of the wrapped attack."""
-        return self.attack.threat
 
     def definition(self) -> dict[str, Any]:
         return {**self.attack.definition(), "order": "malt", "candidates": self.candidates}

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from advdpnp.attacks.threat import ThreatModel
 from advdpnp.eval.store.rules.known_data import KNOWN_DATA
 
 _NO_ANSWER = -1  # the prediction where logits are not finite
@@ -45,7 +46,7 @@ def _broken_rules(
         if threat is None:
             yield from _unattacked(columns)
         else:
-            yield from _attacked(columns, identity, float(threat["eps"]))
+            yield from _attacked(columns, identity, ThreatModel(threat["norm"], float(threat["eps"]), ""))
 
 
 def _unattacked(columns: Mapping[str, np.ndarray]) -> Iterator[tuple[np.ndarray, str]]:
@@ -55,11 +56,11 @@ def _unattacked(columns: Mapping[str, np.ndarray]) -> Iterator[tuple[np.ndarray,
 
 
 def _attacked(
-    columns: Mapping[str, np.ndarray], identity: Mapping[str, Any], eps: float
+    columns: Mapping[str, np.ndarray], identity: Mapping[str, Any], threat: ThreatModel
 ) -> Iterator[tuple[np.ndarray, str]]:
     label, clean, adversarial = (columns[name] for name in ("label", "clean_prediction", "adversarial_prediction"))
     success, norm = columns["success"], columns["norm"]
-    within = norm <= eps * (1 + 1e-6) + 1e-7  # as ``ThreatModel.contains``
+    within, eps = threat.in_ball(norm), threat.eps
     targeted = bool((identity.get("attack") or {}).get("targets"))
     if not targeted:
         yield (clean != label) & ~success, "is misclassified unchanged and counts as robust"

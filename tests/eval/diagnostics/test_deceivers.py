@@ -355,8 +355,7 @@ def test_measurements_are_stored_once_for_the_answers_and_once_per_threat(
     assert stored() == [""]
     run(eps=[0.05, 0.1])
     assert stored() == ["", "0.05", "0.1"]
-    monkeypatch.setattr("advdpnp.eval.run.subject.measure_gradients", None)  # would fail if it were called again
-    monkeypatch.setattr("advdpnp.eval.run.subject.measure_outputs", None)
+    monkeypatch.setattr("advdpnp.eval.run.subject.measure", None)  # would fail if it were called again
     run(eps=["5e-2"])
     assert stored() == ["", "0.05", "0.1"]
 

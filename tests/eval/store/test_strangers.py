@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from advdpnp.base.columns import RESERVED
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.cli import run
 from advdpnp.eval.analysis.columns import _MEANINGS
@@ -24,7 +25,6 @@ from advdpnp.eval.store import schema
 from advdpnp.eval.store.data_files import sha256_of
 from advdpnp.eval.store.diagnostics_record import DiagnosticRecord
 from advdpnp.eval.store.index import INDEX, write_diagnostics
-from advdpnp.eval.store.key import RESERVED
 from advdpnp.eval.store.reader import find_results
 
 LEAVES = (
