@@ -4,6 +4,7 @@ Each maps logits (n, classes) and labels, int64 (n,), to one value per sample (n
 """
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -75,7 +76,7 @@ class _TargetedDLR(torch.autograd.Function):
     @staticmethod
     def forward(context: Any, logits: Tensor, pair: Tensor) -> Tensor:
         ordered, classes = logits.sort(1, descending=True)
-        spread = ordered[:, 0] - (ordered[:, 2] + ordered[:, 3]) / 2 + 1e-12
+        spread = torch.sub(ordered[:, 0], ordered[:, 2] + ordered[:, 3], alpha=0.5) + 1e-12
         to, of = logits.gather(1, pair).unbind(1)
         loss = (to - of) / spread
         context.save_for_backward(logits, pair, classes, spread, loss)
@@ -84,13 +85,17 @@ class _TargetedDLR(torch.autograd.Function):
     @staticmethod
     def backward(context: Any, slope: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
         logits, pair, classes, spread, loss = context.saved_tensors
-        of_pair = slope / spread
-        of_spread = -slope * (loss / spread)
-        of_mean = of_spread * -0.5
-        slopes = torch.stack([of_pair, -of_pair, of_spread, of_mean, of_mean], 1)
+        of_pair, of_spread = slope / spread, slope * (loss / spread)
+        slopes = torch.stack([of_pair, of_pair, of_spread, of_spread, of_spread], 1).mul_(_shares(logits.device))
         # No class occurs more than twice, so the order of the additions does not show.
         places = torch.cat([pair, classes[:, :1], classes[:, 2:4]], 1)
         return torch.zeros_like(logits).scatter_add_(1, places, slopes), None
+
+
+@cache
+def _shares(device: torch.device) -> Tensor:
+    """Of target, label, largest, third- and fourth-largest logit in the slopes of ``_TargetedDLR``."""
+    return torch.tensor([1.0, -1.0, -1.0, 0.5, 0.5], device=device)
 
 
 def divergence(logits: Tensor, clean_logits: Tensor) -> Tensor:

@@ -110,7 +110,7 @@ class SearchState(Rows):
         age: iterations of the row, int64 (n,); each is a forward.
         judged: forwards of the clean image and of candidates, int64 (n,).
         candidate: image to verify, (n, c, h, w).
-        candidate_norm: distance of the candidate, float64 (n,); inf if there is none.
+        candidate_norm: distance of the candidate, float64 (n,); inf if there is none, -1 before it is measured.
         last: whether the candidate is the last image of the search, bool (n,).
         best: nearest verified adversarial image, (n, c, h, w).
         best_norm: distance of ``best``, float64 (n,); inf if there is none.

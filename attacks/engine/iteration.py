@@ -16,10 +16,13 @@ from advdpnp.attacks.engine.precision import near_within
 from advdpnp.attacks.engine.verification import answer, decide, judge, price_of_a_step, repeats
 from advdpnp.attacks.losses import answered, margin
 from advdpnp.attacks.protocol import Attack, PeriodicGradient
-from advdpnp.attacks.rows import Batch, Rows, any_row
+from advdpnp.attacks.rows import Batch, Rows, any_row, where_rows
 from advdpnp.attacks.search_state import AttackResult, SearchState, propose
 from advdpnp.base.devices import widest_float
 from advdpnp.base.randomness import Draw, seed_of
+
+NOT_MEASURED = -1.0
+"""Distance of a candidate between the iteration that claims it and the next look."""
 
 VERIFY_EVERY = 100
 """Iterations between verifications of a minimum-norm row's nearest image. It is also verified at the end."""
@@ -178,14 +181,27 @@ class Iteration:
         return torch.cat([chunk.stopped(self.attack), rows.state.done, ending, unseen.any()[None], finite])
 
     def _claim(self, rows: SearchState, found: Tensor, queries: Tensor) -> SearchState:
-        """Where ``found`` and nearer than what the row has, the query becomes its candidate."""
+        """Where ``found``, the query becomes the row's candidate; of a minimum-norm row, if it is nearer.
+
+        Other rows stop there, so ``measure`` can wait for the look.
+        """
         if not any_row(found):
             return rows
+        if not self.attack.minimum_norm:
+            candidate_norm = rows.candidate_norm.masked_fill(found, NOT_MEASURED)
+            return replace(rows, candidate=where_rows(found, queries, rows.candidate), candidate_norm=candidate_norm)
         distance, allowed = self._measured(rows.x, queries)
-        nearer = found & allowed
-        if self.attack.minimum_norm:  # others stop at the first
-            nearer = nearer & (distance < torch.minimum(rows.candidate_norm, rows.best_norm))
+        nearer = found & allowed & (distance < torch.minimum(rows.candidate_norm, rows.best_norm))
         return propose(rows, nearer, queries, distance) if any_row(nearer) else rows
+
+    def measure(self, chunk: Chunk) -> Chunk:
+        """Measure new candidates, at a look. Rows whose candidate is outside the threat model go on without it."""
+        rows = chunk.rows
+        new = rows.candidate_norm == NOT_MEASURED
+        if self.attack.minimum_norm or not any_row(new):
+            return chunk
+        distance = self._distance(rows.x, rows.candidate)
+        return replace(chunk, rows=replace(rows, candidate_norm=torch.where(new, distance, rows.candidate_norm)))
 
     def _mark_near(self, rows: SearchState, going: Tensor, queries: Tensor, logits: Tensor) -> SearchState:
         """Mark rows whose query within the threat model is nearer to a success than low precision can tell."""

@@ -148,6 +148,7 @@ class Scheduler:
         """Take out rows that have stopped. They stay in their chunk as padding until the next repacking."""
         if not self.active:
             return
+        self.active = [self.iteration.measure(chunk) for chunk in self.active]
         read = torch.cat([self.iteration.flags(chunk) for chunk in self.active]).tolist()
         ends = torch.tensor([0, *(2 * len(chunk) + 3 for chunk in self.active)]).cumsum(0).tolist()
         kept = []
