@@ -36,7 +36,7 @@ from advdpnp.eval.store.adversarial_images import StoredImages
 from advdpnp.eval.store.key import file_name
 from advdpnp.eval.store.reader import StoredEvaluation
 from advdpnp.models.classifier import InputRange
-from advdpnp.models.loading import LoadedModel, as_loaded
+from advdpnp.models.loading import Channels, LoadedModel, as_loaded
 
 
 def evaluate_models(
@@ -152,6 +152,8 @@ def evaluate(
     precision: str = FLOAT32,
     engine: str = "own",
     input_range: InputRange | None = None,
+    mean: Channels | None = None,
+    std: Channels | None = None,
     name: str | None = None,
     save_adversarials: bool = False,
     sanity: bool = True,
@@ -168,12 +170,11 @@ def evaluate(
         targets: "least-likely", "random", "next" or a class for each image make the attacks targeted; columns say so.
         budget: most forwards and backwards of an image in an attack; columns say so: "cw (at most 50 passes)".
         until_half_width: take only the first images, until no interval of worst_case is wider to each side, in points.
-        seed, batch_size: of everything random in the attacks; most images in work at once.
-        device: where to run; None is where the model is.
+        seed, batch_size, device: of the attacks; most images in work at once; None is where the model is.
         corruptions, corruption_types: "none" or "auto"; "benchmark" (15), "all" (19), or names: ["fog", "snow"].
         precision: of the searches: "32", "tf32", "bf16" or "auto"; columns say so: "autoattack (bf16 search)".
         engine: "own", or "reference" for the same attacks of torchattacks and pyautoattack.
-        input_range: what the model expects for black and white, if not (0, 1): (0, 255), (-1, 1).
+        input_range, mean, std: what the model expects: (0, 255) for black and white; a normalisation by channel.
         name: of the row; None takes that of a loaded model, or "model".
         save_adversarials: return the adversarial images; in bytes if ``x`` is and they break the model still.
         sanity: make the measurements that most flags rest on; without them the row has the flag "unmeasured".
@@ -185,11 +186,10 @@ def evaluate(
     Example:
         >>> advdpnp.evaluate(net, x, y, eps="8/255").row[["clean", "autoattack"]]  # doctest: +SKIP
     """
-    # Gradients are needed; images made in inference mode are copied out of it.
-    with torch.inference_mode(False), torch.enable_grad():
+    with torch.inference_mode(False), torch.enable_grad():  # images made in inference mode are copied out of it
         return _evaluate(
-            as_loaded(model, name, input_range), x, y, ChosenAttacks.of(attacks), radii=eps, norm=norm, device=device,
-            progress=progress, aims=targets, seed=seed, batch_size=batch_size, corruptions=corruptions,
+            as_loaded(model, name, input_range, mean, std), x, y, ChosenAttacks.of(attacks), radii=eps, norm=norm,
+            device=device, progress=progress, aims=targets, seed=seed, batch_size=batch_size, corruptions=corruptions,
             corruption_types=corruption_types, precision=precision, engine=engine, sanity=sanity,
             save_adversarials=save_adversarials, budget=budget, until_half_width=until_half_width,
         )  # fmt: skip

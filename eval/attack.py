@@ -23,7 +23,7 @@ from advdpnp.attacks.engine.executor import (
     is_randomised,
     keeping_modes,
 )
-from advdpnp.attacks.engine.precision import FLOAT32
+from advdpnp.attacks.engine.precision import FLOAT32, as_precision
 from advdpnp.attacks.engine.search import search
 from advdpnp.attacks.info import describe
 from advdpnp.attacks.names import FEW_CLASSES
@@ -31,7 +31,7 @@ from advdpnp.attacks.protocol import PackageAttack, RunOptions
 from advdpnp.attacks.rows import Batch
 from advdpnp.attacks.search_state import AttackResult
 from advdpnp.attacks.threat import ThreatModel
-from advdpnp.base.devices import widest_float
+from advdpnp.base.devices import OUT_OF_MEMORY, widest_float
 from advdpnp.base.errors import AdvdpnpError, ModelError
 from advdpnp.base.randomness import Draw, isolated_rng, seed_of
 from advdpnp.datasets import to_float
@@ -102,7 +102,7 @@ def attack(
     check_kinds(norm=(norm, (str, Real, NoneType)), seed=(seed, int), batch_size=(batch_size, (int, NoneType)))
     with torch.inference_mode(False), torch.enable_grad(), isolated_rng():
         net = as_classifier(net_of(model, input_range))
-        job = _Job.of(net, to_images(x), to_labels(y), seed, batch_size, device, precision, progress)
+        job = _Job.of(net, to_images(x), to_labels(y), seed, batch_size, device, as_precision(precision), progress)
         criterion = None if targets is None else criterion_for(targets, job.batch.y)
         with on_device(job.model, job.device):
             found = job.run(lambda classes: one_attack(attack, eps, norm, classes, criterion))
@@ -252,7 +252,7 @@ class _Job:
                     progress.finish()
                 whole = AttackResult.concatenate(parts)
                 return whole[whole.sample.argsort()]
-            except torch.OutOfMemoryError:
+            except OUT_OF_MEMORY:
                 if size == 1:
                     raise AdvdpnpError(f"one image does not fit in the memory of {self.device}") from None
                 size //= 2

@@ -8,7 +8,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
 
 from advdpnp.attacks.criteria import Targeted
-from advdpnp.attacks.engine.precision import FLOAT32
+from advdpnp.attacks.engine.precision import FLOAT32, as_precision
 from advdpnp.attacks.engine.search import check_budget
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.base.errors import AdvdpnpError
@@ -90,6 +90,11 @@ class EvaluationConfig(BaseModel):
         if not isinstance(value, Sequence) or not all(isinstance(name, str) for name in value):
             raise AdvdpnpError(f"corruption types cannot be {value!r}; give benchmark, all, or names")
         return tuple(value)
+
+    @field_validator("precision")
+    @classmethod
+    def _as_precision(cls, value: str) -> str:
+        return as_precision(value)
 
     @field_validator("device", mode="before")
     @classmethod

@@ -1,12 +1,14 @@
 """An evaluation of only as many images as it takes to know a robust accuracy well enough."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from advdpnp.base.statistics import wilson
 from advdpnp.datasets import Dataset
 from advdpnp.eval.config import EvaluationConfig
 from advdpnp.eval.run.evaluate import RunResult, requested_rows, run_models
+from advdpnp.eval.run.progress import Progress
 from advdpnp.eval.run.results import Results
 from advdpnp.models.loading import LoadedModel
 
@@ -36,12 +38,19 @@ def run_until_narrow(
         return run_models(models, dataset, config, results, **options)
     most = len(dataset.test) if config.limit is None else min(config.limit, len(dataset.test))
     n = min(2 * STEP, most)
+    warnings: dict[str, None] = {}
     while True:
         result = run_models(models, dataset, config.model_copy(update={"limit": n}), results, **options)
+        warnings |= dict.fromkeys(result.warnings)  # a later round reads what this one has searched, without a word
         shares = [1 - float(row.misclassified_under_any.mean()) for row in requested_rows(models, result, results)]
         needed = max((images_needed(share, config.until_half_width / 100) for share in shares), default=n)
         if n >= min(needed, most):
-            return result
+            if needed > most:
+                (options.get("progress") or Progress()).say(
+                    f"an interval of {config.until_half_width:g} points to each side was not reached: as accuracies "
+                    f"are, it takes {needed:,} images, and there are {most:,}"
+                )
+            return replace(result, warnings=tuple(warnings))
         n = min(needed, most)
 
 

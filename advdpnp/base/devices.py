@@ -5,6 +5,9 @@ import torch
 TYPES = ("cpu", "cuda", "mps", "xpu")
 """Kinds of devices that evaluations run on: processors, NVIDIA and AMD, Apple, Intel."""
 
+OUT_OF_MEMORY = (torch.OutOfMemoryError, MemoryError)
+"""What is raised where the memory of an accelerator is short, or that of the machine."""
+
 WITHOUT_FLOAT64 = frozenset({"mps"})
 
 

@@ -1,7 +1,7 @@
 """Loads a model by name: a checkpoint, an architecture with weights, a RobustBench model, or a user's factory."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ from torch.nn.parameter import is_lazy
 from advdpnp.base.errors import AdvdpnpError, describe
 from advdpnp.base.randomness import isolated_rng
 from advdpnp.base.untrusted.text import LONGEST_NAME, printable
-from advdpnp.models import MODELS
+from advdpnp.models import MODELS, Normalise
 from advdpnp.models.checkpoint import weights_hash
 from advdpnp.models.classifier import Classifier, InputRange, as_classifier, dtype_name, to_dtype
 from advdpnp.models.sources.checkpoints import is_path, is_registered, load_path, load_registered
@@ -25,6 +25,9 @@ from advdpnp.models.sources.robustbench import is_robustbench, load_robustbench
 
 if TYPE_CHECKING:
     from advdpnp.datasets.base import Dataset
+
+Channels = float | Sequence[float]
+"""A number for each channel of an image."""
 
 
 @dataclass(frozen=True)
@@ -143,23 +146,49 @@ def load_model(
     )
 
 
-def as_loaded(model: Callable[..., Any], name: str | None = None, input_range: InputRange | None = None) -> LoadedModel:
+def as_loaded(
+    model: Callable[..., Any],
+    name: str | None = None,
+    input_range: InputRange | None = None,
+    mean: Channels | None = None,
+    std: Channels | None = None,
+) -> LoadedModel:
     """A caller's own model as one that was loaded, with its modes, on its device.
 
     Args:
         model: a module or a function, or what ``load_model`` returned.
         name: in tables; None takes that of a loaded model, or "model".
         input_range: as for ``load_model``.
+        mean, std: of the normalisation that the model was trained with and does not do itself, for each channel.
 
     Raises:
-        AdvdpnpError: it is no model, its weights have no gradients, or the range is none.
+        AdvdpnpError: it is no model, its weights have no gradients, the range is none, or mean and std are not of use.
     """
     net = net_of(model, input_range)
+    if mean is not None or std is not None:
+        net = _normalising(net, mean, std)
     if isinstance(model, LoadedModel):
         return replace(model, model=net, weights_hash=weights_hash(net), name=name or model.name)
     parameters = sum(parameter.numel() for parameter in net.parameters())
-    kind = type(net.net if isinstance(net, Classifier) else net).__name__
+    inner = as_classifier(model).net
+    kind = type(inner).__name__
     return LoadedModel(net, name or "model", weights_hash(net), kind, "", parameters, {})
+
+
+def _normalising(net: nn.Module, mean: Channels | None, std: Channels | None) -> nn.Module:
+    """A normalisation before the net, after its input range."""
+    if mean is None or std is None:
+        raise AdvdpnpError("mean and std belong together; give both")
+    try:
+        values = [torch.as_tensor(each, dtype=torch.float32).flatten().tolist() for each in (mean, std)]
+    except (TypeError, ValueError, RuntimeError):
+        raise AdvdpnpError(f"mean and std are a number for each channel, not {mean!r} and {std!r}") from None
+    if len(values[0]) != len(values[1]) or not all(map(math.isfinite, values[0])) or not all(s > 0 for s in values[1]):
+        raise AdvdpnpError(f"mean and std are a number for each channel, std above 0, not {mean!r} and {std!r}")
+    outer = as_classifier(net)
+    place = next((tensor.device for tensor in (*net.parameters(), *net.buffers())), torch.device("cpu"))
+    first = Normalise(tuple(values[0]), tuple(values[1])).to(place, outer.dtype)
+    return Classifier(nn.Sequential(first, outer.net), outer.input_range).simplest
 
 
 def net_of(model: Callable[..., Any], input_range: InputRange | None = None) -> nn.Module:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from advdpnp.attacks.protocol import Attack, Loss, prepared
 from advdpnp.attacks.rows import Rows
+from advdpnp.base.devices import OUT_OF_MEMORY
 from advdpnp.base.errors import AdvdpnpError, first_line
 from advdpnp.base.randomness import Draw
 
@@ -149,7 +150,7 @@ def queries_not_finite(attack: Attack) -> AdvdpnpError:
 def _blaming(attack: Attack, method: str) -> Iterator[None]:
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError, AdvdpnpError):
+    except (*OUT_OF_MEMORY, AdvdpnpError):
         raise
     except (Exception, SystemExit) as error:
         raise AdvdpnpError(

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from advdpnp.attacks.engine.one_thread import by_this_thread
 from advdpnp.attacks.engine.precision import FLOAT32, arithmetic
 from advdpnp.attacks.protocol import Loss
-from advdpnp.base.devices import TYPES
+from advdpnp.base.devices import OUT_OF_MEMORY, TYPES
 from advdpnp.base.errors import AdvdpnpError, ModelError, ModelFailure, first_line
 from advdpnp.base.randomness import isolated_rng, seed_of, seeded_rng
 
@@ -314,9 +314,11 @@ def _blaming_model(what: str) -> Iterator[None]:
     """Convert any error in the model's code to a ModelFailure, even ``sys.exit``."""
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError, AdvdpnpError):
+    except (*OUT_OF_MEMORY, AdvdpnpError):
         raise
     except (Exception, SystemExit, GeneratorExit) as error:
+        if isinstance(error, RuntimeError) and "can't allocate memory" in str(error):  # so torch says it of a CPU
+            raise MemoryError(first_line(error)) from error
         raise ModelFailure(what, first_line(error)) from error
 
 

@@ -13,10 +13,12 @@ from torch import Tensor, nn
 
 from advdpnp.attacks.search_copy.low_precision import make_low_precision_copy
 from advdpnp.attacks.search_copy.make import make_search_copy
+from advdpnp.base.devices import OUT_OF_MEMORY
 from advdpnp.base.errors import AdvdpnpError
 
 FLOAT32 = "32"
 PRECISIONS = ("auto", FLOAT32, "tf32", "bf16")
+_SPELLINGS = {"float32": FLOAT32, "fp32": FLOAT32, "bfloat16": "bf16"}
 
 SEARCH_VERSION = 2
 """Version of what a search in low precision does, part of its definition. It grows when the same search would find
@@ -39,6 +41,11 @@ def computes_bf16(device: torch.device) -> bool:
     if device.type != "cpu":
         return False
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def as_precision(text: str) -> str:
+    """A precision by our name, as PRECISIONS has it, or by that of torch."""
+    return _SPELLINGS.get(text, text)
 
 
 def check_precision(text: str, device: torch.device) -> str:
@@ -190,7 +197,7 @@ def _call(model: nn.Module, precision: str, device: torch.device) -> Callable[[T
 def _runs(call: Callable[[Tensor], None], batch: Tensor) -> bool:
     try:
         call(batch[:8])
-    except (torch.OutOfMemoryError, MemoryError):
+    except OUT_OF_MEMORY:
         raise
     except (Exception, SystemExit):  # a model's own code may fail in low precision: "dtypes do not match"
         return False

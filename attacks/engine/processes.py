@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from advdpnp.base.devices import OUT_OF_MEMORY
 from advdpnp.base.errors import AdvdpnpError, first_line
 
 T = TypeVar("T")
@@ -86,7 +87,7 @@ def _serve(work: Callable[[int], Iterator[Any]], number: int, connection: Connec
             connection.send_bytes(pickle.dumps(("done", None)))
         except BrokenPipeError:
             raise
-        except (AdvdpnpError, torch.OutOfMemoryError, MemoryError) as error:
+        except (AdvdpnpError, *OUT_OF_MEMORY) as error:
             connection.send_bytes(pickle.dumps(("raised", error)))
         except BaseException as error:
             connection.send_bytes(pickle.dumps(("raised", _as_sent(error))))

@@ -27,6 +27,7 @@ from advdpnp.attacks.protocol import RunOptions, StageRecord, check_norm, positi
 from advdpnp.attacks.rows import Batch
 from advdpnp.attacks.search_state import AttackResult
 from advdpnp.attacks.threat import ThreatModel
+from advdpnp.base.devices import OUT_OF_MEMORY
 from advdpnp.base.errors import AdvdpnpError, did_you_mean, first_line
 from advdpnp.base.randomness import isolated_rng, seed_of
 
@@ -145,7 +146,7 @@ class LibraryAttack(ABC):
                 x_adv, claimed = self.craft(
                     counted, batch, seed_32, lambda: verified.batch(torch.nonzero(verified.right)[:, 0])
                 )
-            except (torch.OutOfMemoryError, AdvdpnpError):
+            except (*OUT_OF_MEMORY, AdvdpnpError):
                 raise
             except Exception as error:
                 missing = error.name if isinstance(error, ModuleNotFoundError) else None

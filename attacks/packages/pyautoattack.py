@@ -22,6 +22,7 @@ from advdpnp.attacks.rows import Batch
 from advdpnp.attacks.search_state import AttackResult
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.base.compat import import_pyautoattack
+from advdpnp.base.devices import OUT_OF_MEMORY
 from advdpnp.base.errors import AdvdpnpError, first_line
 from advdpnp.base.randomness import isolated_rng
 
@@ -128,7 +129,7 @@ class AutoAttack:
             stage.seed = seed
             try:
                 x_adv = stage.perturb(x.clone(), y.clone())
-            except (torch.OutOfMemoryError, AdvdpnpError):
+            except (*OUT_OF_MEMORY, AdvdpnpError):
                 raise
             except Exception as error:
                 raise AdvdpnpError(

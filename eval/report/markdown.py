@@ -40,7 +40,9 @@ def to_markdown(frame: pd.DataFrame) -> str:
 
 
 def _grid(grid: Grid) -> str:
-    rows = ([escape(cell) for cell in row] for row in grid.rows)
+    rows = [[*map(escape, row)] for row in grid.rows]
+    for place, url in grid.links.items():
+        rows[place][0] = f"[{rows[place][0]}]({url})"
     lines = ["", *table([*map(head, grid.heads)], rows, grid.words)] if grid.rows else []
     return "\n".join([f"**{escape(grid.caption)}**", *lines, *(f"\n{escape(note)}" for note in grid.notes)]) + "\n"
 
@@ -56,6 +58,8 @@ def _block(shown: Table) -> str:
         lines += ["", f"{_MARK} {shown.chance_note}."]
     if shown.incomparable_note:
         lines += ["", f"{_INCOMPARABLE} {escape(shown.incomparable_note)}."]
+    if shown.same_weights_note:
+        lines += ["", f"{escape(shown.same_weights_note)}."]
     if note := unmeasured_note(shown.part):
         lines += ["", f"{escape(note[0].upper() + note[1:])}."]
     if shown.flags:

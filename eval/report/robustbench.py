@@ -6,6 +6,7 @@ and nothing of theirs or ours is called the best. Their robust accuracy is that 
 another attack has found.
 """
 
+import itertools
 import math
 import re
 from collections.abc import Iterator
@@ -22,12 +23,21 @@ from advdpnp.eval.report.tables import Grid, number, threat_words
 PUBLISHED = "published (RobustBench)"
 """In the column ``source`` of a leaderboard; what was measured has an empty one."""
 SHOWN = 10
-"""So many published rows, the best ones, stand in tables for people; all of them in CSV and JSON."""
+"""So many published rows stand in tables for people: the best one, then those nearest to ours in architecture and size;
+all of them in CSV and JSON."""
 
 _DATASETS = {"CIFAR-10": "cifar10", "CIFAR-100": "cifar100", "ImageNet": "imagenet"}
 _IMAGES = {"cifar10": 10_000, "cifar100": 10_000, "imagenet": 5_000}
 _THREAT = re.compile(r"(Linf|L2), eps=(\S+)")
 _MARKUP = re.compile(r"</?su[bp]>|<br\s*/?>|\*")
+_WIDE = re.compile(r"WideResNet-(\d+)-(\d+)")
+_MILLIONS = {
+    "WideResNet-50-2": 69, "WideResNet-101-2": 127, "ResNet-18": 11.2, "ResNet-50": 24, "ResNet-152": 60,
+    "ResNest152": 60, "ResNeXt29": 6.8, "XCiT-S12": 26, "XCiT-M12": 46, "XCiT-L12": 104, "ConvNeXt-T": 29,
+    "ConvNeXt-S": 50, "ConvNeXt-B": 89, "ConvNeXt-L": 198, "ConvNeXtV2-L": 198, "Swin-B": 88, "Swin-L": 197,
+    "ViT-S": 22, "ViT-B": 87,
+}  # fmt: skip
+"""Parameters by what an architecture's name contains; RobustBench publishes none."""
 _LINK = re.compile(r"\[(.*?)\]\((.*?)\)")
 
 
@@ -77,24 +87,59 @@ def published_grids(frame: pd.DataFrame) -> Iterator[Grid]:
 
 
 def _side_by_side(ours: pd.DataFrame, theirs: pd.DataFrame, column: str, head: str, words: str) -> Grid:
-    best = theirs.nlargest(SHOWN, column)
-    both = pd.concat([ours, best]).sort_values(column, ascending=False, kind="stable")
-    rows = []
-    for _, row in both.iterrows():
+    chosen = _nearest(ours, theirs.sort_values(column, ascending=False, kind="stable"))
+    both = pd.concat([ours, chosen]).sort_values(column, ascending=False, kind="stable")
+    rows, links = [], {}
+    for place, (_, row) in enumerate(both.iterrows()):
         published = row["source"] == PUBLISHED
+        if published and str(row["url"]).startswith("https://"):
+            links[place] = str(row["url"])
         accuracies = [number(row[name]) for name in ("clean", column)]
         source = f"{PUBLISHED}, {row['venue']}" if published else "ours"
         rows.append([row["model"], row["architecture"], *accuracies, str(row["n"]), source])
     notes = [
-        f"Published: the best {len(best)} of {len(theirs)} in the model zoo of RobustBench {_version()}. Ours are on "
-        "the first n images, so the two are never tested against each other."
+        f"Published: {len(chosen)} of {len(theirs)} in the model zoo of RobustBench {_version()}, the best and those "
+        "nearest to ours in architecture and size; leaderboard.csv has all. Ours are on the first n images, so the two "
+        "are never tested against each other."
     ]
     weak = [] if column == MEAN else list(ours.loc[ours["standard_autoattack"] != "yes", "model"])
     if weak:
         notes.append(f"Never attacked by the standard AutoAttack, so no match for theirs: {', '.join(weak)}.")
     caption = f"{words}: compared with what RobustBench publishes; accuracy in percent"
     heads = ["model", "architecture", "clean", head, "n", "source"]
-    return Grid(caption, heads, rows, ("architecture", "source"), notes)
+    return Grid(caption, heads, rows, ("architecture", "source"), notes, links)
+
+
+def _nearest(ours: pd.DataFrame, theirs: pd.DataFrame) -> pd.DataFrame:
+    """Of published rows, best first: the best one, and those of our architectures or else of the nearest size."""
+    same = set(map(_plain, ours["architecture"])) - {""}
+    sizes = [math.log(count) for count in ours["parameters"].dropna() if count > 0]
+
+    def distance(architecture: str) -> float:
+        size = _parameters(architecture)
+        if _plain(architecture) in same:
+            return -1.0
+        return min((abs(math.log(size) - each) for each in sizes), default=0.0) if size else math.inf
+
+    order = theirs.iloc[1:].assign(distance=theirs["architecture"].map(distance)).sort_values("distance", kind="stable")
+    return pd.concat([theirs.iloc[:1], order.drop(columns="distance").head(SHOWN - 1)])
+
+
+def _plain(architecture: str) -> str:
+    """The name without its punctuation: "WRN-28-10" and "wide-resnet-28-10" are one."""
+    return re.sub(r"[^a-z0-9]", "", architecture.lower()).replace("wrn", "wideresnet")
+
+
+def _parameters(architecture: str) -> float | None:
+    """About how many parameters an architecture has; None where its name does not say."""
+    for name, millions in _MILLIONS.items():
+        if re.search(rf"{re.escape(name)}(?!\d)", architecture):
+            return 1e6 * millions
+    if found := _WIDE.search(architecture):
+        depth, width = int(found[1]), int(found[2])
+        channels, layers = (16, 16 * width, 32 * width, 64 * width), (depth - 4) // 3
+        return float(sum(9 * b * (a + (layers - 1) * b) for a, b in itertools.pairwise(channels)))
+    return None
 
 
 def _is_of(table: pd.DataFrame, frame: pd.DataFrame) -> bool:

@@ -44,6 +44,13 @@ class Table:
         """Whether a number is a worst case that may be below the best one by chance."""
         return name == "worst_case" and line.name in self.marks.not_significantly_worse
 
+    def rank(self, line: pd.Series) -> int | None:
+        """Place by worst case among the lines that are compared; equal ones share it. None for the others."""
+        if "worst_case" not in self.accuracies or line.name in self.marks.incomparable or pd.isna(line["worst_case"]):
+            return None
+        compared = self.part.drop(index=list(self.marks.incomparable))["worst_case"]
+        return 1 + int((compared > line["worst_case"]).sum())
+
     @property
     def chance_note(self) -> str:
         """What the mark of ``not_significantly_worse`` means; "" where no line has it."""
@@ -56,6 +63,12 @@ class Table:
         """All of ``marks.incomparable`` in one line; "" if there are none."""
         reasons = "; ".join(self.marks.incomparable.values())
         return f"numbers that are compared with no other: {reasons}" if reasons else ""
+
+    @property
+    def same_weights_note(self) -> str:
+        """Which lines are of one net under several names; "" if none are."""
+        names = self.part.groupby("weights_hash", sort=False)["model"].unique()
+        return "; ".join(f"{' and '.join(each)} have the same weights" for each in names if len(each) > 1)
 
     @property
     def flags(self) -> list[str]:
@@ -84,6 +97,7 @@ class Grid:
         rows: cells, as many as heads in each.
         words: heads of columns that hold words, which begin at the left; the first one always does.
         notes: sentences below it.
+        links: address of the paper behind a row, by the number of the row.
     """
 
     caption: str
@@ -91,6 +105,7 @@ class Grid:
     rows: list[list[str]]
     words: tuple[str, ...] = ()
     notes: list[str] = field(default_factory=list)
+    links: dict[int, str] = field(default_factory=dict)
 
 
 def cut_into_tables(frame: pd.DataFrame) -> Iterator[Table]:
@@ -150,16 +165,17 @@ def _spread(row: pd.Series, name: str) -> str:
 
 
 def _differences(part: pd.DataFrame, names: list[str], judged: str) -> Grid:
+    """A line for each group and accuracy: a line for each group would be wider than a page."""
     against = part["against"].iloc[0]
     rows = []
     for _, row in part[part["group"] != against].iterrows():
-        cells = []
         for name in names:
             value, low, high, p = (row[f"{name}_{each}"] for each in DIFFERENCES)
-            known = f"{value:+.2f} ({low:+.2f} to {high:+.2f}), p = {p:.2f}"
-            cells.append(f"{value:+.2f}" if pd.notna(value) and pd.isna(p) else "–" if pd.isna(value) else known)
-        rows.append([str(row["group"]), str(row["seeds"]), *cells])
+            spread = ["–", "–"] if pd.isna(p) else [f"{low:+.2f} to {high:+.2f}", f"{p:.2f}"]
+            difference = "–" if pd.isna(value) else f"{value:+.2f}"
+            rows.append([str(row["group"]), str(row["seeds"]), name, difference, *spread])
     k = part.loc[part["group"] == against, "seeds"].iloc[0]
     caption = f"{judged}; difference of the means to {against} ({k} seeds) in points, with Welch's 95 % interval"
     note = "So few seeds show large differences only; p is not corrected for the number of comparisons."
-    return Grid(caption, ["group", "seeds", *names], rows, notes=[note])
+    heads = ["group", "seeds", "accuracy", "difference", "95 % interval", "p"]
+    return Grid(caption, heads, rows, ("accuracy",), notes=[note])

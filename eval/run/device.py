@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from advdpnp.attacks.engine.executor import lost, not_finite
-from advdpnp.base.devices import TYPES, has_float64
+from advdpnp.base.devices import OUT_OF_MEMORY, TYPES, has_float64
 from advdpnp.base.errors import AdvdpnpError, ModelFailure, first_line
 
 
@@ -88,7 +88,7 @@ def user_code(what: str, remedy: str) -> Iterator[None]:
         yield
     except ModelFailure as error:
         raise AdvdpnpError(f"{what}: {error.raised}; {remedy}") from error
-    except (torch.OutOfMemoryError, AdvdpnpError):
+    except (*OUT_OF_MEMORY, AdvdpnpError):
         raise
     except (Exception, SystemExit) as error:
         raise AdvdpnpError(f"{what}: {first_line(error)}; {remedy}") from error

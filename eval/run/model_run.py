@@ -12,6 +12,7 @@ import torch
 from advdpnp.attacks.engine.precision import Choice
 from advdpnp.attacks.info import info_of
 from advdpnp.attacks.search_state import AttackResult
+from advdpnp.base.devices import OUT_OF_MEMORY
 from advdpnp.base.errors import AdvdpnpError, ModelError
 from advdpnp.eval.run.components import choose_precision
 from advdpnp.eval.run.device import device_name, on_device
@@ -51,7 +52,7 @@ def run_model(loaded: LoadedModel, plan: Plan, results: Results, warnings: list[
             try:
                 with naming(loaded.name):
                     return _run(loaded, plan, store, static_batch_size, warnings, models_left)
-            except torch.OutOfMemoryError:
+            except OUT_OF_MEMORY:
                 static_batch_size = smaller(static_batch_size, loaded, plan)
 
 
@@ -64,8 +65,9 @@ def smaller(static_batch_size: int, loaded: LoadedModel, plan: Plan) -> int:
         AdvdpnpError: it was one image.
     """
     if static_batch_size == 1:
+        remedy = "close other programs, or use a larger machine" if plan.device.type == "cpu" else "use --device cpu"
         raise AdvdpnpError(
-            f"{loaded.name} does not fit in the memory of {plan.device} even with one image; use --device cpu"
+            f"{loaded.name} does not fit in the memory of {plan.device} even with one image; {remedy}"
         ) from None
     return static_batch_size // 2
 

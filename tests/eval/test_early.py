@@ -1,6 +1,7 @@
 """Early answers: a budget for each image, and as many images as an interval needs."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from advdpnp.datasets import Dataset, Split
 from advdpnp.eval.api import evaluate, evaluate_models
 from advdpnp.eval.early import images_needed
 from advdpnp.eval.run.components import Components
+from advdpnp.eval.run.evaluate import RunResult, run_models
+from advdpnp.eval.run.progress import Progress
 from advdpnp.eval.store.reader import StoredEvaluation, find_results
 from advdpnp.models.checkpoint import weights_hash
 from advdpnp.models.loading import LoadedModel
@@ -148,6 +151,39 @@ def test_all_models_are_judged_on_the_same_images_and_the_widest_interval_counts
 def test_an_interval_that_never_gets_narrow_takes_all_images_or_the_limit(tmp_path: Path, dataset: Dataset) -> None:
     assert run(tmp_path, dataset, until_half_width=1)["n"].tolist() == [N]
     assert run(tmp_path, dataset, until_half_width=1, limit=37)["n"].tolist() == [37]
+
+
+@pytest.mark.usefixtures("small_steps")
+def test_an_interval_that_was_not_reached_is_told(tmp_path: Path, dataset: Dataset) -> None:
+    class Said(Progress):
+        sentences: tuple[str, ...] = ()
+
+        def say(self, sentence: str) -> None:
+            self.sentences += (sentence,)
+
+    far, near = Said(), Said()
+    run(tmp_path, dataset, until_half_width=1, limit=37, progress=far)
+    (sentence,) = far.sentences
+    assert sentence.startswith("an interval of 1 points to each side was not reached: as accuracies are, it takes ")
+    assert sentence.endswith("images, and there are 37")
+    run(tmp_path, dataset, until_half_width=12, progress=near)
+    assert near.sentences == ()
+
+
+@pytest.mark.usefixtures("small_steps")
+def test_warnings_of_an_earlier_round_are_kept(
+    tmp_path: Path, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rounds = []
+
+    def warning(*arguments: Any, **options: Any) -> RunResult:
+        rounds.append(run_models(*arguments, **options))
+        return replace(rounds[-1], warnings=("seldom", "once") if len(rounds) == 1 else ("seldom",))
+
+    monkeypatch.setattr(advdpnp.eval.early, "run_models", warning)
+    with pytest.raises(AdvdpnpError, match=r"^seldom; once; they were made by"):
+        run(tmp_path, dataset, until_half_width=12)
+    assert len(rounds) > 1
 
 
 @pytest.mark.usefixtures("small_steps")

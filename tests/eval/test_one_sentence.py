@@ -20,6 +20,7 @@ from advdpnp.base.errors import AdvdpnpError
 from advdpnp.commands import doctor
 from advdpnp.commands.listing import catalogue
 from advdpnp.eval.analysis.columns import read_leaderboard
+from advdpnp.eval.config import EvaluationConfig
 from advdpnp.models.sources import hugging_face
 from advdpnp.training.recipe import resolve_recipe
 
@@ -227,3 +228,38 @@ def test_a_folder_that_hides_the_package_from_scripts_is_seen_by_the_doctor(
     (check,) = [check for check in doctor._folder() if not check.ok]
     assert "a script here imports the folder advdpnp instead of the package" in check.finding
     assert "mv advdpnp" in check.remedy
+
+
+def test_a_normalisation_that_the_net_does_not_do_is_given_to_evaluate(net: nn.Module, x: Tensor) -> None:
+    class Normalised(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            answer: Tensor = net((images - 0.4) / 0.2)
+            return answer
+
+    y = Normalised()(x).argmax(1)
+
+    def clean(**options: Any) -> float:
+        return float(advdpnp.evaluate(net, x, y, attacks="none", sanity=False, **options).row["clean"].iloc[0])
+
+    assert clean(mean=0.4, std=[0.2]) == 100
+    assert clean(mean=0.9, std=0.2) < 100
+    row = advdpnp.evaluate(net, x, y, attacks="none", sanity=False, mean=0.4, std=0.2).row
+    assert row["architecture"].tolist() == ["Net"]
+    for options, sentence in (
+        ({"mean": 0.4}, "mean and std belong together; give both"),
+        ({"mean": "gray", "std": 1}, "mean and std are a number for each channel, not 'gray' and 1"),
+        ({"mean": [0.1, 0.2], "std": 0.2}, "mean and std are a number for each channel"),
+        ({"mean": 0.4, "std": 0}, "std above 0"),
+        ({"mean": [0.4] * 3, "std": [0.2] * 3}, "takes images of 3 channels, not 1"),
+    ):
+        with pytest.raises(AdvdpnpError, match=sentence):
+            clean(**options)
+
+
+def test_precisions_may_be_called_as_torch_calls_them(net: nn.Module, x: Tensor, y: Tensor) -> None:
+    assert advdpnp.attack(net, x, y, "fgsm", precision="float32").attack == "fgsm"
+    columns = advdpnp.evaluate(net, x, y, attacks="fgsm", precision="float32", sanity=False).row
+    assert "fgsm" in columns
+    assert EvaluationConfig.of(precision="bfloat16").precision == "bf16"
+    with pytest.raises(AdvdpnpError, match="no precision called 'float8'"):
+        advdpnp.attack(net, x, y, "fgsm", precision="float8")

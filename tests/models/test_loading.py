@@ -169,6 +169,11 @@ calls = torch.rand(3)
 def good():
     return nn.Sequential(nn.Flatten(), nn.Linear(3072, 10)).double().train()
 
+def loads():
+    net = good()
+    net.load_state_dict({name: torch.ones_like(value) for name, value in net.state_dict().items()})
+    return net
+
 class Holder:
     @staticmethod
     def inner():
@@ -217,6 +222,17 @@ def test_a_factory_is_found_by_the_path_of_its_file(nets: str, tmp_path: Path, m
     assert sys.modules["torch"] is torch
     for name in set(sys.modules) - modules:
         monkeypatch.delitem(sys.modules, name)
+
+
+def test_a_factory_of_random_weights_is_warned_of(nets: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    load_model(f"{nets}:good")
+    (record,) = caplog.records
+    assert record.getMessage().startswith(f"{nets}:good returns other weights at every call, so they are random; give")
+    caplog.clear()
+    torch.save({"1.weight": torch.rand(10, 3072), "1.bias": torch.rand(10)}, tmp_path / "theirs.pth")
+    load_model(f"{nets}:good", weights=tmp_path / "theirs.pth")
+    load_model(f"{nets}:loads")
+    assert not caplog.records
 
 
 def test_a_factory_with_weights_is_called_after_them(nets: str, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from advdpnp.base.devices import OUT_OF_MEMORY
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.base.files import write_text
 from advdpnp.commands.support.console import err, out
@@ -100,7 +101,7 @@ def _audit(
         if auditor.caution:
             out.print(f"  its answers are {auditor.caution}: what holds here may not hold elsewhere", style="yellow")
         found = audit_folder(folder, identity, auditor, own, again)
-    except torch.OutOfMemoryError:
+    except OUT_OF_MEMORY:
         raise AdvdpnpError(f"{identity.name} does not fit in the memory of {device}; use --device cpu") from None
     finally:
         model.cpu()

@@ -1,6 +1,7 @@
 """A user's function that builds a model, in a module or in a Python file."""
 
 import importlib
+import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,13 +10,17 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from advdpnp.base.errors import AdvdpnpError, describe, did_you_mean
 from advdpnp.models.classifier import as_classifier
 from advdpnp.models.network import Normalise
 from advdpnp.models.sources.request import Found, Request
 from advdpnp.models.weights import load_into, read_state_dict
+
+_logger = logging.getLogger("advdpnp")
 
 
 def is_factory(spec: str) -> bool:
@@ -51,6 +56,11 @@ def load_factory(request: Request) -> Found:
             raise AdvdpnpError(
                 f"{spec} returns a function whose weights cannot be seen; make it return a torch.nn.Module"
             )
+    if weights is None and isinstance(model, nn.Module) and _is_random(model, factory):
+        _logger.warning(
+            f"{spec} returns other weights at every call, so they are random; give the trained ones with --weights, or "
+            "load them in the function"
+        )
     if weights is not None:
         load_into(model, read_state_dict(weights, request.weights_key), weights)
     if request.normalisation is not None:
@@ -68,6 +78,20 @@ def _unwrapped(model: Any) -> Any:
         if not isinstance(inner, nn.Module):
             return model
         model = inner
+
+
+def _is_random(model: nn.Module, factory: Callable[[], Any]) -> bool:
+    """Whether some weights differ from call to call: those of a net that is new and into which nothing was loaded."""
+    try:
+        again = _unwrapped(factory())
+    except (Exception, SystemExit):
+        return False
+    mine, others = model.state_dict(), again.state_dict() if isinstance(again, nn.Module) else {}
+    return any(
+        not torch.equal(mine[name], others[name])
+        for name in mine.keys() & others.keys()
+        if isinstance(mine[name], Tensor) and not is_lazy(mine[name]) and not mine[name].is_meta
+    )
 
 
 def is_source(module: str) -> bool:

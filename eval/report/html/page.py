@@ -22,7 +22,7 @@ from advdpnp.eval.report.leaderboard import Flags, to_json
 from advdpnp.eval.report.tables import number
 
 _EARLY = ("theme.js",)
-_LATE = ("charts.js", "table.js", "filter.js", "page.js")
+_LATE = ("charts.js", "table.js", "address.js", "filter.js", "page.js")
 
 
 def to_html(frame: pd.DataFrame, rows: Sequence[Row], folders: Sequence[Path] = (), flags: Flags | None = None) -> str:

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
 
+from advdpnp.base.devices import OUT_OF_MEMORY
 from advdpnp.base.errors import AdvdpnpError, ModelError, describe
 from advdpnp.eval.diagnostics import DiagnosticRecord
 from advdpnp.eval.run.cluster.connection import Cluster
@@ -200,7 +200,7 @@ class Driver:
             self._open.discard(job.model)
 
     def _take(self, course: ModelCourse, job: Job, answer: Answer, hello: Hello) -> None:
-        if isinstance(answer, torch.OutOfMemoryError):
+        if isinstance(answer, OUT_OF_MEMORY):
             course.restart(smaller(course.static_batch_size, course.loaded, self._plan))
         elif isinstance(answer, ModelError):
             error = ModelStopped(f"{course.loaded.name}: {answer}")

@@ -12,6 +12,7 @@ import torch
 
 from advdpnp.attacks.engine.executor import evaluation_mode
 from advdpnp.attacks.threat import ThreatModel
+from advdpnp.base.devices import OUT_OF_MEMORY
 from advdpnp.base.errors import AdvdpnpError, ModelError, describe
 from advdpnp.base.versions import software_versions
 from advdpnp.eval.diagnostics import DiagnosticRecord
@@ -80,7 +81,7 @@ class Hello:
     versions: Mapping[str, str]
 
 
-Answer = FirstLook | DiagnosticRecord | list[Found] | torch.OutOfMemoryError | AdvdpnpError
+Answer = FirstLook | DiagnosticRecord | list[Found] | torch.OutOfMemoryError | MemoryError | AdvdpnpError
 
 
 class _Notes:
@@ -128,7 +129,7 @@ class Worker:
         """
         try:
             return self._answer(job, model)
-        except (torch.OutOfMemoryError, AdvdpnpError) as error:
+        except (*OUT_OF_MEMORY, AdvdpnpError) as error:
             self._release()
             return error.with_traceback(None)
 

@@ -101,7 +101,7 @@ def test_two_methods_are_compared_over_their_seeds(store_model: Store) -> None:
     text = to_markdown(frame)
     assert "| good | 3 | 90.00 ± 0.00 | 52.33 ± 2.52 | 52.33 ± 2.52 |" in text
     assert "difference of the means to good (3 seeds)" in text
-    assert f"-9.33 ({interval.low:+.2f} to {interval.high:+.2f}), p = {expected.pvalue:.2f}" in text
+    assert f"| bad | 3 | fgsm | -9.33 | {interval.low:+.2f} to {interval.high:+.2f} | {expected.pvalue:.2f} |" in text
     assert r"\textbf{52.33} $\pm$ 2.52" in to_latex(frame)
 
 

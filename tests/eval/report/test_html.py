@@ -1,6 +1,7 @@
 """The page: what it holds, what it escapes, and that it loads nothing. A browser looks at it in test_html_browser."""
 
 import base64
+import io
 import itertools
 import json
 import re
@@ -10,15 +11,19 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
-from advdpnp.corruption import BENCHMARK, SEVERITIES
-from advdpnp.eval.analysis.rows import make_rows
+from advdpnp.corruption import BENCHMARK, EXTRA, SEVERITIES
+from advdpnp.eval.analysis.rows import Row, make_rows
 from advdpnp.eval.diagnostics.texts import FLAGS
 from advdpnp.eval.report.html import to_html
+from advdpnp.eval.report.html.images import picture
 from advdpnp.eval.report.html.sections import SECTIONS
 from advdpnp.eval.report.leaderboard import tabulate_rows, to_json, with_published
+from advdpnp.eval.report.markdown import to_markdown
 from advdpnp.eval.report.write import write_report
 from advdpnp.eval.store.reader import find_results
 
@@ -262,6 +267,50 @@ def test_models_of_one_name_are_told_apart(store_model: Store) -> None:
     assert [each["name"] for each in json.loads(page.all("script", id="models")[0][1])] == ["net (aaaa)", "net (bbbb)"]
 
 
+def test_rows_have_a_rank_where_they_are_compared(tmp_path: Path, write_results: Callable[..., None]) -> None:
+    for name, share, n in (("a", 0.5, 100), ("b", 0.5, 100), ("c", 0.4, 100), ("odd", 0.9, 50)):
+        write_results(tmp_path, name, {"clean": 0.9, "fgsm": share}, n=n)
+    page, _, _ = page_of(tmp_path)
+    assert [text.strip() for _, text in page.all("td", class_="rank")] == ["–", "1", "1", "3"]
+
+
+def test_one_net_under_two_names_is_told(store_model: Store) -> None:
+    store_model("old", ROBUST, weights="a" * 64)
+    out = store_model("new", ROBUST, weights="a" * 64)
+    page, _, frame = page_of(out)
+    assert any("new and old have the same weights" in text for _, text in page.all("p", class_="note"))
+    assert "new and old have the same weights." in to_markdown(frame)
+
+
+def test_extra_types_of_corruptions_stand_apart(store_model: Store) -> None:
+    cells = dict.fromkeys(itertools.product((*BENCHMARK, *EXTRA), (1, 2)), 0.7)
+    page, text, _ = page_of(store_model("net", {"clean": 0.9, "fgsm": 0.5}, cells=cells))
+    apart = [attributes["title"] for attributes, _ in page.all("th", class_="apart")]
+    assert apart == ["speckle noise (extra)", "speckle noise"]
+    assert "extra types, which enter no mean" in text
+    page, text, _ = page_of(store_model("other", {"clean": 0.9}, dataset="toy"))
+    assert text.count("extra types, which enter no mean") == 1
+
+
+def test_short_names_of_classes_are_not_turned(store_model: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def turned(out: Path) -> list[bool]:
+        page, _, _ = page_of(out)
+        return ["slant" in str(attributes.get("class")) for attributes, _ in page.all("table")]
+
+    out = store_model("net", {"clean": 0.9, "fgsm": 0.5})
+    assert any(turned(out))
+    monkeypatch.setattr(Row, "class_name", lambda row, label: str(label))
+    assert not any(turned(out))
+
+
+def test_pictures_are_upright() -> None:
+    image = np.zeros((1, 4, 6), np.float32)
+    image[0, 0, 5] = 1  # the right end of the first line
+    with Image.open(io.BytesIO(base64.b64decode(picture(image).partition(",")[2]))) as drawn:
+        assert drawn.size == (6, 4)
+        assert drawn.getpixel((5, 0)) == 255
+
+
 def test_transfer_has_a_matrix_of_its_own(store_model: Store) -> None:
     page, _, _ = page_of(store_model("net", {"clean": 0.9, "fgsm": 0.4, "transfer:other": 0.7}))
     (table,) = [text for _, text in page.all("table") if "made for other" in text]
@@ -348,10 +397,11 @@ def test_seeds_and_published_rows_have_their_sections(tmp_path: Path, write_resu
     ours = tabulate_rows(rows)
     alone, beside = (Page(to_html(frame, rows)) for frame in (ours, with_published(ours, rows)))
     assert [attributes["data-v"] for attributes, _ in alone.all("td", class_="key best")] == ["50.0"]
-    assert any("45.00\u00a0±\u00a07.07" in text for _, text in alone.all("td"))
+    assert any("45.00 ±\u00a07.07" in text for _, text in alone.all("td"))
     assert not alone.all("section", id="published")
     assert beside.all("section", id="published")
-    assert any(text == "Wang2023Better_WRN-70-16" for _, text in beside.all("th", scope="row"))
+    assert any(text == "Bartoldson2024Adversarial_WRN-94-16" for _, text in beside.all("th", scope="row"))
+    assert {str(attributes["href"])[:8] for attributes, _ in beside.all("a", rel="noreferrer")} == {"https://"}
     assert len(beside.all("tr", class_="line")) == len(ours)
     assert len(data_of(beside)["rows"]) > len(ours)
 

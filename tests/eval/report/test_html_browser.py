@@ -156,6 +156,63 @@ def test_a_row_opens_to_flags_and_provenance(browser: Browser) -> None:
     assert any("Remedy: use the number of the weaker attack" in text for text in opened)
 
 
+def test_the_address_of_a_filtered_and_sorted_page_shows_the_same_again(browser: Browser, page: Path) -> None:
+    browser.find_element("id", "search").send_keys("pgd-at")
+    click(browser, "#bounds")
+    heads = browser.find_elements("css selector", ".board thead th")
+    next(head for head in heads if head.text == "clean").find_element("css selector", "button").click()
+    heads[0].find_element("css selector", "button").click()
+    seen, address = names(browser), browser.current_url
+    assert seen == ["flagged", "second"]
+    assert "search=pgd-at" in address
+    browser.get("about:blank")
+    browser.get(address)
+    assert names(browser) == seen
+    assert browser.find_element("css selector", ".board th[aria-sort]").text.startswith("Model")
+    assert not browser.find_element("id", "bounds").is_selected()
+    assert browser.find_element("id", "count").text == "2 of 4"
+    click(browser, "#filter button[type=reset]")
+    browser.execute_async_script("setTimeout(arguments[0], 50)")
+    assert "search" not in browser.current_url
+    browser.execute_script("location.hash = 'sort=0.99.up&sort=nonsense&method=none&search=best'")  # a stranger's link
+    browser.execute_async_script("setTimeout(arguments[0], 50)")
+    assert names(browser) == ["best"]
+    browser.execute_script("location.hash = 'tradeoff'")
+    assert names(browser) == ["best"]
+
+
+def test_names_at_the_ends_of_curves_are_told_apart(
+    browser: Browser, tmp_path: Path, write_results: Callable[..., None]
+) -> None:
+    for seed in range(3):
+        for eps in ("2/255", "4/255", "8/255"):
+            shares = {"clean": 0.9, "fgsm": 0.3 + 0.1 * seed}
+            write_results(tmp_path, f"cifar10-resnet18-adv-dpnp-s{seed}", shares, n=20, eps=eps)
+    rows = make_rows(find_results([tmp_path]))
+    path = tmp_path / "curves.html"
+    path.write_text(to_html(tabulate_rows(rows), rows), encoding="utf-8")
+    browser.get(path.as_uri())
+    ends = [each.text for each in browser.find_elements("css selector", "#radius .end")]
+    assert [text.split()[0][-3:] for text in ends] == ["-s0", "-s1", "-s2"]
+
+
+def test_no_table_runs_out_of_its_card(browser: Browser, tmp_path: Path, write_results: Callable[..., None]) -> None:
+    attacks = ("fgsm", "pgd-20", "pgd-40", "cw", "apgd-ce", "apgd-t", "square", "autoattack")
+    for method in ("adv-dpnp", "pgd-at"):
+        for seed in range(2):
+            shares = {"clean": 0.9} | dict.fromkeys(attacks, 0.5 - 0.1 * seed - 0.1 * (method == "pgd-at"))
+            write_results(tmp_path, f"{method}-s{seed}", shares, n=20, method=method, recipe=method, training_seed=seed)
+    rows = make_rows(find_results([tmp_path]))
+    path = tmp_path / "seeds.html"
+    path.write_text(to_html(tabulate_rows(rows), rows), encoding="utf-8")
+    size = {"width": 1400, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    browser.get(path.as_uri())
+    wide = "return [...document.querySelectorAll('#seeds .scroll')].map((each) => each.scrollWidth - each.clientWidth)"
+    assert browser.execute_script(wide) == [0, 0]
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
 def test_light_and_dark_change_places_and_are_remembered(browser: Browser) -> None:
     def paper() -> str:
         return browser.execute_script("return getComputedStyle(document.body).backgroundColor")

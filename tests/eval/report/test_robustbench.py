@@ -47,7 +47,7 @@ def test_published_rows_of_the_same_data_and_threat_model_stand_below_ours(store
     assert len(json.loads((tmp_path / "leaderboard.json").read_text())["rows"]) == len(frame)
 
 
-def test_people_see_the_best_ten_and_no_mark_across_the_two(store_model: Store) -> None:
+def test_people_see_ten_and_no_mark_across_the_two(store_model: Store) -> None:
     store_model("weaker", {"clean": 0.8, "fgsm": 0.4, "autoattack": 0.3}, dataset="cifar10")
     out = store_model("net", {"clean": 0.99, "fgsm": 0.98, "autoattack": 0.95}, dataset="cifar10")
     frame = build_leaderboard([out])
@@ -60,6 +60,20 @@ def test_people_see_the_best_ten_and_no_mark_across_the_two(store_model: Store) 
     assert "**9" not in theirs
     assert "Ours are on the first n images" in theirs
     assert "Never attacked" not in theirs
+
+
+def test_published_rows_are_chosen_by_architecture_and_then_by_size(store_model: Store) -> None:
+    frame = beside(store_model("net", ALL, dataset="cifar10"))
+    for architecture, parameters, expected in (
+        ("wrn-28-10", 36_000_000, "| WideResNet-28-10 |"), ("mine", 11_000_000, "ResNet-18 |"),
+        ("mine", 250_000_000, "-16"),
+    ):  # fmt: skip
+        ours = frame["source"] == ""
+        frame.loc[ours, ["architecture", "parameters"]] = architecture, parameters
+        lines = [line for line in to_markdown(frame).splitlines() if PUBLISHED in line and line.startswith("| ")]
+        assert len(lines) == 10
+        assert lines[0].startswith("| [Bartoldson2024Adversarial\\_WRN-94-16](https://arxiv.org/abs/")
+        assert all(expected in line for line in lines[1:]), lines
 
 
 def test_ours_without_the_standard_autoattack_is_said_to_be_no_match(store_model: Store) -> None:

@@ -395,13 +395,16 @@ def test_a_whole_batch_attack_on_other_samples_is_another_unit(tmp_path: Path, d
     assert len(log) == 12
 
 
-def test_out_of_memory_starts_again_under_a_smaller_shape(tmp_path: Path, dataset: Dataset) -> None:
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, MemoryError])
+def test_out_of_memory_starts_again_under_a_smaller_shape(
+    tmp_path: Path, dataset: Dataset, error: type[Exception]
+) -> None:
     sizes: list[int] = []
 
     def crowded(*positional: Any, static_batch_size: int, **settings: Any) -> Iterator[AttackResult]:
         sizes.append(static_batch_size)
         if static_batch_size > 4:
-            raise torch.OutOfMemoryError("full")
+            raise error("full")
         return search(*positional, static_batch_size=static_batch_size, **settings)
 
     frame = run(tmp_path, dataset, attacks="fgsm", limit=20, components=replace(SMALL, search=crowded))

@@ -8,7 +8,9 @@ const Charts = (() => {
     if (text !== undefined) node.textContent = text;
     return node;
   };
-  const clip = (text, most) => (text.length > most ? text.slice(0, most - 1) + "…" : text);
+  // Long names of one table often begin alike, so the middle goes. Where two still look the same, there are none: the legend has them.
+  const clip = (text, most) => (text.length > most ? `${text.slice(0, most / 2 - 1)}…${text.slice(-most / 2)}` : text);
+  const distinct = (names) => new Set(names.map((name) => clip(name, 24))).size === names.length;
   const percent = (value) => value.toFixed(1);
 
   // Nice bounds around values in percent, and the ticks between them.
@@ -85,7 +87,7 @@ const Charts = (() => {
   }
 
   function lines(spec, shown, models, width, plot) {
-    const labelled = width >= 520 && shown.length <= 14;
+    const labelled = width >= 520 && shown.length <= 14 && distinct(shown.map((s) => s.name));
     const longest = labelled ? Math.max(0, ...shown.map((s) => Math.min(s.name.length, 24))) : 0;
     const inset = { left: 34, right: labelled ? 52 + longest * 6.6 : 14, top: 10, bottom: 44 };
     const height = Math.round(Math.max(250, Math.min(360, width * 0.5)));
@@ -143,7 +145,7 @@ const Charts = (() => {
       }
       return null;
     });
-    return places.every(Boolean) ? places : places.map(() => null);
+    return places.every(Boolean) && distinct(points.map((p) => p.name)) ? places : places.map(() => null);
   }
 
   function scatter(spec, shown, models, width, plot) {
@@ -156,7 +158,7 @@ const Charts = (() => {
     yAxis(svg, up, y, width, inset);
     svg.append(make("text", { x: 0, y: 12 }, spec.y));
     for (const tick of across.ticks) svg.append(make("text", { x: x(tick), y: height - inset.bottom + 18, "text-anchor": "middle" }, tick));
-    const names = label(shown.map((p) => ({ x: x(p.x[0]), y: y(p.y[0]), text: clip(p.name, 24) })), width, height - inset.bottom);
+    const names = label(shown.map((p) => ({ x: x(p.x[0]), y: y(p.y[0]), name: p.name, text: clip(p.name, 24) })), width, height - inset.bottom);
     shown.forEach((p, place) => {
       const g = group(p, models), [cx, cy] = [x(p.x[0]), y(p.y[0])];
       g.append(make("line", { class: "cross", x1: x(p.x[1]), x2: x(p.x[2]), y1: cy, y2: cy }));
@@ -174,9 +176,9 @@ const Charts = (() => {
   // One line per model, which lights up its marks; only where the chart does not name them itself.
   function legend(list, shown, models, plot) {
     list.replaceChildren(...shown.map((each) => {
-      const item = document.createElement("li"), dot = document.createElement("i");
-      dot.className = `dot c${models[each.m].colour}`;
-      item.append(dot, each.name);
+      const item = document.createElement("li"), key = make("svg", { viewBox: "0 0 14 14", width: 14, height: 14, class: `c${models[each.m].colour}`, "aria-hidden": "true" });
+      key.append(mark(7, 7, models[each.m].mark));
+      item.append(key, each.name);
       item.addEventListener("pointerenter", () => light(plot, each.m));
       item.addEventListener("pointerleave", () => light(plot, null));
       return item;

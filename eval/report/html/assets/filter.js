@@ -30,12 +30,15 @@ const Filter = (() => {
       document.getElementById("count").textContent = `${models.length - hidden.size} of ${models.length}`;
       Charts.show(hidden);
     }
+    const changed = () => { apply(); Address.write(); };
 
-    form.addEventListener("input", apply);
-    form.addEventListener("change", apply);
+    form.addEventListener("input", changed);
+    form.addEventListener("change", changed);
     form.addEventListener("submit", (event) => event.preventDefault());
-    form.addEventListener("reset", () => setTimeout(apply));
+    form.addEventListener("reset", () => setTimeout(changed));
     document.querySelectorAll("[data-reset]").forEach((button) => button.addEventListener("click", () => form.reset()));
+    addEventListener("hashchange", () => { Address.read(); apply(); });
+    Address.read();
     apply(); // browsers keep what was typed when a page is loaded again
   }
   return { start };

@@ -32,11 +32,13 @@ const Tables = (() => {
     within.querySelectorAll("[data-open]").forEach((button) => button.addEventListener("click", () => open(button.dataset.open)));
   }
 
-  function sort(table, head) {
+  const turned = (order) => (order === "ascending" ? "descending" : "ascending");
+
+  function sort(table, head, wanted) {
     fetchLater(table.closest(".block") ?? table);
     const kind = head.querySelector("button").dataset.sort, place = head.cellIndex;
     const first = kind === "text" ? "ascending" : "descending";
-    const order = head.getAttribute("aria-sort") === first ? (first === "ascending" ? "descending" : "ascending") : first;
+    const order = wanted ?? (head.getAttribute("aria-sort") === first ? turned(first) : first);
     table.querySelectorAll("th[aria-sort]").forEach((other) => other.removeAttribute("aria-sort"));
     head.setAttribute("aria-sort", order);
     const by = compare(kind, order === "ascending" ? 1 : -1);
@@ -64,7 +66,12 @@ const Tables = (() => {
 
   function start() {
     document.querySelectorAll("table[data-sortable] thead th > button").forEach((button) =>
-      button.addEventListener("click", () => sort(button.closest("table"), button.parentElement)));
+      button.addEventListener("click", () => {
+        const table = button.closest("table");
+        sort(table, button.parentElement);
+        sorted.set(sortable().indexOf(table), [button.parentElement.cellIndex, button.parentElement.getAttribute("aria-sort")]);
+        Address.write();
+      }));
     listen(document);
     document.querySelectorAll("[data-later]").forEach((button) => button.addEventListener("click", () => fetchLater(button.closest(".block"))));
     document.querySelectorAll("[data-open-all]").forEach((button) => button.addEventListener("click", () => {
@@ -78,5 +85,18 @@ const Tables = (() => {
     });
   }
 
-  return { start, choose, fetchLater, listen };
+  // What readers have sorted, by the number of the table: a column and an order.
+  const sorted = new Map();
+  const sortable = () => [...document.querySelectorAll("table[data-sortable]")];
+  const state = () => [...sorted].map(([number, [place, order]]) => `${number}.${place}.${order}`);
+  function restore(texts) {
+    for (const text of texts) {
+      const [number, place, order] = text.split("."), table = sortable()[number], head = table?.tHead.rows[0].cells[place];
+      if (!head?.querySelector("button[data-sort]") || !["ascending", "descending"].includes(order)) continue;
+      sorted.set(Number(number), [Number(place), order]);
+      sort(table, head, order);
+    }
+  }
+
+  return { start, choose, fetchLater, listen, state, restore };
 })();

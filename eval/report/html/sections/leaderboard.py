@@ -27,11 +27,15 @@ def _gather(context: PageContext) -> Mapping[str, Any]:
 
 def _block(context: PageContext, table: Table) -> dict[str, Any]:
     part = table.part
-    notes = ("°", table.chance_note), ("†", table.incomparable_note), ("!", unmeasured_note(part))
+    notes = (
+        ("°", table.chance_note), ("†", table.incomparable_note), ("!", unmeasured_note(part)),
+        ("!", table.same_weights_note),
+    )  # fmt: skip
     sources = [source for source in dict.fromkeys(part["corruption_source"]) if source]
     return {
         "scope": scope_of(context.rows_of(table), extra=" and ".join(sources)),
         "caption": table.caption,
+        "ranked": any(table.rank(line) is not None for _, line in part.iterrows()),
         "columns": [{"name": name, "meaning": meaning_of(name)} for name in table.accuracies],
         "lines": (lines := [_line(context, table, line) for _, line in part.iterrows()])[:SHOWN],
         "later": lines[SHOWN:],
@@ -42,6 +46,7 @@ def _block(context: PageContext, table: Table) -> dict[str, Any]:
 def _line(context: PageContext, table: Table, line: pd.Series) -> dict[str, Any]:
     return {
         "model": context.model_of(context.row_of(line)),
+        "rank": table.rank(line),
         "incomparable": line.name in table.marks.incomparable,
         "cells": [_cell(table, line, name) for name in table.accuracies],
         "n": int(line["n"]),
