@@ -19,6 +19,8 @@ from advdpnp.commands.support.options import (
     InputRange,
     Mean,
     Name,
+    OnCluster,
+    PerGpu,
     Seed,
     Std,
     Weights,
@@ -167,16 +169,6 @@ BatchSize = Annotated[
         help="Largest number of images processed at once; model calls may still be padded to 128 rows (GPU: 256).",
     ),
 ]
-OnCluster = Annotated[
-    str | None,
-    typer.Option(
-        metavar="ADDRESS",
-        rich_help_panel="Engine",
-        help="Run on a Ray cluster (extra `cluster`): `local` starts one on this machine, `auto` joins its own, "
-        "`ray://HOST:10001` another one.",
-    ),
-]
-PerGpu = Annotated[int, typer.Option(min=1, rich_help_panel="Engine", help="Workers that share a GPU of the cluster.")]
 Out = Annotated[
     Path | None, typer.Option(rich_help_panel="Output", help="Folder of the results.", show_default="results/DATASET")
 ]

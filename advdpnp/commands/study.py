@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from advdpnp.commands.support.options import DataRoot, Device
+from advdpnp.commands.support.options import DataRoot, Device, OnCluster, PerGpu
 
 EPILOG = "Example: `advdpnp study dimensions`, or two halves at once with `--shard 0/2` and `--shard 1/2`"
 
@@ -22,10 +22,14 @@ def study(
     out: Out = Path("results/studies"),
     runs: Runs = Path("runs/studies"),
     shard: Shard = "0/1",
+    cluster: OnCluster = None,
+    per_gpu: PerGpu = 1,
     data_root: DataRoot = None,
     device: Device = "auto",
 ) -> None:
     """Train variants of a recipe over several seeds and tabulate them, evaluated on held-out training images."""
     from advdpnp.commands.support.studies import study_command
+    from advdpnp.eval.run.cluster.connection import Cluster
 
-    study_command(name, results=out, folder=runs, shard=shard, data_root=data_root, device=device)
+    on = None if cluster is None else Cluster(cluster, per_gpu)
+    study_command(name, results=out, folder=runs, shard=shard, data_root=data_root, device=device, cluster=on)

@@ -65,8 +65,9 @@ def simulate(workers: int, models: int, images: int, seed: int) -> Row:
     """One evaluation in virtual time, without failures; every worker takes what ``Driver`` would give it."""
     draw, known = np.random.default_rng(seed), costs()
     per_sample = [draw.choice(known, images) for _ in range(models)]
-    declared, each = float(known.max()) * 0.5, 1 / EVALUATIONS_PER_SECOND  # as if half of the images survived
-    groups = [Group([(str(model), np.arange(images))], declared, each) for model in range(models)]
+    longest, each = float(known.max()), 1 / EVALUATIONS_PER_SECOND
+    # As if half of the images survived.
+    groups = [Group([(str(model), np.arange(images))], longest, 0.5, each) for model in range(models)]
     waiting, held = list(range(models)), [-1] * workers
     at_work = [0] * models
     idle = [(0.0, worker) for worker in range(workers)]

@@ -3,7 +3,6 @@
 from functools import lru_cache
 
 import torch
-from scipy.stats import poisson
 from torch import Tensor
 
 from advdpnp.base.randomness import Draw
@@ -66,9 +65,11 @@ def _poisson_table(count: int) -> tuple[Tensor, Tensor]:
         int64 (256 * count,): (l + P(N <= m)) * 2**40 for level l and m = 0..count-1; and uint8 (count + 1,): the level
         of m / count (larger counts are clipped to ``count``, so the table ends there).
     """
+    from scipy.special import pdtr  # here: importing it takes longer than all else of this module
+
     level = torch.arange(256, dtype=torch.float64)[:, None]
     outcome = torch.arange(count, dtype=torch.float64)[None]
-    below = torch.from_numpy(poisson.cdf(outcome.numpy(), (level * count / 255).numpy()))
+    below = torch.from_numpy(pdtr(outcome.numpy(), (level * count / 255).numpy()))
     boundaries = (level.long() << _PRECISION) + (below * 2.0**_PRECISION).round().long()
     levels = to_levels(torch.arange(count + 1, dtype=torch.float64) / count)
     return boundaries.flatten(), levels

@@ -151,6 +151,8 @@ class OpenUnit:
 
     def take(self, findings: AttackResult) -> None:
         """Add results with their images."""
+        if not len(findings):
+            return
         columns = columns_of(findings)
         if self.keeping:
             self.writer.keep(columns, findings.x_adv.numpy())

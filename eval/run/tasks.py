@@ -212,11 +212,15 @@ class PackageTask:
         plan = self.setting.plan
         done = [StageRecord(**{k: torch.from_numpy(v) for k, v in record.items()}) for record in writer.records()]
         options = RunOptions(plan.config.seed, self.batch_size, plan.device, done)
+        last: AttackResult | None = None
         for item in self.attack.run(self.setting.model, self.setting.batch(plan.samples), options):
             if isinstance(item, StageRecord):
                 writer.checkpoint({f.name: getattr(item, f.name).cpu().numpy() for f in fields(item)})
                 plan.progress.search(self._status(item))
+                if last is not None:
+                    yield last[:0]  # the caller may look at its clock
                 continue
+            last = item
             new = torch.from_numpy(np.isin(item.sample.numpy(), samples))
             if bool(new.any()):  # a continued search repeats what it found before
                 yield item[new]

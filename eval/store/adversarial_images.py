@@ -13,7 +13,7 @@ result stays within the threat model and is still misclassified: differences of 
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,6 +46,7 @@ IMAGES = pa.schema(
 _ROW_GROUP = 2**25  # bytes
 _DIGEST = 8
 _ROWS = 512  # that are in memory at once
+_SORTED = 4 * _ROWS  # that are sorted at once; for more, the files are read again
 
 Clean = Callable[[np.ndarray], Tensor]
 """Sample indices (n,) to their clean images (n, c, h, w): uint8, or float32 in [0, 1]."""
@@ -91,10 +92,14 @@ def _row_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
     for table in tables:
         waiting.append(table)
         if sum(each.nbytes for each in waiting) >= _ROW_GROUP:
-            yield pa.concat_tables(waiting).unify_dictionaries()
+            yield _one_table(waiting)
             waiting = []
     if waiting:
-        yield pa.concat_tables(waiting).unify_dictionaries()
+        yield _one_table(waiting)
+
+
+def _one_table(parts: Sequence[pa.Table]) -> pa.Table:
+    return pa.concat_tables(parts).unify_dictionaries().combine_chunks()  # pages would end where chunks do
 
 
 def read_samples(path: Path) -> np.ndarray:
@@ -207,7 +212,7 @@ Source = Callable[[], Iterator[pa.Table]]
 
 
 def choose_images(sources: Sequence[Source], samples: np.ndarray, all_of: np.ndarray) -> Iterator[pa.Table]:
-    """Of several files of one evaluation's images, those to keep, each sample's once.
+    """Of several files of one evaluation's images, those to keep, each sample's once, sorted by sample.
 
     Args:
         sources: the files, the oldest first.
@@ -231,14 +236,23 @@ def choose_images(sources: Sequence[Source], samples: np.ndarray, all_of: np.nda
     # An image that was rounded for storage comes before the same one as the attack made it.
     rows = rows[:, kept][:, np.lexsort(rows[::-1, kept])]
     chosen = rows[:, np.unique(rows[0], return_index=True)[1]]
-    for number, source in enumerate(sources):
+    for first in range(0, chosen.shape[1], _SORTED):
+        yield from _sorted_rows(sources, chosen[:, first : first + _SORTED], clean)
+
+
+def _sorted_rows(sources: Sequence[Source], chosen: np.ndarray, clean: Mapping[int, bytes]) -> Iterator[pa.Table]:
+    """The ``chosen`` rows by sample: the bytes of the file do not depend on the order in which they were found."""
+    found = []
+    for number in np.unique(chosen[2]):
         mine, row = chosen[3, chosen[2] == number], 0
-        for table in source():
-            picked = table.filter(pa.array(np.isin(row + np.arange(len(table)), mine)))
+        for table in sources[number]():
+            found.append(table.filter(pa.array(np.isin(row + np.arange(len(table)), mine))))
             row += len(table)
-            if len(picked):
-                originals = pa.array([clean.get(each) for each in picked.column("sample").to_pylist()], pa.binary())
-                yield picked.set_column(picked.column_names.index("clean"), "clean", originals)
+    together = pa.concat_tables(found).sort_by("sample")
+    originals = pa.array([clean.get(each) for each in together.column("sample").to_pylist()], pa.binary())
+    together = together.set_column(together.column_names.index("clean"), "clean", originals)
+    for start in range(0, len(together), _ROWS):
+        yield together.slice(start, _ROWS)
 
 
 def _bytes_of(images: Tensor) -> list[bytes]:
@@ -282,7 +296,7 @@ def images_damaged(path: Path) -> AdvdpnpError:
 def _open(path: Path) -> Iterator[pq.ParquetFile]:
     """The file, its columns checked; whatever goes wrong with it inside becomes one sentence."""
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        with open(path, "rb") as stream, pq.ParquetFile(stream, page_checksum_verification=True) as file:
             if not set(IMAGES.names) - {"clean"} <= set(file.schema_arrow.names):
                 raise AdvdpnpError(f"{path} holds no adversarial images; delete it and run the same evaluation again")
             yield file

@@ -1,13 +1,12 @@
 """The rows of verdicts and what is said beside them: schemas, how tables are read and written, what is refused."""
 
 import contextlib
-import io
 import json
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, BinaryIO
 
 import numpy as np
 import pandas as pd
@@ -213,8 +212,12 @@ def read_table(
     Raises:
         AdvdpnpError: it is another kind of file.
     """
-    # A file of its own, not a data set: folder names with "=" in them must not become columns.
-    table = read_parquet(path, path, schema)
+    try:
+        # A stream: in a path, pyarrow takes "=" for a column and "a:" for the scheme of a URL.
+        with open(path, "rb") as stream:
+            table = read_parquet(stream, path, schema)
+    except OSError as error:
+        raise damaged(path) from error
     metadata = table.schema.metadata or {}
     if METADATA_KEY not in metadata:
         raise stranger(path)
@@ -235,8 +238,8 @@ def read_table(
     return table.replace_schema_metadata(None), info
 
 
-def read_parquet(source: Path | io.BytesIO, path: Path, schema: pa.Schema) -> pa.Table:
-    """Columns of a Parquet file, which is at ``path`` and may be in memory, its page checksums verified.
+def read_parquet(source: BinaryIO, path: Path, schema: pa.Schema) -> pa.Table:
+    """Columns of a Parquet file that was opened at ``path``, its page checksums verified.
 
     Args:
         schema: the columns that are read, and no others; those of ``_OPTIONAL`` may be missing.

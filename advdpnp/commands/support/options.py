@@ -30,6 +30,17 @@ Device = Annotated[
 ]
 Seed = Annotated[int, typer.Option(callback=_check_seed, rich_help_panel="Attacks", help="Seed of all random numbers.")]
 
+OnCluster = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS",
+        rich_help_panel="Engine",
+        help="Run on a Ray cluster (extra `cluster`): `local` starts one on this machine, `auto` joins its own, "
+        "`ray://HOST:10001` another one.",
+    ),
+]
+PerGpu = Annotated[int, typer.Option(min=1, rich_help_panel="Engine", help="Workers that share a GPU of the cluster.")]
+
 # Models that are not checkpoints of this program.
 Weights = Annotated[
     list[str] | None,

@@ -1,6 +1,7 @@
 """What ``advdpnp study`` does: train and evaluate what is missing, then write the table and the figure."""
 
 import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from advdpnp.commands.support.training import training_bar
 from advdpnp.datasets.base import Dataset
 from advdpnp.eval.api import evaluate
 from advdpnp.eval.report.figures.study import draw_study
+from advdpnp.eval.run.cluster.calls import run_calls
+from advdpnp.eval.run.cluster.connection import Cluster
 from advdpnp.eval.run.provenance import command_line
 from advdpnp.eval.store.key import file_name, short_hash
 from advdpnp.models.loading import load_model
@@ -35,17 +38,32 @@ _JUDGED = "judged.json"
 _LAST_METRICS = ("min_separation", "zero_gradient", "seconds")
 
 
-def study_command(name: str, *, results: Path, folder: Path, shard: str, data_root: Path | None, device: str) -> None:
-    """Finish this shard of a study, then write the table of all that is finished."""
+def study_command(
+    name: str,
+    *,
+    results: Path,
+    folder: Path,
+    shard: str,
+    data_root: Path | None,
+    device: str,
+    cluster: Cluster | None = None,
+) -> None:
+    """Finish this shard of a study, here or on a cluster, then write the table of all that is finished."""
     study, label = read_study(name), Path(name).stem
     training, judging = study_data(study, data_root)
     share = parse_shard(shard)
     data = f"{training.train.content_hash} {training.validation.content_hash} {judging.test.content_hash}"
-    for variant, seed in runs(study, share):
-        run, definition = _folder(folder / label, variant, seed), _definition(study, variant, seed, data)
-        if _judged(run, definition) is None:
-            measured = _train_and_judge(study, variant, seed, run, training, judging, device, command_line())
-            write_text(run / _JUDGED, json.dumps({"definition": definition, "measured": measured}))
+    mine = [(variant, seed, _folder(folder / label, variant, seed)) for variant, seed in runs(study, share)]
+    definitions = {run: _definition(study, variant, seed, data) for variant, seed, run in mine}
+    todo = [(variant, seed, run) for variant, seed, run in mine if _judged(run, definitions[run]) is None]
+    shared = (study, training, judging, command_line())
+    finished: Iterator[tuple[Path, dict[str, float]]]
+    if cluster is None:
+        finished = ((run, _train_and_judge(*shared, variant, seed, run, device)) for variant, seed, run in todo)
+    else:
+        finished = _on_cluster(cluster, shared, todo, device, results / "ray.log")
+    for run, measured in finished:
+        write_text(run / _JUDGED, json.dumps({"definition": definitions[run], "measured": measured}))
     frame = collect(study, folder / label, data)
     if frame.empty:
         console.print(f"nothing of {label} is finished, and this share of the work holds nothing", markup=False)
@@ -89,12 +107,40 @@ def _judged(run: Path, definition: str) -> dict[str, float] | None:
     return measured
 
 
+def _on_cluster(
+    cluster: Cluster, shared: Any, todo: Sequence[tuple[Variant, int, Path]], device: str, log: Path
+) -> Iterator[tuple[Path, dict[str, float]]]:
+    """Trainings side by side, each on one core or GPU of the cluster; a line about each that is finished."""
+    calls = [(variant, seed, run.resolve()) for variant, seed, run in todo]
+    found = run_calls(cluster, _of_a_worker, calls, shared=shared, device=device, log=log) if todo else iter(())
+    for done, (number, measured) in enumerate(found, start=1):
+        run = todo[number][2]
+        accuracies = f"clean {measured['clean']:.2f} %, worst case {measured['worst_case']:.2f} %"
+        console.print(f"{run.name}  {accuracies}  ({done} of {len(todo)} trainings)", markup=False, highlight=False)
+        yield run, measured
+
+
+def _of_a_worker(shared: Any, call: tuple[Variant, int, Path], device: str) -> dict[str, float]:
+    study, training, judging, command = shared
+    variant, seed, run = call
+    return _train_and_judge(study, training, judging, command, variant, seed, run, device, shown=False)
+
+
 def _train_and_judge(
-    study: Study, variant: Variant, seed: int, run: Path, training: Dataset, judging: Dataset, device: str, command: str
+    study: Study,
+    training: Dataset,
+    judging: Dataset,
+    command: str,
+    variant: Variant,
+    seed: int,
+    run: Path,
+    device: str,
+    *,
+    shown: bool = True,
 ) -> dict[str, float]:
     recipe = variant.resolve(study, seed)
     recipe = recipe.model_copy(update={"validation": len(training.validation)})
-    with training_bar(run.name) as report:
+    with training_bar(run.name, shown=shown) as report:
         metrics = train(
             recipe, training, run, resume=True, hardware=Hardware(device), report=report, resume_command=command
         )

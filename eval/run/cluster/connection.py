@@ -7,7 +7,7 @@ import signal
 import sys
 import sysconfig
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +52,18 @@ class Cluster:
             )
         if self.per_gpu < 1:
             raise AdvdpnpError(f"{self.per_gpu} workers per GPU leave it idle; give 1 or more")
+
+    def share(self, device: torch.device) -> dict[str, float]:
+        """What a worker takes of the cluster's resources."""
+        if device.type != "cuda":
+            return {"num_cpus": 1}
+        # Ray counts in ten-thousandths: seven times 0.1429 would be more than a GPU.
+        return {"num_cpus": 1, "num_gpus": 10_000 // self.per_gpu / 10_000}
+
+    def places(self, resources: Mapping[str, float], device: torch.device) -> int:
+        """How many workers find a place on the resources of a cluster."""
+        cores = int(resources.get("CPU", 0))
+        return cores if device.type != "cuda" else min(cores, int(resources.get("GPU", 0)) * self.per_gpu)
 
 
 def import_ray() -> Any:

@@ -78,7 +78,7 @@ class Driver:
         self._speed: list[tuple[float, int]] = []  # time and samples of each piece
         self._asked: set[str] = set()
         self._failures: list[ModelError] = []
-        self._pieces = self._lost = 0
+        self._pieces = self._lost = self._stillborn = self._places = self._given_up = 0
         self._looked = -np.inf
 
     def run(self) -> tuple[set[str], list[ModelError]]:
@@ -99,13 +99,12 @@ class Driver:
                 for hand in [each for each in self._hands if each.hello and each.job is None]:
                     if (job := self._next_job(hand)) is None:
                         break  # there is none for the others either
-                    hand.job, hand.model = job, job.model
-                    hand.until = time.monotonic() + self._courses[job.model].seconds_of(job)
-                    self._running[hand.actor.do.remote(job, self._references[job.model])] = hand
+                    self._start(hand, job)
                 self._progress.fleet(self._fleet())
                 for reference in self._ready():
                     self._handle(reference, self._running.pop(reference))
         except BaseException as error:
+            self._take_what_is_ready()
             for number in self._open:
                 self._courses[number].abandon(error)
             raise
@@ -114,6 +113,19 @@ class Driver:
                 with suppress(Exception):
                     self._ray.kill(hand.actor)
         return self._asked, self._failures
+
+    def _start(self, hand: _Hand, job: Job) -> None:
+        hand.job, hand.model = job, job.model
+        hand.until = time.monotonic() + self._courses[job.model].seconds_of(job)
+        self._running[hand.actor.do.remote(job, self._references[job.model])] = hand
+
+    def _take_what_is_ready(self) -> None:
+        """Store what other workers have found meanwhile, after an error."""
+        with suppress(Exception):
+            every = list(self._running)
+            for reference in self._ray.wait(every, num_returns=len(every), timeout=0)[0] if every else []:
+                with suppress(Exception):
+                    self._handle(reference, self._running.pop(reference))
 
     def _sent(self, value: LoadedModel | Plan, name: str) -> Any:
         """A reference to a model or the plan, once for all workers."""
@@ -130,12 +142,11 @@ class Driver:
         if now - self._looked < _LOOK_AROUND:
             return
         self._looked = now
-        on_gpus = self._plan.device.type == "cuda"
-        there = self._ray.cluster_resources()
-        places = int(there.get("GPU", 0) * self._cluster.per_gpu) if on_gpus else int(there.get("CPU", 0))
-        gpus = {"num_gpus": 1 / self._cluster.per_gpu} if on_gpus else {}
-        remote = self._ray.remote(num_cpus=1, max_restarts=-1, **gpus)(Worker)
-        for _ in range(places - len(self._hands)):
+        places = self._cluster.places(self._ray.cluster_resources(), self._plan.device)
+        if places != self._places:
+            self._places, self._given_up = places, 0  # a machine has joined or left
+        remote = self._ray.remote(max_restarts=-1, **self._cluster.share(self._plan.device))(Worker)
+        for _ in range(places - self._given_up - len(self._hands)):
             hand = _Hand(remote.remote(self._ray.get))
             self._hands.append(hand)
             self._greet(hand)
@@ -185,7 +196,7 @@ class Driver:
             self._bury(hand, job, error)
             return
         if isinstance(answer, Hello):
-            hand.hello = answer
+            hand.hello, self._stillborn = answer, 0
             return
         assert job is not None
         assert hand.hello is not None
@@ -195,6 +206,9 @@ class Driver:
             return  # of a model that has failed since, or begun again
         course.at_work -= 1
         self._take(course, job, answer, hand.hello)
+        unfinished = isinstance(answer, list) and not answer[-1].complete
+        if unfinished and (rest := course.rest_of(job)) is not None:
+            self._start(hand, rest)
         if course.done:
             course.close()
             self._open.discard(job.model)
@@ -215,7 +229,7 @@ class Driver:
         elif isinstance(answer, DiagnosticRecord):
             course.store_measurement(answer)
         else:
-            self._pieces += 1
+            self._pieces += answer[-1].complete
             self._count(answer)
             for line in course.take(answer, hello):
                 self._progress.say(line)
@@ -238,11 +252,29 @@ class Driver:
                         f"{deaths} workers died of the same images of {course.loaded.name}; if their memory is short, "
                         "have fewer of them (--per-gpu, OMP_NUM_THREADS); see /tmp/ray/session_latest/logs"
                     ) from error
-        dead = isinstance(error, self._ray.exceptions.ActorDiedError)
-        if dead:
+        if job is None and hand.hello is None and self._is_hopeless(hand, error):
+            return
+        if isinstance(error, self._ray.exceptions.ActorDiedError):
             self._hands.remove(hand)  # _hire asks for another one
         else:
             self._greet(hand)
+
+    def _is_hopeless(self, hand: _Hand, error: Exception) -> bool:
+        """Whether too many workers in a row have died before they were ready; this one's place then stays empty."""
+        self._stillborn += 1
+        if self._stillborn < _DEATHS:
+            return False
+        self._hands.remove(hand)
+        self._given_up, self._stillborn = self._given_up + 1, 0
+        with suppress(Exception):
+            self._ray.kill(hand.actor)
+        if not any(each.hello for each in self._hands):
+            raise AdvdpnpError(
+                f"{_DEATHS} workers died one after the other before they were ready; if memory is short, have fewer of "
+                "them (--per-gpu, OMP_NUM_THREADS); see /tmp/ray/session_latest/logs"
+            ) from error
+        self._progress.say(f"{_DEATHS} workers died before they were ready; the others work on without them")
+        return True
 
     def _fleet(self) -> Fleet:
         now = time.monotonic()

@@ -31,6 +31,7 @@ class _Unit:
     group: Group
     robust: int = 0
     taken: int = 0
+    seconds: float = 0.0  # that have found no verdict yet
 
 
 class ModelCourse:
@@ -144,6 +145,17 @@ class ModelCourse:
         self._units[piece.units[0][0]].group.give_back(piece)
         return piece.deaths
 
+    def rest_of(self, job: Job) -> Job | None:
+        """What is left of a job of a package's search, after ``take``; None: nothing is."""
+        assert job.piece is not None
+        ((unit, samples),) = job.piece.units
+        if unit not in self._units:
+            return None
+        open_unit = self._units[unit].open
+        piece = replace(job.piece, units=((unit, np.intersect1d(samples, open_unit.missing)),))
+        self.at_work += 1
+        return replace(job, piece=piece, records={unit: open_unit.writer.records()})
+
     def looked_at(self, look: FirstLook) -> set[str]:
         """Plan what is missing, now that the model is known; returns the hashes of all evaluations."""
         self._look = look
@@ -165,9 +177,8 @@ class ModelCourse:
             stack = ExitStack()
             opened.append((stack.enter_context(run.open(task, _packed_by_workers)), stack))
         missing = [(each.task.key.hash, each.missing) for each, _ in opened]
-        cost = tasks[0].cost
         surviving = look.right if tasks[0].key.threat is not None else 1.0
-        group = Group(missing, cost and cost * surviving, look.seconds, whole=not tasks[0].shared)
+        group = Group(missing, tasks[0].cost, surviving, look.seconds, whole=not tasks[0].shared)
         if group.rows_left:
             self._groups.append(group)
         for each, stack in opened:
@@ -193,7 +204,12 @@ class ModelCourse:
             writer.note(**found.facts, device=hello.device, versions=dict(hello.versions))
             if found.packed is not None:
                 writer.keep_packed(found.packed, tuple(self._plan.dataset.test.images.shape[1:]))
-            writer.add(columns, found.places, found.x, found.x_adv, seconds=found.seconds)
+            unit.seconds += found.seconds
+            if len(columns["sample"]):
+                writer.add(columns, found.places, found.x, found.x_adv, seconds=unit.seconds)
+                unit.seconds = 0.0
+            for record in found.records:
+                writer.checkpoint(record)
             evaluations = int(columns["forwards"].sum() + columns["backwards"].sum())
             unit.group.observe(len(columns["sample"]), evaluations, found.seconds)
             unit.open.missing = np.setdiff1d(unit.open.missing, columns["sample"])

@@ -5,6 +5,7 @@ workers, and so on, so that the workers end together. A piece should not take lo
 not be so small that the steps of the attack cost more than the model.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,7 +16,6 @@ PIECE_SECONDS = 120.0
 
 _STEP = 0.004  # seconds of a step of an attack beside the model
 _WORTH = 8  # times as long as that a call of the model should take
-_HALF = 2  # of a full batch is never too few
 SIXTEENTH = 16
 """A CPU computes this part of a full batch at least (see ``BatchSizeTrial``)."""
 _UNKNOWN = 1000  # evaluations of a sample where an attack does not say
@@ -40,8 +40,8 @@ class Piece:
         return np.unique(np.concatenate([samples for _, samples in self.units]))
 
 
-def fewest(static_batch_size: int, seconds: float, on_cpu: bool) -> int:
-    """Samples that are worth a piece.
+def fewest(static_batch_size: int, seconds: float, on_cpu: bool) -> float:
+    """Samples at work together that are worth the steps of an attack; without bound where nothing is attacked.
 
     Args:
         static_batch_size: rows of a full batch. Other devices than the CPU always compute full ones.
@@ -49,8 +49,7 @@ def fewest(static_batch_size: int, seconds: float, on_cpu: bool) -> int:
     """
     if not on_cpu:
         return static_batch_size
-    worth = _WORTH * _STEP / seconds if seconds else np.inf
-    return int(max(1, static_batch_size // SIXTEENTH, min(worth, static_batch_size // _HALF)))
+    return max(1, static_batch_size // SIXTEENTH, _WORTH * _STEP / seconds if seconds else np.inf)
 
 
 class Group:
@@ -58,18 +57,26 @@ class Group:
 
     Args:
         missing: hashes of evaluations, each with the samples (int64) that it lacks.
-        cost: model evaluations of a sample, as expected; None if unknown.
+        longest: model evaluations of a sample that survives; None if unknown.
+        surviving: share of the samples that are expected to.
         seconds: per model evaluation, as measured.
         whole: whether the samples must stay together.
     """
 
     def __init__(
-        self, missing: Sequence[tuple[str, np.ndarray]], cost: float | None, seconds: float, *, whole: bool = False
+        self,
+        missing: Sequence[tuple[str, np.ndarray]],
+        longest: float | None,
+        surviving: float,
+        seconds: float,
+        *,
+        whole: bool = False,
     ) -> None:
         self._missing, self.whole = tuple(missing), whole
         self._returned: list[Piece] = []
         self._left = np.unique(np.concatenate([samples for _, samples in missing]))
-        self._declared, self._declared_seconds = cost or _UNKNOWN, seconds
+        self._longest, self._declared_seconds = longest or _UNKNOWN, seconds
+        self._declared = max(1.0, self._longest * surviving)
         self._rows = self._evaluations = 0
         self._seconds = 0.0
         self._last_round: list[int] = []
@@ -101,13 +108,14 @@ class Group:
         self._evaluations += evaluations
         self._seconds += seconds
 
-    def cut(self, all_left: float, workers: int, least: int, smallest: int) -> Piece:
+    def cut(self, all_left: float, workers: int, least: float, smallest: int) -> Piece:
         """Take out a piece.
 
         Args:
             all_left: evaluations in no piece, of all groups.
             workers: how many share them.
-            least: samples that are worth a piece while there are others.
+            least: samples at work together that are worth the steps (see ``fewest``). A piece takes the steps of its
+                last sample, and most samples end before.
             smallest: samples that are worth one for an idle worker.
         """
         if self._returned:
@@ -117,14 +125,15 @@ class Group:
         units = [(unit, np.intersect1d(samples, taken)) for unit, samples in self._missing]
         return Piece(tuple((unit, samples) for unit, samples in units if len(samples)))
 
-    def _rows_of_piece(self, all_left: float, workers: int, least: int, smallest: int) -> int:
+    def _rows_of_piece(self, all_left: float, workers: int, least: float, smallest: int) -> int:
         left = len(self._left)
+        least *= max(1.0, self._longest / self.cost)
         if not self._last_round:
             fair = all_left / (2 * max(1, workers)) / max(self.cost, 1e-9)
             if fair >= least:
                 bearable = PIECE_SECONDS / self.each if self.each else np.inf
                 return int(min(left, max(least, min(fair, bearable))))
-            pieces = max(min(workers, -(-left // smallest)), -(-left // least))
+            pieces = max(min(workers, -(-left // smallest)), math.ceil(left / least))
             self._last_round = [len(part) for part in reversed(np.array_split(self._left, pieces))]
         return min(left, self._last_round.pop())
 

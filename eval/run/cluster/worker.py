@@ -1,9 +1,9 @@
 """What runs on a worker: one model at a time, loaded once; looks at it, measures it, judges pieces of samples."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import pyarrow as pa
 import torch
 
 from advdpnp.attacks.engine.executor import evaluation_mode
+from advdpnp.attacks.search_state import AttackResult
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.base.devices import OUT_OF_MEMORY
 from advdpnp.base.errors import AdvdpnpError, ModelError, describe
@@ -22,10 +23,14 @@ from advdpnp.eval.run.model_run import columns_of
 from advdpnp.eval.run.plan import Plan
 from advdpnp.eval.run.subject import FirstLook, Subject, first_look
 from advdpnp.eval.store.adversarial_images import EXAMPLES
+from advdpnp.eval.store.key import EvaluationKey
 from advdpnp.eval.store.model_folder import require_verdicts
 from advdpnp.eval.store.schema import FOUND, needs_image
 from advdpnp.models.classifier import as_classifier
 from advdpnp.models.loading import LoadedModel
+
+CHECKPOINT_SECONDS = 30.0
+"""A package's search tells the driver what it has found and where it is so often."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,8 @@ class Found:
         packed: adversarial images to store, as ``to_table`` makes them; None where none are kept.
         facts: notes of the search.
         seconds: that it took.
+        records: checkpoints of a package's search, each written after these verdicts.
+        complete: whether the search has ended; if not, the same samples less these are the worker's next job.
     """
 
     unit: str
@@ -71,6 +78,8 @@ class Found:
     packed: pa.Table | None
     facts: dict[str, Any]
     seconds: float
+    records: Sequence[dict[str, np.ndarray]] = ()
+    complete: bool = True
 
 
 @dataclass(frozen=True)
@@ -85,11 +94,17 @@ Answer = FirstLook | DiagnosticRecord | list[Found] | torch.OutOfMemoryError | M
 
 
 class _Notes:
-    """Stands for the writer of an evaluation, which is at the driver."""
+    """Stands for the writer of an evaluation, which is at the driver.
+
+    Attributes:
+        facts: notes of the search.
+        new: checkpoints that the driver has not been sent.
+    """
 
     def __init__(self, records: list[dict[str, np.ndarray]]) -> None:
         self._records = records
         self.facts: dict[str, Any] = {}
+        self.new: list[dict[str, np.ndarray]] = []
 
     def note(self, **facts: Any) -> None:
         self.facts |= facts
@@ -98,7 +113,16 @@ class _Notes:
         return self._records
 
     def checkpoint(self, record: dict[str, np.ndarray]) -> None:
-        """Nothing: a piece is sent when it is complete, and a search that is complete does not continue."""
+        self._records, self.new = [*self._records, record], [*self.new, record]
+
+
+@dataclass(frozen=True)
+class _Search:
+    """A search that has been told of so far and goes on."""
+
+    unit: str
+    findings: Iterator[AttackResult]
+    notes: _Notes
 
 
 class Worker:
@@ -112,6 +136,7 @@ class Worker:
         self._get = get
         self._held: tuple[int, int] | None = None
         self._subject: Subject | None = None
+        self._going: _Search | None = None
         self._stack = ExitStack()
 
     def hello(self, plan: list[Any]) -> Hello:
@@ -167,7 +192,7 @@ class Worker:
         return loaded
 
     def _release(self) -> None:
-        self._held = self._subject = None
+        self._held = self._subject = self._going = None
         self._stack.close()
         if self._plan.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -183,20 +208,41 @@ class Worker:
         return [self._search(subject, tasks[unit], samples, records.get(unit, [])) for unit, samples in piece.units]
 
     def _search(self, subject: Subject, task: Any, samples: np.ndarray, records: list[dict[str, np.ndarray]]) -> Found:
-        began, plan, unit = time.monotonic(), self._plan, task.key
-        notes, parts, shown, kept = _Notes(records), [], [], []
+        began, unit = time.monotonic(), task.key
+        search, self._going = self._going, None
+        if search is None or search.unit != unit.hash or len(search.notes.records()) != len(records):
+            notes = _Notes(records)
+            search = _Search(unit.hash, task.find(samples, notes), notes)
+        parts: list[AttackResult] = []
+        for findings in search.findings:
+            parts.append(findings)
+            if search.notes.new and time.monotonic() - began > CHECKPOINT_SECONDS:
+                self._going = search
+                break
+        else:
+            judged = [part.sample.numpy() for part in parts]
+            require_verdicts(unit, samples, np.concatenate([samples[:0], *judged]))
+        new, search.notes.new = search.notes.new, []
+        return replace(
+            self._told(subject, unit, parts),
+            facts=search.notes.facts,
+            seconds=time.monotonic() - began,
+            records=new,
+            complete=self._going is None,
+        )
+
+    def _told(self, subject: Subject, unit: EvaluationKey, parts: list[AttackResult]) -> Found:
+        """Results as the driver stores them."""
+        plan, kept, shown = self._plan, [], []
         keeping = plan.config.save_adversarials and unit.threat is not None
-        for findings in task.find(samples, notes):
-            columns = columns_of(findings)
-            first = np.isin(columns["sample"], plan.samples[:EXAMPLES]) & (unit.threat is not None)
-            broken = needs_image(columns) if keeping else np.zeros(len(findings), bool)
-            x_adv = findings.x_adv.numpy()
-            parts.append(columns)
+        columns = [columns_of(part) for part in parts]
+        for found, part in zip(columns, parts, strict=True):
+            first = np.isin(found["sample"], plan.samples[:EXAMPLES]) & (unit.threat is not None)
+            broken = needs_image(found) if keeping else np.zeros(len(part), bool)
+            x_adv = part.x_adv.numpy()
             shown.append((first, x_adv[first]))
-            kept.append((columns["sample"][broken], columns["label"][broken], x_adv[broken]))
-        judged = [part["sample"] for part in parts]
-        require_verdicts(unit, samples, np.concatenate([samples[:0], *judged]))
-        together = {name: np.concatenate([part[name] for part in parts]) for name in FOUND.names}
+            kept.append((found["sample"][broken], found["label"][broken], x_adv[broken]))
+        together = {name: np.concatenate([each[name] for each in columns]) for name in FOUND.names}
         places = np.flatnonzero(np.concatenate([first for first, _ in shown]))
         x = plan.images(together["sample"][places]).numpy() if len(places) else None
         to_keep = [np.concatenate(each) for each in zip(*kept, strict=True)]
@@ -207,6 +253,6 @@ class Worker:
             x=x,
             x_adv=np.concatenate([images for _, images in shown]) if len(places) else None,
             packed=subject.packer(unit)(*to_keep) if keeping and len(to_keep[0]) else None,
-            facts=notes.facts,
-            seconds=time.monotonic() - began,
+            facts={},
+            seconds=0.0,
         )

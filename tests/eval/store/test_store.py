@@ -6,12 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.eval.store import writer as unit_writer
+from advdpnp.eval.store.adversarial_images import to_table
 from advdpnp.eval.store.key import EvaluationKey, file_name
 from advdpnp.eval.store.model_folder import ModelFolder, open_model
 from advdpnp.eval.store.model_record import ModelRecord
@@ -290,6 +293,45 @@ def test_examples_are_those_of_the_lowest_samples_in_any_order_and_across_runs(t
     np.testing.assert_allclose(stored["x_adv"] - stored["x"], 0.1, atol=1e-7)
     assert stored["x_adv"].dtype == np.float32
     assert unit.record.images == 8
+
+
+def test_images_are_sorted_whatever_order_they_were_found_in(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).random((30, 1, 4, 4)).astype(np.float32)
+
+    def stored(name: str, *parts: list[int]) -> bytes:
+        def pack(sample: np.ndarray, label: np.ndarray, x_adv: np.ndarray) -> pa.Table:
+            return to_table(sample, [None] * len(sample), torch.from_numpy(x_adv))
+
+        with open_model(tmp_path / name, NET) as folder:
+            for samples in parts:
+                with suppress(Killed), folder.writer(UNIT, np.arange(30), FACTS, pack=pack) as writer:
+                    columns = found(samples)
+                    writer.keep(columns, x[samples])
+                    places = writer.wants_images(columns["sample"])
+                    writer.add(columns, places, x[samples][places], x[samples][places])
+                    if samples is not parts[-1]:
+                        raise Killed
+            return (folder.path / "adversarials.parquet").read_bytes()
+
+    expected = stored("in-order", list(range(30)))
+    shuffled = np.random.default_rng(1).permutation(30).tolist()
+    assert stored("shuffled", shuffled[:11], shuffled[11:]) == expected
+
+
+def test_a_folder_may_have_colons_in_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    out = Path("run:2026=11")  # relative: pyarrow takes it for a URL
+    with open_model(out, NET) as folder:
+        interrupt(folder, [5, 3, 9], 12)
+    with open_model(out, NET) as folder:
+        assert folder.stored(UNIT).tolist() == [3, 5, 9]
+        with folder.writer(UNIT, np.arange(12), FACTS) as writer:
+            columns, x = found([0, 1, 2, 4, 6, 7, 8, 10, 11]), np.zeros((9, 1, 4, 4), np.float32)
+            places = writer.wants_images(columns["sample"])
+            writer.add(columns, places, x[places], x[places])
+    (unit,) = find_results([out])
+    assert len(unit.frame) == 12
+    assert len(unit.examples()["sample"]) == 6
 
 
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="the administrator can write everywhere")

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from advdpnp.attacks.engine.search import search
+from advdpnp.attacks.packages.library_attack import LibraryAttack
 from advdpnp.base.errors import AdvdpnpError, ModelError
 from advdpnp.datasets import Dataset
 from advdpnp.eval.config import EvaluationConfig
@@ -96,12 +97,14 @@ def test_any_number_of_workers_finds_what_one_process_finds(fake, tmp_path, mode
     assert_same(out, alone)
     assert len(fake.actors) == workers
     assert all(actor.killed for actor in fake.actors)
-    stored = {(unit.model.name, unit.record.stem): unit for unit in find_results([alone])}
     for unit in find_results([out]):
-        saved = list(unit.adversarials(data.test.some_images, len(data.test)))
-        expected = list(stored[unit.model.name, unit.record.stem].adversarials(data.test.some_images, len(data.test)))
-        assert sum(len(part.sample) for part in saved) == sum(len(part.sample) for part in expected)
-        assert all(part.intact.all() for part in saved)
+        assert all(part.intact.all() for part in unit.adversarials(data.test.some_images, len(data.test)))
+    assert data_files(out) == data_files(alone)
+
+
+def data_files(out: Path) -> dict[str, bytes]:
+    """Verdicts and adversarial images, as they are on disk."""
+    return {str(path.relative_to(out)): path.read_bytes() for path in sorted(out.rglob("*.parquet"))}
 
 
 def test_corruptions_and_transferred_images_are_judged_on_workers_too(fake, tmp_path, net, data):
@@ -170,6 +173,67 @@ def test_a_model_that_kills_every_worker_before_its_first_piece_is_given_up_too(
     fake.strike_at = strike
     with pytest.raises(AdvdpnpError, match="4 workers died of the same images of one"):
         evaluated(tmp_path, models, data, Cluster())
+
+
+def test_workers_that_die_before_they_are_ready_end_it_with_a_sentence(fake, tmp_path, models, data):
+    from tests.eval.run.cluster import conftest
+
+    fake.strike_at_start = lambda number: conftest.ActorUnavailableError()
+    with pytest.raises(AdvdpnpError, match="4 workers died one after the other before they were ready; if memory"):
+        evaluated(tmp_path, models, data, Cluster())
+
+
+def test_the_place_of_a_worker_that_never_gets_ready_stays_empty(fake, tmp_path, models, data, alone):
+    from tests.eval.run.cluster import conftest
+
+    fake.resources["CPU"] = 3
+    fake.strike_at_start = lambda number: conftest.ActorDiedError() if number % 3 == 2 else None
+    assert_same(evaluated(tmp_path / "cluster", models, data, Cluster(), save_adversarials=True), alone)
+
+
+def test_what_others_have_found_is_stored_when_one_fails(fake, tmp_path, models, data):
+    fake.all_at_once = True
+    fake.resources["CPU"] = 2
+
+    def strike(job):
+        if job.piece is not None and len([each for each in fake.jobs if each.piece]) == 1:
+            raise KeyboardInterrupt  # the first of two answers cannot be taken
+        return None
+
+    fake.strike_at = strike
+    with pytest.raises(KeyboardInterrupt):
+        evaluated(tmp_path, models[:1], data, Cluster())
+    fake.strike_at = lambda job: None
+    evaluated(tmp_path, models[:1], data, Cluster())
+    assert searched_twice(fake) == {}
+
+
+def test_the_search_of_a_package_continues_where_its_worker_died(fake, tmp_path, models, data, monkeypatch):
+    from tests.eval.run.cluster import conftest
+
+    attack = {"attacks": "torchattacks:PGD-3", "batch_size": 7, "norm": "linf"}
+    alone = evaluated(tmp_path / "alone", models[:1], data, None, **attack)
+    batches = []
+    search = LibraryAttack._batch
+
+    def counted(self, model, verified, index, seed):
+        batches.append(tuple(index.tolist()))
+        return search(self, model, verified, index, seed)
+
+    monkeypatch.setattr(LibraryAttack, "_batch", counted)
+    monkeypatch.setattr(worker, "CHECKPOINT_SECONDS", -1.0)
+    struck = []
+
+    def strike(job):
+        if job.records and len(job.records[next(iter(job.records))]) == 3 and not struck:
+            return struck.append(job) or conftest.ActorUnavailableError()
+        return None
+
+    fake.strike_at = strike
+    out = evaluated(tmp_path / "cluster", models[:1], data, Cluster(), **attack)
+    assert struck
+    assert len(batches) == len(set(batches)) > 3
+    assert_same(out, alone)
 
 
 def test_an_attack_that_leaves_out_samples_ends_with_a_sentence(fake, tmp_path, models, data):

@@ -2,14 +2,16 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from advdpnp.eval.run.cluster.connection import Cluster
 from advdpnp.eval.run.cluster.pieces import PIECE_SECONDS, Group, fewest
 
 
 def cut_up(rows: int, workers: int, *, cost: float = 100.0, seconds: float = 1e-5, least: int = 32) -> list[int]:
-    group = Group([("a", np.arange(rows))], cost, seconds)
+    group = Group([("a", np.arange(rows))], cost, 1.0, seconds)
     sizes = []
     while group.rows_left:
         sizes.append(len(group.cut(group.cost_left, workers, least, 8).samples))
@@ -41,15 +43,15 @@ def test_a_piece_takes_no_longer_than_a_failure_may_cost():
 
 
 def test_the_measured_cost_takes_the_place_of_the_declared_one():
-    group = Group([("a", np.arange(1000))], 100, 1e-4)
+    group = Group([("a", np.arange(1000))], 100, 1.0, 1e-4)
     group.observe(10_000, 10_000 * 300, 1.0)
     assert group.cost == pytest.approx(300, rel=0.01)
-    unknown = Group([("a", np.arange(10))], None, 0.0)
+    unknown = Group([("a", np.arange(10))], None, 1.0, 0.0)
     assert unknown.cost_left > 0
 
 
 def test_a_group_serves_each_evaluation_with_what_it_lacks():
-    group = Group([("near", np.arange(10)), ("far", np.arange(5, 15))], 1, 0.0)
+    group = Group([("near", np.arange(10)), ("far", np.arange(5, 15))], 1, 1.0, 0.0)
     piece = group.cut(np.inf, 1, 100, 8)
     assert piece.samples.tolist() == list(range(15))
     assert {unit: samples.tolist() for unit, samples in piece.units} == {
@@ -59,12 +61,12 @@ def test_a_group_serves_each_evaluation_with_what_it_lacks():
 
 
 def test_what_cannot_be_divided_is_one_piece():
-    group = Group([("a", np.arange(1000))], 1000, 1.0, whole=True)
+    group = Group([("a", np.arange(1000))], 1000, 1.0, 1.0, whole=True)
     assert len(group.cut(1e6, 50, 8, 8).samples) == 1000
 
 
 def test_a_piece_that_is_given_back_is_the_next_one():
-    group = Group([("a", np.arange(100))], 1, 0.0)
+    group = Group([("a", np.arange(100))], 1, 1.0, 0.0)
     piece = group.cut(100, 4, 8, 8)
     group.give_back(piece)
     assert group.rows_left == 100
@@ -73,5 +75,36 @@ def test_a_piece_that_is_given_back_is_the_next_one():
 
 def test_small_pieces_are_worth_it_for_slow_models_alone():
     assert fewest(128, 0.01, on_cpu=True) == 8
-    assert fewest(128, 1e-5, on_cpu=True) == 64
+    assert fewest(128, 1e-5, on_cpu=True) == 3200
     assert fewest(256, 0.01, on_cpu=False) == 256
+
+
+def test_a_fast_model_is_cut_into_one_piece_for_each_worker():
+    # A step of an attack takes as long for few images as for many, and a piece has the steps of its last image.
+    assert cut_up(500, 2, cost=9700, seconds=1e-4, least=320) == [250, 250]
+
+
+def test_where_few_samples_survive_a_piece_has_more_of_them():
+    def sizes(surviving: float) -> list[int]:
+        group, found = Group([("a", np.arange(4000))], 1000, surviving, 1e-4), []
+        while group.rows_left:
+            found.append(len(group.cut(group.cost_left, 2, 200, 8).samples))
+        return found
+
+    assert min(sizes(1.0)) <= 200
+    assert min(sizes(0.25)) >= 500
+
+
+def test_workers_share_gpus_and_each_takes_a_core():
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    resources = {"CPU": 16.0, "GPU": 2.0, "memory": 1e9}
+    assert Cluster("auto").places(resources, cuda) == 2
+    assert Cluster("auto", 3).places(resources, cuda) == 6
+    assert Cluster("auto", 20).places(resources, cuda) == 16  # no more than cores
+    assert Cluster("auto", 3).places(resources, cpu) == 16
+    assert Cluster("auto", 3).places({"CPU": 4.0}, cuda) == 0
+    assert Cluster("auto").share(cpu) == {"num_cpus": 1}
+    for per_gpu in range(1, 30):  # Ray counts in ten-thousandths
+        share = Cluster("auto", per_gpu).share(cuda)["num_gpus"]
+        assert share * 10_000 == pytest.approx(round(share * 10_000))
+        assert share * per_gpu <= 1

@@ -15,8 +15,10 @@ import ray
 from ray.cluster_utils import Cluster as RayCluster
 
 from advdpnp.eval.config import EvaluationConfig
+from advdpnp.eval.run.cluster import model_course
 from advdpnp.eval.run.cluster.connection import Cluster
 from advdpnp.eval.run.cluster.fleet import Fleet
+from advdpnp.eval.run.cluster.model_course import ModelCourse
 from advdpnp.eval.run.components import Components
 from advdpnp.eval.run.evaluate import run_models
 from advdpnp.eval.run.progress import Progress
@@ -35,6 +37,23 @@ from their_layers import Scaled
 def make():
     torch.manual_seed(0)
     return nn.Sequential(nn.Flatten(), Scaled(), nn.Linear(1024, 10))
+"""
+COUNTED = """
+import sys
+from advdpnp.cli import run
+from advdpnp.eval.run.cluster import model_course
+from advdpnp.eval.run.cluster.model_course import ModelCourse
+
+take = ModelCourse.take
+
+def counted(self, answer, hello):
+    yield from take(self, answer, hello)
+    with open("taken.txt", "a") as file:
+        file.writelines(f"{found.unit} {sample}\\n" for found in answer for sample in found.columns["sample"])
+
+ModelCourse.take = counted
+model_course.fewest = lambda *arguments: 8.0  # many pieces
+sys.exit(run(sys.argv[1:]))
 """
 LAYERS = """
 from torch import nn
@@ -117,7 +136,16 @@ class Disturbing(Progress):
             self.at.pop(pieces)()
 
 
-def test_workers_are_killed_and_machines_come_and_go(machines, net, data, tmp_path):
+def test_workers_are_killed_and_machines_come_and_go(machines, net, data, tmp_path, monkeypatch):
+    taken: list[tuple[str, int]] = []
+    take = ModelCourse.take
+
+    def counted(self, answer, hello):
+        taken.extend((found.unit, sample) for found in answer for sample in found.columns["sample"].tolist())
+        return take(self, answer, hello)
+
+    monkeypatch.setattr(ModelCourse, "take", counted)
+    monkeypatch.setattr(model_course, "fewest", lambda *arguments: 4.0)  # many pieces
     config = EvaluationConfig.of(attacks="pgd-4,apgd-t", eps=["0.05"], device="cpu")
     components = Components(static_batch_size=4)
     model = as_loaded(net(), "net")
@@ -146,47 +174,77 @@ def test_workers_are_killed_and_machines_come_and_go(machines, net, data, tmp_pa
     out = run(tmp_path / "cluster", Cluster("auto"), disturbing)
     assert_same(out, run(tmp_path / "alone", None, Progress()))
     assert not disturbing.at
+    assert len(taken) == len(set(taken)) == 3 * len(data.test)
     assert 1 <= disturbing.last.lost <= 3  # what was at work when it happened
     assert ray.is_initialized()  # only the evaluation has ended
 
 
-def test_a_command_on_a_local_cluster_continues_after_kill_9_and_leaves_nothing_behind(tmp_path):
-    (tmp_path / "their_nets.py").write_text(NETS, encoding="utf-8")
-    (tmp_path / "their_layers.py").write_text(LAYERS, encoding="utf-8")
-    words = [
-        "eval",
-        "--dataset",
-        "digits",
-        "--attacks",
-        "fgsm,autoattack",
-        "--limit",
-        "200",
-        "--device",
-        "cpu",
-        "--no-sanity",
-    ]
-    environment = os.environ | {"OMP_NUM_THREADS": "2"}
+class Command:
+    """``advdpnp eval`` with a net of two files beside it, in a process group of its own."""
 
-    def start(out: str, model: str, *more: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "-m", "advdpnp", *words, "--model", model, "--out", out, *more], cwd=tmp_path,
-            env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    def __init__(self, folder: Path, out: str, *more: str) -> None:
+        words = [
+            "eval", "--dataset", "digits", "--attacks", "fgsm,autoattack", "--limit", "200", "--device", "cpu",
+            "--no-sanity", "--save-adversarials", "--model", "their_nets.py:make", "--out", out, *more,
+        ]  # fmt: skip
+        self.process = subprocess.Popen(
+            [sys.executable, "counted.py", *words], cwd=folder, env=os.environ | {"OMP_NUM_THREADS": "2"},
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
         )  # fmt: skip
+        self.parts = folder / out
 
-    killed = start("cluster", "their_nets.py:make", "--cluster", "local")
-    wait_until(lambda: list((tmp_path / "cluster").rglob("autoattack*/*.parquet")) or killed.poll() is not None)
-    below = children(killed.pid)
-    assert named(below, "ray::Worker")
-    killed.kill()
-    killed.wait()
+    def workers(self) -> list[int]:
+        return named(children(self.process.pid), "ray::Worker.do")
+
+    def wait_for_parts(self, more_than: int = 0) -> int:
+        """Wait until AutoAttack has stored more parts; returns their number."""
+        wait_until(lambda: self._stored() > more_than or self.process.poll() is not None)
+        return self._stored()
+
+    def _stored(self) -> int:
+        return len(list(self.parts.rglob("autoattack*/*.parquet")))
+
+    def end(self) -> tuple[int, str]:
+        said, _ = self.process.communicate(timeout=600)
+        return self.process.returncode, said
+
+
+def test_a_command_continues_after_every_kind_of_death_and_searches_nothing_twice(tmp_path):
+    for name, text in (("their_nets", NETS), ("their_layers", LAYERS), ("counted", COUNTED)):
+        (tmp_path / f"{name}.py").write_text(text, encoding="utf-8")
+    on_ray = tmp_path, "cluster", "--cluster", "local"
+
+    stopped = Command(*on_ray)
+    stored = stopped.wait_for_parts()
+    os.kill(stopped.workers()[0], signal.SIGKILL)  # in the middle of a piece, which runs again
+    stored = stopped.wait_for_parts(stored)
+    os.killpg(stopped.process.pid, signal.SIGINT)  # as Ctrl-C does
+    code, said = stopped.end()
+    assert code == 2, said
+    assert "Traceback" not in said
+    assert said.strip().splitlines()[-1].startswith("advdpnp: stopped; finished work is kept")
+
+    killed = Command(*on_ray)
+    killed.wait_for_parts(stored)
+    below = children(killed.process.pid)
+    killed.process.kill()
+    killed.process.wait()
     wait_until(lambda: not named(below, "ray::Worker"), 60)
-    again = start("cluster", "their_nets.py:make", "--cluster", "local")
-    said, _ = again.communicate(timeout=600)
-    assert again.returncode == 0, said
+
+    code, said = Command(*on_ray).end()
+    assert code == 0, said
     assert "authentication" not in said
     assert "core_worker" not in said
     assert (tmp_path / "cluster" / "ray.log").exists()
-    alone = start("alone", "their_nets:make")
-    said, _ = alone.communicate(timeout=600)
-    assert alone.returncode == 0, said
+    taken = (tmp_path / "taken.txt").read_text(encoding="utf-8").split("\n")
+    assert len(taken) == len(set(taken)) == 3 * 200 + 1  # clean, fgsm and AutoAttack, and an empty line
+
+    code, said = Command(tmp_path, "alone").end()
+    assert code == 0, said
     assert_same(tmp_path / "cluster", tmp_path / "alone")
+    assert data_files(tmp_path / "cluster") == data_files(tmp_path / "alone")
+
+
+def data_files(out: Path) -> dict[str, bytes]:
+    """Verdicts and adversarial images, as they are on disk."""
+    return {str(path.relative_to(out)): path.read_bytes() for path in sorted(out.rglob("*.parquet"))}
