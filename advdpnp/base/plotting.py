@@ -1,9 +1,12 @@
 """Shared parts of all figures: colours, fonts, axes and files. pyplot and its global state are not used."""
 
+import itertools
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -23,7 +26,14 @@ GRID = "#e4e4e4"
 # thin lines on white), followed by darker shades of the same hues.
 _PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#555555",
             "#004466", "#803800", "#005C44", "#7A4864")  # fmt: skip
+COLOURS = len(_PALETTE)
+_METHODS = ("adv-dpnp", "pgd-at", "trades", "mart", "fgsm-rs", "dpnp", "ce", "ed-wta", "center", "dpp")
+"""Training methods in the order of the palette: each has its colour wherever it is drawn."""
+
+_vectors: ContextVar[bool] = ContextVar("vectors", default=False)
 _SETTINGS: dict[Any, Any] = {
+    "pdf.fonttype": 42,  # letters stay letters, as journals want it
+    "svg.hashsalt": "advdpnp",
     "font.family": "DejaVu Sans",
     "text.parse_math": False,  # a $ in a name is a dollar
     "font.size": 9,
@@ -44,6 +54,59 @@ def model_colours(names: Sequence[str]) -> dict[str, str]:
     return {name: _PALETTE[index % len(_PALETTE)] for index, name in enumerate(names)}
 
 
+class Look(NamedTuple):
+    """How a model is drawn: the places of its colour and its mark, 0 and up."""
+
+    colour: int
+    mark: int
+
+    @property
+    def hex(self) -> str:
+        """The colour."""
+        return _PALETTE[self.colour]
+
+    @property
+    def marker(self) -> str:
+        """The mark, as matplotlib calls it: circle, square, triangle or diamond."""
+        return "os^D"[self.mark % 4]
+
+
+def looks(methods: Mapping[str, str]) -> dict[str, Look]:
+    """How models are drawn: in the colour of their method, and models of one colour with marks of their own.
+
+    Nets of no method of ours get the colours that are left, in the order of their names.
+
+    Args:
+        methods: by name of the model, "" where it has none.
+    """
+    known = {method: place for place, method in enumerate(_METHODS)}
+    taken = {known[method] for method in methods.values() if method in known}
+    left = itertools.cycle([place for place in range(COLOURS) if place not in taken])
+    drawn: Counter[int] = Counter()
+    found = {}
+    for name in sorted(methods):
+        key = methods[name] or name  # a method of somebody else has one colour too
+        colour = known[key] if key in known else known.setdefault(key, next(left))
+        found[name] = Look(colour, drawn[colour])
+        drawn[colour] += 1
+    return found
+
+
+@contextmanager
+def also_vectors(wanted: bool = True) -> Iterator[None]:
+    """Every figure that is drawn inside is saved as PDF and SVG too, beside the PNG."""
+    token = _vectors.set(wanted)
+    try:
+        yield
+    finally:
+        _vectors.reset(token)
+
+
+def saves_vectors() -> bool:
+    """Whether ``also_vectors`` holds."""
+    return _vectors.get()
+
+
 @contextmanager
 def drawing(path: Path, width: float, height: float, *, most: int | None = None, crop: bool = True) -> Iterator[Figure]:
     """A figure of this size in inches, saved to ``path`` as a PNG at the end of the block.
@@ -60,6 +123,9 @@ def drawing(path: Path, width: float, height: float, *, most: int | None = None,
             # Without matplotlib's name and version in the file, the same verdicts give the same bytes.
             cut: dict[str, Any] = {"bbox_inches": "tight", "pad_inches": 0.12} if crop else {}
             canvas.print_figure(temporary, format="png", dpi=DPI, metadata={"Software": None}, **cut)
+            for kind, dated in (("pdf", "CreationDate"), ("svg", "Date")) if saves_vectors() else ():
+                with atomic_path(path.with_suffix(f".{kind}")) as other:
+                    canvas.print_figure(other, format=kind, metadata={dated: None}, **cut)
             if most is not None and temporary.stat().st_size > most:
                 with Image.open(temporary) as drawn:
                     few = drawn.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from advdpnp.attacks import ATTACKS, ThreatModel
-from benchmarks.attack_libraries import quick_call, run
+from benchmarks.attack_libraries import far_pixels, quick_call, run
 from benchmarks.attack_libraries.__main__ import ordered
 from benchmarks.attack_libraries.chosen import RADII, in_turns
 from benchmarks.attack_libraries.figure import draw, pareto
@@ -47,6 +47,26 @@ def test_a_row_counts_what_holds(net, data):
     theirs = run.measure("linf", "torchattacks:PGD", "0.03", net, *data, seconds=60)
     assert theirs["library"] == "torchattacks"
     assert theirs["backwards"] == 10
+
+
+def test_what_minimum_norm_attacks_find_is_judged_by_the_net(net, data):
+    x, y = data
+
+    def half(net, x, y):
+        """Other images for every second one; the clean ones for the others."""
+        found = x.clone()
+        found[::2] = 1 - x[::2]
+        return found
+
+    rows = {row["attack"]: row for row in far_pixels.measured(net, x, y, {"half": half, "none": lambda net, x, y: x})}
+    assert rows["none"]["left"] == pytest.approx(100 * 10 / 12)  # two are wrong already
+    assert rows["none"]["median distance"] == float("inf")
+    moved = (1 - 2 * x).abs().flatten(1)
+    wrong = (net(1 - x).argmax(1) != y) & (torch.arange(12) % 2 == 0) & (net(x).argmax(1) == y)
+    distance = torch.where(wrong, moved.norm(dim=1), torch.inf)[net(x).argmax(1) == y]
+    assert rows["half"]["median distance"] == pytest.approx(float(distance.median()))
+    assert rows["half"]["left"] == pytest.approx(100 * float((distance > far_pixels.EPS).sum()) / 12)
+    assert rows["half"]["largest change"] == pytest.approx(float(moved[::2].max()))
 
 
 def test_an_attack_that_takes_too_long_or_fails_has_a_note(net, data, monkeypatch):

@@ -2,6 +2,7 @@
 
 import io
 import re
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -9,7 +10,10 @@ from rich.console import Console
 from advdpnp.cli import run
 from advdpnp.commands.support import console, training
 from advdpnp.commands.support.training import duration, training_bar
+from advdpnp.models.loading import load_model
+from advdpnp.training import training_run
 from advdpnp.training.trainer import Progress
+from advdpnp.training.validation import Validation
 
 
 def progress(step: int, *, epoch: int = 0, left: float = 90.0, warnings: list[str] | None = None) -> Progress:
@@ -89,3 +93,20 @@ def test_nothing_is_drawn_before_a_setting_is_refused(shown: io.StringIO, tmp_pa
 )
 def test_durations_have_two_units_at_most(seconds: float, words: str) -> None:
     assert duration(seconds) == words
+
+
+def test_a_run_ends_with_the_figures_of_what_is_evaluated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = iter([Validation(0.25, 0.5, 0.75, 1.0, 0.0), Validation(0.625, 0.125, 0.125, 1.0, 0.0)])
+    monkeypatch.setattr(training_run, "validate", lambda *arguments: next(found))
+    words = ["train", "--recipe", "pgd-at", "--dataset", "digits", "--epochs", "2", "--device", "cpu", "--set"]
+    words += ["attack.steps=1", "--architecture", "pixels", "--out", str(tmp_path), "--name", "net"]
+    assert run(words) == 0
+    said = capsys.readouterr().out
+    assert "2 epochs, the best is 1 with validation accuracy 25.0 % clean, 50.0 % under PGD" in " ".join(said.split())
+    best, last = (
+        load_model(str(tmp_path / "net" / f"{name}.safetensors")).metric("epoch") for name in ("best", "last")
+    )
+    assert (best, last) == (1, 2)
+    assert load_model(str(tmp_path / "net")).metric("validation_clean") == 0.25

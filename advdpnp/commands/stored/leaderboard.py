@@ -28,6 +28,7 @@ Compare = Annotated[
 ]
 
 
+Vectors = Annotated[bool, typer.Option("--vectors", help="Save each figure as PDF and SVG too.")]
 AllFigures = Annotated[bool, typer.Option("--all-figures", help="Draw every model, also where there are more than 20.")]
 
 
@@ -37,6 +38,7 @@ def leaderboard(
     mce_baseline: Baseline = None,
     compare: Compare = None,
     all_figures: AllFigures = False,
+    vectors: Vectors = False,
 ) -> None:
     """Rebuild the leaderboard, its page and the figures from the verdicts of any number of evaluations."""
     from advdpnp.eval.store.model_record import find_models
@@ -48,12 +50,11 @@ def leaderboard(
         )
     for folder in folders:
         find_models(folder)  # a folder named by mistake gets no lock
-    _rebuild(folders, out or folders[0], mce_baseline, published=bool(compare), all_figures=all_figures)
+    figures = {"all_figures": all_figures, "vectors": vectors}
+    _rebuild(folders, out or folders[0], mce_baseline, published=bool(compare), **figures)
 
 
-def _rebuild(
-    folders: Sequence[Path], results: Path, baseline: str | None, *, published: bool, all_figures: bool
-) -> None:
+def _rebuild(folders: Sequence[Path], results: Path, baseline: str | None, *, published: bool, **figures: bool) -> None:
     from advdpnp.eval.analysis.rows import make_rows
     from advdpnp.eval.report.leaderboard import writing_tables
     from advdpnp.eval.report.robustbench import is_published
@@ -65,7 +66,7 @@ def _rebuild(
             rows = make_rows(damaged_are_told.enter_context(readable_results(folders)))
             frame = write_report(rows, results, folders=folders, mce_baseline=baseline, published=published)
         theirs = is_published(frame)
-        show(frame[~theirs], results, rows, all_figures=all_figures)
+        show(frame[~theirs], results, rows, **figures)
         if published:
             console.out.print(
                 f"{theirs.sum()} published rows of this data and threat model: {results / 'leaderboard.md'}",
@@ -74,7 +75,12 @@ def _rebuild(
 
 
 def show(
-    frame: "pd.DataFrame", results: Path, rows: "Sequence[Row] | None" = None, *, all_figures: bool = False
+    frame: "pd.DataFrame",
+    results: Path,
+    rows: "Sequence[Row] | None" = None,
+    *,
+    all_figures: bool = False,
+    vectors: bool = False,
 ) -> None:
     """Draw the figures of a results folder and print rows of its leaderboard with their notes."""
     from advdpnp.eval.analysis.columns import accuracy_columns, row_key
@@ -88,7 +94,7 @@ def show(
 
     with writing_tables(results):
         every = make_rows(find_results([results])) if rows is None else rows
-        figures = draw_rows(every, results, everything=all_figures)
+        figures = draw_rows(every, results, everything=all_figures, vectors=vectors)
     numbers = [name for name in accuracy_columns(frame) if frame[name].notna().any()]
     console.print_leaderboard(
         frame.assign(threat=frame["norm"] + " " + frame["eps_text"]),

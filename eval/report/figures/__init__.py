@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from advdpnp.base.plotting import model_colours
+from advdpnp.base.plotting import Look, also_vectors, looks
 from advdpnp.eval.analysis.rows import Row, make_rows
 from advdpnp.eval.report.figures.accuracy import draw_accuracy
 from advdpnp.eval.report.figures.corruptions import draw_corruptions
@@ -20,7 +20,7 @@ from advdpnp.eval.store.reader import find_results
 MANY = 20
 """Models that a figure can show at once."""
 
-_FIGURES: tuple[Callable[[Sequence[Row], dict[str, str], Path], list[Path]], ...] = (
+_FIGURES: tuple[Callable[[Sequence[Row], dict[str, Look], Path], list[Path]], ...] = (
     draw_accuracy,
     draw_accuracy_against_eps,
     draw_corruptions,
@@ -30,7 +30,7 @@ _FIGURES: tuple[Callable[[Sequence[Row], dict[str, str], Path], list[Path]], ...
 
 
 def draw_figures(folders: Sequence[Path], out: Path) -> list[Path]:
-    """Draw everything that the results in ``folders`` allow, as PNG files in ``out``; a model has one colour in all.
+    """Draw everything that the results in ``folders`` allow, as PNG files in ``out``; a method has one colour in all.
 
     Returns:
         The files written.
@@ -41,18 +41,20 @@ def draw_figures(folders: Sequence[Path], out: Path) -> list[Path]:
     return draw_rows(make_rows(find_results(folders)), out)
 
 
-def draw_rows(rows: Sequence[Row], out: Path, *, everything: bool = False) -> list[Path]:
+def draw_rows(rows: Sequence[Row], out: Path, *, everything: bool = False, vectors: bool = False) -> list[Path]:
     """The same for rows already in hand.
 
     Args:
         everything: draw all models. Otherwise, of more than ``MANY``, figures show the best ones of each threat model,
             and none shows a single model.
+        vectors: save each figure as PDF and SVG too.
     """
     rows, figures = with_distinct_names(rows), _FIGURES
     if not everything and is_crowded(rows):
         rows, figures = best_rows(rows, MANY), tuple(draw for draw in _FIGURES if draw is not draw_examples)
-    colours = model_colours(sorted({row.model.name for row in rows}))
-    return [path for draw in figures for path in draw(rows, colours, out)]
+    drawn = looks({row.model.name: row.model.method for row in rows})
+    with also_vectors(vectors):
+        return [path for draw in figures for path in draw(rows, drawn, out)]
 
 
 def is_crowded(rows: Sequence[Row]) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 
-from advdpnp.base.plotting import GRID, INK, QUIET, bare, drawing
+from advdpnp.base.plotting import GRID, INK, QUIET, Look, bare, drawing
 from advdpnp.eval.analysis.curves import direct_attacks, estimate
 from advdpnp.eval.analysis.rows import Row
 from advdpnp.eval.store.key import file_name
@@ -16,12 +16,12 @@ PANEL = 1.55  # inches
 LINE = 0.34
 
 
-def draw_accuracy(rows: Sequence[Row], colours: dict[str, str], out: Path) -> list[Path]:
+def draw_accuracy(rows: Sequence[Row], looks: dict[str, Look], out: Path) -> list[Path]:
     """One figure per data set, threat model and seed: ``accuracy-digits-linf-0.1.png``."""
     paths = []
     for group in grouped(rows):
         paths.append(out / f"accuracy-{suffix(group[0], rows)}.png")
-        _draw(group, colours, paths[-1])
+        _draw(group, looks, paths[-1])
     return paths
 
 
@@ -42,7 +42,7 @@ def suffix(row: Row, rows: Sequence[Row]) -> str:
     return f"{file_name(row.dataset)}{data}-{row.threat.norm}-{file_name(row.threat.eps_text)}{seed}"
 
 
-def _draw(rows: list[Row], colours: dict[str, str], path: Path) -> None:
+def _draw(rows: list[Row], looks: dict[str, Look], path: Path) -> None:
     rows = sorted(
         rows,
         key=lambda row: (
@@ -57,7 +57,7 @@ def _draw(rows: list[Row], colours: dict[str, str], path: Path) -> None:
     with drawing(path, PANEL * len(panels), LINE * len(rows) + 0.8) as figure:
         axes = figure.subplots(1, len(panels), sharey=True, squeeze=False, gridspec_kw={"wspace": 0.16})[0]
         for axis, panel in zip(axes, panels, strict=True):
-            _draw_panel(axis, panel, rows, colours)
+            _draw_panel(axis, panel, rows, looks)
         axes[0].set_yticks(range(len(rows)), [row.model.name for row in rows])
         axes[0].tick_params(axis="y", pad=6)
         axes[0].set_ylim(len(rows) - 0.4, -0.6)
@@ -74,7 +74,7 @@ def _draw(rows: list[Row], colours: dict[str, str], path: Path) -> None:
         )  # fmt: skip
 
 
-def _draw_panel(axis: Axes, panel: str, rows: list[Row], colours: dict[str, str]) -> None:
+def _draw_panel(axis: Axes, panel: str, rows: list[Row], looks: dict[str, Look]) -> None:
     strong = panel == "worst case"
     axis.set_title(panel, loc="left", pad=5, fontweight="bold" if strong else "normal")
     axis.set_xlim(-3, 126)
@@ -90,7 +90,7 @@ def _draw_panel(axis: Axes, panel: str, rows: list[Row], colours: dict[str, str]
             axis.text(2, place, "not run", va="center", fontsize=7.5, color=QUIET)
             continue
         value, low, high = estimate(wrong)
-        colour = colours[row.model.name]
+        colour = looks[row.model.name].hex
         axis.barh(place, value, height=0.56, color=colour, alpha=1.0 if strong else 0.62, linewidth=0)
         axis.plot([low, high], [place, place], color=INK, linewidth=1.1, solid_capstyle="butt")
         axis.text(

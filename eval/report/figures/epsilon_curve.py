@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 
-from advdpnp.base.plotting import GRID, QUIET, bare, drawing, end_labels
+from advdpnp.base.plotting import GRID, QUIET, Look, bare, drawing, end_labels
 from advdpnp.eval.analysis.curves import CommonWorstCase, EpsilonCurve, eps_labels, epsilon_curves
 from advdpnp.eval.analysis.rows import Row
 from advdpnp.eval.store.key import file_name
 
 
-def draw_accuracy_against_eps(rows: Sequence[Row], colours: dict[str, str], out: Path) -> list[Path]:
+def draw_accuracy_against_eps(rows: Sequence[Row], looks: dict[str, Look], out: Path) -> list[Path]:
     """One figure per data set, norm and seed: ``accuracy-against-eps-digits-linf.png``."""
     groups: dict[tuple[str, str, str, int], list[Row]] = defaultdict(list)
     for row in rows:
@@ -24,12 +24,12 @@ def draw_accuracy_against_eps(rows: Sequence[Row], colours: dict[str, str], out:
         data_suffix = f"-{data[:8]}" if len({key[1] for key in groups if key[0] == dataset}) > 1 else ""
         seed_suffix = f"-seed{seed}" if len({key[3] for key in groups}) > 1 else ""
         path = out / f"accuracy-against-eps-{file_name(dataset)}{data_suffix}-{norm}{seed_suffix}.png"
-        _draw(group, colours, path)
+        _draw(group, looks, path)
         paths.append(path)
     return paths
 
 
-def _draw(rows: list[Row], colours: dict[str, str], path: Path) -> None:
+def _draw(rows: list[Row], looks: dict[str, Look], path: Path) -> None:
     # The same attacks at every point, or the curve would show which attacks ran rather than what the model is worth.
     worst_case = CommonWorstCase.of(rows)
     labels = eps_labels(rows)
@@ -37,7 +37,7 @@ def _draw(rows: list[Row], colours: dict[str, str], path: Path) -> None:
     with drawing(path, 6.2, 3.8) as figure:
         axes = figure.subplots()
         ends = {
-            curve.row.model.name: _draw_curve(axes, curve, colours[curve.row.model.name])
+            curve.row.model.name: _draw_curve(axes, curve, looks[curve.row.model.name])
             for curve in epsilon_curves(rows, worst_case)
         }
         axes.set_xlim(0, largest)
@@ -49,7 +49,7 @@ def _draw(rows: list[Row], colours: dict[str, str], path: Path) -> None:
         axes.yaxis.grid(True, color=GRID, linewidth=0.8)
         axes.set_axisbelow(True)
         bare(axes, keep="bottom")
-        end_labels(axes, ends, colours, 5.2)
+        end_labels(axes, ends, {name: look.hex for name, look in looks.items()}, 5.2)
         axes.set_xlabel(f"eps ({rows[0].threat.norm})", labelpad=6)
         sizes = sorted({row.n for row in rows})
         n = f"{sizes[0]:,}" if len(sizes) == 1 else f"{sizes[0]:,} to {sizes[-1]:,}"
@@ -75,9 +75,9 @@ def _legible(ticks: list[float], largest: float) -> list[float]:
     return kept + ticks[-1:]
 
 
-def _draw_curve(axes: Axes, curve: EpsilonCurve, colour: str) -> tuple[float, float]:
+def _draw_curve(axes: Axes, curve: EpsilonCurve, look: Look) -> tuple[float, float]:
     """Draw one model; returns its last point. Two points are no curve: they get error bars and no line."""
-    eps = [eps for eps, _ in curve.points]
+    eps, colour = [eps for eps, _ in curve.points], look.hex
     values, low, high = np.array([accuracy for _, accuracy in curve.points]).T
     joined = len(eps) > 2
     if joined:
@@ -85,7 +85,7 @@ def _draw_curve(axes: Axes, curve: EpsilonCurve, colour: str) -> tuple[float, fl
     else:
         axes.vlines(eps, low, high, color=colour, alpha=0.5, linewidth=1.4, clip_on=False)
     axes.plot(
-        eps, values, "-o" if joined else "o", color=colour, linewidth=1.8, markersize=4.5, markeredgecolor="white",
-        markeredgewidth=0.6, clip_on=False, zorder=3,
+        eps, values, f"-{look.marker}" if joined else look.marker, color=colour, linewidth=1.8, markersize=4.5,
+        markeredgecolor="white", markeredgewidth=0.6, clip_on=False, zorder=3,
     )  # fmt: skip
     return eps[-1], float(values[-1])

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from advdpnp.base.plotting import INK, QUIET, drawing, signed_colours
+from advdpnp.base.plotting import INK, QUIET, Look, drawing, saves_vectors, signed_colours
 from advdpnp.eval.analysis.rows import Examples, Row
 from advdpnp.eval.store.key import file_name
 
@@ -16,7 +16,7 @@ FOOLED = "#C44601"
 _FITS = 13  # characters of bold type at the normal size that a cell is wide enough for
 
 
-def draw_examples(rows: Sequence[Row], colours: dict[str, str], out: Path) -> list[Path]:
+def draw_examples(rows: Sequence[Row], looks: dict[str, Look], out: Path) -> list[Path]:
     """A sheet per row, of its most expensive attack with images: ``examples-<model>-digits-linf-0.1-cw.png``."""
     paths = []
     several = len({row.seed for row in rows if row.attacks}) > 1
@@ -27,7 +27,11 @@ def draw_examples(rows: Sequence[Row], colours: dict[str, str], out: Path) -> li
         model = f"{file_name(row.model.name)}-{row.model.weights_hash[:8]}"
         threat = f"{row.threat.norm}-{file_name(row.threat.eps_text)}{f'-seed{row.seed}' if several else ''}"
         path = out / f"examples-{model}-{file_name(row.dataset)}-{threat}-{file_name(attack)}.png"
-        if not path.exists() or path.stat().st_mtime < row.attacks[attack].images_path.stat().st_mtime:
+        if (
+            saves_vectors()
+            or not path.exists()
+            or path.stat().st_mtime < row.attacks[attack].images_path.stat().st_mtime
+        ):
             _draw(row, row.examples, path)
         paths.append(path)
     return paths

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from advdpnp.attacks.algorithms.transfer import PREFIX
-from advdpnp.base.plotting import QUIET, drawing, heat_cells
+from advdpnp.base.plotting import QUIET, Look, drawing, heat_cells
 from advdpnp.eval.analysis.curves import (
     accuracy_under,
     clean_accuracy,
@@ -21,7 +21,7 @@ from advdpnp.eval.report.figures.accuracy import grouped, suffix
 _CELL = 0.62  # inches
 
 
-def draw_transfer(rows: Sequence[Row], colours: dict[str, str], out: Path) -> list[Path]:
+def draw_transfer(rows: Sequence[Row], looks: dict[str, Look], out: Path) -> list[Path]:
     """One matrix per data set, threat model and seed where there is any: ``transfer-digits-linf-0.1.png``."""
     paths = []
     for group in grouped(rows):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from advdpnp.base.plotting import Look, looks
 from advdpnp.eval.analysis.columns import row_key
 from advdpnp.eval.analysis.rows import Row
 from advdpnp.eval.diagnostics.flag import Flag
@@ -18,9 +19,6 @@ from advdpnp.eval.report.tables import Table, cut_into_tables
 
 SHOWN = 100
 """Rows of each threat model that the page shows at once: more come on demand, in the leaderboard alone."""
-
-COLOURS = 11
-"""Distinct ones of the style sheet; more models repeat them with another mark."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +31,7 @@ class Model:
         method, architecture: as tables show them.
         parameters: their number.
         flagged: whether any of its rows raised a flag.
+        look: its colour and its mark, as in the figures.
     """
 
     number: int
@@ -41,11 +40,12 @@ class Model:
     architecture: str
     parameters: int
     flagged: bool
+    look: Look
 
     @property
     def colour(self) -> int:
         """Place in the palette."""
-        return self.number % COLOURS
+        return self.look.colour
 
 
 @dataclass(frozen=True)
@@ -89,8 +89,9 @@ class PageContext:
         """All models, by name."""
         known = {(row.model.name, row.model.weights_hash): row.model for row in self.all_named_rows}
         flagged = set(self.frame.loc[self.frame["flags"] != "", "weights_hash"])
+        drawn = looks({name: each.method for (name, _), each in known.items()})
         return [
-            Model(number, name, each.method, each.architecture, each.parameters, weights in flagged)
+            Model(number, name, each.method, each.architecture, each.parameters, weights in flagged, drawn[name])
             for number, ((name, weights), each) in enumerate(sorted(known.items()))
         ]
 

@@ -15,7 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from advdpnp.eval.analysis.rows import Row
-from advdpnp.eval.report.html.context import COLOURS, Model, PageContext
+from advdpnp.eval.report.html.context import Model, PageContext
 from advdpnp.eval.report.html.section import Section
 from advdpnp.eval.report.html.sections import SECTIONS
 from advdpnp.eval.report.leaderboard import Flags, to_json
@@ -96,7 +96,7 @@ def _searchable(model: Model) -> dict[str, Any]:
         "architecture": model.architecture,
         "flagged": model.flagged,
         "colour": model.colour,
-        "mark": model.number // COLOURS,
+        "mark": model.look.mark,
     }
 
 

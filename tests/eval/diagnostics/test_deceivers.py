@@ -106,6 +106,39 @@ def test_each_deceiver_raises_its_flag(trained: Any, zoo: dict[str, Any], name: 
     assert set(found) <= set(FLAGS)
 
 
+class Plateau(nn.Module):
+    """Near a level of 255 it sees the level alone, so that a clean image has no gradient; noise goes beyond."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        level = (x * 255).round() / 255
+        answer: torch.Tensor = self.net(torch.where((x - level).abs() < 0.1 / 255, level.detach(), x))
+        return answer
+
+
+def test_a_net_that_stops_minimum_norm_searches_alone_is_flagged(trained: Any) -> None:
+    net, x, y = trained
+    x, y = x[:40], y[:40]
+    options: dict[str, Any] = {"norm": "l2", "eps": 3.0, "attacks": "pgd-20,cw-l2"}
+    honest, deceiver = (evaluate(each, x, y, **options).row.iloc[0] for each in (net, Plateau(net)))
+    assert "minimum-norm" not in honest["flags"].split("; ")
+    assert honest["cw-l2"] <= honest["pgd-20"] < 20
+    assert "minimum-norm" in deceiver["flags"].split("; ")
+    assert deceiver["cw-l2"] == deceiver["clean"] > deceiver["pgd-20"]
+
+
+def test_a_radius_of_linf_under_l2_is_flagged(trained: Any) -> None:
+    def flags(eps: float | str) -> list[str]:
+        row = evaluate(*trained, norm="l2", eps=eps, attacks="pgd-20", sanity=False).row.iloc[0]
+        return str(row["flags"]).split("; ")
+
+    assert "small-eps" in flags("8/255")
+    assert "small-eps" not in flags(3.0)
+
+
 def test_all_deceivers_are_tried(zoo: dict[str, Any]) -> None:
     (mark,) = [mark for mark in test_each_deceiver_raises_its_flag.pytestmark if mark.name == "parametrize"]
     assert set(mark.args[1]) == set(zoo)

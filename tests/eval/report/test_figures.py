@@ -8,8 +8,9 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 import advdpnp
-from advdpnp.base.plotting import end_labels, model_colours, signed_colours, spread_labels
+from advdpnp.base.plotting import _METHODS, Look, end_labels, looks, model_colours, signed_colours, spread_labels
 from advdpnp.base.statistics import wilson
+from advdpnp.cli import run
 from advdpnp.corruption import BENCHMARK, EXTRA
 from advdpnp.eval.analysis.corruptions import corruption_record
 from advdpnp.eval.analysis.curves import (
@@ -20,11 +21,12 @@ from advdpnp.eval.analysis.curves import (
     widest,
 )
 from advdpnp.eval.analysis.rows import make_rows
-from advdpnp.eval.report.figures import draw_figures
+from advdpnp.eval.report.figures import draw_figures, draw_rows
 from advdpnp.eval.report.figures.epsilon_curve import _draw_curve
 from advdpnp.eval.report.figures.study import _bounds, _legible_range
 from advdpnp.eval.report.html.sections.corruptions import _by_severity
 from advdpnp.eval.store.reader import find_results
+from advdpnp.training.methods import METHODS
 
 ROOT = Path(advdpnp.__file__).resolve().parent.parent
 Store = Callable[..., Path]
@@ -73,6 +75,32 @@ def test_the_same_verdicts_give_the_same_bytes(store_model: Store, tmp_path: Pat
     out = store_model("a", {"clean": 0.9, "pgd-20": 0.4})
     one, two = (draw_figures([out], tmp_path / name) for name in "12")
     assert [path.read_bytes() for path in one] == [path.read_bytes() for path in two]
+
+
+def test_figures_are_vectors_too_where_they_are_wanted(store_model: Store, tmp_path: Path) -> None:
+    out = store_model("a", {"clean": 0.9, "pgd-20": 0.4}, images=True)
+    rows = make_rows(find_results([out]))
+    paths = draw_rows(rows, tmp_path)
+    kinds = ("pdf", "svg")
+    assert not any(path.with_suffix(f".{kind}").exists() for path in paths for kind in kinds)
+    assert run(["leaderboard", str(out), "--out", str(tmp_path), "--vectors"]) == 0
+    files = [path.with_suffix(f".{kind}") for path in paths for kind in kinds]
+    first = [path.read_bytes() for path in files]
+    assert [content[:5] for content in first] == [b"%PDF-", b"<?xml"] * len(paths)
+    draw_rows(rows, tmp_path, vectors=True)
+    assert [path.read_bytes() for path in files] == first
+
+
+def test_a_method_has_one_colour_wherever_it_is_drawn() -> None:
+    alone, among = looks({"x": "trades"}), looks({"a": "pgd-at", "b": "trades", "c": "", "d": "", "e": "theirs"})
+    assert alone["x"] == among["b"]
+    assert len({look.colour for look in among.values()}) == 5
+    seeds = looks({f"net-s{seed}": "adv-dpnp" for seed in range(5)})
+    assert {look.colour for look in seeds.values()} == {0}
+    assert [look.marker for look in seeds.values()] == ["o", "s", "^", "D", "o"]
+    assert set(METHODS.names()) == set(_METHODS)
+    foreign = looks({f"{number:02}": "" for number in range(25)})
+    assert [tuple(foreign[name]) for name in ("00", "10", "11", "24")] == [(0, 0), (10, 0), (0, 1), (2, 2)]
 
 
 def test_colours_depend_on_the_names_alone() -> None:
@@ -161,7 +189,7 @@ def test_two_points_are_no_curve(store_model: Store) -> None:
     for eps, style in (("8/255", "None"), ("16/255", "-")):
         rows = make_rows(find_results([store_model("a", ROBUST, eps=eps)]))
         (curve,) = epsilon_curves(rows, CommonWorstCase.of(rows))
-        _draw_curve(axes, curve, "black")
+        _draw_curve(axes, curve, Look(0, 0))
         assert axes.lines[-1].get_linestyle() == style
         assert len(axes.lines[-1].get_xdata()) == (2 if style == "None" else 3)
     plt.close("all")
