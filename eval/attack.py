@@ -41,8 +41,9 @@ from advdpnp.eval.config import check_batch_size
 from advdpnp.eval.images import AdversarialImages
 from advdpnp.eval.run.components import choose_precision, small_batch_size
 from advdpnp.eval.run.device import choose_device, on_device, require_answers, user_code
-from advdpnp.eval.run.progress import ModelPlan, Progress, Work, following
+from advdpnp.eval.run.progress import Progress, following
 from advdpnp.eval.run.tasks import PACKAGE_BATCH_SIZE
+from advdpnp.eval.run.work import ModelPlan, Work
 from advdpnp.models.classifier import InputRange, as_classifier
 from advdpnp.models.loading import net_of
 

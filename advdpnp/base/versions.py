@@ -1,10 +1,16 @@
-"""The versions of the software that a result depends on."""
+"""What is recorded of a run besides its options: versions of the software, and the command line."""
 
 import platform
+import shlex
+import sys
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from advdpnp.base.untrusted.text import printable
 
 PACKAGES = ("advdpnp", "torch", "torchvision", "numpy", "torchattacks", "pyautoattack", "robustbench")
+_LONGEST = 10_000
 
 
 def software_versions() -> dict[str, str]:
@@ -21,3 +27,20 @@ def _versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return versions
+
+
+def command_line() -> str:
+    """The command that is running, if it is ours; of absolute paths only the last part, for results are shared."""
+    program = Path(sys.argv[0])
+    if program.name not in ("advdpnp", "advdpnp.exe") and program.parts[-2:] != ("advdpnp", "__main__.py"):
+        return ""
+    return printable(shlex.join(["advdpnp", *map(without_folder, sys.argv[1:])]), _LONGEST)
+
+
+def without_folder(argument: str) -> str:
+    """``--out=/home/me/x`` becomes ``--out=x``, ``npz:/home/x.npz`` ``npz:x.npz``, ``/home/n.py:f`` ``n.py:f``."""
+    option, equals, value = argument.partition("=")
+    if equals and option.startswith("--"):
+        return f"{option}={without_folder(value)}"
+    parts = argument.rpartition(":")
+    return "".join(Path(part).name if Path(part).expanduser().is_absolute() else part for part in parts)

@@ -140,13 +140,13 @@ def _run(
     where: dict[str, Any],
 ) -> None:
     from advdpnp.base.files import folder_lock
+    from advdpnp.base.versions import command_line
     from advdpnp.datasets import load_dataset
     from advdpnp.eval.detection.run import Found
     from advdpnp.eval.detection.run import detect as run
     from advdpnp.eval.detection.table import to_frame
     from advdpnp.eval.report.detection import detection_grids, write_detection
     from advdpnp.eval.report.figures.detection import draw_detection
-    from advdpnp.eval.run.provenance import command_line
 
     @cache
     def whole(held_out: int | None) -> "Dataset":

@@ -94,6 +94,7 @@ class Progress:
         seconds_left: to the end of the run.
         metrics: metrics of the last finished epoch; empty before the first.
         warnings: a sentence for each problem of the last and the best network, with its first and worst epoch.
+        about: what is trained, on how many images and where, in words.
     """
 
     epoch: int
@@ -106,6 +107,7 @@ class Progress:
     seconds_left: float = math.inf
     metrics: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    about: str = ""
 
 
 def train(
@@ -269,6 +271,7 @@ class _Observer:
             seconds_left=self.pace.seconds_left(run.epoch, run.step),
             metrics=run.metrics[-1] if run.metrics else {},
             warnings=run.warnings(),
+            about=run.in_words(),
         )
 
 

@@ -162,6 +162,16 @@ class TrainingRun:
         """Number of the epoch that is saved as ``best``."""
         return int(max(self.metrics, key=self._score)["epoch"])
 
+    def in_words(self) -> str:
+        """What is trained, on how many images and where: "adv-dpnp, resnet18 of 11,173,962 parameters, ..."."""
+        recipe, count = self.recipe, sum(parameter.numel() for parameter in self.network.parameters())
+        processes = f"{self.fabric.world_size} processes on " if self.fabric.world_size > 1 else ""
+        return (
+            f"{recipe.method['name']}, {recipe.model.architecture} of {count:,} parameters, "
+            f"{len(self.dataset.train):,} images of {self.dataset.name}, {recipe.epochs} "
+            f"epoch{'s' * (recipe.epochs > 1)}, {processes}{self.fabric.device}"
+        )
+
     def warnings(self) -> list[str]:
         """A sentence for each problem of the last and the best network."""
         best = self.best_epoch() if self.metrics else None

@@ -17,6 +17,9 @@ _TEXT = (
 )  # fmt: skip
 _SOMETIMES = ("dtype", "samples", "mce_baseline", "standard_autoattack", "source", "venue", "paper", "url")
 
+DISTANCES = ("median_distance:", "mean_distance:")
+"""Before the name of a minimum-norm attack."""
+
 _MEANINGS = {
     "model": "name of the model",
     "clean": "percent of the n images classified right unchanged",
@@ -74,6 +77,11 @@ _MEANINGS = {
 }
 _PATTERNS = (
     (
+        r"(median|mean)_distance:(.+)",
+        "{0} distance of the nearest images that {1} found for samples that are right unchanged; the median counts "
+        "those without one as infinitely far",
+    ),
+    (
         r"(.+)_difference",
         "mean of {0} over the seeds of this group less that of the group in against, in points",
     ),
@@ -98,6 +106,11 @@ def meaning_of(column: str) -> str:
     match = re.fullmatch(pattern, column)
     assert match is not None
     return text.format(*match.groups())
+
+
+def is_distance(column: str) -> bool:
+    """Whether a column holds distances of a minimum-norm attack."""
+    return column.startswith(DISTANCES)
 
 
 def accuracy_columns(frame: pd.DataFrame) -> list[str]:
@@ -127,6 +140,7 @@ def with_types(frame: pd.DataFrame) -> pd.DataFrame:
     kinds: dict[str, Any] = dict.fromkeys(percent_columns(frame), "float64")
     kinds |= dict.fromkeys(("n", "parameters", "seed", "training_seed", "forwards", "backwards", "sanity_n"), "Int64")
     kinds |= {COUNT: "Int64"} if COUNT in frame else {}
+    kinds |= dict.fromkeys([name for name in map(str, frame) if is_distance(name)], "float64")
     numbers = ("eps", "seconds", "min_separation", "training_seconds", "worst_case_p", "worst_case_p_holm")
     kinds |= dict.fromkeys(numbers, "float64")
     kinds |= dict.fromkeys([name for name in map(str, frame) if is_detail(name) or name == "mce"], "float64")

@@ -1,6 +1,7 @@
 """What a row's verdicts tell beside its accuracies: the stages of ensembles, and distances of minimum-norm attacks."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 import numpy as np
 
@@ -31,20 +32,50 @@ def _stages_known(row: Row, attack: str) -> bool:
 
 
 def _stages(row: Row, attack: str, info: AttackInfo) -> str:
-    verdicts, left = row.verdict_rows(attack), ~row.clean_wrong
-    broken, stage = row.misclassified_under(attack), verdicts["stage"].to_numpy()
+    broken = row.misclassified_under(attack) & ~row.clean_wrong
+    stage = row.verdict_rows(attack)["stage"].to_numpy()
+    names = ["-".join(filter(None, (each.family, each.loss if each.family == "apgd" else ""))) for each in info.stages]
+    counts = {name: int((broken & (stage == number)).sum()) for number, name in enumerate(names)}
+    return after_stages(row.n, int(row.clean_wrong.sum()), counts)
+
+
+def after_stages(n: int, wrong: int, broken: Mapping[str, int]) -> str:
+    """Accuracy in percent after each stage of an ensemble on ``n`` samples, of which ``wrong`` are so unchanged."""
+    left = n - wrong
     told = []
-    for number, each in enumerate(info.stages):
-        left = left & ~(broken & (stage == number))
-        name = "-".join(filter(None, (each.family, each.loss if each.family == "apgd" else "")))
-        told.append(f"{100 * left.mean():.2f} % after {name}")
+    for name, count in broken.items():
+        left -= count
+        told.append(f"{100 * left / n:.2f} % after {name}")
     return ", ".join(told)
 
 
-def _distances(row: Row, attack: str) -> str:
+class Distances(NamedTuple):
+    """Distances of the nearest adversarial images, over samples that are right unchanged.
+
+    Attributes:
+        median: those without one count as infinitely far; NaN where half of them or more are.
+        mean: of those that have one; NaN where none has.
+        found: how many have one.
+        right: how many samples there are.
+    """
+
+    median: float
+    mean: float
+    found: int
+    right: int
+
+
+def distances(row: Row, attack: str) -> Distances:
+    """What a minimum-norm attack found."""
     norms = row.verdict_rows(attack)["norm"].to_numpy()[~row.clean_wrong]
-    if not np.isfinite(norms).any():
-        return "found no adversarial image"
     found = norms[np.isfinite(norms)]
-    median = f"median {np.median(norms):.4g}, " if len(found) > len(norms) / 2 else ""
-    return f"has distances of {median}mean {found.mean():.4g} ({len(found)} of {len(norms)} images)"
+    median = float(np.median(norms)) if len(found) > len(norms) / 2 else np.nan
+    return Distances(median, float(found.mean()) if len(found) else np.nan, len(found), len(norms))
+
+
+def _distances(row: Row, attack: str) -> str:
+    told = distances(row, attack)
+    if not told.found:
+        return "found no adversarial image"
+    median = "" if np.isnan(told.median) else f"median {told.median:.4g}, "
+    return f"has distances of {median}mean {told.mean:.4g} ({told.found} of {told.right} images)"

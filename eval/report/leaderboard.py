@@ -11,7 +11,7 @@ import pandas as pd
 
 from advdpnp.base.files import folder_lock, write_text
 from advdpnp.base.statistics import wilson
-from advdpnp.eval.analysis.columns import meaning_of, row_key, with_types
+from advdpnp.eval.analysis.columns import DISTANCES, meaning_of, row_key, with_types
 from advdpnp.eval.analysis.corruptions import (
     COUNT,
     MEAN,
@@ -20,6 +20,7 @@ from advdpnp.eval.analysis.corruptions import (
     mean_corruption_errors,
 )
 from advdpnp.eval.analysis.rows import Row, make_rows, order_attacks
+from advdpnp.eval.analysis.search_notes import distances
 from advdpnp.eval.analysis.seeds import summarise_seeds
 from advdpnp.eval.analysis.significance import against_the_best
 from advdpnp.eval.diagnostics.flag import Flag
@@ -74,10 +75,12 @@ def tabulate_rows(rows: Sequence[Row], mce_baseline: str | None = None, flags: F
             record |= {"mce": mce, "mce_baseline": mce_baseline, "mce_note": why}
     for record, chance in zip(records, against_the_best(rows), strict=True):
         record |= {"worst_case_p": chance.p, "worst_case_p_holm": chance.corrected}
+    nearest = [f"{kind}{attack}" for attack in attacks for kind in DISTANCES]
     bounds = [f"{name}_{side}" for name in accuracies for side in ("low", "high")]
     columns = [
         "model", *accuracies, "n", "flags", "method", "architecture", "parameters", "min_separation",
         "training_seconds", "worst_case_p", "worst_case_p_holm", *detail_columns(records),
+        *(name for name in nearest if any(name in record for record in records)),
         *(("mce", "mce_baseline", "mce_note") if mce_baseline else ()),
         *(("dtype",) if any(record["dtype"] for record in records) else ()), *bounds, "norm", "eps", "eps_text",
         "seed", "dataset", "corruption_source", "weights_hash", "data_hash", "definitions", "versions", "device",
@@ -162,6 +165,8 @@ def _record(row: Row, flags: Sequence[Flag]) -> dict[str, Any]:
     units = [row.clean, *row.attacks.values()]
     if row.cells:
         record |= _corruption_record(row)
+    for attack in (label for label, info in row.attack_infos.items() if info.minimum_norm):
+        record |= {f"{kind}{attack}": value for kind, value in zip(DISTANCES, distances(row, attack)[:2], strict=True)}
     newest = max(units, key=lambda unit: unit.date)
     verdicts = [row.verdict_rows(attack) for attack in row.attacks]
     return record | {

@@ -6,6 +6,7 @@ import pandas as pd
 
 from advdpnp.base.columns import RESERVED
 from advdpnp.base.untrusted.text import markdown
+from advdpnp.eval.analysis.columns import is_distance
 from advdpnp.eval.analysis.corruptions import GROUP_COLUMNS, MEAN, TYPE, corruption_notes, is_detail
 from advdpnp.eval.diagnostics.texts import FLAGS
 from advdpnp.eval.report.robustbench import is_published, published_grids
@@ -65,7 +66,7 @@ def _block(shown: Table) -> str:
     if shown.flags:
         meanings = ((code, FLAGS[code]) for code in shown.flags)
         lines += ["", *(f"- `{code}`: {each.explanation}. Remedy: {each.remedy}." for code, each in meanings)]
-    return "\n".join([*lines, *_corruption_tables(shown.part)]) + "\n"
+    return "\n".join([*lines, *_distances(shown.part), *_corruption_tables(shown.part)]) + "\n"
 
 
 def _accuracy(shown: Table, row: pd.Series, name: str) -> str:
@@ -73,6 +74,16 @@ def _accuracy(shown: Table, row: pd.Series, name: str) -> str:
     if shown.is_best(row, name):
         return f"**{text}**"
     return f"{text}{_MARK}" if shown.not_significantly_worse(row, name) else text
+
+
+def _distances(part: pd.DataFrame) -> list[str]:
+    """Distances of minimum-norm attacks by model."""
+    names = [str(name) for name in part if is_distance(str(name)) and part[name].notna().any()]
+    if not names:
+        return []
+    heads = [escape(name.replace("_distance:", " distance of ")) for name in names]
+    rows = ([escape(str(row["model"])), *(number(row[name], 4) for name in names)] for _, row in part.iterrows())
+    return ["", *table(["model", *heads], rows)]
 
 
 def _corruption_tables(part: pd.DataFrame) -> list[str]:

@@ -10,6 +10,7 @@ from advdpnp.attacks.engine.precision import check_precision
 from advdpnp.attacks.names import FEW_CLASSES
 from advdpnp.base.errors import AdvdpnpError, ModelError
 from advdpnp.base.randomness import isolated_rng
+from advdpnp.base.versions import command_line
 from advdpnp.corruption import as_bytes
 from advdpnp.datasets import Dataset
 from advdpnp.eval.analysis.rows import Row, make_rows
@@ -21,7 +22,6 @@ from advdpnp.eval.run.device import choose_device
 from advdpnp.eval.run.model_run import run_model
 from advdpnp.eval.run.plan import Plan
 from advdpnp.eval.run.progress import Progress
-from advdpnp.eval.run.provenance import command_line
 from advdpnp.eval.run.results import Results
 from advdpnp.eval.store.reader import StoredEvaluation
 from advdpnp.models.loading import LoadedModel

@@ -17,10 +17,10 @@ from advdpnp.base.errors import AdvdpnpError, ModelError
 from advdpnp.eval.run.components import choose_precision
 from advdpnp.eval.run.device import device_name, on_device
 from advdpnp.eval.run.plan import Plan
-from advdpnp.eval.run.progress import ModelPlan, Work
 from advdpnp.eval.run.results import ModelResults, Results, identity_of
 from advdpnp.eval.run.subject import FirstLook, Subject, first_look, measurements_of
 from advdpnp.eval.run.tasks import NearestTask, Task
+from advdpnp.eval.run.work import ModelPlan, Work
 from advdpnp.eval.store.key import EvaluationKey
 from advdpnp.eval.store.schema import FOUND
 from advdpnp.eval.store.writer import Pack, VerdictCollector
@@ -163,6 +163,10 @@ class OpenUnit:
             x = self.plan.images(columns["sample"][wanted]).numpy()
             self.writer.add(columns, wanted, x, findings.x_adv[torch.from_numpy(wanted)].numpy())
         self.plan.progress.advance(len(findings), int((~findings.success).sum()))
+        if stages := getattr(getattr(self.task, "attack", None), "stages", ()):
+            searched = findings.stage[findings.success & (findings.norm > 0)]  # at 0 it was wrong unchanged
+            counts = searched.clamp(min=0).bincount(minlength=len(stages)).tolist()
+            self.plan.progress.stages({stage.name: count for stage, count in zip(stages, counts, strict=True)})
 
 
 class ModelRun:
@@ -185,7 +189,7 @@ class ModelRun:
         warnings: list[str],
     ) -> None:
         self.name, self.plan, self.store, self.look = loaded.name, plan, store, look
-        self._hash, self._warnings = loaded.weights_hash, warnings
+        self._hash, self._parameters, self._warnings = loaded.weights_hash, loaded.parameters, warnings
         self.asked = list(dict.fromkeys(task.key.label for task in tasks if task.key.threat is not None))
         if not look.randomised:
             self._compare_with_stored(tasks[0].key)
@@ -195,7 +199,10 @@ class ModelRun:
     def work(self, tasks: list[Task], models_left: int = 0) -> ModelPlan:
         """What is going to be done."""
         work = [self._work(task) for task in tasks]
-        return ModelPlan(self.name, work, self.look.right, self.look.seconds, models_left)
+        device = device_name(self.plan.device)
+        return ModelPlan(
+            self.name, work, self.look.right, self.look.seconds, models_left, device, self._parameters
+        )  # fmt: skip
 
     def _work(self, task: Task) -> Work:
         """What is missing of a task."""

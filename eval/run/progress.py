@@ -7,58 +7,18 @@ left is estimated from evaluations still to come, not from samples that are done
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 from advdpnp.attacks.engine.status import SearchStatus
 from advdpnp.base.live import clock_time, live
 from advdpnp.base.statistics import wilson
+from advdpnp.eval.analysis.search_notes import after_stages
 from advdpnp.eval.run.cluster.fleet import Fleet
+from advdpnp.eval.run.work import ModelPlan, Work, corruptions_in_words, plan_in_words
 from advdpnp.eval.store.key import CLEAN, CORRUPTION
 
 _WINDOW = 30.0  # seconds; an estimate follows the speed of the stage that runs now
 _ENOUGH = 2.0  # seconds that must be measured before a speed is believed
 _WORTH_A_LINE = 1.0  # seconds; quicker evaluations leave no line, but attacks do
-
-
-@dataclass(frozen=True)
-class Work:
-    """One evaluation to come.
-
-    Attributes:
-        unit: as tables call it ("pgd-20, linf 8/255").
-        threat: label of the threat model; "" for clean and corrupted images.
-        samples: that have no verdict yet.
-        cost: model evaluations (forwards and backwards) of a sample that survives; None if the attack does not say.
-    """
-
-    unit: str
-    threat: str
-    samples: int
-    cost: int | None
-
-
-@dataclass(frozen=True)
-class ModelPlan:
-    """What is going to be done with one model.
-
-    Attributes:
-        model: its name.
-        work: in order.
-        right: share of the first images that it classifies correctly.
-        seconds: per evaluation of one image, as measured on these; None without a measurement.
-        models_left: how many models come after it.
-    """
-
-    model: str
-    work: Sequence[Work]
-    right: float
-    seconds: float | None
-    models_left: int = 0
-
-    @property
-    def most(self) -> int:
-        """Evaluations if every image survives every attack."""
-        return sum(work.samples * (work.cost or 0) for work in self.work)
 
 
 class Progress:
@@ -79,6 +39,9 @@ class Progress:
     def advance(self, samples: int, robust: int) -> None:
         """``samples`` more are decided, of which ``robust`` are still classified correctly."""
 
+    def stages(self, broken: Mapping[str, int]) -> None:
+        """Of the samples of the last ``advance``, how many each stage of an ensemble has broken."""
+
     def search(self, status: SearchStatus) -> None:
         """How far the search is; about once a second."""
 
@@ -98,6 +61,7 @@ class _Unit:
     def __init__(self, name: str, total: int, work: Work, began: float) -> None:
         self.name, self.total, self.work, self.began = name, total, work, began
         self.decided = self.robust = 0
+        self.stages: Mapping[str, int] = {}  # samples that each stage of an ensemble has broken
         self.status: SearchStatus | None = None
         self.marks: tuple[tuple[float, int], ...] = ()  # times and evaluations by then
         self.seconds, self.evaluations = 0.0, 0  # of the search, without what comes before and after it
@@ -119,6 +83,11 @@ class _Unit:
     @property
     def broken(self) -> int:
         return self.decided - self.robust
+
+    @property
+    def after_stages(self) -> str:
+        """Accuracy after each stage of an ensemble; before the end a bound."""
+        return after_stages(self.total, self.broken - sum(self.stages.values()), self.stages) if self.stages else ""
 
     @property
     def pace(self) -> float | None:
@@ -187,6 +156,11 @@ class Course(Progress):
             self._unit.robust += robust
             self._unit.decided += samples
 
+    def stages(self, broken: Mapping[str, int]) -> None:
+        if self._unit is not None:
+            known = self._unit.stages
+            self._unit.stages = {name: known.get(name, 0) + count for name, count in broken.items()}
+
     def search(self, status: SearchStatus) -> None:
         if self._unit is not None:
             self._unit.search(status, self._clock())
@@ -212,7 +186,8 @@ class Course(Progress):
             if not self._cells_left:
                 self._say_cells()
         elif attacked or gone > _WORTH_A_LINE:
-            self._say(f"{unit.name}  {_result(unit)}  {gone:.0f} s")
+            stages = f"  {unit.after_stages}" if unit.stages else ""
+            self._say(f"{unit.name}  {_result(unit)}{stages}  {gone:.0f} s")
 
     def _say_cells(self) -> None:
         """One line for all corruptions of a model."""
@@ -220,7 +195,7 @@ class Course(Progress):
         right = 100 * sum(cell.robust / cell.total for cell in cells) / len(cells)
         model = cells[0].name.removesuffix(cells[0].work.unit).rstrip()
         seconds = sum(cell.seconds for cell in cells)
-        self._say(f"{model}  {_corruptions(len(cells))}  right {right:.1f} % on average  {seconds:.0f} s")
+        self._say(f"{model}  {corruptions_in_words(len(cells))}  right {right:.1f} % on average  {seconds:.0f} s")
 
     @property
     def _cells_left(self) -> int:
@@ -270,6 +245,8 @@ class Course(Progress):
         stages = unit.status.undecided if unit.status else {}
         if stages and not (len(stages) == 1 and unit.work.unit.startswith(next(iter(stages)))):
             parts.append(", ".join(f"{samples} in {stage}" for stage, samples in stages.items()))
+        if unit.stages:
+            parts.append(f"at most {unit.after_stages}")
         parts.append(f"{clock_time(gone)} gone")
         here, everything = self.left()
         if here is not None:
@@ -305,37 +282,6 @@ def following(progress: Progress | bool | None) -> Iterator[Progress]:
         course = Course(lambda text: say(text))
         with live(course.lines, course.share) as say:
             yield course
-
-
-def plan_in_words(plan: ModelPlan) -> list[str]:
-    """What will be done with a model, how much that is at most, and how long it may take."""
-    todo = [work for work in plan.work if work.samples]
-    if not todo:
-        return [f"{plan.model}: everything that was asked for is stored already"]
-    cells = [work for work in todo if work.unit.startswith(CORRUPTION)]
-    units = [work.unit for work in todo if work not in cells]
-    if cells:
-        units.append(_corruptions(len(cells)))
-    most = max(work.samples for work in todo)
-    lines = [f"{plan.model}: {most:,} image{'s' * (most > 1)} under {'; '.join(units)}"]
-    attacks = [work for work in todo if work.threat]
-    if attacks:
-        unknown = "" if all(work.cost is not None for work in attacks) else ", and attacks that do not say their cost"
-        lines.append(f"{plan.model}: at most {plan.most:,} forwards and backwards{unknown}{_time_of(plan)}")
-    return lines
-
-
-def _time_of(plan: ModelPlan) -> str:
-    if plan.seconds is None:
-        return ""
-    others = sum(work.samples for work in plan.work if not work.threat)
-    longest = sum(work.samples * (work.cost or 0) for work in plan.work if work.threat) * plan.right
-    most, half = (clock_time((others + part) * plan.seconds) for part in (longest, longest / 2))
-    return f"; about {most} if no image breaks, {half} if half do"
-
-
-def _corruptions(count: int) -> str:
-    return f"{count} corruption{'s' * (count > 1)}"
 
 
 def _result(unit: _Unit) -> str:

@@ -103,7 +103,8 @@ def test_a_run_ends_with_the_figures_of_what_is_evaluated(
     words = ["train", "--recipe", "pgd-at", "--dataset", "digits", "--epochs", "2", "--device", "cpu", "--set"]
     words += ["attack.steps=1", "--architecture", "pixels", "--out", str(tmp_path), "--name", "net"]
     assert run(words) == 0
-    said = capsys.readouterr().out
+    said, header = capsys.readouterr()
+    assert re.search(r"^net  pgd-at, pixels of [\d,]+ parameters, 1,\d+ images of digits, 2 epochs, cpu", header)
     assert "2 epochs, the best is 1 with validation accuracy 25.0 % clean, 50.0 % under PGD" in " ".join(said.split())
     best, last = (
         load_model(str(tmp_path / "net" / f"{name}.safetensors")).metric("epoch") for name in ("best", "last")

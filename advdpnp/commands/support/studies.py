@@ -10,6 +10,7 @@ from tabulate import tabulate
 
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.base.files import write_text
+from advdpnp.base.versions import command_line
 from advdpnp.commands.support.console import out as console
 from advdpnp.commands.support.training import training_bar
 from advdpnp.datasets.base import Dataset
@@ -17,7 +18,6 @@ from advdpnp.eval.api import evaluate
 from advdpnp.eval.report.figures.study import draw_study
 from advdpnp.eval.run.cluster.calls import run_calls
 from advdpnp.eval.run.cluster.connection import Cluster
-from advdpnp.eval.run.provenance import command_line
 from advdpnp.eval.store.key import file_name, short_hash
 from advdpnp.models.loading import load_model
 from advdpnp.models.network import Network

@@ -68,6 +68,8 @@ class _View:
         before, self._last = self._last, state
         if before is None:
             self._bar.start()
+            if state.about:
+                self._say(f"{self._name}  {state.about}")
         known = math.isfinite(state.seconds_left)
         left = duration(state.seconds_left) if known else "?"
         self._bar.update(self._task, total=state.steps, completed=state.step, note=_note(state), left=left)

@@ -13,10 +13,10 @@ from advdpnp.eval.run.cluster.pieces import SIXTEENTH, Group, fewest
 from advdpnp.eval.run.cluster.worker import Found, Hello, Job
 from advdpnp.eval.run.model_run import ModelRun, OpenUnit
 from advdpnp.eval.run.plan import Plan
-from advdpnp.eval.run.progress import ModelPlan
 from advdpnp.eval.run.results import ModelResults, Results, identity_of
 from advdpnp.eval.run.subject import FirstLook, tasks_of
 from advdpnp.eval.run.tasks import NearestTask, Setting, Task
+from advdpnp.eval.run.work import ModelPlan
 from advdpnp.eval.store.key import EvaluationKey
 from advdpnp.eval.store.writer import Pack
 from advdpnp.models.loading import LoadedModel

@@ -4,11 +4,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from advdpnp.cli import run
+from advdpnp.eval.analysis.columns import meaning_of, read_leaderboard
 from advdpnp.eval.analysis.rows import make_rows
 from advdpnp.eval.analysis.search_notes import search_notes
+from advdpnp.eval.report.html import to_html
+from advdpnp.eval.report.leaderboard import build_leaderboard, write_leaderboard
+from advdpnp.eval.report.markdown import to_markdown
 from advdpnp.eval.store.reader import find_results
 
 Store = Callable[..., Path]
@@ -47,9 +52,20 @@ def test_an_ensemble_of_unknown_stages_tells_nothing(store_model: Store) -> None
         (0, "found no adversarial image"),
     ],
 )
-def test_a_minimum_norm_attack_tells_its_distances(store_model: Store, found: int, words: str) -> None:
+def test_a_minimum_norm_attack_tells_its_distances(store_model: Store, tmp_path: Path, found: int, words: str) -> None:
     norm = np.where(np.arange(200) < found, 0.25, np.inf)
     out = store_model(
         "net", {"clean": 0.9, "cw-l2": 0.9}, norm="l2", eps="0.5", others={"cw-l2": {"norm": norm, "success": norm < 1}}
     )
     assert notes(out) == [f"net, l2 0.5: cw-l2 {words}."]
+    frame = build_leaderboard([out])
+    (row,) = frame.to_dict("records")
+    expected = [0.25 if found > 90 else np.nan, 0.25 if found else np.nan]
+    columns = ["median_distance:cw-l2", "mean_distance:cw-l2"]
+    assert [row[name] for name in columns] == pytest.approx(expected, nan_ok=True)
+    write_leaderboard(frame, tmp_path)
+    pd.testing.assert_frame_equal(read_leaderboard(tmp_path / "leaderboard.csv"), frame)
+    assert meaning_of(columns[0]).startswith("median distance of the nearest images that cw-l2 found")
+    assert ("| model | mean distance of cw-l2 |" in to_markdown(frame)) == (found == 50)
+    page = to_html(frame, make_rows(find_results([out])))
+    assert ("<dt>mean of cw-l2</dt><dd>0.2500</dd>" in page) == (found > 0)

@@ -19,6 +19,7 @@ from advdpnp.attacks.rows import Batch
 from advdpnp.attacks.search_state import AttackResult
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.base.errors import AdvdpnpError
+from advdpnp.base.versions import without_folder
 from advdpnp.corruption import BENCHMARK
 from advdpnp.datasets import Dataset, Split
 from advdpnp.eval.analysis.columns import read_leaderboard
@@ -29,9 +30,9 @@ from advdpnp.eval.run.components import Components
 from advdpnp.eval.run.device import choose_device
 from advdpnp.eval.run.evaluate import requested_rows, run_models
 from advdpnp.eval.run.memory import MemoryResults
-from advdpnp.eval.run.progress import ModelPlan, Progress
-from advdpnp.eval.run.provenance import without_folder
+from advdpnp.eval.run.progress import Progress
 from advdpnp.eval.run.results import ResultsFolder
+from advdpnp.eval.run.work import ModelPlan
 from advdpnp.eval.store.index import read_index
 from advdpnp.eval.store.reader import find_results
 from advdpnp.models.checkpoint import weights_hash

@@ -11,7 +11,8 @@ import advdpnp
 from advdpnp.attacks.engine.status import SearchStatus
 from advdpnp.base import live
 from advdpnp.eval.run import progress
-from advdpnp.eval.run.progress import Course, ModelPlan, Work, plan_in_words
+from advdpnp.eval.run.progress import Course
+from advdpnp.eval.run.work import ModelPlan, Work, plan_in_words
 
 WORK = (
     Work("clean", "", 40, 1),
@@ -82,6 +83,24 @@ def test_survivors_decide_the_time_left_and_the_bounds_close(clock: Clock) -> No
     assert said[-1] == "net  autoattack, linf 0.1  robust 13 of 40 (95 % interval 20.1 to 48.0 %)  70 s"
 
 
+def test_an_ensemble_tells_the_accuracy_after_each_stage_while_it_runs(clock: Clock) -> None:
+    said: list[str] = []
+    told = course(clock, said)
+    told.start("net", "autoattack, linf 0.1", 40, 0)
+    told.advance(15, 0)
+    told.stages({"apgd-ce": 8, "apgd-t": 2})  # five are wrong unchanged
+    assert "at most 67.50 % after apgd-ce, 62.50 % after apgd-t" in told.lines()[1]
+    told.advance(25, 23)
+    told.stages({"apgd-ce": 0, "apgd-t": 2})
+    told.finish()
+    assert said[-1].endswith("%)  67.50 % after apgd-ce, 57.50 % after apgd-t  0 s")
+
+
+def test_a_plan_begins_with_the_device_and_the_parameters(clock: Clock) -> None:
+    lines = plan_in_words(ModelPlan("net", WORK, 0.9, 0.001, 0, "cpu (x86_64, 2 threads)", 11_173_962))
+    assert lines[0] == "net: 11,173,962 parameters, on cpu (x86_64, 2 threads)"
+
+
 def test_later_attacks_count_the_survivors_of_earlier_ones(clock: Clock) -> None:
     told = course(clock, [], models_left=1)
     told.start("net", "clean", 40, 0)
@@ -131,9 +150,10 @@ def test_python_callers_see_it_too(capsys: pytest.CaptureFixture[str], monkeypat
     assert capsys.readouterr().err == ""
     advdpnp.evaluate(model, x, y, attacks="fgsm", sanity=False, progress=True)
     advdpnp.attack(model, x, y, "pgd-3", progress=True)
-    first, second, fgsm, third, fourth, pgd = capsys.readouterr().err.splitlines()
+    header, first, second, fgsm, third, fourth, pgd = capsys.readouterr().err.splitlines()
     assert fgsm.startswith("model  fgsm, linf 8/255  robust ")
     assert pgd.startswith("attack  pgd-3, linf 8/255  robust ")
+    assert header.startswith("model: 51 parameters, on cpu (")
     assert first == "model: 8 images under clean; fgsm, linf 8/255"
     assert second.startswith("model: at most 24 forwards and backwards; about 0:0")
     assert third == "attack: 8 images under pgd-3, linf 8/255"

@@ -6,11 +6,11 @@ from typing import Any
 import pandas as pd
 
 from advdpnp.base.statistics import SIGNIFICANT
-from advdpnp.eval.analysis.columns import meaning_of
+from advdpnp.eval.analysis.columns import is_distance, meaning_of
 from advdpnp.eval.diagnostics.texts import FLAGS
 from advdpnp.eval.report.html.context import SHOWN, PageContext, scope_of
 from advdpnp.eval.report.html.section import Section
-from advdpnp.eval.report.tables import Table, unmeasured_note
+from advdpnp.eval.report.tables import Table, number, unmeasured_note
 
 _PROVENANCE = (
     ("weights_hash", "Weights (SHA-256)"), ("data_hash", "Images and labels (SHA-256)"),
@@ -57,6 +57,11 @@ def _line(context: PageContext, table: Table, line: pd.Series) -> dict[str, Any]
         "provenance": [(label, str(line[name])) for name, label in _PROVENANCE if not _unknown(line[name])],
         "cost": _cost(line),
         "training": _training(line),
+        "distances": [
+            (name.replace("_distance:", " of "), number(line[name], 4))
+            for name in map(str, table.part)
+            if is_distance(name) and not _unknown(line[name])
+        ],
         "command": line["command"],
     }
 
