@@ -22,7 +22,8 @@ def make_search_copy(model: nn.Module, example: Tensor) -> nn.Module:
     """A copy of ``model`` for attacks, or ``model`` itself if no copy can be made.
 
     Batch normalisation is folded into the layers before it. On a CPU, image gradients are computed faster (see
-    ``ImageConvolution``), and networks with batch normalisation use channels_last, which is faster for them.
+    ``ImageConvolution``), and networks with batch normalisation or max-pooling use channels_last, which is faster for
+    them.
 
     Args:
         model: in evaluation mode, without gradients for parameters.
@@ -84,12 +85,12 @@ def _copy(model: nn.Module, example: Tensor, folded: bool) -> nn.Module | None:
     """A copy, or None if it cannot be made or is a different function."""
     try:
         other = copy.deepcopy(model)
-        normalised = any(isinstance(module, nn.BatchNorm2d) for module in other.modules())
+        channels_last = any(isinstance(module, nn.BatchNorm2d | nn.MaxPool2d) for module in other.modules())
         if folded:
             fold_normalisation(other, example)
         if example.device.type == "cpu":
             other = _with_image_convolutions(other)
-            if normalised:
+            if channels_last:
                 other = other.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     except (Exception, SystemExit):  # a model's own code may fail in any way
         return None

@@ -38,21 +38,27 @@ def main(
         for net in (net for net in NETS if net.name in nets.split(",")):
             options = {"attacks": attack, "eps": [net.eps], "limit": limit, "sanity": False, "device": "cpu"}
             evaluate_models([net.load(data, public)], data, out=work, **options)
-            frame = gathered(find_results([work]))
+            frame = joined(out, gathered(find_results([work])))
             with atomic_path(out) as temporary:
                 frame.to_parquet(temporary, index=False, compression="zstd")
             print(net.name, attack, flush=True)
 
 
+def joined(path: Path, new: pd.DataFrame) -> pd.DataFrame:
+    """The verdicts of the file, if there is one, and the new ones, which replace those of the same samples."""
+    both = pd.concat([pd.read_parquet(path), new]) if path.exists() else new
+    kept = both.drop_duplicates(["model", "attack", "sample"], keep="last")
+    return kept.sort_values(["model", "attack", "sample"], ignore_index=True)
+
+
 def gathered(units: Sequence[StoredEvaluation]) -> pd.DataFrame:
-    """The verdicts of all attacks in one table, sorted."""
+    """The verdicts of all attacks in one table."""
     parts = [
         unit.verdicts.frame[list(COLUMNS)].assign(model=unit.model.name, attack=unit.label)
         for unit in units
         if unit.threat is not None and unit.label in SEARCHED
     ]
-    frame = pd.concat(parts, ignore_index=True).sort_values(["model", "attack", "sample"], ignore_index=True)
-    return frame[["model", "attack", *COLUMNS]]
+    return pd.concat(parts, ignore_index=True)[["model", "attack", *COLUMNS]]
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from advdpnp.eval.diagnostics.outputs import digits
 from advdpnp.eval.diagnostics.probe import ModelProbe
 
 STEPS = 20
-SEARCHED = 32
+SEARCHED = 24
 """Images classified right that PGD runs on to its end. It is most of the price of all measurements, and what is asked
 of it shows on few images: means, shares of more than a twentieth, and one-step defences, which lose most images."""
 WINDOW = 5

@@ -49,4 +49,5 @@ def _parted(subject: ModelProbe, images: Tensor, threat: ThreatModel) -> float:
 
 
 def _copy(subject: ModelProbe) -> ModelProbe:
-    return replace(subject, model=copy.deepcopy(subject.model))
+    size = min(subject.static_batch_size, _IMAGES)  # a call of more rows would be padded
+    return replace(subject, model=copy.deepcopy(subject.model), static_batch_size=size)

@@ -24,12 +24,11 @@ _SMALLEST = 16
 def small_batch_size(images: int, device: torch.device) -> int:
     """Rows of every model call where all images are known at once and nothing is stored.
 
-    On a CPU half of the images, so that two cores share them and little padding is computed, as a power of two from 16
-    to the default; on quarters small nets take up to a fifth longer. It depends on nothing else, so the last bits are
-    the same on any number of cores.
+    On a CPU a quarter of the images, so that little padding is computed for the few that hold out, as a power of two
+    from 16 to the default. It depends on nothing else, so the last bits are the same on any number of cores.
     """
     most = STATIC_BATCH_SIZES.get(device.type, STATIC_BATCH_SIZES["cpu"])
-    wanted = images / 2 if device.type == "cpu" else images
+    wanted = images / 4 if device.type == "cpu" else images
     return min(most, max(_SMALLEST, 1 << math.ceil(math.log2(max(1, wanted)))))
 
 

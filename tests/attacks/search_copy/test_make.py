@@ -72,6 +72,15 @@ def test_the_copy_has_the_same_outputs_and_does_not_change_the_model(net, images
     torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("layer", [nn.MaxPool2d(2), nn.BatchNorm2d(8)])
+def test_networks_that_are_faster_so_have_their_channels_last(layer, images):
+    kernel = nn.Conv2d(images.shape[1], 8, 3)
+    nets = [nn.Sequential(kernel, *more, nn.AdaptiveAvgPool2d(1), nn.Flatten()) for more in ((), (layer,))]
+    plain, other = (make_search_copy(net.eval().requires_grad_(False), images) for net in nets)
+    features = [each[0](images) for each in (plain, other)]
+    assert [each.is_contiguous(memory_format=torch.channels_last) for each in features] == [False, True]
+
+
 class Forgetful(nn.Module):
     """Its copies have different outputs."""
 

@@ -202,8 +202,8 @@ class Counted(nn.Module):
 @pytest.mark.parametrize(
     ("gap", "searched", "again"),
     [
-        (0.1, 21 * 32, 2 * 100),  # nothing breaks at eps; at 0.5 the first step does, from noise that does not
-        (0.02, 3 * 32, 2 * 68),  # the second step breaks all, and what it breaks is not searched again
+        (0.1, 21 * 24, 2 * 100),  # nothing breaks at eps; at 0.5 the first step does, from noise that does not
+        (0.02, 3 * 24, 2 * 76),  # the second step breaks all, and what it breaks is not searched again
     ],
 )
 def test_what_the_measurements_cost(gap: float, searched: int, again: int) -> None:
@@ -220,7 +220,7 @@ def test_what_the_measurements_cost(gap: float, searched: int, again: int) -> No
     assert net.rows[True] == searched + again + fgsm
     assert net.rows[False] == (3 if gap < 0.05 else 2) * 128  # noise, fgsm, and what is rounded
     assert {name: len(digits) for name, digits in found["right"].items()} == {
-        "noise": 100, "fgsm": 100, "pgd-20": 32, "pgd-20 at 0.5": 100
+        "noise": 100, "fgsm": 100, "pgd-20": 24, "pgd-20 at 0.5": 100
     }  # fmt: skip
 
 
