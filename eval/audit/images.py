@@ -22,6 +22,7 @@ from advdpnp.attacks.threat import ThreatModel
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.base.randomness import Draw, seed_of
 from advdpnp.datasets import Dataset, to_float
+from advdpnp.eval.diagnostics import unasked_copy
 from advdpnp.eval.store.adversarial_images import StoredImages
 from advdpnp.eval.store.key import is_targeted
 from advdpnp.eval.store.reader import StoredEvaluation
@@ -96,11 +97,12 @@ class Auditor:
 
     Attributes:
         classes: number of logits.
+        unasked: a copy of the model from before its first call, if there is one.
         caution: why the model's answers cannot be repeated ("random", "dependent on the batch"), or "".
     """
 
     def __init__(self, model: nn.Module, dataset: Dataset, device: torch.device, data_root: Path | None = None) -> None:
-        self.model, self.split, self.device = model, dataset.test, device
+        self.model, self.split, self.device, self.unasked = model, dataset.test, device, unasked_copy(model)
         self.dataset, self.data_root = dataset, data_root
         self._clean: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
         x = self.images(np.arange(min(_SANITY, len(self.split))))

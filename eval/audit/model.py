@@ -10,7 +10,7 @@ from advdpnp.datasets import Dataset
 from advdpnp.eval.audit.images import Auditor
 from advdpnp.eval.diagnostics import measure
 from advdpnp.eval.run.results import identity_of
-from advdpnp.eval.store.diagnostics_record import VERSION, DiagnosticRecord
+from advdpnp.eval.store.diagnostics_record import ABSENT, VERSION, DiagnosticRecord
 from advdpnp.eval.store.model_record import ModelRecord
 from advdpnp.models.loading import LoadedModel
 
@@ -41,11 +41,18 @@ def measured_again(auditor: Auditor, records: Sequence[DiagnosticRecord], static
         samples = np.arange(record.samples)
         x, y = (each.to(auditor.device) for each in (auditor.images(samples), auditor.split.some_labels(samples)))
         threat = ThreatModel.parse(record.norm, record.eps_text) if record.norm else None
-        found = measure(auditor.model, x, y, static_batch_size=static_batch_size, seed=record.seed, threat=threat)
+        found = measure(
+            auditor.model,
+            x,
+            y,
+            static_batch_size=static_batch_size,
+            seed=record.seed,
+            threat=threat,
+            unasked=auditor.unasked,
+        )
         about = f" under {record.norm} {record.eps_text}" if record.norm else ""
-        # Earlier releases measured fewer things, and some on other images: those cannot be compared.
-        for name in sorted(record.numbers.keys() - {"outputs"}):
-            if not _alike(found.get(name), record.numbers[name]):
+        for name in sorted((record.numbers | found).keys() - {"outputs"}):  # which earlier releases measured otherwise
+            if not _alike(*(each.get(name, ABSENT[name]) for each in (found, record.numbers))):
                 yield f"measured again{about}, {name.replace('_', ' ')} comes out otherwise than it is stored"
 
 

@@ -91,6 +91,12 @@ class MemoryModel:
     def forget_records(self, unit: EvaluationKey) -> None:
         pass
 
+    def searches(self, data: str) -> list[EvaluationRecord]:
+        return []  # none of an earlier call
+
+    def forget_searches(self) -> None:
+        pass
+
     def has_diagnostics(self, about: DiagnosticRecord) -> bool:
         return any(each.key == about.key for each in self.measured)
 

@@ -1,9 +1,9 @@
 """One model under one plan: clean images, then the attacks from cheap to expensive, then corruptions."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from advdpnp.attacks.info import info_of
 from advdpnp.attacks.search_state import AttackResult
 from advdpnp.base.devices import OUT_OF_MEMORY
 from advdpnp.base.errors import AdvdpnpError, ModelError
+from advdpnp.eval.diagnostics import unasked_copy
 from advdpnp.eval.run.components import choose_precision
 from advdpnp.eval.run.device import device_name, on_device
 from advdpnp.eval.run.plan import Plan
@@ -21,12 +22,19 @@ from advdpnp.eval.run.results import ModelResults, Results, identity_of
 from advdpnp.eval.run.subject import FirstLook, Subject, first_look, measurements_of
 from advdpnp.eval.run.tasks import NearestTask, Task
 from advdpnp.eval.run.work import ModelPlan, Work
+from advdpnp.eval.store.index import EvaluationRecord
 from advdpnp.eval.store.key import EvaluationKey
 from advdpnp.eval.store.schema import FOUND
 from advdpnp.eval.store.writer import Pack, VerdictCollector
+from advdpnp.models.classifier import as_classifier
 from advdpnp.models.loading import LoadedModel
 
-_OTHER_GRADIENTS = 0.5  # difference of two shares of gradients that are exactly zero
+_OTHER_GRADIENTS = 0.5
+"""Of two shares of gradients that are exactly zero, or of two directions of gradients, which have standard size, on
+average: independent ones differ by 1.1."""
+
+
+_logger = logging.getLogger("advdpnp")
 
 
 class ModelStopped(ModelError):
@@ -91,11 +99,12 @@ def _run(
     models_left: int,
 ) -> set[str]:
     plan.progress.doing(loaded.name, "a first look")
+    unasked = unasked_copy(as_classifier(loaded.model))
     look, model = first_look(loaded, plan, static_batch_size)
-    subject = Subject(model, loaded.weights_hash, plan, look)
+    subject = Subject(model, loaded.weights_hash, plan, look, unasked)
     if plan.config.precision == "auto":
         look = replace(look, choice=_choice(subject, store))
-        subject = Subject(model, loaded.weights_hash, plan, look)
+        subject = Subject(model, loaded.weights_hash, plan, look, unasked)
     tasks = subject.new_tasks()
     run = ModelRun(loaded, plan, store, look, tasks, warnings)
     plan.progress.plan(run.work(tasks, models_left))
@@ -193,8 +202,9 @@ class ModelRun:
         self.asked = list(dict.fromkeys(task.key.label for task in tasks if task.key.threat is not None))
         if not look.randomised:
             self._compare_with_stored(tasks[0].key)
-            for task in tasks[1:]:
-                self._compare_gradients(task.key)
+            searched = store.searches(plan.dataset.test.content_hash)
+            if any(map(self._points_elsewhere, searched)) or any(self._vanishes_elsewhere(task.key) for task in tasks):
+                self._search_again(len(searched))
 
     def work(self, tasks: list[Task], models_left: int = 0) -> ModelPlan:
         """What is going to be done."""
@@ -255,26 +265,37 @@ class ModelRun:
         finite = np.isfinite(before)
         slack = 0.01 * np.abs(before[finite]).max(initial=1.0)
         if (finite != np.isfinite(now)).any() or (np.abs(before - now)[finite] > slack).any():
-            raise self._changed("answers otherwise", verdicts.path.parent)
+            raise AdvdpnpError(
+                f"{self.name} answers otherwise than when the verdicts in {verdicts.path.parent} were made, though its "
+                "weights are the same: its code has changed; evaluate it under another name or into another folder"
+            )
 
-    def _compare_gradients(self, unit: EvaluationKey) -> None:
-        """The same where the answers are equal and the gradients are not, as after a detached layer was mended."""
+    def _search_again(self, count: int) -> None:
+        """Forget what was found with other gradients, as before a detached layer was mended."""
+        self.store.forget_searches()
+        _logger.warning(
+            "%s has other gradients than when its stored verdicts were found, though its weights and answers are the "
+            "same: its code has changed. Its %d evaluations under attack are deleted; what is asked for is searched "
+            "again", self.name, count,
+        )  # fmt: skip
+
+    def _points_elsewhere(self, searched: EvaluationRecord) -> bool:
+        """Whether the gradients of images that a search has seen point elsewhere now."""
+        before, now = searched.runs[-1].get("gradients", {}), self.look.directions
+        both = before.keys() & now.keys()
+        return bool(both) and float(np.mean([abs(before[each] - now[each]) for each in both])) > _OTHER_GRADIENTS
+
+    def _vanishes_elsewhere(self, unit: EvaluationKey) -> bool:
+        """Whether a search of an earlier release met many more or fewer gradients that are exactly zero."""
         info, zero = info_of(unit.identity), self.look.zero_gradient
         known = info.family in ("fgsm", "pgd") and info.loss == "ce" and not info.targets
         if not len(zero) or not known or not self.store.has(unit):
-            return
+            return False
         verdicts = self.store.read(unit)
         samples = self.plan.samples[: len(zero)]
         stored = verdicts.frame[verdicts.frame["backwards"] > 0].set_index("sample")["zero_gradient"]
         both = np.isin(samples, stored.index)
-        if both.any() and abs(stored.loc[samples[both]].mean() - zero[both].mean()) > _OTHER_GRADIENTS:
-            raise self._changed("has other gradients", verdicts.path.parent)
-
-    def _changed(self, does: str, folder: Path) -> AdvdpnpError:
-        return AdvdpnpError(
-            f"{self.name} {does} than when the verdicts in {folder} were made, though its weights are the same: its "
-            "code has changed; evaluate it under another name or into another folder"
-        )
+        return bool(both.any()) and abs(stored.loc[samples[both]].mean() - zero[both].mean()) > _OTHER_GRADIENTS
 
     def _warn_if_search_changed(self, unit: EvaluationKey, differing: np.ndarray) -> None:
         """Warn where a search that was repeated for its images found other verdicts than the stored ones."""
@@ -294,6 +315,7 @@ class ModelRun:
             "dataset": self.plan.dataset.label,
             "test_images": len(self.plan.dataset.test),
             "attacks": self.asked,
+            **({"gradients": self.look.directions} if task.key.threat is not None else {}),
             "seed": task.seed,
             "randomised": self.look.randomised,
             "batch_dependent": self.look.batch_dependent,

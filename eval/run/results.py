@@ -1,6 +1,6 @@
 """Where the runner puts what it finds: a results folder, or memory."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +10,7 @@ import numpy as np
 
 from advdpnp.datasets import Dataset
 from advdpnp.eval.store.diagnostics_record import DiagnosticRecord
+from advdpnp.eval.store.index import EvaluationRecord
 from advdpnp.eval.store.key import EvaluationKey, short_hash
 from advdpnp.eval.store.model_folder import open_model
 from advdpnp.eval.store.model_record import ModelRecord
@@ -47,6 +48,8 @@ class ModelResults(Protocol):
     def stored(self, unit: EvaluationKey, *, images: bool = False) -> np.ndarray: ...
     def is_complete(self, unit: EvaluationKey, samples: np.ndarray, *, images: bool = False) -> bool: ...
     def forget_records(self, unit: EvaluationKey) -> None: ...
+    def searches(self, data: str) -> Sequence[EvaluationRecord]: ...
+    def forget_searches(self) -> None: ...
     def has_diagnostics(self, about: DiagnosticRecord) -> bool: ...
     def write_diagnostics(self, measured: DiagnosticRecord) -> None: ...
     def writer(

@@ -1,13 +1,13 @@
 """A model where it is evaluated: a first look at it, its tasks, and the measurements that flags rest on. No store."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from advdpnp.attacks.algorithms.transfer import Transfer
 from advdpnp.attacks.engine.executor import (
@@ -37,6 +37,9 @@ from advdpnp.eval.store.writer import Pack
 from advdpnp.models.classifier import as_classifier
 from advdpnp.models.loading import LoadedModel
 
+_DIRECTIONS = 16  # images whose gradients are remembered
+_CERTAIN = 8.0  # margins above leave gradients of rounding errors, which another processor has otherwise
+
 
 @dataclass(frozen=True)
 class FirstLook:
@@ -51,6 +54,7 @@ class FirstLook:
         seconds: per forward or backward of one image; 0 where nothing is attacked.
         margins: label's logit minus the largest other, float32 (n,).
         zero_gradient: whether the gradient of the cross-entropy is exactly zero, bool (n,); empty without attacks.
+        directions: of this gradient, by sample, see ``direction_of``; empty without attacks.
         choice: precision of our searches; float32 where it is "auto" and nothing else has been chosen.
     """
 
@@ -62,6 +66,7 @@ class FirstLook:
     seconds: float
     margins: np.ndarray
     zero_gradient: np.ndarray
+    directions: Mapping[str, float]
     choice: Choice
 
 
@@ -88,7 +93,7 @@ def first_look(loaded: LoadedModel, plan: Plan, static_batch_size: int) -> tuple
         batch_dependent = not randomised and is_batch_dependent(executor, x, logits)
     require_answers(logits)
     require_labels(plan.labels(plan.samples), logits.shape[1], loaded.name)
-    zero_gradient = np.zeros(0, bool)
+    margins, zero_gradient, directions = -margin(logits, y).numpy(), np.zeros(0, bool), dict[str, float]()
     if plan.attacked:
         place = torch.arange(static_batch_size).clamp(max=len(x) - 1)
         full, labels = x[place], y[place].to(plan.device)
@@ -103,7 +108,10 @@ def first_look(loaded: LoadedModel, plan: Plan, static_batch_size: int) -> tuple
                 gradient = executor.logits_and_gradient(full, partial(cross_entropy, y=labels))[1]
                 float(gradient.sum())  # waits for a GPU
                 seconds = (clock() - began) / (2 * len(full) * cores)
-        zero_gradient = (gradient[: len(x)] == 0).flatten(1).all(1).cpu().numpy()
+        gradient = gradient[: len(x)].cpu()
+        zero_gradient = (gradient == 0).flatten(1).all(1).numpy()
+        told = np.flatnonzero(margins[:_DIRECTIONS] < _CERTAIN)
+        directions = dict(zip(map(str, samples[told].tolist()), direction_of(gradient[told]), strict=True))
     look = FirstLook(
         static_batch_size=static_batch_size,
         classes=logits.shape[1],
@@ -111,22 +119,37 @@ def first_look(loaded: LoadedModel, plan: Plan, static_batch_size: int) -> tuple
         batch_dependent=batch_dependent,
         right=float((logits.argmax(1) == y).double().mean()),
         seconds=seconds,
-        margins=-margin(logits, y).numpy(),
+        margins=margins,
         zero_gradient=zero_gradient,
+        directions=directions,
         choice=Choice(FLOAT32 if plan.config.precision == "auto" else plan.config.precision),
     )
     return look, model.simplest
 
 
+def direction_of(gradient: Tensor) -> list[float]:
+    """One number that says where each gradient (n, c, h, w) points: of standard size, whatever its length; 0 if it has
+    none. Gradients that point elsewhere have another one; those of other processors nearly the same.
+    """
+    flat = gradient.flatten(1).double()
+    signs = torch.from_numpy(np.random.default_rng(0).choice([-1.0, 1.0], flat.shape[1]))
+    return [round(float(each), 3) for each in (flat / flat.norm(dim=1, keepdim=True).clamp_min(1e-30)) @ signs]
+
+
 class Subject:
     """A model that has been looked at, on the plan's device.
+
+    Args:
+        unasked: a copy of the model from before its first call, if there is one.
 
     Attributes:
         setting: the model under the plan.
     """
 
-    def __init__(self, model: nn.Module, weights_hash: str, plan: Plan, look: FirstLook) -> None:
-        self._plan, self._hash, self._classes = plan, weights_hash, look.classes
+    def __init__(
+        self, model: nn.Module, weights_hash: str, plan: Plan, look: FirstLook, unasked: nn.Module | None = None
+    ) -> None:
+        self._plan, self._hash, self._classes, self._unasked = plan, weights_hash, look.classes, unasked
         self.setting = Setting(model, plan, look.static_batch_size, look.randomised, look.choice.precision)
 
     def new_tasks(self, precision: str | None = None) -> list[Task]:
@@ -143,7 +166,9 @@ class Subject:
             size = self.setting.static_batch_size
             if size == plan.components.first_batch_size(plan.device):  # memory was not short
                 size = max(size, len(samples))  # small calls take longer
-            numbers = measure(model, x, y, static_batch_size=size, seed=wanted.seed, threat=threat)
+            numbers = measure(
+                model, x, y, static_batch_size=size, seed=wanted.seed, threat=threat, unasked=self._unasked
+            )
         return replace(wanted, numbers=numbers)
 
     def packer(self, unit: EvaluationKey) -> Pack:

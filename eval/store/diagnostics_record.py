@@ -50,6 +50,10 @@ class _Numbers(BaseModel):
     chance: _Chance = None  # type: ignore[assignment]
 
 
+ABSENT = {name: field.default for name, field in _Numbers.model_fields.items()}
+"""What a number counts as where a record does not have it."""
+
+
 @dataclass(frozen=True)
 class DiagnosticRecord:
     """One measurement and what it is about.

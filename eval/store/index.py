@@ -66,8 +66,9 @@ class EvaluationRecord:
         identity: what decides the verdicts (``EvaluationKey.identity``): hashed, never changed.
         eps_text: the radius as it was first written; "" without a threat model.
         rows: its number of verdicts.
-        runs: which runs found them: versions, device, command, date, seconds, samples; where their devices differ, also
-            which samples each has judged ("0-63,70").
+        runs: which runs found them: versions, device, command, date, seconds, samples, and of searches
+            where the first gradients pointed; where their devices differ, also which samples each has judged
+            ("0-63,70").
         metadata: all else that is known of it: dataset, seed, randomised, batch_dependent, attack_info.
         images: its number of adversarial images.
         image_shape: (c, h, w); () where unknown.
@@ -90,6 +91,11 @@ class EvaluationRecord:
     def kind(self) -> Kind:
         """Which data file holds its verdicts."""
         return "corruptions" if self.identity["threat"] is None and "corruption" in self.identity else "attacks"
+
+    @property
+    def searched(self) -> bool:
+        """Whether an attack found them."""
+        return self.identity["threat"] is not None
 
     @property
     def stem(self) -> str:

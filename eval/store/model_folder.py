@@ -109,6 +109,22 @@ class ModelFolder:
         for path in self.parts_folder(unit).glob("record-*.npz"):
             path.unlink()
 
+    def searches(self, data: str) -> list[EvaluationRecord]:
+        """What is complete of attacks on the images with this hash."""
+        index = read_index(self.path)
+        return [
+            each for each in (index.evaluations if index else ()) if each.searched and each.identity["data"] == data
+        ]
+
+    def forget_searches(self) -> None:
+        """Delete all that attacks have found, in parts too, and the measurements of gradients."""
+        shutil.rmtree(self.path / PARTS, ignore_errors=True)
+        before = self.contents()
+        kept = [before.evaluation(each) for each in before.index.evaluations if not each.searched]
+        measured = tuple(each for each in before.index.diagnostics if not each.norm)
+        commit(replace(before, index=Index(before.index.weights, diagnostics=measured)), kept)
+        finish_commit(self.path)
+
     @contextmanager
     def writer(
         self,

@@ -89,6 +89,7 @@ class _Run(_Part):
     copy_differs: bool = False
     timed: dict[Name, Annotated[float, Field(ge=0)]] = {}
     attacks: list[Name] = []
+    gradients: dict[Name, float] = {}  # where they point, by sample
     judged: Annotated[str, Field(max_length=2**22, pattern=r"^[0-9,-]*$")] = ""  # samples, where devices differ
 
 

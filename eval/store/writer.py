@@ -40,7 +40,8 @@ from advdpnp.eval.store.schema import (
 FLUSH_SECONDS = 2.0
 
 _OF_A_PART = ("identity", "eps_text", "runs", "metadata", "image_shape", "saved")  # what it keeps of its record
-_OF_A_RUN = ("versions", "device", "command", "date", "attacks", "copy_differs", "timed")  # all else: of the evaluation
+# All else is of the evaluation.
+_OF_A_RUN = ("versions", "device", "command", "date", "attacks", "copy_differs", "timed", "gradients")
 
 Pack = Callable[[np.ndarray, np.ndarray, np.ndarray], pa.Table]
 """Sample indices (n,), labels (n,) and adversarial images (n, c, h, w) to rows of ``adversarial_images``."""

@@ -16,7 +16,7 @@ from advdpnp.attacks.threat import ThreatModel
 from advdpnp.base.devices import OUT_OF_MEMORY
 from advdpnp.base.errors import AdvdpnpError, ModelError, describe
 from advdpnp.base.versions import software_versions
-from advdpnp.eval.diagnostics import DiagnosticRecord
+from advdpnp.eval.diagnostics import DiagnosticRecord, unasked_copy
 from advdpnp.eval.run.cluster.pieces import Piece
 from advdpnp.eval.run.device import device_name, on_device, user_code
 from advdpnp.eval.run.model_run import columns_of
@@ -165,6 +165,7 @@ class Worker:
             loaded = self._load(model_reference)
             self._stack.enter_context(on_device(loaded.model, self._plan.device))
             look, model = job.look, as_classifier(loaded.model)
+            unasked = unasked_copy(model)
             if look is None:
                 look, simplest = first_look(loaded, self._plan, job.static_batch_size)
             else:
@@ -172,7 +173,7 @@ class Worker:
                 with user_code(f"{loaded.name} fails on a worker", "fix its forward"), evaluation_mode(model):
                     torch.no_grad()(model)(x)
                 simplest = model.simplest
-            self._subject, self._held = Subject(simplest, loaded.weights_hash, self._plan, look), held
+            self._subject, self._held = Subject(simplest, loaded.weights_hash, self._plan, look, unasked), held
             if job.look is None:
                 return look
         assert self._subject is not None

@@ -144,6 +144,30 @@ def test_all_deceivers_are_tried(zoo: dict[str, Any]) -> None:
     assert set(mark.args[1]) == set(zoo)
 
 
+class Choosy(nn.Module):
+    """Remembers dark images alone, as those of the data are and their negatives are not; its gradient is honest."""
+
+    def __init__(self, memoriser: Any) -> None:
+        super().__init__()
+        self.memoriser = memoriser
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.memoriser.net(x)
+        answers, dark = logits.detach().clone(), x.detach().flatten(1).mean(1) < 0.5
+        if dark.any():
+            answers[dark] = self.memoriser(x[dark].detach()).detach()
+        return logits + (answers - logits).detach()
+
+
+def test_what_an_attack_found_is_judged_by_a_copy_that_was_never_asked_too(trained: Any, zoo: dict[str, Any]) -> None:
+    net, x, y = trained
+    honest, choosy = net, Choosy(zoo["remembers its images"].make(copy.deepcopy(net))).eval()
+    results = [evaluate(each, x, y, eps=0.05, attacks="fgsm,pgd-20") for each in (honest, choosy)]
+    assert results[1].row["worst_case"].item() > results[0].row["worst_case"].item() + 15  # it deceives
+    assert "stateful" in results[1].row["flags"].item().split("; ")
+    assert "stateful" not in results[0].row["flags"].item()
+
+
 class Scale(nn.Module):
     def __init__(self, factor: float) -> None:
         super().__init__()

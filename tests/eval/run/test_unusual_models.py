@@ -14,6 +14,7 @@ import advdpnp
 from advdpnp.attacks.engine.executor import Executor, evaluation_mode
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.eval.api import evaluate_models
+from advdpnp.eval.store.reader import find_results
 from advdpnp.models.loading import as_loaded
 
 
@@ -253,10 +254,29 @@ class Detached(nn.Sequential):
         return super().forward(x.detach())
 
 
-def test_a_net_whose_gradient_was_mended_does_not_keep_its_verdicts(tmp_path, data, net):
-    hidden, mended = Detached(*net()), net()
-    options = {"out": tmp_path, "attacks": "fgsm", "eps": ["0.05"], "sanity": False}
-    evaluate_models([as_loaded(hidden, "net")], data, **options)
-    evaluate_models([as_loaded(hidden, "net")], data, **options)  # nothing has changed
-    with pytest.raises(AdvdpnpError, match=r"has other gradients than when .* its code has changed"):
-        evaluate_models([as_loaded(mended, "net")], data, **options)
+class Turned(nn.Sequential):
+    """Gives the opposite of its gradient by mistake; its logits are right."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits = super().forward(x)
+        return 2 * logits.detach() - logits
+
+
+@pytest.mark.parametrize("broken", [Detached, Turned])
+def test_a_net_whose_gradient_was_mended_is_searched_again(tmp_path, data, net, broken, caplog):
+    hidden, mended = broken(*net()), net()
+    options = {"attacks": "fgsm", "eps": ["0.05"], "save_adversarials": True}
+    masked = evaluate_models([as_loaded(hidden, "net")], data, out=tmp_path / "a", **options)
+    again = evaluate_models([as_loaded(hidden, "net")], data, out=tmp_path / "a", **options)  # nothing has changed
+    assert not caplog.records
+    found = evaluate_models([as_loaded(mended, "net")], data, out=tmp_path / "a", **options)
+    assert "has other gradients than when its stored verdicts were found" in caplog.text
+    fresh = evaluate_models([as_loaded(mended, "net")], data, out=tmp_path / "b", **options)
+    assert masked["fgsm"].tolist() == again["fgsm"].tolist() != found["fgsm"].tolist() == fresh["fgsm"].tolist()
+    assert found["flags"].tolist() == fresh["flags"].tolist()
+
+
+def test_attacks_that_are_not_asked_for_again_do_not_keep_verdicts_of_other_gradients(tmp_path, data, net):
+    evaluate_models([as_loaded(Turned(*net()), "net")], data, out=tmp_path, attacks="cw", eps=["0.05"], sanity=False)
+    evaluate_models([as_loaded(net(), "net")], data, out=tmp_path, attacks="fgsm", eps=["0.05"], sanity=False)
+    assert {unit.label for unit in find_results([tmp_path])} == {"clean", "fgsm"}
