@@ -10,6 +10,7 @@ import torch
 
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.base.files import atomic_path, write_text
+from advdpnp.base.untrusted.files import LARGEST_JSON, parse_json, read_bounded
 from advdpnp.corruption.apply import corrupt
 from advdpnp.corruption.official import MARKER
 from advdpnp.corruption.registry import SEVERITIES, find_corruption
@@ -95,7 +96,7 @@ def check_export(test: Split, label: str, out: Path, *, seed: int) -> dict[str, 
     if not any(out.glob("*.npy")):
         return about
     try:
-        marker = json.loads((out / MARKER).read_text(encoding="utf-8"))
+        marker = parse_json(read_bounded(out / MARKER, LARGEST_JSON))
         differ = [key for key, value in about.items() if marker[key] != value]
     except FileNotFoundError:
         raise AdvdpnpError(f"{out} contains files that advdpnp did not write; choose another folder") from None

@@ -6,6 +6,7 @@ labels repeated five times.
 """
 
 import hashlib
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,11 +18,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from advdpnp.base.errors import AdvdpnpError
+from advdpnp.base.untrusted.files import check_file, describe_fault
 from advdpnp.corruption.registry import SEVERITIES, find_corruption
 from advdpnp.corruption.types import BENCHMARK
 
 MARKER = "regenerated.json"
 """Marks folders of this layout that this package wrote, so that they are not mistaken for the official files."""
+
+_LARGEST = 2**36  # bytes of a file
+_MOST_IMAGES = 10_000_000  # of all severities
 
 _FINGERPRINT_STRIDE = 97
 """The fingerprint uses one image in this many, because reading all 2.3 GB would take longer than some evaluations."""
@@ -68,12 +73,15 @@ class OfficialCorruptions:
         """
         stored = self._load("labels")
         path = self.folder / "labels.npy"
-        if stored.ndim != 1 or not len(stored) or len(stored) % len(SEVERITIES) or stored.dtype.kind not in "iu":
+        fits = stored.ndim == 1 and 0 < len(stored) <= _MOST_IMAGES and len(stored) % len(SEVERITIES) == 0
+        if not fits or stored.dtype.kind not in "iu":
             raise AdvdpnpError(
                 f"{path} should contain one whole number for each image at five severities, not {_describe(stored)}; "
                 f"get it again from {self.release.where}"
             )
         rows = np.asarray(stored, dtype=np.int64).reshape(len(SEVERITIES), -1)
+        if (rows < 0).any():
+            raise AdvdpnpError(f"{path} has a label below 0; get it again from {self.release.where}")
         if (rows != rows[0]).any():
             raise AdvdpnpError(
                 f"{path} differs between severities, so it is not in the published order; "
@@ -117,7 +125,7 @@ class OfficialCorruptions:
     def _array(self, name: str) -> NDArray[np.uint8]:
         if name not in self._open:
             array, path = self._load(name), self.folder / f"{name}.npy"
-            if array.dtype != np.uint8 or array.ndim != 4 or array.shape[-1] not in (1, 3):
+            if array.dtype != np.uint8 or array.ndim != 4 or array.shape[-1] not in (1, 3) or not array.size:
                 raise AdvdpnpError(
                     f"{path} must hold uint8 images (n, height, width, channels), not {_describe(array)}; "
                     f"get it again from {self.release.where}"
@@ -133,12 +141,14 @@ class OfficialCorruptions:
     def _load(self, name: str) -> NDArray[np.uint8]:
         path = self.folder / f"{name}.npy"
         try:
+            check_file(path, _LARGEST)
             array: NDArray[np.uint8] = np.load(path, mmap_mode="r", allow_pickle=False)
         except FileNotFoundError:
             raise AdvdpnpError(f"there is no {path}; get it from {self.release.where}") from None
-        except (ValueError, EOFError, OSError) as error:
+        except (ValueError, TypeError, EOFError, OSError, OverflowError, MemoryError, zipfile.BadZipFile) as error:
             raise AdvdpnpError(
-                f"{path} is damaged or its download is incomplete ({error}); get it again from {self.release.where}"
+                f"{path} is damaged or its download is incomplete ({describe_fault(error)}); get it again from "
+                f"{self.release.where}"
             ) from error
         if not isinstance(array, np.ndarray):
             raise AdvdpnpError(f"{path} is an archive, not a .npy file; get it again from {self.release.where}")

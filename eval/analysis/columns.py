@@ -1,14 +1,22 @@
 """The columns of a leaderboard: their names, their types and their meanings."""
 
+import io
+import math
 import re
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from advdpnp.base.untrusted.text import from_csv_cell
+from advdpnp.base.errors import AdvdpnpError
+from advdpnp.base.untrusted.files import describe_fault, read_bounded
+from advdpnp.base.untrusted.text import LONGEST_NAME, from_csv_cell, shown
 from advdpnp.eval.analysis.corruptions import COUNT, MEAN, is_detail
 from advdpnp.eval.analysis.rows import Row
+
+LARGEST_CSV = 2**25
+"""Bytes of a ``leaderboard.csv``: some 20,000 rows."""
+_MOST_COLUMNS, _MOST_CELLS, _LONGEST_CELL = 5_000, 4_000_000, 100_000
 
 _TEXT = (
     "method", "architecture", "norm", "eps_text", "dataset", "corruption_source", "weights_hash", "data_hash",
@@ -126,13 +134,54 @@ def percent_columns(frame: pd.DataFrame) -> list[str]:
 
 
 def read_leaderboard(path: Path) -> pd.DataFrame:
-    """Read a ``leaderboard.csv`` back with the types that ``build_leaderboard`` gives."""
+    """Read a ``leaderboard.csv`` back with the types that ``build_leaderboard`` gives.
+
+    Raises:
+        AdvdpnpError: it cannot be read, or no leaderboard says what it says.
+    """
+    try:
+        content = read_bounded(path, LARGEST_CSV)
+        columns = content.partition(b"\n")[0].count(b",") + 1
+        if columns > _MOST_COLUMNS or columns * content.count(b"\n") > _MOST_CELLS:
+            raise ValueError(f"it has more cells than the {_MOST_CELLS:,} that a leaderboard may have")
+        return _checked(with_types(_read(content)))
+    except (OSError, ValueError, TypeError, KeyError, OverflowError) as error:
+        raise AdvdpnpError(
+            f"{path} is damaged ({describe_fault(error)}); make it again with advdpnp leaderboard"
+        ) from error
+
+
+def _read(content: bytes) -> pd.DataFrame:
     text = dict.fromkeys(("model", "flags", *_TEXT, *_SOMETIMES), str)
     unknown = {name: [""] for name in ("seed", "eps", "training_seed")}
-    frame = pd.read_csv(path, dtype=text, keep_default_na=False, na_values=unknown).rename(columns=from_csv_cell)
+    frame = pd.read_csv(io.BytesIO(content), dtype=text, keep_default_na=False, na_values=unknown)
+    frame = frame.rename(columns=from_csv_cell)
+    if not frame.columns.is_unique:
+        raise ValueError("it has a column twice")
+    if missing := next((name for name in ("model", "clean", "n", "flags", *_TEXT) if name not in frame), ""):
+        raise ValueError(f"the column {missing} is missing")
     for name in [name for name in text if name in frame]:
         frame[name] = frame[name].map(from_csv_cell)
-    return with_types(frame)
+    return frame
+
+
+def _checked(frame: pd.DataFrame) -> pd.DataFrame:
+    """A leaderboard, if its names can be shown and its numbers can be what they are called.
+
+    Raises:
+        ValueError: they cannot.
+    """
+    for name in map(str, frame.columns):
+        if len(name) > LONGEST_NAME or not name.isprintable():
+            raise ValueError(f"a column cannot be called {shown(name)}")
+        values = frame[name]
+        if not pd.api.types.is_numeric_dtype(values):
+            wrong = [each for each in values if len(str(each)) > _LONGEST_CELL or not str(each).isprintable()]
+            if wrong:
+                raise ValueError(f"{name} cannot be {shown(wrong[0])}")
+        elif ((values < 0) | (values > (100 if name in percent_columns(frame) else math.inf))).any():
+            raise ValueError(f"{name} has a number that it cannot have")
+    return frame
 
 
 def with_types(frame: pd.DataFrame) -> pd.DataFrame:

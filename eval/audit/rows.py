@@ -8,14 +8,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from advdpnp.base.errors import AdvdpnpError, first_line
+from advdpnp.base.errors import AdvdpnpError
 from advdpnp.eval.analysis.columns import read_leaderboard
 from advdpnp.eval.analysis.rows import Row, make_rows
 from advdpnp.eval.audit.images import UnitAudit
 from advdpnp.eval.store.key import short_hash
 from advdpnp.eval.store.reader import StoredEvaluation
 
-_NEEDED = ("weights_hash", "data_hash", "norm", "eps", "seed", "n", "definitions")
 _HASH = re.compile("[0-9a-f]{64}")
 
 
@@ -28,7 +27,7 @@ def audit_rows(units: Sequence[StoredEvaluation], audits: Mapping[str, UnitAudit
         leaderboard: a ``leaderboard.csv`` to compare with; where there is none, the record of each row is checked.
     """
     try:
-        table = _table(leaderboard) if leaderboard.exists() else None
+        table = read_leaderboard(leaderboard) if leaderboard.exists() else None
     except AdvdpnpError as error:
         yield str(error)
         return
@@ -56,18 +55,6 @@ def provenance_gaps(row: Row) -> list[str]:
         lacking += [] if "seconds" in run else ["seconds"]
         gaps += [f"{label} does not tell its {', '.join(lacking)}"] if lacking else []
     return gaps
-
-
-def _table(path: Path) -> pd.DataFrame:
-    try:
-        table = read_leaderboard(path)
-        if missing := set(_NEEDED) - set(table):
-            raise ValueError(f"{min(missing)} is missing")
-    except (ValueError, TypeError, KeyError, OSError) as error:
-        raise AdvdpnpError(
-            f"{path} is damaged ({first_line(error)}); make it again with advdpnp leaderboard"
-        ) from error
-    return table
 
 
 def _units(row: Row) -> dict[str, StoredEvaluation]:

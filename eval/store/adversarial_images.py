@@ -19,13 +19,16 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.base.files import atomic_path
+from advdpnp.base.untrusted.files import check_file
 from advdpnp.datasets import to_float
+from advdpnp.eval.store.schema import MOST_ROWS
 
 SUFFIX = ".adversarials"
 """Of the file of images of a part."""
@@ -44,6 +47,9 @@ IMAGES = pa.schema(
 )
 
 _ROW_GROUP = 2**25  # bytes
+LARGEST_IMAGES = 2**40
+"""Bytes of a file of images."""
+_LARGEST_GROUP, _LARGEST_BATCH = 2**31, 2**30  # bytes of a row group once unpacked, and of the rows in memory
 _DIGEST = 8
 _ROWS = 512  # that are in memory at once
 _SORTED = 4 * _ROWS  # that are sorted at once; for more, the files are read again
@@ -84,7 +90,7 @@ def write_adversarials(path: Path, tables: Iterable[pa.Table]) -> None:
                         write_page_checksum=True,
                     )
                 )  # fmt: skip
-            writer.write_table(table)
+            writer.write_table(table, max(1, 2 * _ROW_GROUP * len(table) // max(1, table.nbytes)))
 
 
 def _row_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
@@ -125,6 +131,7 @@ def read_tables(path: Path, start: int = 0, count: int | None = None, unit: str 
                 continue
             for batch in file.iter_batches(_ROWS, [group]):
                 table = pa.Table.from_batches([batch])
+                _check_size(table)
                 low, high = max(0, start - place), min(len(table), end - place)
                 if low < high:
                     yield _as_images(table.slice(low, high - low), unit)
@@ -276,6 +283,21 @@ def _digest(stored: bytes) -> bytes:
     return hashlib.sha256(stored).digest()[:_DIGEST]
 
 
+def _check_size(table: pa.Table) -> None:
+    """Check that rows that were read as words of a dictionary may be written out: a few bytes can stand for terabytes.
+
+    Raises:
+        ValueError: they may not.
+    """
+    size = 0
+    for column in table.columns:
+        for chunk in column.chunks if pa.types.is_dictionary(column.type) else ():
+            lengths = pc.fill_null(pc.take(pc.binary_length(chunk.dictionary), chunk.indices), 0)
+            size += pc.sum(pc.cast(lengths, pa.int64())).as_py() or 0
+    if size > _LARGEST_BATCH:
+        raise ValueError("its images are larger than any")
+
+
 def _as_images(table: pa.Table, unit: str | None) -> pa.Table:
     if unit is not None and table.column("unit").unique().to_pylist() != [unit]:
         raise ValueError("images of another evaluation")
@@ -296,7 +318,18 @@ def images_damaged(path: Path) -> AdvdpnpError:
 def _open(path: Path) -> Iterator[pq.ParquetFile]:
     """The file, its columns checked; whatever goes wrong with it inside becomes one sentence."""
     try:
-        with open(path, "rb") as stream, pq.ParquetFile(stream, page_checksum_verification=True) as file:
+        check_file(path, LARGEST_IMAGES)
+        held = pq.read_metadata(path)
+        kinds = {each.name: each.type for each in held.schema.to_arrow_schema()}
+        words = [name for name, kind in kinds.items() if pa.types.is_binary(kind) or pa.types.is_string(kind)]
+        with (
+            open(path, "rb") as stream,
+            pq.ParquetFile(stream, page_checksum_verification=True, read_dictionary=words) as file,
+        ):
+            if held.num_rows > MOST_ROWS or any(
+                held.row_group(group).total_byte_size > _LARGEST_GROUP for group in range(held.num_row_groups)
+            ):
+                raise ValueError("it holds more than any evaluation")
             if not set(IMAGES.names) - {"clean"} <= set(file.schema_arrow.names):
                 raise AdvdpnpError(f"{path} holds no adversarial images; delete it and run the same evaluation again")
             yield file

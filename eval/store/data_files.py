@@ -21,8 +21,8 @@ import numpy as np
 import pyarrow as pa
 
 from advdpnp.base.errors import AdvdpnpError
-from advdpnp.base.untrusted.files import read_bounded
-from advdpnp.eval.store.adversarial_images import Source, images_damaged, read_tables
+from advdpnp.base.untrusted.files import check_file, read_bounded
+from advdpnp.eval.store.adversarial_images import LARGEST_IMAGES, Source, images_damaged, read_tables
 from advdpnp.eval.store.index import INDEX, DataFile, EvaluationRecord, Index, Kind, read_index
 from advdpnp.eval.store.schema import FOUND, damaged, read_parquet
 
@@ -203,6 +203,10 @@ def _read_rows(path: Path, file: DataFile, status: object) -> pa.Table | None:
 @lru_cache(maxsize=64)
 def _with_checksum(path: Path, file: DataFile, status: object) -> Path | None:
     """The path if the file has this checksum; images are not read into memory. ``status`` as above."""
+    try:
+        check_file(path, LARGEST_IMAGES)
+    except ValueError as error:
+        raise images_damaged(path) from error
     return path if sha256_of(path) == file.sha256 else None
 
 

@@ -45,10 +45,16 @@ Count = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 def read_bounded(path: Path, most: int) -> bytes:
-    """All bytes of a file.
+    """All bytes of a file; raises as ``check_file``."""
+    check_file(path, most)
+    return path.read_bytes()
+
+
+def check_file(path: Path, most: int) -> None:
+    """Check that a file may be read.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: it cannot be.
         ValueError: it is a pipe or a device, which may never end, or has more than ``most`` bytes.
     """
     status = path.stat()
@@ -56,17 +62,18 @@ def read_bounded(path: Path, most: int) -> bytes:
         raise ValueError("it is a folder" if stat.S_ISDIR(status.st_mode) else "it is no regular file")
     if status.st_size > most:
         raise ValueError(f"it has {status.st_size:,} bytes, more than the {most:,} that such a file may have")
-    return path.read_bytes()
 
 
-def parse_json(text: str | bytes) -> Any:
-    """JSON of bounded depth and size that names no key twice. NaN and infinity pass: schemas refuse them.
+def parse_json(text: str | bytes, most: int = LARGEST_JSON) -> Any:
+    """JSON of at most ``most`` characters and bounded depth that names no key twice.
+
+    NaN and infinity pass: schemas refuse them.
 
     Raises:
         ValueError: it is something else.
     """
-    if len(text) > LARGEST_JSON:
-        raise ValueError(f"it has {len(text):,} bytes, more than {LARGEST_JSON:,}")
+    if len(text) > most:
+        raise ValueError(f"it has {len(text):,} bytes, more than {most:,}")
     try:
         value = json.loads(text, object_pairs_hook=_unique, parse_int=_whole_number)
     except RecursionError:

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from pydantic import TypeAdapter
 from tabulate import tabulate
 
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.base.files import write_text
+from advdpnp.base.untrusted.files import LARGEST_JSON, Name, parse_json, read_bounded
 from advdpnp.base.versions import command_line
 from advdpnp.commands.support.console import out as console
 from advdpnp.commands.support.training import training_bar
@@ -35,6 +37,7 @@ from advdpnp.training.study import (
 from advdpnp.training.trainer import Hardware, train
 
 _JUDGED = "judged.json"
+_MEASURED = TypeAdapter(dict[Name, float])
 _LAST_METRICS = ("min_separation", "zero_gradient", "seconds")
 
 
@@ -96,9 +99,9 @@ def _judged(run: Path, definition: str) -> dict[str, float] | None:
     if not path.exists():
         return None
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        same, measured = content["definition"] == definition, dict(content["measured"])
-    except (ValueError, KeyError, TypeError) as error:
+        content = parse_json(read_bounded(path, LARGEST_JSON))
+        same, measured = content["definition"] == definition, _MEASURED.validate_python(content["measured"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise AdvdpnpError(f"{path} is damaged; delete it, and the same command judges the net again") from error
     if not same:
         raise AdvdpnpError(

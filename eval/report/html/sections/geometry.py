@@ -1,14 +1,19 @@
 """What ``advdpnp geometry`` has measured and drawn, where it lies below the folders of results."""
 
-import json
+import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, field_validator
+
+from advdpnp.base.untrusted.files import STRICT, Text, describe_fault, parse_json, read_bounded, validated
 from advdpnp.eval.report.html.context import PageContext
 from advdpnp.eval.report.html.images import figure
 from advdpnp.eval.report.html.section import Section
 from advdpnp.eval.report.tables import number
+
+_logger = logging.getLogger("advdpnp")
 
 BUDGET = 1_500_000
 """Characters of all pictures; models beyond it have numbers only."""
@@ -23,6 +28,47 @@ _FIGURES = {
     "centres": "Prototypes and centres beside the images", "prototypes": "Prototypes",
 }  # fmt: skip
 _NAMED = 20  # classes: a matrix of more is not legible
+_LARGEST = 2**26  # bytes of a report: the angles of a thousand classes
+
+
+class _Part(BaseModel):
+    """What is read of a mapping that holds more."""
+
+    model_config = STRICT | ConfigDict(extra="ignore")
+
+
+class _Vectors(_Part):
+    angles: list[list[float]]
+    min_separation: float
+    simplex_bound: float
+    bound_can_be_reached: bool
+
+    @field_validator("angles")
+    @classmethod
+    def _square(cls, angles: list[list[float]]) -> list[list[float]]:
+        if any(len(line) != len(angles) for line in angles):
+            raise ValueError("there is not one angle for each pair of classes")
+        return angles
+
+
+class _Features(_Part):
+    kind: Text
+    mean_angle_to_own: float | None = None
+    mean_angle_to_nearest_rival: float | None = None
+    within: float | None = None
+    between: float | None = None
+    separation_ratio: float | None = None
+    silhouette: float | None = None
+
+
+class _Report(_Part):
+    model: Text
+    dataset: Text
+    vectors: _Vectors
+    features: Annotated[list[_Features], Field(max_length=100)]
+
+
+_REPORT = TypeAdapter(_Report)
 
 
 def _gather(context: PageContext) -> Mapping[str, Any] | None:
@@ -50,26 +96,26 @@ def _reports(folders: Iterable[Path]) -> list[Path]:
 
 
 def _panel(path: Path) -> dict[str, Any] | None:
-    """What one ``geometry.json`` says; None if it is damaged."""
+    """What one ``geometry.json`` says; None if it is damaged, which is no reason to withhold the page."""
     try:
-        report = json.loads(path.read_text(encoding="utf-8"))
-        vectors = report["vectors"]
-        angles = [[float(angle) for angle in line] for line in vectors["angles"]]
-        return {
-            "name": str(report["model"]),
-            "dataset": str(report["dataset"]),
-            "min_separation": float(vectors["min_separation"]),
-            "bound": float(vectors["simplex_bound"]),
-            "reachable": bool(vectors["bound_can_be_reached"]),
-            "angles": angles if len(angles) <= _NAMED else [],
-            "features": [
-                (str(each["kind"]), [number(each.get(key), digits) for key, _, digits in _MEASURES])
-                for each in report["features"]
-            ],
-            "figures": [],
-        }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None  # a damaged measurement is no reason to withhold the page
+        report = validated(_REPORT, parse_json(read_bounded(path, _LARGEST), _LARGEST))
+    except (OSError, ValueError) as error:
+        _logger.warning("%s is damaged (%s) and not shown; measure it again with advdpnp geometry", path,
+                        describe_fault(error))  # fmt: skip
+        return None
+    return {
+        "name": report.model,
+        "dataset": report.dataset,
+        "min_separation": report.vectors.min_separation,
+        "bound": report.vectors.simplex_bound,
+        "reachable": report.vectors.bound_can_be_reached,
+        "angles": report.vectors.angles if len(report.vectors.angles) <= _NAMED else [],
+        "features": [
+            (each.kind, [number(getattr(each, key), digits) for key, _, digits in _MEASURES])
+            for each in report.features
+        ],
+        "figures": [],
+    }
 
 
 def _figures(folder: Path) -> list[tuple[str, str]]:
