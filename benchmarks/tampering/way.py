@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 NOTHING = "changes nothing that is shown"
+LAST_BITS = "moves the last bits of what is searched at most"
+PLAN = "tables show which attacks ran; a seal shows it"
 BELIEVED = "no file can show it; a seal does"
 
 

@@ -11,11 +11,11 @@ import numpy as np
 from advdpnp.attacks import resolve_attacks
 from advdpnp.attacks.threat import ThreatModel
 from benchmarks.tampering.forger import Change, Evaluation, edit_index, edit_model, forge
-from benchmarks.tampering.way import BELIEVED, NOTHING, Way
+from benchmarks.tampering.way import BELIEVED, LAST_BITS, NOTHING, PLAN, Way
 from benchmarks.tampering.wrong_types import wrong_types
 
 ATTACKS = ("fgsm", "pgd-20", "cw", "autoattack")
-EPS = "0.1"
+EPS = "0.05"
 
 
 def _on(label: str, change: Callable[[Evaluation], Any]) -> Callable[[Path], None]:
@@ -141,7 +141,9 @@ def _identity(label: str) -> Iterator[Way]:
     yield Way(f"{label}: another seed", _on(label, _identity_and_metadata(seed=7)))
     yield Way(f"{label}: another seed beside the definition", _on(label, _tells(seed=7)))
     yield Way(f"{label}: another engine", _on(label, lambda each: each.record["identity"].update(engine=1)))
-    yield Way(f"{label}: another batch shape", _on(label, lambda each: each.record["identity"].update(shape=64)))
+    yield Way(
+        f"{label}: another batch shape", _on(label, lambda each: each.record["identity"].update(shape=64)), LAST_BITS
+    )
     yield Way(f"{label}: searched in bf16", _on(label, lambda each: each.record["identity"].update(precision="bf16")))
     yield Way(f"{label}: of a randomised model", _on(label, _identity_and_metadata(randomised=True)))
     yield Way(f"{label}: of a batch-dependent model", _on(label, _tells(batch_dependent=True)))
@@ -213,7 +215,7 @@ def _whole() -> Iterator[Way]:
     changes: dict[str, tuple[Change, str]] = {
         "all files are cut down to the samples that survive": (survivors, ""),
         "the strong attacks are deleted": (hidden, ""),
-        "the strong attacks are deleted, and the plan": (hidden_well, "tables show which attacks ran; a seal shows it"),
+        "the strong attacks are deleted, and the plan": (hidden_well, PLAN),
         "nothing breaks anything, without a trace": (all_robust, ""),
         "clean mistakes are right": (right, ""),
         "clean mistakes have the label that was predicted": (relabelled, ""),

@@ -5,8 +5,17 @@ from collections.abc import Iterator
 from typing import Any
 
 from benchmarks.tampering.forger import edit_index, edit_model
-from benchmarks.tampering.way import Way
+from benchmarks.tampering.way import BELIEVED, NOTHING, PLAN, Way
 
+_WHY_NOT = {
+    "units.json: runs/0/date is 'x'": BELIEVED,
+    "units.json: runs/0/command is 'x'": BELIEVED,
+    "units.json: runs/0/attacks is []": PLAN,
+    "units.json: metadata/0/dataset is None": NOTHING,  # its name comes from its hash
+    "units.json: metadata/0/dataset is 'x'": NOTHING,
+    "model.json: name is 'x'": BELIEVED,
+    "model.json: class_names is []": "classes have numbers in place of names",
+}
 _WRONG: tuple[Any, ...] = (None, "x", -1, [], {})
 
 
@@ -24,11 +33,13 @@ def wrong_types() -> Iterator[Way]:
     for place in places:
         for value in _WRONG:
             words = f"units.json: {'/'.join(map(str, place))} is {value!r}"
-            yield Way(words, lambda folder, p=place, v=value: edit_index(folder, lambda c: _put(c, p, v)))  # type: ignore[misc]
+            change = lambda folder, p=place, v=value: edit_index(folder, lambda c: _put(c, p, v))  # noqa: E731
+            yield Way(words, change, _WHY_NOT.get(words, ""))  # type: ignore[misc]
     for name in ("name", "class_names", "parameters", "min_separation", "training_seed"):
         for value in _WRONG:
             words = f"model.json: {name} is {value!r}"
-            yield Way(words, lambda f, n=name, v=value: edit_model(f, lambda m: m.update({n: v})))  # type: ignore[misc]
+            change = lambda folder, n=name, v=value: edit_model(folder, lambda m: m.update({n: v}))  # noqa: E731
+            yield Way(words, change, _WHY_NOT.get(words, ""))  # type: ignore[misc]
 
 
 def _put(content: dict[str, Any], place: tuple[Any, ...], value: Any) -> None:

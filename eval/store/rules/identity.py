@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import advdpnp.attacks  # noqa: F401  (its modules register themselves)
 from advdpnp.attacks.algorithms.transfer import PREFIX
 from advdpnp.attacks.criteria import TARGETS, Targeted
+from advdpnp.attacks.info import info_of
 from advdpnp.attacks.names import reference_of
 from advdpnp.attacks.protocol import ATTACKS, aim
 from advdpnp.attacks.threat import ThreatModel
@@ -61,6 +62,7 @@ def _faults(
     if isinstance(attack, Mapping):
         known = KNOWN_DATA.get(str(identity["data"]))
         precision = str(identity.get("precision", _FLOAT32))
+        yield _misdescribed(label, attack, metadata.get("attack_info"))
         yield _mislabelled(
             label, canonical_json(attack), precision, int(identity.get("budget") or 0), str(threat["norm"]),
             float(threat["eps"]), known.classes if known else classes,
@@ -114,6 +116,26 @@ def parts_of(label: str) -> LabelParts:
     return LabelParts(label, found["precision"], int(found["budget"] or 0), found["targets"])
 
 
+def _misdescribed(label: str, attack: Mapping[str, Any], said: Any) -> str:
+    """Why one of our attacks does not do what is said beside its definition; "" if it does, or nothing is said."""
+    if said is None or not _is_ours(label):
+        return ""
+    told, defined = info_of({"attack": attack}, said), info_of({"attack": attack})
+    wrong = [name for name in ("family", "loss", "steps", "stages") if getattr(told, name) != getattr(defined, name)]
+    return f"the {wrong[0]} that it says of itself is not that of its definition" if wrong else ""
+
+
+def _is_ours(label: str) -> bool:
+    """Whether a label names an attack of this package, and not one of another or of the user."""
+    name = parts_of(label).name
+    if ":" in name:
+        return False
+    try:
+        return str(getattr(ATTACKS.find(name)[0].build, "__module__", "")).startswith("advdpnp.")
+    except AdvdpnpError:
+        return False
+
+
 @lru_cache(maxsize=4096)
 def _mislabelled(label: str, attack: str, precision: str, budget: int, norm: str, eps: float, classes: int) -> str:
     """Why an attack is not what it is called; "" if it is, or if nothing is known by this name.
@@ -129,13 +151,7 @@ def _mislabelled(label: str, attack: str, precision: str, budget: int, norm: str
         return f"it is called '{label}', and its search was of at most {budget} passes (0: any number)"
     if name.startswith(PREFIX):
         return "" if '"attack":"transfer"' in attack else f"it is called '{label}', and its definition is another one"
-    if ":" in name or targets not in ("", *TARGETS):
-        return ""
-    try:
-        ours = str(getattr(ATTACKS.find(name)[0].build, "__module__", "")).startswith("advdpnp.")
-    except AdvdpnpError:
-        return ""
-    if not ours:
+    if targets not in ("", *TARGETS) or not _is_ours(label):
         return ""
     stored = json.loads(attack)
     made = [json.loads(each) for count in _possible(classes) if (each := _definition(name, targets, norm, eps, count))]
