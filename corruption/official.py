@@ -6,7 +6,6 @@ labels repeated five times.
 """
 
 import hashlib
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from advdpnp.base.errors import AdvdpnpError
-from advdpnp.base.untrusted.files import check_file, describe_fault
+from advdpnp.base.untrusted.files import UNREADABLE_ARRAY, check_file, describe_fault
 from advdpnp.corruption.registry import SEVERITIES, find_corruption
 from advdpnp.corruption.types import BENCHMARK
 
@@ -145,7 +144,7 @@ class OfficialCorruptions:
             array: NDArray[np.uint8] = np.load(path, mmap_mode="r", allow_pickle=False)
         except FileNotFoundError:
             raise AdvdpnpError(f"there is no {path}; get it from {self.release.where}") from None
-        except (ValueError, TypeError, EOFError, OSError, OverflowError, MemoryError, zipfile.BadZipFile) as error:
+        except (*UNREADABLE_ARRAY, TypeError, OSError, OverflowError, MemoryError) as error:
             raise AdvdpnpError(
                 f"{path} is damaged or its download is incomplete ({describe_fault(error)}); get it again from "
                 f"{self.release.where}"

@@ -97,7 +97,7 @@ def _rows(label: str) -> Iterator[Way]:
         "no gradient was zero, or all were": _set("zero_gradient", lambda old: ~old, where="robust"),
         "margins are larger": _set("margin", lambda old: old * 3, where="robust"),
         "all is borderline": _set("borderline", True, where="all"),
-        "another stage ended it": _set("stage", 3, where="robust"),
+        "another stage ended it": _set("stage", lambda old: old ^ 1, where="robust"),
         "claims were refused": _set("refused", 4, where="robust"),
         "the broken samples are cut away": lambda each: each.keep(each.frame.loc[~each.frame["success"], "sample"]),
         "the last samples are cut away": lambda each: each.keep(each.frame["sample"][:8]),

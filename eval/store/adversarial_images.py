@@ -301,6 +301,8 @@ def _check_size(table: pa.Table) -> None:
 def _as_images(table: pa.Table, unit: str | None) -> pa.Table:
     if unit is not None and table.column("unit").unique().to_pylist() != [unit]:
         raise ValueError("images of another evaluation")
+    if table.column("sample").null_count:
+        raise ValueError("an image of no sample")
     if "clean" not in table.column_names:  # files of before
         table = table.append_column("clean", pa.nulls(len(table), pa.binary()))
     return table.select(IMAGES.names).cast(IMAGES)
@@ -330,6 +332,8 @@ def _open(path: Path) -> Iterator[pq.ParquetFile]:
                 held.row_group(group).total_byte_size > _LARGEST_GROUP for group in range(held.num_row_groups)
             ):
                 raise ValueError("it holds more than any evaluation")
+            if len(kinds) < len(held.schema.to_arrow_schema()):
+                raise ValueError("it has a column twice")
             if not set(IMAGES.names) - {"clean"} <= set(file.schema_arrow.names):
                 raise AdvdpnpError(f"{path} holds no adversarial images; delete it and run the same evaluation again")
             yield file

@@ -1,11 +1,14 @@
 """The official files, where a table's corrupted images come from, and files written in the official layout."""
 
 import json
+import os
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.corruption import (
@@ -131,6 +134,47 @@ def test_missing_files_are_named_and_never_mixed_with_regenerated_ones(mode, roo
 def test_the_extra_types_are_asked_for_only_where_wanted(root, dataset):
     with pytest.raises(AdvdpnpError, match=r"lacks speckle_noise.npy, gaussian_blur.npy"):
         corruption_cells("auto", dataset, root, types="all")
+
+
+SHAPES = st.lists(st.sampled_from([0, 1, 3, 4, 20, 32]), max_size=5).map(tuple)
+TYPES = st.sampled_from(["u1", "i8", ">u8", "f4", "?", "U3", "O", "c8", "M8[s]", [("a", "u1"), ("b", "f4")]])
+
+
+@settings(max_examples=150, deadline=None, database=None, derandomize=True,
+          suppress_health_check=[HealthCheck.function_scoped_fixture])  # fmt: skip
+@given(st.sampled_from(["fog", "labels"]), SHAPES, TYPES, st.booleans(), st.integers(0, 200), st.data())
+def test_an_array_of_any_kind_is_read_or_one_sentence(root, dataset, name, shape, kind, fortran, cut, data):
+    path = root / "CIFAR-10-C" / f"{name}.npy"
+    whole = path.read_bytes()
+    try:
+        if data.draw(st.booleans()):
+            array = np.zeros(shape, kind, "F" if fortran else "C")
+            np.save(path, array, allow_pickle=True)
+        else:  # bytes of the header are others
+            place, byte = data.draw(st.integers(0, 127)), data.draw(st.binary(min_size=1, max_size=3))
+            path.write_bytes(whole[:place] + byte + whole[place + len(byte) :][: len(whole) - cut])
+        corruption_cells("cifar10-c", dataset, root).images("fog", 1, torch.arange(4))
+    except AdvdpnpError as error:
+        said = str(error)
+        assert str(root) in said
+        assert len(said) < 1000
+        assert said.isprintable()
+    finally:
+        path.write_bytes(whole)
+
+
+def test_an_archive_and_a_pipe_are_one_sentence(root, dataset):
+    path = root / "CIFAR-10-C" / "fog.npy"
+    path.unlink()
+    os.mkfifo(path)
+    assert find_official("cifar10", root).missing(["fog"]) == ["fog.npy"]
+    with pytest.raises(AdvdpnpError, match=r"lacks fog.npy"):
+        corruption_cells("cifar10-c", dataset, root)
+    path.unlink()
+    with open(path, "wb") as stream:
+        np.savez(stream, a=np.zeros(3))
+    with pytest.raises(AdvdpnpError, match="is an archive"):
+        corruption_cells("cifar10-c", dataset, root)
 
 
 @pytest.mark.parametrize("keep", [0, 60, 5000])

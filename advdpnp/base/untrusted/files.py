@@ -6,6 +6,7 @@ Readers raise a ``ValueError`` that says what is wrong; the caller puts the name
 import json
 import math
 import stat
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -183,6 +184,10 @@ _GREATEST_RATIO = 200  # of photographs, about 1.1; of drawings, rarely 30; defl
 _LITTLE = 2**28  # bytes that are no danger, whatever they were packed into
 
 
+UNREADABLE_ARRAY = (ValueError, EOFError, zipfile.BadZipFile, SyntaxError, tokenize.TokenError)
+"""What numpy raises for a file that is none of its own; it takes the header of an array for Python."""
+
+
 @contextmanager
 def open_arrays(path: Path) -> Iterator[Mapping[str, np.ndarray]]:
     """The arrays of an ``.npz`` file, each read when it is asked for; no objects.
@@ -202,7 +207,7 @@ def open_arrays(path: Path) -> Iterator[Mapping[str, np.ndarray]]:
                 _check_members(archive)
         with np.load(path, allow_pickle=False) as stored:
             yield stored
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+    except (zlib.error, NotImplementedError, RuntimeError, *UNREADABLE_ARRAY) as error:
         raise ValueError(str(error) or "it ends too early") from error
 
 

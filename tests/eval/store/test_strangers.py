@@ -13,6 +13,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -185,6 +186,62 @@ def test_bytes_of_any_kind_are_one_sentence(results: Path) -> None:
             with pytest.raises(AdvdpnpError, match=name.replace(".", r"\.")):
                 find_results([results.parent])
         path.write_bytes(whole)
+
+
+IMAGE_COLUMNS = ["unit", "sample", "difference", "image", "digest", "clean"]
+
+
+@settings(max_examples=60, deadline=None, database=None, derandomize=True)
+@given(st.data())
+def test_images_of_any_type_and_content_are_read_or_one_sentence(
+    results: Path, edit_index: Callable[..., None], data: st.DataObject
+) -> None:
+    path, index = results / "adversarials.parquet", results / INDEX
+    kept = path.read_bytes(), index.read_text()
+    table = pq.ParquetFile(path).read()
+    title = data.draw(st.sampled_from(IMAGE_COLUMNS))
+    kind = data.draw(st.sampled_from([pa.int64(), pa.binary(), pa.string(), pa.float32(), pa.list_(pa.int64())]))
+    odd: list[Any] = {pa.int64(): [None, -1, 2**62], pa.float32(): [None, 0.5]}.get(kind, [None, b"", b"x" * 700])
+    odd = [None, [], [1]] if pa.types.is_list(kind) else ["", "x"] if pa.types.is_string(kind) else odd
+    new = pa.array(data.draw(st.lists(st.sampled_from(odd), min_size=len(table), max_size=len(table))), kind)
+    place = table.column_names.index(title)
+    changed = data.draw(
+        st.sampled_from([table.set_column(place, title, new), table.append_column(title, new), table[:0]])
+    )
+    try:
+        pq.write_table(changed, path)
+        edit_index(index, lambda content: content["files"]["adversarials"].update(sha256=sha256_of(path)))
+        for unit in find_results([results.parent]):
+            said = sentence(unit.examples)
+            assert not said or "adversarials.parquet" in said
+            said = sentence(lambda unit=unit: list(unit.adversarials(lambda n: torch.zeros(len(n), 3, 2, 2), 20)))  # type: ignore[misc]
+            assert not said or "adversarials.parquet" in said
+    finally:
+        path.write_bytes(kept[0])
+        index.write_text(kept[1])
+
+
+def test_images_that_are_larger_than_any_are_refused_before_they_are_in_memory(
+    results: Path, edit_index: Callable[..., None]
+) -> None:
+    path, index = results / "adversarials.parquet", results / INDEX
+    kept = path.read_bytes(), index.read_text()
+    table = pq.ParquetFile(path).read()
+    huge = pa.DictionaryArray.from_arrays(pa.array([0] * 400, pa.int32()), pa.array([b"x" * 2**23], pa.binary()))
+    rows = {name: [table[name][0].as_py()] * 400 for name in ("unit", "sample", "digest")}
+    bomb = pa.table({**rows, "difference": huge, "image": huge, "clean": huge})  # 10 GB, in a file of kilobytes
+    try:
+        pq.write_table(bomb, path, compression="zstd")
+        assert path.stat().st_size < 2**17
+        edit_index(index, lambda content: content["files"]["adversarials"].update(sha256=sha256_of(path)))
+        (unit, *_) = [unit for unit in find_results([results.parent]) if unit.record.hash == rows["unit"][0]]
+        before = pa.total_allocated_bytes()
+        with pytest.raises(AdvdpnpError, match=r"the images in .* are damaged"):
+            unit.examples()
+        assert pa.total_allocated_bytes() - before < 2**28
+    finally:
+        path.write_bytes(kept[0])
+        index.write_text(kept[1])
 
 
 def test_a_pipe_in_the_place_of_a_file_does_not_hang(results: Path) -> None:
