@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from advdpnp.attacks.criteria import MISCLASSIFIED, Criterion, Targeted
 from advdpnp.attacks.rows import Batch, Rows
 from advdpnp.attacks.threat import ThreatModel
-from advdpnp.base.columns import RESERVED
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.base.randomness import Draw
 from advdpnp.base.registry import Registry
+from advdpnp.base.untrusted.columns import RESERVED
 
 Loss = Callable[[Tensor], Tensor]
 """Maps logits (n, classes) to one value per sample (n,), which the attack maximises."""

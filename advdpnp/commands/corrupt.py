@@ -49,6 +49,4 @@ def corrupt(
         )
         present = [name for name in in_order(CORRUPTIONS.names()) if (out / f"{name}.npy").exists()]
         draw_sheet(test.images[0], out / SHEET, names=present, seed=seed)
-    console.out.print(
-        f"{len(written)} files in {out}, and {SHEET}: the first image under all types there", markup=False
-    )
+    console.out.print(f"{len(written)} files in {out}, and {SHEET}: the first image under all types there")

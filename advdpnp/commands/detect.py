@@ -179,5 +179,5 @@ def _run(
         console.print_records(grid.caption, grid.rows, grid.heads)
         console.out.print("")
     for note in found.notes:
-        console.out.print(note, markup=False)
-    console.out.print(f"{paths[0]}, .md and {len(figures)} figures", markup=False)
+        console.out.print(note)
+    console.out.print(f"{paths[0]}, .md and {len(figures)} figures")

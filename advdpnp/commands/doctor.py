@@ -64,12 +64,12 @@ class Check:
 
 def doctor(mend: Mend = False) -> None:
     """Check versions, devices and the reference packages, and print the command that fixes each finding."""
-    checks = fix(lambda line: console.err.print(line, markup=False)) if mend else diagnose()
+    checks = fix(lambda line: console.err.print(line)) if mend else diagnose()
     for check in checks:
         mark = Text("ok", "green") if check.ok else Text("!!", "red")
         console.out.print(mark, f" {check.name:<24} {check.value}")
         if not check.ok:
-            console.out.print(f"      {check.finding}\n      fix with: {check.remedy}", markup=False)
+            console.out.print(f"      {check.finding}\n      fix with: {check.remedy}")
     if not all(check.ok for check in checks):
         raise typer.Exit(2)
 

@@ -277,12 +277,12 @@ def _run(
     show(frame, results)
     if options.get("until_half_width") is not None:
         most = min(options.get("limit") or len(data.test), len(data.test))
-        console.out.print(f"first {frame['n'].min():,} of {most:,} images", markup=False, highlight=False)
+        console.out.print(f"first {frame['n'].min():,} of {most:,} images")
     if cross_check is not None:
         for line in in_words(compared):
-            console.out.print(line, markup=False, highlight=False)
+            console.out.print(line)
         from advdpnp.eval.report.csv import to_csv
 
         table = beside / "cross-check.csv"
         write_text(table, to_csv(compared, float_format="%.4g"))
-        console.out.print(f"{table}", markup=False)
+        console.out.print(f"{table}")

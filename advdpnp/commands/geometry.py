@@ -86,7 +86,7 @@ def geometry(
         figures.append(path)
     write_text(folder / "geometry.json", json.dumps({"model": loaded.name, "dataset": data.name, **report}, indent=1))
     _print(loaded.name, report, data.class_names)
-    console.out.print(f"\n{folder / 'geometry.json'} and {len(figures)} figures", markup=False)
+    console.out.print(f"\n{folder / 'geometry.json'} and {len(figures)} figures")
 
 
 def _drift(checkpoint: Path) -> dict[str, Any]:
@@ -120,7 +120,7 @@ def _prototypes(
     try:
         data = load_dataset(dataset, data_root=data_root, validation=0)
     except AdvdpnpError as error:
-        console.err.print(f"prototypes are not compared with training images: {error}", style="yellow", markup=False)
+        console.err.print(f"prototypes are not compared with training images: {error}", style="yellow")
         return None
     found = measure_prototypes(network, data.train)
     path = draw_prototypes(name, found, data.class_names, folder / "geometry-prototypes.png")
@@ -133,7 +133,6 @@ def _print(name: str, report: dict[str, Any], classes: Sequence[str]) -> None:
     console.out.print(
         f"{name}: MinSep {found['min_separation']:.2f} degrees, {found['below_bound']:.2f} below the simplex "
         f"bound of {found['simplex_bound']:.2f}{reach}; class vectors are {found['what']}",
-        markup=False,
     )
     _table("images", _FEATURES, report["features"])
     _table("medians in feature space", _CENTRES, report["centres"])

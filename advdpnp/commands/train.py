@@ -151,7 +151,6 @@ def _train(
             f"{100 * best['validation_clean']:.1f} % clean, "
             f"{100 * min(best['validation_pgd'], best['validation_pgd_margin']):.1f} % under PGD; "
             f"evaluate it with: advdpnp eval --attacks all {folder}",
-            markup=False,
         )
 
 

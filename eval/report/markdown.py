@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
-from advdpnp.base.columns import RESERVED
+from advdpnp.base.untrusted.columns import RESERVED
 from advdpnp.base.untrusted.text import markdown
 from advdpnp.eval.analysis.columns import is_distance
 from advdpnp.eval.analysis.corruptions import GROUP_COLUMNS, MEAN, TYPE, corruption_notes, is_detail

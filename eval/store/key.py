@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from advdpnp.base.columns import RESERVED
 from advdpnp.base.errors import AdvdpnpError
+from advdpnp.base.untrusted.columns import RESERVED
 from advdpnp.base.untrusted.text import LONGEST_NAME, shown
 
 if TYPE_CHECKING:

@@ -51,17 +51,16 @@ def _compare(rows: "Sequence[Row]", first: str, second: str, names: list[str] | 
         console.print_records(title, [_words(row) for _, row in part.iterrows()], heads)
         console.out.print()
     for sentence in left_out(rows, first, second) if names is None else ():
-        console.out.print(sentence, markup=False)
+        console.out.print(sentence)
     console.out.print(
         "Percent and points; only A: images that A alone gets right. Paired interval by Newcombe's method 10, p by the "
         "exact McNemar test (corruptions: t over images). p is not corrected, p (Holm) is for the number of columns.",
-        markup=False,
     )
     if out is not None:
         from advdpnp.eval.report.csv import to_csv
 
         write_text(out, to_csv(frame, float_format="%.6g"))
-        console.out.print(f"{out}", markup=False)
+        console.out.print(f"{out}")
 
 
 def _words(row: "pd.Series[Any]") -> list[str]:

@@ -77,7 +77,7 @@ def _write(text: str, out: Path | None) -> None:
     from advdpnp.base.files import write_text
 
     write_text(out, text)
-    console.out.print(f"{out}", markup=False)
+    console.out.print(f"{out}")
 
 
 def _latex(rows: "Sequence[Row]", columns: Sequence[str] | None) -> str:
@@ -162,10 +162,10 @@ def _write_images(chosen: "tuple[Row, str]", format_: str, out: Path | None, dat
     count = len(images["sample"])
     if format_ == "npz":
         write_npz(images, out)
-        console.out.print(f"{out}: {count} images of {attack}", markup=False)
+        console.out.print(f"{out}: {count} images of {attack}")
         return
     changed = write_pngs(images, out)
     note = (
         f"; rounding to bytes changed {changed}, which may no longer fool the model (npz keeps them)" if changed else ""
     )
-    console.out.print(f"{out}: {count} images of {attack}{note}", markup=False)
+    console.out.print(f"{out}: {count} images of {attack}{note}")

@@ -70,7 +70,6 @@ def _rebuild(folders: Sequence[Path], results: Path, baseline: str | None, *, pu
         if published:
             console.out.print(
                 f"{theirs.sum()} published rows of this data and threat model: {results / 'leaderboard.md'}",
-                markup=False,
             )
 
 
@@ -105,9 +104,9 @@ def show(
     shown = set(frame.apply(row_key, axis=1)) if len(frame) else set()
     searches = [note for row in every if row.key in shown for note in search_notes(row)]
     for note in [*sources, *searches, *corruption_notes(frame), *filter(None, [unmeasured_note(frame)])]:
-        console.out.print(note, markup=False, highlight=False)
+        console.out.print(note)
     best = "" if all_figures or not is_crowded(every) else f" of the best {MANY} (--all-figures draws every model)"
-    console.out.print(f"\n{results / 'leaderboard.html'}, .csv, .md and {len(figures)} figures{best}", markup=False)
+    console.out.print(f"\n{results / 'leaderboard.html'}, .csv, .md and {len(figures)} figures{best}")
 
 
 def _show_types(frame: "pd.DataFrame") -> None:

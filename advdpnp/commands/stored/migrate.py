@@ -33,10 +33,10 @@ def migrate(folders: Folders) -> None:
             count = convert(folder, read_model_record(folder / "model.json"))
         converted += 1
         total += count
-        out.print(f"{folder.name}: {count} evaluations, {before} -> {_size(folder)}", markup=False, highlight=False)
+        out.print(f"{folder.name}: {count} evaluations, {before} -> {_size(folder)}")
     known = len(models) - converted
     had = f"; {known} had the new layout already" if known else ""
-    out.print(f"converted {total} evaluations of {converted} models{had}", markup=False, highlight=False)
+    out.print(f"converted {total} evaluations of {converted} models{had}")
 
 
 def _size(folder: Path) -> str:

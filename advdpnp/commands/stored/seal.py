@@ -23,4 +23,4 @@ def seal(folder: Folder, key: Key) -> None:
 
     made = sign(folder, key)
     path = write_seal(made)
-    console.out.print(f"{len(made.files)} files sealed by the key {made.fingerprint}: {path}", markup=False)
+    console.out.print(f"{len(made.files)} files sealed by the key {made.fingerprint}: {path}")

@@ -69,13 +69,13 @@ def study_command(
         write_text(run / _JUDGED, json.dumps({"definition": definitions[run], "measured": measured}))
     frame = collect(study, folder / label, data)
     if frame.empty:
-        console.print(f"nothing of {label} is finished, and this share of the work holds nothing", markup=False)
+        console.print(f"nothing of {label} is finished, and this share of the work holds nothing")
         return
     write_text(results / f"{label}.csv", frame.to_csv(index=False, float_format="%.6g"))
     write_text(results / f"{label}.md", to_markdown(study, frame, len(judging.test)))
     figures = draw_study(study, summary(frame), results / f"{label}.png")
     done, every = len(frame), len(list(runs(study)))
-    console.print(f"{results / label}.csv, .md and {len(figures)} figure: {done} of {every} trainings", markup=False)
+    console.print(f"{results / label}.csv, .md and {len(figures)} figure: {done} of {every} trainings")
 
 
 def _folder(folder: Path, variant: Variant, seed: int) -> Path:
@@ -119,7 +119,7 @@ def _on_cluster(
     for done, (number, measured) in enumerate(found, start=1):
         run = todo[number][2]
         accuracies = f"clean {measured['clean']:.2f} %, worst case {measured['worst_case']:.2f} %"
-        console.print(f"{run.name}  {accuracies}  ({done} of {len(todo)} trainings)", markup=False, highlight=False)
+        console.print(f"{run.name}  {accuracies}  ({done} of {len(todo)} trainings)")
         yield run, measured
 
 

@@ -64,7 +64,7 @@ def verify_command(
     found = [auditing(folder, identity) for folder, identity in identities.items()]
     holds = all(each.holds for each in found)
     for line in what_is_known(found, again, seals):
-        out.print(line, markup=False)
+        out.print(line)
     if holds:
         out.print("all of it holds", style="green")
     elif any(each.contradicted for each in found):
@@ -95,7 +95,7 @@ def _audit(
     own = loaded[identity.weights_hash]
     model = own.model.to(device)
     about = f"{identity.name}  weights {identity.weights_hash[:8]}, {identity.dataset}, {device}"
-    out.print(about, markup=False, style="bold")
+    out.print(about, style="bold")
     try:
         auditor = Auditor(model, data, device, data_root)
         if auditor.caution:
@@ -133,7 +133,7 @@ def _known(folder: Path) -> KnownData | None:
 
 
 def _searching(what: str) -> None:
-    err.print(f"  searching again: {what}", markup=False, highlight=False)
+    err.print(f"  searching again: {what}")
 
 
 def _load(
@@ -176,7 +176,7 @@ def _show(found: FolderAudit) -> None:
     for audit in found.audits:
         _show_evaluation(title(audit.unit), _summary(audit), audit.faults, audit.unsettled)
     for sentence in found.rows:
-        out.print(f"  {sentence}", markup=False, style="red")
+        out.print(f"  {sentence}", style="red")
     if found.audits and not found.rows:
         exists = found.leaderboard.exists()
         compared = "as in leaderboard.csv" if exists else "not compared: there is no leaderboard.csv"
@@ -184,11 +184,11 @@ def _show(found: FolderAudit) -> None:
         alone = f" ({unseen}: by the verdicts alone)" if unseen else ""
         recorded = all(each.unit.last_run.get("command") for each in found.audits)
         command = "" if recorded else ", but for the command"
-        out.print(f"  rows: where they come from is recorded{command}; accuracies {compared}{alone}", markup=False)
+        out.print(f"  rows: where they come from is recorded{command}; accuracies {compared}{alone}")
     for replay in found.replays:
         _show_replay(replay)
     for sentence in (*found.record, *found.missing):
-        out.print(f"  {sentence}", markup=False, style="red")
+        out.print(f"  {sentence}", style="red")
 
 
 def _show_replay(replay: Replay) -> None:
@@ -217,10 +217,10 @@ def _summary(audit: UnitAudit) -> str:
 def _show_evaluation(
     name: str, summary: str, faults: Sequence[Discrepancy] = (), unsettled: Sequence[Discrepancy] = ()
 ) -> None:
-    out.print(f"  {name:<40} {summary}", markup=False)
+    out.print(f"  {name:<40} {summary}")
     for kind, found in (("", faults), ("not settled: ", unsettled)):
         for each in found[:_SHOWN]:
             where = "" if each.sample is None else f"sample {each.sample}: "
-            out.print(f"    {where}{kind}{each.why}", markup=False, style="yellow" if kind else "red")
+            out.print(f"    {where}{kind}{each.why}", style="yellow" if kind else "red")
         if len(found) > _SHOWN:
             out.print(f"    and {len(found) - _SHOWN} more")

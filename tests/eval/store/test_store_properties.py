@@ -12,7 +12,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from advdpnp.attacks.threat import ThreatModel
-from advdpnp.base.columns import RESERVED
+from advdpnp.base.untrusted.columns import RESERVED
 from advdpnp.eval.store.key import EvaluationKey, file_name
 from advdpnp.eval.store.model_folder import open_model
 from advdpnp.eval.store.model_record import ModelRecord

@@ -17,8 +17,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from advdpnp.base.columns import RESERVED
 from advdpnp.base.errors import AdvdpnpError
+from advdpnp.base.untrusted.columns import RESERVED
 from advdpnp.cli import run
 from advdpnp.eval.analysis.columns import _MEANINGS
 from advdpnp.eval.report.leaderboard import build_leaderboard
