@@ -3,7 +3,7 @@
 Rows are independent, so rows of different iterations can share a batch.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
 from typing import Any, Self, TypeVar
@@ -62,9 +62,19 @@ class Rows:
         views = {1: mask}  # by the number of dimensions, as every view costs an accelerator's host as much as a kernel
         return type(self)(**{name: _where(views, getattr(self, name), getattr(other, name)) for name in self._names()})
 
+    def map(self, function: Callable[[Tensor], Tensor]) -> Self:
+        """Apply a function to every tensor."""
+        return type(self)(**{name: _mapped(getattr(self, name), function) for name in self._names()})
+
+    def tensors(self) -> list[Tensor]:
+        """Every tensor, in the order of the fields."""
+        found = list[Tensor]()
+        self.map(lambda tensor: found.append(tensor) or tensor)  # type: ignore[func-returns-value]
+        return found
+
     def to(self, device: torch.device | str) -> Self:
         """Move every tensor to ``device``."""
-        return type(self)(**{name: _to(getattr(self, name), device) for name in self._names()})
+        return self.map(lambda tensor: tensor.to(device))
 
     def padded(self, length: int) -> Self:
         """Repeat the last row until there are ``length`` rows, because model calls have a fixed shape."""
@@ -139,8 +149,10 @@ def _device(value: Any) -> torch.device:
     return (value.key if isinstance(value, Draw) else value).device  # type: ignore[no-any-return]
 
 
-def _to(value: Any, device: torch.device | str) -> Any:
-    return Draw(value.key.to(device)) if isinstance(value, Draw) else value.to(device)
+def _mapped(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    if isinstance(value, Draw):
+        return Draw(function(value.key))
+    return value.map(function) if isinstance(value, Rows) else function(value)
 
 
 def any_row(mask: Tensor) -> bool:

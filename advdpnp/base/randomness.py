@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache
 
 import numpy as np
 import torch
@@ -66,9 +66,9 @@ def _signed(number: int) -> int:
     return (number + 2**63) % 2**64 - 2**63
 
 
-@lru_cache(maxsize=16)
+@cache
 def _steps(count: int, device: torch.device) -> Tensor:
-    """What a stream adds for each of its first ``count`` numbers, int64 (count,)."""
+    """What a stream adds for each of its first ``count`` numbers, int64 (count,). Kept, as graphs read it in place."""
     return _GOLDEN * torch.arange(1, count + 1, device=device, dtype=torch.int64)
 
 

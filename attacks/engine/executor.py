@@ -12,9 +12,11 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import Tensor, nn
 
+from advdpnp.attacks.engine.capture import Capture
 from advdpnp.attacks.engine.one_thread import by_this_thread
 from advdpnp.attacks.engine.precision import FLOAT32, arithmetic
 from advdpnp.attacks.protocol import Loss
+from advdpnp.attacks.search_copy.make import is_observed
 from advdpnp.base.devices import OUT_OF_MEMORY, TYPES
 from advdpnp.base.errors import AdvdpnpError, ModelError, ModelFailure, first_line
 from advdpnp.base.randomness import isolated_rng, seed_of, seeded_rng
@@ -168,6 +170,9 @@ class Executor:
         )
         self.searched = model if searched is None else searched
         self.precision = precision
+        self.capture = Capture(
+            self.device, allowed=seed is None and not is_observed(model)
+        )  # hooks are code of the host
         self.batch_sizes = {static_batch_size}  # allowed sizes of a call; more are added if they give the same results
         self.classes: int | None = None
         self._calls = 0

@@ -118,12 +118,12 @@ class Iteration:
             return chunk.active.new_ones(1)
         return (self.periodic.wants_gradient(chunk.rows.state) | ~chunk.active).all()[None]
 
-    def step(self, executor: Executor, chunk: Chunk, *, with_gradient: bool, first: bool) -> Chunk:
+    def step(self, executor: Executor, chunk: Chunk, with_gradient: bool, *, first: bool = True) -> Chunk:
         """One iteration of a chunk. Rows that have stopped do not change.
 
         Args:
             with_gradient: False in iterations that need none (see ``PeriodicGradient``).
-            first: whether this may be the first gradient of a row.
+            first: whether this may be the first gradient of a row. It spares operations, and changes nothing else.
         """
         rows, gradient, backwards, zero_gradient = chunk.rows, None, chunk.rows.backwards, chunk.rows.zero_gradient
         going = torch.gt(chunk.active, chunk.stopped(self.attack)) if self.stops else chunk.active

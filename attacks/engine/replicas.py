@@ -78,10 +78,10 @@ class ModelReplicas:
         trimmed = [result[: len(chunk)] for result, chunk in zip(results, chunks, strict=True)]
         return type(results[0]).concatenate(trimmed)
 
-    def map_chunks(self, function: Callable[[Executor, R], S], chunks: list[R]) -> list[S]:
-        """Apply a function to chunks that are already padded."""
+    def map_chunks(self, function: Callable[[Executor, R], S], chunks: list[R], calls: int = 1) -> list[S]:
+        """Apply a function, which calls the model so many times, to chunks that are already padded."""
         if self._trial is not None:
-            self._trial.computed += sum(map(len, chunks))
+            self._trial.computed += calls * sum(map(len, chunks))
         results: list[S] = []
         for i in range(0, len(chunks), len(self._executors)):
             results += self._parallel(function, chunks[i : i + len(self._executors)])

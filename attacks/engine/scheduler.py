@@ -4,6 +4,7 @@ import math
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -64,7 +65,7 @@ class Scheduler:
         self.active: list[Chunk] = []  # in every iteration
         self.places: list[list[int]] = []  # of each chunk's active rows
         self.pending: list[SearchState] = []  # wait for verification, outside the batch
-        self.since_look = self.since_prepared = 0
+        self.since_prepared = 0
         self.in_phase = True  # whether gradients are needed in the first iteration of each period only
         self.first_gradients = True  # whether an active row may have had no gradient yet
 
@@ -109,22 +110,31 @@ class Scheduler:
         return samples, sum(int(cost.sum()) for cost in costs)
 
     def step(self) -> Iterator[AttackResult]:
-        """Run one iteration of the active rows, after finished rows were verified and new rows started."""
-        if self.since_look == 0:
-            yield from self._look()
+        """Look at the rows, and run the iterations until the next look."""
+        yield from self._look()
         if not self.n_active:
             return
-        if self.prepared_for and self.since_prepared % self.prepared_for == 0:
-            self.active = [self.iteration.prepare(chunk) for chunk in self.active]
-            self.since_prepared = 0
-        with_gradient = not self.in_phase or self.since_look % self.gradient_period == 0
-        first = self.first_gradients
+        stretches, first = self._stretches(), self.first_gradients
 
         def work(executor: Executor, chunk: Chunk) -> Chunk:
-            return self.iteration.step(executor, chunk, with_gradient=with_gradient, first=first)
+            for prepares, gradients in stretches:
+                chunk = self.iteration.prepare(chunk) if prepares else chunk
+                step = partial(self.iteration.step, executor, first=first)
+                chunk = executor.capture.run(step, (self.iteration, first), chunk, gradients)
+            return chunk
 
-        self.active = self.replicas.map_chunks(work, self.active)
-        self.since_look, self.since_prepared = (self.since_look + 1) % self.look_every, self.since_prepared + 1
+        self.active = self.replicas.map_chunks(work, self.active, calls=self.look_every)
+
+    def _stretches(self) -> list[tuple[bool, list[bool]]]:
+        """The iterations until the next look: whether rows are prepared first, and which iterations take gradients."""
+        found = list[tuple[bool, list[bool]]]()
+        for number in range(self.look_every):
+            prepares = self.prepared_for > 0 and self.since_prepared % self.prepared_for == 0
+            if prepares or not found:
+                found.append((prepares, []))
+            found[-1][1].append(not self.in_phase or number % self.gradient_period == 0)
+            self.since_prepared = 1 if prepares else self.since_prepared + 1
+        return found
 
     def _look(self) -> Iterator[AttackResult]:
         """Take out rows that have stopped, verify candidates, and let rows that wait enter."""

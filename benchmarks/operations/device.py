@@ -14,11 +14,11 @@ It knows nothing of time, memory or streams.
 
 import traceback
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -26,6 +26,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 NAME = "sim"
+T = TypeVar("T")
 _PROJECT = ("/attacks/", "/eval/", "/corruption/", "/advdpnp/")
 _READ_BY_THE_HOST = frozenset(
     f"aten::{name}"
@@ -68,6 +69,7 @@ class SimulatedDevice(TorchDispatchMode):
         self.device = torch.device(NAME, 0)
         self.counts = Counts()
         self._capturing = False
+        self._tape: list[_Step] | None = None
 
     def __enter__(self) -> Self:
         _OPEN.append(self)
@@ -82,6 +84,31 @@ class SimulatedDevice(TorchDispatchMode):
         """Start counting anew. Returns the counts so far."""
         counts, self.counts = self.counts, Counts()
         return counts
+
+    def warm_up(self, work: Callable[[], T]) -> T:
+        """Do ``work`` and refuse what a graph cannot capture."""
+        with self.capturing():
+            return work()
+
+    def record(self, work: Callable[[], None]) -> Callable[[], None]:
+        """Record the operators of ``work``, which it also does. What is returned does them again on the same memory.
+
+        As in a graph, nothing but the device takes part in a replay: no Python, and no value of the host that changes.
+        """
+        tape = self._tape = []
+        try:
+            self.warm_up(work)
+        finally:
+            self._tape = None
+
+        def replay() -> None:
+            for func, args, kwargs, result in tape:
+                again = func(*args, **kwargs)
+                for old, new in zip(tree_leaves(result), tree_leaves(again), strict=True):
+                    if isinstance(old, Tensor) and old is not new:  # not in place
+                        old.copy_(new)
+
+        return replay
 
     @contextmanager
     def capturing(self) -> Iterator[None]:
@@ -121,11 +148,19 @@ class SimulatedDevice(TorchDispatchMode):
         if "device" in kwargs:
             kwargs["device"] = torch.device("cpu")
         kwargs.pop("pin_memory", None)
-        result = func(*tree_map(_unwrapped, args), **tree_map(_unwrapped, kwargs))
+        result = self.compute(func, args, kwargs)
         if not made_here:
             return result
         given = {id(tensor.inner): tensor for tensor in here}  # operators in place return the tensor they were given
         return tree_map(lambda value: given[id(value)] if id(value) in given else _wrapped(value), result)
+
+    def compute(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        """What an operator gives, of tensors on the CPU."""
+        args, kwargs = tree_map(_unwrapped, args), tree_map(_unwrapped, kwargs)
+        result = func(*args, **kwargs)
+        if self._tape is not None and not launches_nothing(func):
+            self._tape.append((func, args, kwargs, result))
+        return result
 
     def _copy(self, name: str, func: Any, args: Any, kwargs: dict[str, Any], to_here: bool) -> Any:
         target, source = (args[0], args[1]) if name == "aten::copy_" else (None, args[0])
@@ -134,10 +169,10 @@ class SimulatedDevice(TorchDispatchMode):
         if from_here != to_here:
             self.waits("copy from the host" if to_here else "copy to the host")
         if target is not None:
-            func(_unwrapped(target), _unwrapped(source), *args[2:])
+            self.compute(func, (target, source, *args[2:]), {})
             return target
         kwargs = {key: value for key, value in kwargs.items() if key not in ("device", "non_blocking", "pin_memory")}
-        copied = func(_unwrapped(source), **kwargs)
+        copied = self.compute(func, (source,), kwargs)
         return _wrapped(copied) if to_here else copied
 
     def _check_indices(self, name: str, args: Any) -> None:
@@ -203,6 +238,8 @@ def launches_nothing(func: Any) -> bool:
     return views or name in ("aten::_unsafe_view", "aten::_reshape_alias", "aten::detach") or "empty" in name
 
 
+_Step = tuple[Any, Any, dict[str, Any], Any]  # an operator, what it was given, and what it gave
+
 _OPEN: list[SimulatedDevice] = []
 
 
@@ -254,7 +291,7 @@ def register() -> torch.library.Library:
     def copy_from(source: Tensor, target: Tensor, non_blocking: bool = False) -> Tensor:
         if isinstance(source, SimulatedTensor) != isinstance(target, SimulatedTensor):
             _current().waits("copy from the host" if isinstance(target, SimulatedTensor) else "copy to the host")
-        _unwrapped(target).copy_(_unwrapped(source))
+        _current().compute(torch.ops.aten.copy_.default, (target, source), {})
         return target
 
     library.impl("empty.memory_format", empty, "PrivateUse1")

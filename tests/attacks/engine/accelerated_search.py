@@ -1,4 +1,4 @@
-"""The engine on an accelerator that is simulated: the results of a CPU, and launches and waits that may only fall."""
+"""The engine on an accelerator that is simulated, with graphs: the results of a CPU; launches may only fall."""
 
 import importlib
 from collections import Counter
@@ -13,9 +13,8 @@ from advdpnp.attacks.algorithms.eot import ExpectationOverTransformation
 from advdpnp.attacks.algorithms.pgd import PGD
 from advdpnp.attacks.algorithms.square import Square
 from advdpnp.attacks.criteria import Targeted
-from advdpnp.attacks.engine.iteration import Iteration
+from advdpnp.attacks.engine import capture, scheduler
 from advdpnp.attacks.ensemble import AttackEnsemble
-from advdpnp.base.randomness import Draw
 
 
 class Overshooting(PGD):
@@ -62,46 +61,87 @@ def exact(make_net, rounded):
     return rounded(make_net(10))
 
 
-WARM_UP = 2  # iterations of an attack that may make constants; graphs are captured after some, too
-
-
 @pytest.fixture
-def captured(sim, monkeypatch):
-    """Iterations after the first are refused what a graph cannot capture: waits, memory of the host, other shapes."""
-    shapes: dict[Any, Any] = {}
-    done = Counter[Iteration]()
-    step = Iteration.step
+def replays(sim, monkeypatch):
+    """Iterations become graphs after the first two, and every look comes after two. Counts what is replayed."""
+    counter = Counter[str]()
+    record = sim.record
 
-    def watched(self: Iteration, executor: Any, chunk: Any, **how: Any) -> Any:
-        done[self] += chunk.active.device == sim.device
-        if chunk.active.device != sim.device or done[self] <= WARM_UP:
-            return step(self, executor, chunk, **how)
-        with sim.capturing():
-            after = step(self, executor, chunk, **how)
-        before = shapes.setdefault(self, [leaf.shape for leaf in leaves(chunk)])
-        assert before == [leaf.shape for leaf in leaves(after)]
-        return after
+    def counting(work: Any) -> Any:
+        replay = record(work)
 
-    monkeypatch.setattr(Iteration, "step", watched)
-    return sim
+        def counted() -> None:
+            counter["replays"] += 1
+            replay()
 
+        return counted
 
-def leaves(rows: Any) -> list[torch.Tensor]:
-    if isinstance(rows, torch.Tensor):
-        return [rows]
-    values = [rows.key] if isinstance(rows, Draw) else [getattr(rows, field.name) for field in fields(rows)]
-    return [leaf for value in values for leaf in leaves(value)]
+    monkeypatch.setattr(sim, "record", counting)
+    monkeypatch.setitem(capture.GRAPHS, "sim", lambda device: sim)
+    monkeypatch.setattr(capture, "PLAIN", 2)
+    monkeypatch.setattr(scheduler, "_LOOK_EVERY_ELSEWHERE", 2)
+    capture._say.cache_clear()
+    return counter
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_results_are_those_of_the_cpu_and_no_iteration_waits(name, exact, images, labels, find, captured):
+def test_graphs_give_the_results_of_the_cpu_and_no_iteration_waits(
+    name, exact, images, labels, find, sim, replays, caplog
+):
     attack = CASES[name]
     images, labels = images[:40], labels[:40]
     expected = find(exact, attack, images, labels, static_batch_size=32)
-    found = find(exact.to(captured.device), attack, images, labels, static_batch_size=32, device="sim")
+    found = find(exact.to(sim.device), attack, images, labels, static_batch_size=32, device="sim")
     assert 0 < int(expected.success[5:].sum()) < 35
     for field in fields(found):
         assert torch.equal(getattr(found, field.name), getattr(expected, field.name)), field.name
+    assert replays["replays"] > 0
+    assert not caplog.records
+
+
+class Reading(torch.nn.Module):
+    """Reads a value of the device in each call."""
+
+    def __init__(self, net: torch.nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.net(x)
+        return logits if float(logits.sum()) < torch.inf else -logits
+
+
+def test_a_net_that_cannot_be_captured_runs_plainly_and_the_log_says_so_once(
+    exact, images, labels, find, sim, replays, caplog
+):
+    net, attack, images, labels = Reading(exact), CASES["apgd-t"], images[:40], labels[:40]
+    expected = find(net, attack, images, labels, static_batch_size=32)
+    net = net.to(sim.device)
+    for _ in range(2):
+        found = find(net, attack, images, labels, static_batch_size=32, device="sim")
+        assert torch.equal(found.x_adv, expected.x_adv)
+        assert torch.equal(found.forwards, expected.forwards)
+    assert replays["replays"] == 0
+    (said,) = caplog.messages
+    assert "without graphs" in said
+    assert "_local_scalar_dense" in said
+
+
+def test_a_graph_that_computes_something_else_is_not_used(
+    exact, images, labels, find, sim, replays, monkeypatch, caplog
+):
+    record = sim.record
+
+    def wrong(work: Any) -> Any:
+        record(work)
+        return lambda: None
+
+    monkeypatch.setattr(sim, "record", wrong)
+    attack, images, labels = CASES["square"], images[:40], labels[:40]
+    expected = find(exact, attack, images, labels, static_batch_size=32)
+    found = find(exact.to(sim.device), attack, images, labels, static_batch_size=32, device="sim")
+    assert torch.equal(found.x_adv, expected.x_adv)
+    assert "other values" in caplog.text
 
 
 def test_randomised_models_run_there(exact, images, labels, attack, find, sim):
