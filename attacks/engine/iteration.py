@@ -67,6 +67,8 @@ class Iteration:
     ) -> None:  # fmt: skip
         self.attack, self.criterion, self.seed = attack, criterion_of(attack), seed
         self.periodic = attack if isinstance(attack, PeriodicGradient) else None
+        # Others go on from successes outside eps; to wait there for a look would take them out of phase.
+        self.measures_at_once = attack.minimum_norm or self.periodic is not None
         self.stream = seed_of(seed, attack.name)
         self.wide = widest_float(device)
         self.stops, self.queries_agree, self.limited, self.low = stops, queries_agree, limited, low
@@ -183,22 +185,24 @@ class Iteration:
     def _claim(self, rows: SearchState, found: Tensor, queries: Tensor) -> SearchState:
         """Where ``found``, the query becomes the row's candidate; of a minimum-norm row, if it is nearer.
 
-        Other rows stop there, so ``measure`` can wait for the look.
+        Rows that keep to the eps-ball stop there, so ``measure`` can wait for the look.
         """
         if not any_row(found):
             return rows
-        if not self.attack.minimum_norm:
+        if not self.measures_at_once:
             candidate_norm = rows.candidate_norm.masked_fill(found, NOT_MEASURED)
             return replace(rows, candidate=where_rows(found, queries, rows.candidate), candidate_norm=candidate_norm)
         distance, allowed = self._measured(rows.x, queries)
-        nearer = found & allowed & (distance < torch.minimum(rows.candidate_norm, rows.best_norm))
+        nearer = found & allowed
+        if self.attack.minimum_norm:  # others stop at the first
+            nearer = nearer & (distance < torch.minimum(rows.candidate_norm, rows.best_norm))
         return propose(rows, nearer, queries, distance) if any_row(nearer) else rows
 
     def measure(self, chunk: Chunk) -> Chunk:
         """Measure new candidates, at a look. Rows whose candidate is outside the threat model go on without it."""
         rows = chunk.rows
         new = rows.candidate_norm == NOT_MEASURED
-        if self.attack.minimum_norm or not any_row(new):
+        if self.measures_at_once or not any_row(new):
             return chunk
         distance = self._distance(rows.x, rows.candidate)
         return replace(chunk, rows=replace(rows, candidate_norm=torch.where(new, distance, rows.candidate_norm)))

@@ -232,6 +232,24 @@ def test_surviving_rows_use_every_step_of_every_target(net, images, labels, atta
     assert int(found.forwards.min()) >= 3 * (5 if name == "apgd-t" else 8)
 
 
+class Far(FAB):
+    """Steps begin at four times the distance, where images are often misclassified and do not count."""
+
+    def ask(self, state):
+        queries, loss = super().ask(state)
+        far = (4 * queries - 3 * state.x).clamp(0, 1)
+        return torch.where(state.placed[:, None, None, None], far, queries), loss
+
+
+def test_every_step_has_its_gradient_after_images_that_are_misclassified_outside_eps(net, images, labels, find):
+    far = Far(ThreatModel.parse("linf", 1e-4), iterations=6, runs=2)
+    found = find(net, far, images[5:], labels[5:])
+    survivors = ~found.success
+    assert survivors.any()
+    assert set(found.backwards[survivors].tolist()) == {12}
+    assert set(found.forwards[survivors].tolist()) == {26}
+
+
 def test_models_that_answer_otherwise_with_a_gradient_are_asked_as_with_one(
     net, rounded, images, labels, attack, find, monkeypatch
 ):
