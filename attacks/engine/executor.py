@@ -162,12 +162,8 @@ class Executor:
     ) -> None:
         if static_batch_size < 1:
             raise AdvdpnpError(f"the static batch size must be at least 1, got {static_batch_size}")
-        self.model, self.static_batch_size, self.device, self.seed = (
-            model,
-            static_batch_size,
-            torch.device(device),
-            seed,
-        )
+        self.model, self.seed = model, seed
+        self.static_batch_size, self.device = static_batch_size, torch.device(device)
         self.searched = model if searched is None else searched
         self.precision = precision
         self.capture = Capture(
