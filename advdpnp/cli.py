@@ -10,7 +10,8 @@ import re
 import sys
 import traceback
 import warnings
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -124,7 +125,7 @@ def run(arguments: list[str] | None = None) -> int:
     if not os.environ.get("ADVDPNP_DEBUG"):
         warnings.simplefilter("ignore")  # libraries warn their own developers
     _open_streams()
-    with interruptible() as asked:
+    with interruptible() as asked, _without_display():
         try:
             result: Any = app(arguments, standalone_mode=False)
             code = result if isinstance(result, int) else 0
@@ -142,6 +143,19 @@ def run(arguments: list[str] | None = None) -> int:
         except Exception as error:
             # A library may turn the interruption into an error of its own.
             return _fail_once(_stopped()) if asked() else _explain(error)
+
+
+@contextmanager
+def _without_display() -> Iterator[None]:
+    """Figures are drawn without a display: a MPLBACKEND that is not there would end a command."""
+    asked = os.environ.get("MPLBACKEND")
+    os.environ["MPLBACKEND"] = "agg"
+    try:
+        yield
+    finally:
+        del os.environ["MPLBACKEND"]
+        if asked is not None:
+            os.environ["MPLBACKEND"] = asked
 
 
 def _open_streams() -> None:

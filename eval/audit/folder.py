@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from advdpnp.base.errors import AdvdpnpError
+from advdpnp.base.errors import AdvdpnpError, raise_together
 from advdpnp.eval.analysis.rows import make_rows
 from advdpnp.eval.audit.images import Auditor, UnitAudit, static_batch_size_of
 from advdpnp.eval.audit.model import measured_again, wrong_record
@@ -111,17 +111,25 @@ def title(unit: StoredEvaluation) -> str:
     return unit.label if unit.threat is None else f"{unit.label}, {unit.threat.label}"
 
 
-def find_folders(paths: Sequence[Path]) -> dict[Path, ModelRecord]:
-    """Each model's folder that the paths mean, once, and which model it is about.
+def find_folders(paths: Sequence[Path]) -> tuple[dict[Path, ModelRecord], list[str]]:
+    """Each model's folder that the paths mean, once, and which model it is about; and what is wrong with other folders.
 
     Args:
         paths: folders of results or of one model, or files in the folder of a model.
 
     Raises:
-        AdvdpnpError: nothing is stored there, or a ``model.json`` is damaged.
+        AdvdpnpError: nothing is stored there, or every ``model.json`` is damaged.
     """
-    folders = dict.fromkeys(folder.resolve() for path in paths for folder in _model_folders(path))
-    return {folder: _identity(folder / "model.json") for folder in folders}
+    found: dict[Path, ModelRecord] = {}
+    damaged: list[str] = []
+    for folder in dict.fromkeys(folder.resolve() for path in paths for folder in _model_folders(path)):
+        try:
+            found[folder] = read_model_record(folder / "model.json")
+        except AdvdpnpError as error:
+            damaged.append(str(error))
+    if not found:
+        raise_together(damaged)
+    return found, damaged
 
 
 def _model_folders(path: Path) -> list[Path]:
@@ -136,13 +144,6 @@ def _model_folders(path: Path) -> list[Path]:
     if not found:
         raise AdvdpnpError(f"there are no verdicts in {path}; run 'advdpnp eval ... --out {path}' first")
     return found
-
-
-def _identity(path: Path) -> ModelRecord:
-    identity = read_model_record(path)
-    if not all(isinstance(each, str) for each in (identity.name, identity.weights_hash, identity.dataset)):
-        raise AdvdpnpError(f"{path} is damaged; run the evaluation again with the same --out to fix it")
-    return identity
 
 
 @dataclass(frozen=True)

@@ -77,6 +77,11 @@ class UnitAudit:
     judged: bool = True
 
     @property
+    def attacked(self) -> int:
+        """How many of ``broken`` are right as long as they are unchanged; the others are misclassified anyway."""
+        return int(np.isin(self.broken, self.unit.needs_image).sum())
+
+    @property
     def shown(self) -> bool:
         """Whether there are images to show what is claimed."""
         return self.images is not None

@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -152,7 +153,7 @@ def read_index(folder: Path) -> Index | None:
     """
     path = folder / INDEX
     try:
-        return _parse(parse_json(read_bounded(path, LARGEST_JSON)))
+        return _parse(read_bounded(path, LARGEST_JSON))
     except FileNotFoundError:
         return None
     except _Newer:
@@ -167,8 +168,13 @@ class _Newer(Exception):
     pass
 
 
-def _parse(content: Any) -> Index:
-    """The index that a JSON value describes, its lists of runs and metadata put into the evaluations."""
+@lru_cache(maxsize=256)
+def _parse(text: bytes) -> Index:
+    """The index that a JSON text describes, its lists of runs and metadata put into the evaluations.
+
+    A leaderboard asks for the index of each model several times, so it is kept; nobody changes what is in it.
+    """
+    content = parse_json(text)
     if not isinstance(content, dict):
         raise ValueError("it is no index of evaluations")
     if isinstance(version := content.pop("format", None), int) and version > FORMAT:

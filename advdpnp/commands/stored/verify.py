@@ -60,7 +60,7 @@ def verify(
     holds = verify_command(
         paths,
         checkpoints=checkpoint or [],
-        models=model or [],
+        specs=model or [],
         options=ModelOptions(weights or [], mean, std, weights_key, input_range, dtype),
         dataset=dataset,
         data_root=data_root,

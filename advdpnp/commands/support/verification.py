@@ -34,7 +34,7 @@ def verify_command(
     paths: Sequence[Path],
     *,
     checkpoints: Sequence[Path],
-    models: Sequence[str],
+    specs: Sequence[str],
     options: ModelOptions,
     dataset: str | None,
     data_root: Path | None,
@@ -54,20 +54,22 @@ def verify_command(
     """
     seals = unbroken_seals([path if path.is_dir() else path.parent for path in paths])
     refuse_forged(seals)
-    identities = find_folders(paths)
+    identities, damaged = find_folders(paths)
     data = _dataset(dataset, identities, data_root)
-    loaded = _load(checkpoints, models, options, data)
+    loaded = _load(checkpoints, specs, options, data)
     _refuse_strangers(identities, loaded)
     chosen = choose_device(device)
     again = None if replay == 0 else Again(replay, secrets.randbits(32) if seed is None else seed, _searching)
     auditing = partial(_audit, loaded=loaded, data=data, data_root=data_root, device=chosen, again=again)
     found = [auditing(folder, identity) for folder, identity in identities.items()]
-    holds = all(each.holds for each in found)
+    for sentence in damaged:
+        out.print(sentence, markup=False, style="red")
+    holds = not damaged and all(each.holds for each in found)
     for line in what_is_known(found, again, seals):
         out.print(line)
     if holds:
         out.print("all of it holds", style="green")
-    elif any(each.contradicted for each in found):
+    elif damaged or any(each.contradicted for each in found):
         out.print("NOT all of it holds", style="red")
     else:
         lacks = "adversarial images were not stored"
@@ -77,7 +79,8 @@ def verify_command(
             lacks = "evaluations could not be searched again"
         out.print(f"Incomplete: some {lacks}; no check failed", style="red")
     if report is not None:
-        write_text(report, json.dumps({"holds": holds, "models": [each.to_json() for each in found]}, indent=1) + "\n")
+        models = [each.to_json() for each in found]
+        write_text(report, json.dumps({"holds": holds, "damaged": damaged, "models": models}, indent=1) + "\n")
     return holds
 
 
@@ -207,11 +210,15 @@ def _show_replay(replay: Replay) -> None:
 def _summary(audit: UnitAudit) -> str:
     n = len(audit.unit.samples)
     if audit.unit.threat is None:
-        return f"{n} clean images, {'predictions as stored' if audit.holds else 'NOT as stored'}"
+        state = "predictions as stored" if audit.holds else "NOT as stored"
+        return f"{n} clean images, {state}; {len(audit.broken)} misclassified"
     if not audit.shown:
         return NOT_STORED
     state = "all hold" if audit.holding == audit.images else f"{audit.holding} hold"
-    return f"{audit.images} images, {state}; {len(audit.broken)} of {n} samples broken"
+    unchanged = len(audit.broken) - audit.attacked
+    return (
+        f"{audit.images} images, {state}; {audit.attacked} of {n} samples broken, {unchanged} misclassified unchanged"
+    )
 
 
 def _show_evaluation(

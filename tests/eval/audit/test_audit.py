@@ -651,8 +651,10 @@ def verify(capsys: pytest.CaptureFixture[str], *arguments: str, model: str = "ma
 def test_the_command_says_what_holds(evaluated: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, said = verify(capsys, "results")
     count = len(broken(unit_of(evaluated)))
+    clean = int((~unit_of(evaluated, "clean").verdicts.frame["success"]).sum())
     assert code == 0
-    assert f"{count} images, all hold" in said
+    assert f"{count} images, all hold; {count} of 24 samples broken, {24 - clean} misclassified unchanged" in said
+    assert f"24 clean images, predictions as stored; {24 - clean} misclassified" in said
     assert "as in leaderboard.csv" in said
     assert "all of it holds" in said
     (folder,) = evaluated.glob("make-*")
@@ -677,6 +679,25 @@ def test_the_command_names_what_does_not_hold(
     assert "pgd-4 is" in said  # the leaderboard's number is another one now
     assert "images of misclassified samples were not stored; run eval with --save-adversarials" in said
     assert "NOT all of it holds" in said
+
+
+def test_a_damaged_model_names_itself_and_the_others_are_verified(
+    evaluated: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (good,) = evaluated.glob("make-*")
+    other = Path(shutil.copytree(good, evaluated / "other-00000000"))
+    (other / "model.json").write_text('{"name": 5}')
+    code, said = verify(capsys, "results", "--json", "report.json")
+    assert code == 1
+    assert "images, all hold" in said
+    assert "model.json is damaged (name cannot be 5" in " ".join(said.split())
+    assert "NOT all of it holds" in said
+    report = json.loads(Path("report.json").read_text())
+    assert [len(report["models"]), len(report["damaged"]), report["holds"]] == [1, 1, False]
+    shutil.rmtree(good)
+    code, said = verify(capsys, "results")
+    assert code == 2
+    assert "model.json is damaged" in " ".join(said.split())
 
 
 def test_the_command_tells_what_is_not_shown_from_what_does_not_hold(
