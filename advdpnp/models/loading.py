@@ -233,7 +233,7 @@ def _try(model: nn.Module, name: str, dataset: "Dataset") -> None:
             logits = model(torch.zeros(1, *shape))
     except Exception as error:
         size = "x".join(map(str, shape))
-        remedy = "" if isinstance(error, AdvdpnpError) else "; choose the data set it was made for"  # it has its own
+        remedy = "" if isinstance(error, AdvdpnpError) else "; choose the data set it was made for, or fix its forward"
         raise AdvdpnpError(
             f"the model '{name}' does not accept the images of {dataset.name} ({size}): {describe(error)}{remedy}"
         ) from error
@@ -241,11 +241,15 @@ def _try(model: nn.Module, name: str, dataset: "Dataset") -> None:
         raise AdvdpnpError(
             f"the model '{name}' returns a {type(logits).__name__}; wrap it in a module that returns only the logits"
         )
-    if logits.shape != (1, dataset.classes):
-        returned = tuple(logits.shape[1:])
+    if logits.dim() != 2 or len(logits) != 1:
         raise AdvdpnpError(
-            f"the model '{name}' returns logits of shape {returned} per image, but {dataset.name} has "
-            f"{dataset.classes} classes; choose the data set it was made for"
+            f"the model '{name}' returns a tensor of shape {tuple(logits.shape)} for one image; make its forward "
+            "return logits (n, classes) for n images, for n = 1 too"
+        )
+    if logits.shape[1] != dataset.classes:
+        raise AdvdpnpError(
+            f"the model '{name}' has {logits.shape[1]} classes, but {dataset.name} has {dataset.classes}; choose the "
+            "data set it was made for"
         )
 
 

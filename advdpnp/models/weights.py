@@ -173,7 +173,8 @@ def check_fit(own: Mapping[str, Tensor], state_dict: Mapping[str, Tensor], path:
     differences = [f"{what}: {_some(names)}" for what, names in problems if names]
     if differences:
         raise AdvdpnpError(
-            f"the weights in {path} do not fit the model ({'; '.join(differences)}); name their own architecture"
+            f"the weights in {path} do not fit the model ({'; '.join(differences)}); name their own architecture, "
+            "of the same width and number of classes"
         )
 
 

@@ -100,9 +100,11 @@ def check_inputs(x: Tensor, y: Tensor) -> None:
         AdvdpnpError: wrong type or shape, values that are not finite or outside [0, 1], or negative labels.
     """
     if not x.is_floating_point() or x.dim() != 4:
+        remedy = "give all four dimensions, of one image too: images[None]"
+        if not x.is_floating_point():
+            remedy = "divide bytes by 255: images.float() / 255"
         raise AdvdpnpError(
-            f"images must be float tensors (n, c, h, w) in [0, 1], got {x.dtype} of shape {tuple(x.shape)}; "
-            "convert uint8 images with images.float() / 255"
+            f"images must be float tensors (n, c, h, w) in [0, 1], got {x.dtype} of shape {tuple(x.shape)}; {remedy}"
         )
     if y.shape != (len(x),) or y.is_floating_point() or y.dtype == torch.bool:
         raise AdvdpnpError(f"labels must be {len(x)} integers, one per image, got {y.dtype} of shape {tuple(y.shape)}")
@@ -112,10 +114,10 @@ def check_inputs(x: Tensor, y: Tensor) -> None:
         raise AdvdpnpError("some images contain NaN or infinite values; check how they are loaded")
     low, high = float(x.min()), float(x.max())
     if low < 0 or high > 1:
-        raise AdvdpnpError(
-            f"images must lie in [0, 1] but range from {low:.8g} to {high:.8g}; pass unnormalised images and normalise "
-            "them in the first layer of the model"
-        )
+        remedy = "pass unnormalised images and normalise them in the first layer of the model"
+        if low >= 0 and 1 < high <= 255:
+            remedy = "divide them by 255; if the model wants them so, say input_range (0, 255)"
+        raise AdvdpnpError(f"images must lie in [0, 1] but range from {low:.8g} to {high:.8g}; {remedy}")
     if int(y.min()) < 0:
         raise AdvdpnpError(f"label {int(y.min())} is negative; classes are counted from 0")
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 import advdpnp
 from advdpnp import cli
+from advdpnp.attacks.engine.executor import check_inputs
 from advdpnp.attacks.packages import offered as library_names
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.commands import doctor
@@ -263,3 +264,17 @@ def test_precisions_may_be_called_as_torch_calls_them(net: nn.Module, x: Tensor,
     assert EvaluationConfig.of(precision="bfloat16").precision == "bf16"
     with pytest.raises(AdvdpnpError, match="no precision called 'float8'"):
         advdpnp.attack(net, x, y, "fgsm", precision="float8")
+
+
+@pytest.mark.parametrize(
+    ("images", "remedy"),
+    [
+        (torch.zeros(3, 8, 8), r"images\[None\]"),
+        (torch.zeros(1, 3, 8, 8, dtype=torch.uint8), r"images.float\(\) / 255"),
+        (torch.full((1, 3, 8, 8), 200.0), "divide them by 255"),
+        (torch.full((1, 3, 8, 8), -2.0), "pass unnormalised images"),
+    ],
+)
+def test_what_is_wrong_with_images_has_its_own_remedy(images: torch.Tensor, remedy: str) -> None:
+    with pytest.raises(AdvdpnpError, match=remedy):
+        check_inputs(images, torch.zeros(len(images), dtype=torch.int64))

@@ -14,7 +14,7 @@ from advdpnp.base.errors import AdvdpnpError
 from advdpnp.datasets import Dataset, Split, load_dataset, to_float
 from advdpnp.models import ModelConfig, Network, build_model
 from advdpnp.models.checkpoint import save_checkpoint, weights_hash
-from advdpnp.models.loading import load_model
+from advdpnp.models.loading import _try, load_model
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -148,8 +148,17 @@ def test_weights_of_another_architecture_are_listed_by_name(tmp_path: Path) -> N
         load_model("small-cnn", weights=tmp_path / "weights.pt", dataset=data(), normalisation=((0.0,) * 3, (1.0,) * 3))
 
 
+def test_a_model_that_squeezes_its_output_is_told_so() -> None:
+    class Squeezed(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.mean((1, 2, 3)).expand(7).squeeze()
+
+    with pytest.raises(AdvdpnpError, match=r"shape \(7,\) for one image; make its forward return logits"):
+        _try(Squeezed(), "net", data(classes=7))
+
+
 def test_a_model_that_does_not_fit_the_data_set_is_refused(run: Path) -> None:
-    with pytest.raises(AdvdpnpError, match=r"returns logits of shape \(10,\) per image, but trial has 7 classes"):
+    with pytest.raises(AdvdpnpError, match=r"has 10 classes, but trial has 7; choose the data set it was made for"):
         load_model(str(run), dataset=data(classes=7))
     with pytest.raises(AdvdpnpError, match=r"does not accept the images of trial \(1x32x32\)"):
         load_model(str(run), dataset=data(channels=1))

@@ -89,7 +89,8 @@ def _with_processor(request: Request, model: nn.Module, processor: Any, name: st
         channels, size = request.dataset.channels, request.dataset.image_size
         if channels != wanted:
             raise AdvdpnpError(
-                f"{request.spec} takes images of {wanted} channels, {request.dataset.name} has {channels}"
+                f"{request.spec} takes images of {wanted} channels, {request.dataset.name} has {channels}; choose "
+                f"images of {wanted} channels"
             )
     net.preprocessing.check(processor, wanted, *size, request.spec)
     return Found(net, name, type(model).__name__)
