@@ -93,7 +93,7 @@ class Iteration:
             clean_prediction=decide(runs, y, MISCLASSIFIED).prediction,
             allowance=zero,
             age=zero,
-            judged=zero + repeats(executor),
+            judged=zero + repeats(executor) + self.low,
             backwards=zero,
             zero_gradient=torch.zeros_like(found),
             candidate=x,

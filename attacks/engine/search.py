@@ -70,7 +70,7 @@ def search(
         AdvdpnpError: an unsupported norm, invalid images, labels or logits, or a budget that leaves no search.
     """
     _check(attack)
-    check_budget(budget, randomised)
+    check_budget(budget, randomised, search_precision(attack, precision) != FLOAT32)
     check_inputs(x, y)
     noise = seed_of(seed, "noise", attack.name) if randomised else None
     samples = Batch(x.detach().float().contiguous(), y.long(), sample.long())
@@ -105,13 +105,13 @@ def _agreeing(
     return make(False)
 
 
-def check_budget(budget: int | None, randomised: bool = False) -> None:
+def check_budget(budget: int | None, randomised: bool = False, low: bool = False) -> None:
     """Check that a budget allows a look at the clean image and one step.
 
     Raises:
         AdvdpnpError: it does not.
     """
-    least = price_of_a_step(REPEATS if randomised else 1)
+    least = price_of_a_step(REPEATS if randomised else 1, low)
     if budget is not None and budget < least:
         raise AdvdpnpError(f"a budget of {budget} passes for each image leaves no search; give {least} or more")
 
@@ -173,7 +173,8 @@ def _overlapped(
                 continues &= near[index]
             spent = totals["forwards"] + totals["backwards"]
             if now.budget is not None:
-                continues &= spent + price_of_a_step(repeats(now.replicas.first)) <= now.budget
+                low = after is not None and after.low
+                continues &= spent + price_of_a_step(repeats(now.replicas.first), low) <= now.budget
             yield from non_empty(replace(result, **totals)[~continues])
             if after is not None and bool(continues.any()):
                 after.feed(samples[index[continues]], spent[continues])

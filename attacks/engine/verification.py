@@ -77,12 +77,13 @@ def repeats(executor: Executor) -> int:
     return 1 if executor.seed is None else REPEATS
 
 
-def price_of_a_step(answers: int) -> int:
+def price_of_a_step(answers: int, low: bool = False) -> int:
     """Forwards and backwards of one step of a search: the query, its gradient, and three images that are looked at.
 
     These are the clean image or a claim of the step before, a claim of this step, and the last image if it is rejected.
 
     Args:
         answers: forward passes of one look: 1, or ``REPEATS`` for a randomised model.
+        low: whether the clean image is also looked at in low precision, before the first step.
     """
-    return 2 + 3 * answers
+    return 2 + 3 * answers + low

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from advdpnp.attacks import ThreatModel
+from advdpnp.attacks.algorithms import fab_projection
 from advdpnp.attacks.algorithms.apgd import APGD, TARGETED_DLR, checkpoints
 from advdpnp.attacks.algorithms.fab import FAB
 from advdpnp.attacks.algorithms.fab_projection import project_to_hyperplane
@@ -122,6 +123,21 @@ def test_projection_on_a_hyperplane_is_that_of_the_published_one(norm):
     assert bool(((points + ours) >= -1e-12).all())
     assert bool(((points + ours) <= 1 + 1e-12).all())
     assert 50 < int(((moved - gap).abs() < 1e-9).sum()) < 200  # the largest gaps lead out of the box
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("power", [1, 6])  # of the gradient's entries: equally heavy, or a few that outweigh all
+@pytest.mark.parametrize("share", [0.3, 0.9, 0.999])  # of the way to the last hyperplane within the bounds
+def test_an_accelerator_takes_enough_rounds_of_the_projection(norm, power, share, monkeypatch):
+    generator = torch.Generator().manual_seed(3)
+    x = torch.rand(32, 3, 32, 32, generator=generator)
+    normal = torch.randn(x.shape, generator=generator)
+    normal = normal.sign() * normal.abs() ** power
+    furthest = torch.where(normal > 0, normal * (1 - x), -normal * x).flatten(1).sum(1)
+    level = (normal * x).flatten(1).sum(1) + share * furthest
+    converged = project_to_hyperplane(x, normal, level, norm)
+    monkeypatch.setattr(fab_projection, "_ROUNDS", fab_projection._ROUNDS_WITHOUT_LOOKS[norm])
+    assert torch.equal(project_to_hyperplane(x, normal, level, norm), converged)
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])

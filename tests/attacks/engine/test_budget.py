@@ -101,3 +101,12 @@ def test_a_budget_without_a_single_step_is_refused(randomised, least, attack, fi
         find(Wide(0), attack("fgsm"), x, y, budget=least - 1, randomised=randomised)
     found = find(Wide(0), attack("fgsm"), x, y, budget=least, randomised=randomised)
     assert int((found.forwards + found.backwards).max()) <= least
+
+
+@pytest.mark.parametrize("budget", [6, 30])
+def test_a_search_in_low_precision_counts_its_look_at_the_clean_image(budget, net, attack, find, images, labels):
+    found = find(net, attack("pgd-20", 1e-6), images[5:], labels[5:], budget=budget, precision="bf16")
+    spent = found.forwards + found.backwards
+    assert budget - 5 <= int(spent.min()) <= int(spent.max()) <= budget
+    with pytest.raises(AdvdpnpError, match="give 6 or more"):
+        find(net, attack("pgd-20"), images[5:], labels[5:], budget=5, precision="bf16")

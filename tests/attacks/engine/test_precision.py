@@ -73,6 +73,8 @@ def test_survivors_that_came_near_repeat_the_decisive_stage_in_float32_and_other
 def test_a_single_attack_is_repeated_like_the_decisive_stage(net, images, labels, find, attack):
     full, low = (find(net, attack("pgd-10", 1e-5), images, labels, precision=each) for each in ("32", "bf16"))
     assert set((low.backwards - full.backwards)[~full.success].tolist()) == {0, 10}
+    once = ~full.success & (low.backwards == full.backwards)
+    assert set((low.forwards - full.forwards)[once].tolist()) == {1}  # the clean image in low precision
     assert torch.equal(low.success, full.success)
 
 
