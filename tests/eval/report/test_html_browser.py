@@ -297,3 +297,53 @@ def test_without_scripts_everything_is_there(chromium: Browser, page: Path) -> N
         assert not chromium.find_element("id", "filter").is_displayed()
     finally:
         chromium.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
+
+
+@pytest.fixture(scope="module")
+def long_page(tmp_path_factory: pytest.TempPathFactory, write_results: Callable[..., None]) -> Path:
+    """A page of 121 models, of which the last one is the weakest."""
+    out = tmp_path_factory.mktemp("long") / "results"
+    for number in range(120):
+        write_results(out, f"net-{number:03d}", {"clean": 0.9, "fgsm": 0.5}, n=10)
+    write_results(out, "weakest", {"clean": 0.9, "fgsm": 0.1}, n=10)
+    rows = make_rows(find_results([out]))
+    path = out / "leaderboard.html"
+    path.write_text(to_html(tabulate_rows(rows), rows, [out]), encoding="utf-8")
+    return path
+
+
+def test_rows_beyond_the_first_hundred_come_when_they_are_asked_for(chromium: Browser, long_page: Path) -> None:
+    buttons = "[...document.querySelectorAll('.board tbody[data-m] .more')]"
+
+    def shown() -> list[str]:
+        """As ``names``, in one call."""
+        script = f"return {buttons}.filter((each) => each.offsetParent).map((each) => each.innerText.trim())"
+        return list(chromium.execute_script(script))
+
+    def load() -> None:
+        chromium.get("about:blank")
+        chromium.get(long_page.as_uri())
+        assert len(found := shown()) == 100
+        assert "weakest" not in found
+
+    load()
+    assert chromium.find_element("css selector", "[data-later]").text == "Show 21 more"
+    click(chromium, "[data-later]")
+    assert len(found := shown()) == 121
+    assert found[-1] == "weakest"
+    assert chromium.find_elements("css selector", "[data-later]") == []
+    chromium.execute_script(f"{buttons}.at(-1).click()")
+    detail = chromium.execute_script(f"return {buttons}.at(-1).getAttribute('aria-controls')")
+    assert chromium.find_element("id", detail).is_displayed()
+
+    load()
+    chromium.find_element("id", "search").send_keys("weakest")
+    assert shown() == ["weakest"]
+
+    load()
+    heads = chromium.find_elements("css selector", ".board thead th")
+    fgsm = next(head for head in heads if head.text.lower() == "fgsm").find_element("css selector", "button")
+    for _ in range(2):  # the best first, then the worst
+        chromium.execute_script("arguments[0].click()", fgsm)
+    assert len(found := shown()) == 121
+    assert found[0] == "weakest"
