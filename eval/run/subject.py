@@ -39,6 +39,7 @@ from advdpnp.models.loading import LoadedModel
 
 _DIRECTIONS = 16  # images whose gradients are remembered
 _CERTAIN = 8.0  # margins above leave gradients of rounding errors, which another processor has otherwise
+_LONG = 1.0  # seconds of a model call, beside which what only the first call does is nothing
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,10 @@ def first_look(loaded: LoadedModel, plan: Plan, static_batch_size: int) -> tuple
                 began = clock()
                 gradient = executor.logits_and_gradient(full, partial(cross_entropy, y=labels))[1]
                 float(gradient.sum())  # waits for a GPU
-                seconds = (clock() - began) / (2 * len(full) * cores)
+                took = clock() - began
+                if took > _LONG:
+                    break
+            seconds = took / (2 * len(full) * cores)
         gradient = gradient[: len(x)].cpu()
         zero_gradient = (gradient == 0).flatten(1).all(1).numpy()
         told = np.flatnonzero(margins[:_DIRECTIONS] < _CERTAIN)

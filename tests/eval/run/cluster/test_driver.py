@@ -193,18 +193,19 @@ def test_the_place_of_a_worker_that_never_gets_ready_stays_empty(fake, tmp_path,
 
 def test_what_others_have_found_is_stored_when_one_fails(fake, tmp_path, models, data):
     fake.all_at_once = True
-    fake.resources["CPU"] = 2
+    fake.resources["CPU"] = 3
+    failures = iter([None, KeyboardInterrupt()])  # the second of three answers, which are ready together
 
     def strike(job):
-        if job.piece is not None and len([each for each in fake.jobs if each.piece]) == 1:
-            raise KeyboardInterrupt  # the first of two answers cannot be taken
+        if job.piece is not None and (failure := next(failures, None)) is not None:
+            raise failure
         return None
 
     fake.strike_at = strike
     with pytest.raises(KeyboardInterrupt):
-        evaluated(tmp_path, models[:1], data, Cluster())
-    fake.strike_at = lambda job: None
-    evaluated(tmp_path, models[:1], data, Cluster())
+        evaluated(tmp_path, models[:1], data, Cluster(), sanity=False)
+    assert len([job for job in fake.jobs if job.piece is not None]) == 2
+    evaluated(tmp_path, models[:1], data, Cluster(), sanity=False)
     assert searched_twice(fake) == {}
 
 
