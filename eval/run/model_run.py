@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from advdpnp.attacks.engine.precision import Choice
+from advdpnp.attacks.ensemble import AttackEnsemble
 from advdpnp.attacks.info import info_of
 from advdpnp.attacks.search_state import AttackResult
 from advdpnp.base.devices import OUT_OF_MEMORY
@@ -172,7 +173,9 @@ class OpenUnit:
             x = self.plan.images(columns["sample"][wanted]).numpy()
             self.writer.add(columns, wanted, x, findings.x_adv[torch.from_numpy(wanted)].numpy())
         self.plan.progress.advance(len(findings), int((~findings.success).sum()))
-        if stages := getattr(getattr(self.task, "attack", None), "stages", ()):
+        attack = getattr(self.task, "attack", None)
+        if isinstance(attack, AttackEnsemble):
+            stages = attack.stages
             searched = findings.stage[findings.success & (findings.norm > 0)]  # at 0 it was wrong unchanged
             counts = searched.clamp(min=0).bincount(minlength=len(stages)).tolist()
             self.plan.progress.stages({stage.name: count for stage, count in zip(stages, counts, strict=True)})
