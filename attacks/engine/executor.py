@@ -115,7 +115,7 @@ def check_inputs(x: Tensor, y: Tensor) -> None:
     low, high = float(x.min()), float(x.max())
     if low < 0 or high > 1:
         remedy = "pass unnormalised images and normalise them in the first layer of the model"
-        if low >= 0 and 1 < high <= 255:
+        if low >= 0 and 16 < high <= 255:
             remedy = "divide them by 255; if the model wants them so, say input_range (0, 255)"
         raise AdvdpnpError(f"images must lie in [0, 1] but range from {low:.8g} to {high:.8g}; {remedy}")
     if int(y.min()) < 0:
