@@ -86,8 +86,10 @@ class _Unit:
 
     @property
     def after_stages(self) -> str:
-        """Accuracy after each stage of an ensemble; before the end a bound."""
-        return after_stages(self.total, self.broken - sum(self.stages.values()), self.stages) if self.stages else ""
+        """Accuracy after each stage of an ensemble; before the end a bound, of the stages that broke something."""
+        ended = self.decided == self.total
+        stages = {name: broken for name, broken in self.stages.items() if broken or ended}
+        return after_stages(self.total, self.broken - sum(stages.values()), stages)
 
     @property
     def pace(self) -> float | None:
@@ -186,8 +188,7 @@ class Course(Progress):
             if not self._cells_left:
                 self._say_cells()
         elif attacked or gone > _WORTH_A_LINE:
-            stages = f"  {unit.after_stages}" if unit.stages else ""
-            self._say(f"{unit.name}  {_result(unit)}{stages}  {gone:.0f} s")
+            self._say("  ".join(filter(None, (unit.name, _result(unit), unit.after_stages, f"{gone:.0f} s"))))
 
     def _say_cells(self) -> None:
         """One line for all corruptions of a model."""
@@ -245,7 +246,7 @@ class Course(Progress):
         stages = unit.status.undecided if unit.status else {}
         if stages and not (len(stages) == 1 and unit.work.unit.startswith(next(iter(stages)))):
             parts.append(", ".join(f"{samples} in {stage}" for stage, samples in stages.items()))
-        if unit.stages:
+        if unit.after_stages:
             parts.append(f"at most {unit.after_stages}")
         parts.append(f"{clock_time(gone)} gone")
         here, everything = self.left()

@@ -88,12 +88,12 @@ def test_an_ensemble_tells_the_accuracy_after_each_stage_while_it_runs(clock: Cl
     told = course(clock, said)
     told.start("net", "autoattack, linf 0.1", 40, 0)
     told.advance(15, 0)
-    told.stages({"apgd-ce": 8, "apgd-t": 2})  # five are wrong unchanged
-    assert "at most 67.50 % after apgd-ce, 62.50 % after apgd-t" in told.lines()[1]
+    told.stages({"apgd-ce": 8, "apgd-t": 2, "square": 0})  # five are wrong unchanged
+    assert "at most 67.50 % after apgd-ce, 62.50 % after apgd-t, 0:00:00 gone" in told.lines()[1]
     told.advance(25, 23)
-    told.stages({"apgd-ce": 0, "apgd-t": 2})
+    told.stages({"apgd-ce": 0, "apgd-t": 2, "square": 0})
     told.finish()
-    assert said[-1].endswith("%)  67.50 % after apgd-ce, 57.50 % after apgd-t  0 s")
+    assert said[-1].endswith("%)  67.50 % after apgd-ce, 57.50 % after apgd-t, 57.50 % after square  0 s")
 
 
 def test_a_plan_begins_with_the_device_and_the_parameters(clock: Clock) -> None:
