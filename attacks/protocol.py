@@ -36,7 +36,7 @@ def check_name(name: str) -> None:
         wrong = "needs a name of text without commas, and without spaces at its ends"
     elif name in ("all", "none"):
         wrong = "needs another name: --attacks uses this one for itself"
-    elif name in RESERVED or re.match("corruptions?[:_]|transfer:", name):
+    elif name in RESERVED or re.match("corruptions?[:_]|transfer:|(median|mean)_distance:", name):
         wrong = "needs another name: a column of the leaderboard has this one"
     elif re.search("_(low|high|mean|std|min|max|p)$|_difference(_|$)", name):
         wrong = "needs another name: columns of the leaderboard end like this one; write '-' for '_'"

@@ -185,7 +185,7 @@ class Iteration:
     def _claim(self, rows: SearchState, found: Tensor, queries: Tensor) -> SearchState:
         """Where ``found``, the query becomes the row's candidate; of a minimum-norm row, if it is nearer.
 
-        Rows that keep to the eps-ball stop there, so ``measure`` can wait for the look.
+        A row that must keep to the eps-ball stops at its claim until the next look, which measures it.
         """
         if not any_row(found):
             return rows

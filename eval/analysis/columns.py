@@ -171,6 +171,7 @@ def _checked(frame: pd.DataFrame) -> pd.DataFrame:
     Raises:
         ValueError: they cannot.
     """
+    percents = set(percent_columns(frame))
     for name in map(str, frame.columns):
         if len(name) > LONGEST_NAME or not name.isprintable():
             raise ValueError(f"a column cannot be called {shown(name)}")
@@ -179,7 +180,7 @@ def _checked(frame: pd.DataFrame) -> pd.DataFrame:
             wrong = [each for each in values if len(str(each)) > _LONGEST_CELL or not str(each).isprintable()]
             if wrong:
                 raise ValueError(f"{name} cannot be {shown(wrong[0])}")
-        elif ((values < 0) | (values > (100 if name in percent_columns(frame) else math.inf))).any():
+        elif ((values < 0) | (values > (100 if name in percents else math.inf))).any():
             raise ValueError(f"{name} has a number that it cannot have")
     return frame
 

@@ -23,10 +23,15 @@ def what_is_known(found: Sequence[FolderAudit], again: Again | None, seals: Sequ
 
 
 def _checked(found: Sequence[FolderAudit], again: Again | None, seals: Sequence[Seal]) -> Iterator[str]:
-    yield "labels, clean predictions and margins, every stored image, names by definitions, numbers by verdicts"
+    yield (
+        "of all that could be read, labels, clean predictions and margins, stored images, names by definitions, "
+        "numbers by verdicts"
+    )
     yield "what model.json says, against the model"
     if again is not None:
-        yield f"samples drawn with seed {again.seed}, searched again{_strength(found)}; the measurements behind flags"
+        if any(not each.why_not for model in found for each in model.replays):
+            yield f"samples drawn with seed {again.seed}, searched again{_strength(found)}"
+        yield "the measurements behind flags"
     for seal in seals:
         yield f"the seal of {seal.folder.name}, key {seal.fingerprint}{_signature(seal)}"
 

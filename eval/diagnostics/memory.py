@@ -18,7 +18,7 @@ def unasked_copy(model: nn.Module) -> nn.Module | None:
     """A copy of a model that nobody has asked anything yet; None if it cannot be copied."""
     try:
         return copy.deepcopy(model)
-    except Exception:  # of copy.deepcopy, or of the model's own code
+    except (Exception, SystemExit):  # of copy.deepcopy, or of the model's own code
         return None
 
 

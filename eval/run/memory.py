@@ -94,7 +94,7 @@ class MemoryModel:
     def searches(self, data: str) -> list[EvaluationRecord]:
         return []  # none of an earlier call
 
-    def forget_searches(self) -> None:
+    def forget_searches(self, data: str) -> None:
         pass
 
     def has_diagnostics(self, about: DiagnosticRecord) -> bool:

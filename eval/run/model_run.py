@@ -30,9 +30,10 @@ from advdpnp.eval.store.writer import Pack, VerdictCollector
 from advdpnp.models.classifier import as_classifier
 from advdpnp.models.loading import LoadedModel
 
+_FEWEST_GRADIENTS = 4  # rounding can turn the gradient of one image
 _OTHER_GRADIENTS = 0.5
-"""Of two shares of gradients that are exactly zero, or of two directions of gradients, which have standard size, on
-average: independent ones differ by 1.1."""
+"""Of two shares of gradients that are exactly zero, or of two directions of gradients, which have standard size, in
+the median: independent ones differ by 1.1."""
 
 
 _logger = logging.getLogger("advdpnp")
@@ -100,7 +101,7 @@ def _run(
     models_left: int,
 ) -> set[str]:
     plan.progress.doing(loaded.name, "a first look")
-    unasked = unasked_copy(as_classifier(loaded.model))
+    unasked = unasked_copy(as_classifier(loaded.model)) if plan.config.sanity else None
     look, model = first_look(loaded, plan, static_batch_size)
     subject = Subject(model, loaded.weights_hash, plan, look, unasked)
     if plan.config.precision == "auto":
@@ -177,7 +178,7 @@ class OpenUnit:
         if isinstance(attack, AttackEnsemble):
             stages = attack.stages
             searched = findings.stage[findings.success & (findings.norm > 0)]  # at 0 it was wrong unchanged
-            counts = searched.clamp(min=0).bincount(minlength=len(stages)).tolist()
+            counts = searched[searched >= 0].bincount(minlength=len(stages)).tolist()
             self.plan.progress.stages({stage.name: count for stage, count in zip(stages, counts, strict=True)})
 
 
@@ -275,7 +276,7 @@ class ModelRun:
 
     def _search_again(self, count: int) -> None:
         """Forget what was found with other gradients, as before a detached layer was mended."""
-        self.store.forget_searches()
+        self.store.forget_searches(self.plan.dataset.test.content_hash)
         _logger.warning(
             "%s has other gradients than when its stored verdicts were found, though its weights and answers are the "
             "same: its code has changed. Its %d evaluations under attack are deleted; what is asked for is searched "
@@ -286,7 +287,9 @@ class ModelRun:
         """Whether the gradients of images that a search has seen point elsewhere now."""
         before, now = searched.runs[-1].get("gradients", {}), self.look.directions
         both = before.keys() & now.keys()
-        return bool(both) and float(np.mean([abs(before[each] - now[each]) for each in both])) > _OTHER_GRADIENTS
+        if len(both) < _FEWEST_GRADIENTS:
+            return False
+        return float(np.median([abs(before[each] - now[each]) for each in both])) > _OTHER_GRADIENTS
 
     def _vanishes_elsewhere(self, unit: EvaluationKey) -> bool:
         """Whether a search of an earlier release met many more or fewer gradients that are exactly zero."""

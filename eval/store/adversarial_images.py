@@ -243,8 +243,12 @@ def choose_images(sources: Sequence[Source], samples: np.ndarray, all_of: np.nda
     # An image that was rounded for storage comes before the same one as the attack made it.
     rows = rows[:, kept][:, np.lexsort(rows[::-1, kept])]
     chosen = rows[:, np.unique(rows[0], return_index=True)[1]]
-    for first in range(0, chosen.shape[1], _SORTED):
-        yield from _sorted_rows(sources, chosen[:, first : first + _SORTED], clean)
+    largest = max(
+        map(len, clean.values()), default=1
+    )  # a float32 image beside a clean one of bytes has four times that
+    count = min(_SORTED, max(1, _LARGEST_BATCH // (8 * largest)))
+    for first in range(0, chosen.shape[1], count):
+        yield from _sorted_rows(sources, chosen[:, first : first + count], clean)
 
 
 def _sorted_rows(sources: Sequence[Source], chosen: np.ndarray, clean: Mapping[int, bytes]) -> Iterator[pa.Table]:
@@ -321,7 +325,8 @@ def _open(path: Path) -> Iterator[pq.ParquetFile]:
     """The file, its columns checked; whatever goes wrong with it inside becomes one sentence."""
     try:
         check_file(path, LARGEST_IMAGES)
-        held = pq.read_metadata(path)
+        with open(path, "rb") as stream:  # a path with a colon would be taken for an address
+            held = pq.read_metadata(stream)
         kinds = {each.name: each.type for each in held.schema.to_arrow_schema()}
         words = [name for name, kind in kinds.items() if pa.types.is_binary(kind) or pa.types.is_string(kind)]
         with (

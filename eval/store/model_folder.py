@@ -116,12 +116,13 @@ class ModelFolder:
             each for each in (index.evaluations if index else ()) if each.searched and each.identity["data"] == data
         ]
 
-    def forget_searches(self) -> None:
-        """Delete all that attacks have found, in parts too, and the measurements of gradients."""
-        shutil.rmtree(self.path / PARTS, ignore_errors=True)
-        before = self.contents()
-        kept = [before.evaluation(each) for each in before.index.evaluations if not each.searched]
-        measured = tuple(each for each in before.index.diagnostics if not each.norm)
+    def forget_searches(self, data: str) -> None:
+        """Delete all that attacks have found on the images with this hash, in parts too, and how gradients were."""
+        for part in (self.path / PARTS).glob("*@*"):  # of attacks
+            shutil.rmtree(part, ignore_errors=True)
+        before, gone = self.contents(), {each.hash for each in self.searches(data)}
+        kept = [before.evaluation(each) for each in before.index.evaluations if each.hash not in gone]
+        measured = tuple(each for each in before.index.diagnostics if not (each.norm and each.data == data))
         commit(replace(before, index=Index(before.index.weights, diagnostics=measured)), kept)
         finish_commit(self.path)
 

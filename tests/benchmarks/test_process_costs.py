@@ -57,7 +57,7 @@ def test_the_table_says_what_ray_costs_and_whether_files_are_equal(script, tmp_p
 
 @pytest.mark.slow
 def test_an_attack_finds_the_same_in_our_forks_and_in_futures(script, tmp_path):
-    pools = script("benchmarks.process_pools")
+    pools = script("benchmarks.cluster.process_pools")
     assert advdpnp_command(["train", "--recipe", "ce", "--dataset", "digits", "--epochs", "1", "--device", "cpu",
                             "--out", str(tmp_path), "--name", "net"]) == 0  # fmt: skip
     called(pools.main, str(tmp_path / "net"), "--attack", "fgsm", "--limit", "24", "--out", str(tmp_path / "t.csv"))

@@ -64,6 +64,9 @@ def test_version(capsys):
     assert capsys.readouterr().out.strip() == f"advdpnp {__version__}"
 
 
+NET = ["eval", "--dataset", "digits", "--model", "torch.nn:Identity"]
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -82,6 +85,9 @@ def test_version(capsys):
         (["eval"], "nothing to evaluate"),
         (["eval", "missing-run"], "missing-run"),
         (["eval", "--dataset", "digits", "--model", "no.such.module:net"], "no.such.module"),
+        ([*NET, "--mean", "0.3", "--std", "0"], "no normalisation; give finite numbers, --std above 0"),
+        ([*NET, "--mean", "nan", "--std", "1"], "no normalisation; give finite numbers, --std above 0"),
+        ([*NET, "--mean", "0.3,0.2,0.1", "--std", "1"], "--mean has 3 numbers, and images of digits have 1 channels"),
         (["leaderboard", "missing-folder"], "missing-folder"),
         (["compare", "one"], "missing argument 'B'"),
         (["compare", "one", "other"], "there is no folder results"),

@@ -276,7 +276,7 @@ def test_a_normalisation_becomes_the_first_layer_of_a_factorys_net(nets: str, tm
         ("{}_needy:good", "needs 'not_installed_anywhere', which is not installed"),
         ("{}_broken.py:good", "fails when imported: ValueError: half a module; fix it"),
         ("{}_needy.py:good", "needs 'not_installed_anywhere', which is not installed"),
-        ("absent/{}.py:good", "there is no file .*absent/{}.py; check the path before the colon"),
+        ("absent/{}.py:good", "there is no file .*absent/{}.py; check the path"),
         ("{}.py", "is a Python file; write {}.py:FUNCTION"),
         ("{}.py:goood", "has no 'goood'; did you mean good"),
         ("{}.py:", "is not a checkpoint, a run folder or a known architecture"),

@@ -1,5 +1,6 @@
 """Which models, which data set and which threat model the options of ``eval``, ``detect`` and ``verify`` mean."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -121,7 +122,14 @@ def normalisation_of(mean: str | None, std: str | None, data: Dataset) -> Normal
             raise AdvdpnpError(
                 f"{option} '{text}' is not a list of numbers; write 0.49,0.48,0.45 or one number"
             ) from None
+        if len(numbers) not in (1, data.channels):
+            raise AdvdpnpError(
+                f"{option} has {len(numbers)} numbers, and images of {data.label} have {data.channels} channels; give "
+                "one number, or one for each channel"
+            )
         values.append(numbers * data.channels if len(numbers) == 1 else numbers)
+    if not all(map(math.isfinite, values[0])) or not all(math.isfinite(each) and each > 0 for each in values[1]):
+        raise AdvdpnpError(f"--mean {mean} and --std {std} are no normalisation; give finite numbers, --std above 0")
     return values[0], values[1]
 
 

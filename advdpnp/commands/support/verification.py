@@ -52,9 +52,9 @@ def verify_command(
     Raises:
         AdvdpnpError: nothing is there, or a model or the data set is missing or another one.
     """
+    identities, damaged = find_folders(paths)
     seals = unbroken_seals([path if path.is_dir() else path.parent for path in paths])
     refuse_forged(seals)
-    identities, damaged = find_folders(paths)
     data = _dataset(dataset, identities, data_root)
     loaded = _load(checkpoints, specs, options, data)
     _refuse_strangers(identities, loaded)

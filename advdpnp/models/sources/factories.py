@@ -84,14 +84,14 @@ def _is_random(model: nn.Module, factory: Callable[[], Any]) -> bool:
     """Whether some weights differ from call to call: those of a net that is new and into which nothing was loaded."""
     try:
         again = _unwrapped(factory())
-    except (Exception, SystemExit):
+        mine, others = model.state_dict(), again.state_dict() if isinstance(again, nn.Module) else {}
+        return any(
+            not torch.equal(mine[name], others[name])
+            for name in mine.keys() & others.keys()
+            if isinstance(mine[name], Tensor) and not is_lazy(mine[name]) and not mine[name].is_meta
+        )
+    except (Exception, SystemExit):  # a model's own code may fail in any way
         return False
-    mine, others = model.state_dict(), again.state_dict() if isinstance(again, nn.Module) else {}
-    return any(
-        not torch.equal(mine[name], others[name])
-        for name in mine.keys() & others.keys()
-        if isinstance(mine[name], Tensor) and not is_lazy(mine[name]) and not mine[name].is_meta
-    )
 
 
 def is_source(module: str) -> bool:
@@ -148,7 +148,7 @@ def _executed(path: Path) -> ModuleType:
     """The module of a file; its name is its path, so it cannot clash with another module."""
     path = path.resolve()
     if not path.is_file():
-        raise AdvdpnpError(f"there is no file {path}; check the path before the colon")
+        raise AdvdpnpError(f"there is no file {path}; check the path")
     loader = SourceFileLoader(str(path), str(path))
     module = ModuleType(loader.name)
     module.__file__ = loader.path

@@ -5,7 +5,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from advdpnp.base.errors import AdvdpnpError, describe
+from advdpnp.base.errors import AdvdpnpError, describe, raise_together
 from advdpnp.eval.run.cluster.connection import Cluster, cluster_device, connected
 
 T = TypeVar("T")
@@ -32,7 +32,7 @@ def run_calls(
         log: file for what Ray has to say.
 
     Raises:
-        AdvdpnpError: the first that a call has raised, after all others; workers of a call died again and again.
+        AdvdpnpError: what calls have raised, after all others; workers of a call died again and again.
     """
     failures: list[AdvdpnpError] = []
     with connected(cluster, [], log) as ray:
@@ -43,8 +43,7 @@ def run_calls(
         try:
             while running:
                 for ready in ray.wait(list(running), timeout=1.0)[0]:  # not longer, or Ctrl-C would wait
-                    value = _value(ray, ready)
-                    number = running.pop(ready)
+                    number, value = running.pop(ready), _value(ray, ready)
                     if isinstance(value, AdvdpnpError):
                         failures.append(value)
                     else:
@@ -53,8 +52,7 @@ def run_calls(
             for each in running:
                 with suppress(Exception):
                     ray.cancel(each, force=True)
-    if failures:
-        raise failures[0]
+    raise_together([str(each) for each in failures])
 
 
 def _call(function: Callable[[Any, Any, str], T], shared: Any, call: Any, device: str) -> T | AdvdpnpError:
@@ -70,7 +68,7 @@ def _value(ray: Any, reference: Any) -> Any:
     except ray.exceptions.RayTaskError as error:
         raise error.as_instanceof_cause() from error
     except ray.exceptions.RayError as error:
-        raise AdvdpnpError(
+        return AdvdpnpError(
             f"{1 + _RETRIES} workers died of the same work ({describe(error)}); if their memory is short, have fewer "
             "of them (--per-gpu, OMP_NUM_THREADS); see /tmp/ray/session_latest/logs"
-        ) from error
+        )

@@ -152,7 +152,8 @@ class ModelCourse:
         if unit not in self._units:
             return None
         open_unit = self._units[unit].open
-        piece = replace(job.piece, units=((unit, np.intersect1d(samples, open_unit.missing)),))
+        left = np.intersect1d(samples, open_unit.missing)
+        piece = replace(job.piece, units=((unit, left),), deaths=0)  # it has made progress
         self.at_work += 1
         return replace(job, piece=piece, records={unit: open_unit.writer.records()})
 

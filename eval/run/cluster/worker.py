@@ -165,7 +165,7 @@ class Worker:
             loaded = self._load(model_reference)
             self._stack.enter_context(on_device(loaded.model, self._plan.device))
             look, model = job.look, as_classifier(loaded.model)
-            unasked = unasked_copy(model)
+            unasked = unasked_copy(model) if self._plan.config.sanity else None
             if look is None:
                 look, simplest = first_look(loaded, self._plan, job.static_batch_size)
             else:

@@ -794,9 +794,12 @@ def test_missing_clean_verdicts_are_told(
 
 def test_bad_input_is_one_sentence(evaluated: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "empty").mkdir()
+    (tmp_path / "sealed" / "other").mkdir(parents=True)
+    (tmp_path / "sealed" / "other" / "seal.json").write_text("{}", encoding="utf-8")  # of somebody else, and damaged
     for arguments, model, sentence in (
         (["results"], "other", "none of those given has their hash"),
         (["nowhere"], "make", "there is no file or folder nowhere"),
+        (["sealed/nowhere"], "make", "there is no file or folder sealed/nowhere"),
         (["empty"], "make", "there are no verdicts in empty"),
         (["net_to_audit.py"], "make", "is no verdict file"),
         (["results", "--dataset", "digitz"], "make", "digits"),

@@ -280,3 +280,10 @@ def test_attacks_that_are_not_asked_for_again_do_not_keep_verdicts_of_other_grad
     evaluate_models([as_loaded(Turned(*net()), "net")], data, out=tmp_path, attacks="cw", eps=["0.05"], sanity=False)
     evaluate_models([as_loaded(net(), "net")], data, out=tmp_path, attacks="fgsm", eps=["0.05"], sanity=False)
     assert {unit.label for unit in find_results([tmp_path])} == {"clean", "fgsm"}
+
+
+def test_the_gradient_of_one_image_deletes_nothing(tmp_path, data, net):
+    options = {"eps": ["0.05"], "sanity": False, "limit": 1, "out": tmp_path}
+    evaluate_models([as_loaded(Turned(*net()), "net")], data, attacks="cw", **options)
+    evaluate_models([as_loaded(net(), "net")], data, attacks="fgsm", **options)
+    assert {unit.label for unit in find_results([tmp_path])} == {"clean", "cw", "fgsm"}

@@ -1,6 +1,6 @@
 """An attack on all cores: our forks, which send results as they are found, against ``concurrent.futures``.
 
-    python -m benchmarks.process_pools results/checkpoints/digits-ed-wta-s0.safetensors --limit 96
+    python -m benchmarks.cluster.process_pools results/checkpoints/digits-ed-wta-s0.safetensors --limit 96
 
 A future has one result: the share of a core in one future shows nothing, and saves nothing, before its end; small
 shares are searched in small batches.
