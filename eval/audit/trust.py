@@ -69,7 +69,7 @@ def _not_checked(found: Sequence[FolderAudit], again: Again | None, seals: Seque
             yield f"searches of {', '.join(sorted(left))}"
         yield "the samples that were not drawn"
     if not all(model.alike for model in found):
-        yield "costs and draws of the searches, for this machine rounds otherwise than the one of the results"
+        yield "costs and draws of the searches, for no clean margins are here what is stored to the last bit"
     if not seals:
         yield "whether these are the files that somebody published (no seal)"
 

@@ -168,7 +168,8 @@ def _refuse_strangers(identities: dict[Path, ModelRecord], loaded: dict[str, Loa
         wanted = ", ".join(f"{each.name} ({each.weights_hash[:8]})" for each in strangers)
         raise AdvdpnpError(
             f"the verdicts are about the weights of {wanted}, and none of those given has their hash: {given}; "
-            "name the right ones with --checkpoint, one for each model, or verify fewer models"
+            "name the right ones with --checkpoint, one for each model, or with --model and the --weights, --mean and "
+            "--std of the evaluation"
         )
 
 

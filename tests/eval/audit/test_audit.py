@@ -797,7 +797,7 @@ def test_bad_input_is_one_sentence(evaluated: Path, tmp_path: Path, capsys: pyte
     (tmp_path / "sealed" / "other").mkdir(parents=True)
     (tmp_path / "sealed" / "other" / "seal.json").write_text("{}", encoding="utf-8")  # of somebody else, and damaged
     for arguments, model, sentence in (
-        (["results"], "other", "none of those given has their hash"),
+        (["results"], "other", "or with --model and the --weights, --mean and --std of the evaluation"),
         (["nowhere"], "make", "there is no file or folder nowhere"),
         (["sealed/nowhere"], "make", "there is no file or folder sealed/nowhere"),
         (["empty"], "make", "there are no verdicts in empty"),
