@@ -64,7 +64,7 @@ class Check:
 
 def doctor(mend: Mend = False) -> None:
     """Check versions, devices and the reference packages, and print the command that fixes each finding."""
-    checks = fix(lambda line: console.err.print(line)) if mend else diagnose()
+    checks = fix(console.err.print) if mend else diagnose()
     for check in checks:
         mark = Text("ok", "green") if check.ok else Text("!!", "red")
         console.out.print(mark, f" {check.name:<24} {check.value}")

@@ -63,7 +63,7 @@ def verify_command(
     auditing = partial(_audit, loaded=loaded, data=data, data_root=data_root, device=chosen, again=again)
     found = [auditing(folder, identity) for folder, identity in identities.items()]
     for sentence in damaged:
-        out.print(sentence, markup=False, style="red")
+        out.print(sentence, style="red")
     holds = not damaged and all(each.holds for each in found)
     for line in what_is_known(found, again, seals):
         out.print(line)
