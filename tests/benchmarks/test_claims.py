@@ -3,7 +3,9 @@
 import importlib
 from pathlib import Path
 
+import pandas as pd
 import pytest
+import torch
 
 import advdpnp
 
@@ -16,7 +18,7 @@ def claims(monkeypatch):
     monkeypatch.syspath_prepend(str(REPOSITORY))
     return {
         name: importlib.import_module(f"benchmarks.claims.{name}")
-        for name in ("findings", "list", "measures", "__main__")
+        for name in ("findings", "list", "measures", "stability", "__main__")
     }
 
 
@@ -80,3 +82,27 @@ def test_compact_and_separate_are_two_parts_of_a_claim(claims, ours, rivals, ver
 def test_a_study_without_the_variant_is_named(claims):
     with pytest.raises(ValueError, match="dpnp, feature_dim 3"):
         claims["measures"].study(REPOSITORY / "results" / "studies", "dimensions", "dpnp, feature_dim 4", "clean")
+
+
+def test_prototypes_turn_by_the_mean_angle_between_epochs_whatever_their_length(claims):
+    right, up = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])
+    vectors = torch.stack([torch.stack([right, up]), torch.stack([5 * up, up]), torch.stack([up, right + up])])
+    assert claims["stability"].turned(vectors) == pytest.approx((90 + 0 + 0 + 45) / 4)
+
+
+@pytest.mark.parametrize(
+    ("clean", "both", "verdict"),
+    [
+        ((1.0, 1.1, 1.2), (3.0, 3.1, 3.2), "holds"),
+        ((3.0, 3.1, 3.2), (1.0, 1.1, 1.2), "does not hold"),
+        ((1.0, 2.0, 3.0), (1.1, 2.1, 3.1), "not decided"),
+    ],
+)
+def test_prototypes_are_stable_if_they_turn_less(claims, tmp_path, clean, both, verdict):
+    (tmp_path / "studies").mkdir()
+    turned = [*clean, *both]
+    table = {"branches": ["clean"] * 3 + ["both"] * 3, "turned": turned, "validation_clean": 98.0}
+    frame = pd.DataFrame({**table, "validation_pgd_margin": 75.0})
+    frame.to_csv(tmp_path / "studies" / "prototype-branches.csv", index=False)
+    (found,) = claims["stability"].stable(tmp_path)
+    assert found.verdict == verdict
