@@ -9,11 +9,12 @@ from advdpnp.attacks.algorithms.margins import ensembles, malt, mm, pma
 from advdpnp.attacks.engine.search import search
 from advdpnp.attacks.info import AttackInfo
 from advdpnp.attacks.names import resolve_attacks
-from advdpnp.attacks.packages import adv_lib, art, foolbox, offered, torchattacks
+from advdpnp.attacks.packages import adv_lib, art, foolbox, torchattacks
 from advdpnp.attacks.packages import pyautoattack as package_autoattack
 from advdpnp.attacks.protocol import ATTACKS, Attack, PackageAttack, State, positive_integer
 from advdpnp.attacks.search_state import AttackResult
 from advdpnp.attacks.threat import ThreatModel
+from advdpnp.base.libraries import alike
 
 __all__ = [
     "ATTACKS", "Attack", "AttackInfo", "AttackResult", "PackageAttack", "State", "ThreatModel",
@@ -31,7 +32,6 @@ _registering = (
     foolbox,
     malt,
     mm,
-    offered,
     package_autoattack,
     pgd,
     pma,
@@ -39,3 +39,5 @@ _registering = (
     stages,
     torchattacks,
 )  # importing a module registers its attacks
+
+ATTACKS.elsewhere = alike

@@ -1,4 +1,7 @@
-"""What kinds of devices can and cannot do."""
+"""What kinds of devices can and cannot do, and how this process uses the memory of the machine."""
+
+import ctypes
+from functools import cache
 
 import torch
 
@@ -19,3 +22,25 @@ def has_float64(device: torch.device) -> bool:
 def widest_float(device: torch.device) -> torch.dtype:
     """float64 where the device has it, else float32."""
     return torch.float64 if has_float64(device) else torch.float32
+
+
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # malloc.h
+_SETTINGS = ((_M_MMAP_THRESHOLD, 32 << 20), (_M_TRIM_THRESHOLD, 1 << 30), (_M_TOP_PAD, 64 << 20))
+
+
+@cache
+def keep_freed_memory() -> bool:
+    """Make the C library of this process keep freed memory for reuse instead of returning it to the operating system.
+
+    An attack allocates and frees tensors of the same few sizes millions of times. By default, glibc returns each one to
+    the system, and the page faults of the next allocation cost several times as much as the arithmetic. No computed
+    result changes.
+
+    Returns:
+        whether it succeeded.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):  # not glibc
+        return False
+    return all(mallopt(name, value) == 1 for name, value in _SETTINGS)

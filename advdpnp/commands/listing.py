@@ -1,14 +1,17 @@
 """``advdpnp list``: the registries as tables."""
 
 import importlib
+import sys
 from collections.abc import Iterable, Iterator
+from importlib.metadata import entry_points
 from typing import Annotated
 
 import typer
 
 from advdpnp.base.errors import AdvdpnpError, did_you_mean
-from advdpnp.base.registry import Entry
+from advdpnp.base.libraries import offered
 from advdpnp.commands.support import console
+from advdpnp.commands.support.declared import Declared, constants, declared, source_file
 
 EPILOG = "Example: `advdpnp list attacks`"
 
@@ -19,7 +22,7 @@ Kind = Annotated[
     ),
 ]
 
-#: Kind to (module, registry). Modules are imported only when asked for.
+#: Kind to (module, registry). Modules are imported only where their source does not tell all.
 _REGISTRIES = {
     "attacks": ("advdpnp.attacks", "ATTACKS"),
     "corruptions": ("advdpnp.corruption", "CORRUPTIONS"),
@@ -28,6 +31,8 @@ _REGISTRIES = {
     "models": ("advdpnp.models", "MODELS"),
     "scores": ("advdpnp.eval.detection.library", "SCORES"),
 }
+
+_APART = {"BENCHMARK": "", "EXTRA": " (extra)"}
 
 
 def list_(kind: Kind = None) -> None:
@@ -59,37 +64,46 @@ def catalogue(kind: str) -> tuple[list[list[str]], list[str]]:
         rows = [[name, str(read_yaml(path).get("description", ""))] for name, path in recipe_files().items()]
         return rows, ["name", "what it is"]
     if kind == "studies":
-        from advdpnp.training.study import read_study, study_files
+        from advdpnp.training.recipe import packaged_files, read_yaml
 
-        return [[name, read_study(name).description] for name in study_files()], ["name", "what it asks"]
+        files = packaged_files("advdpnp.training.studies")
+        return [[name, str(read_yaml(path)["description"])] for name, path in files.items()], ["name", "what it asks"]
     if kind not in _REGISTRIES:
         hint = did_you_mean(kind, _kinds(), otherwise=f"choose one of {', '.join(_kinds())}")
         hint = "--norm takes linf, l2, l1 and l0" if kind in ("norm", "norms") else hint
         raise AdvdpnpError(f"there is no list of '{kind}'; {hint}")
-    module, registry = _REGISTRIES[kind]
-    entries = getattr(importlib.import_module(module), registry)
+    entries = _entries(kind)
+    cited = zip(entries, _sources(entries), strict=True)
     if kind == "corruptions":
-        rows = [[entry.name, _group(entry.name), entry.description, source] for entry, source in _cited_once(entries)]
+        rows = [[entry.name, _group(entry), entry.description, source] for entry, source in cited]
         return rows, ["name", "group", "what it is", "source"]
-    rows = [[entry.name, entry.description, source] for entry, source in _cited_once(entries)]
+    rows = [[entry.name, entry.description, source] for entry, source in cited]
     if kind == "attacks":
-        from advdpnp.attacks.packages.offered import offered
-
         rows += [[f"{library}:...", ", ".join(names), "as installed"] for library, names in offered().items()]
     return rows, ["name", "what it is", "source"]
 
 
-def _cited_once(entries: Iterable[Entry]) -> Iterator[tuple[Entry, str]]:
-    """The entries with their sources; one that has been told before is named by what stands before its title."""
+def _entries(kind: str) -> list[Declared]:
+    """As our source declares them; as registered where a distribution adds some, or --plugin has imported torch."""
+    module, registry = _REGISTRIES[kind]
+    added = "torch" in sys.modules or entry_points(group=f"advdpnp.{kind}")
+    if not added and (found := declared(module.removesuffix(".library"))):
+        return found
+    made = getattr(importlib.import_module(module), registry)
+    groups = {each.name: made.make(each.name).group for each in made} if kind == "corruptions" else {}
+    return [Declared(each.name, each.description, each.reference, groups.get(each.name, "")) for each in made]
+
+
+def _sources(entries: Iterable[Declared]) -> Iterator[str]:
+    """The sources of entries; one that has been told before is named by what stands before its title."""
     told = set()
     for entry in entries:
-        yield entry, f"{entry.reference.partition(',')[0]} (above)" if entry.reference in told else entry.reference
+        yield f"{entry.reference.partition(',')[0]} (above)" if entry.reference in told else entry.reference
         told |= {entry.reference} - {""}
 
 
-def _group(name: str) -> str:
+def _group(corruption: Declared) -> str:
     """Of a corruption, and whether it is outside the 15 types of the mean."""
-    from advdpnp.corruption import BENCHMARK, EXTRA, find_corruption
-
-    apart = "" if name in BENCHMARK else " (extra)" if name in EXTRA else " (own)"
-    return f"{find_corruption(name).group}{apart}"
+    types = constants(source_file("advdpnp.corruption.types"))
+    apart = next((word for key, word in _APART.items() if corruption.name in types[key]), " (own)")
+    return f"{corruption.group}{apart}"

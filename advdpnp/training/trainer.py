@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 from lightning_fabric import Fabric
 
-from advdpnp.base.allocator import keep_freed_memory
+from advdpnp.base.devices import keep_freed_memory
 from advdpnp.base.errors import AdvdpnpError, first_line
 from advdpnp.base.files import folder_lock, write_text
 from advdpnp.base.interrupts import deferred_interrupts

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from advdpnp.attacks.engine.executor import Executor, single_threaded
 from advdpnp.attacks.engine.precision import FLOAT32, model_to_search
 from advdpnp.attacks.rows import Rows
-from advdpnp.base.allocator import keep_freed_memory
+from advdpnp.base.devices import keep_freed_memory
 
 _SMALLEST_BATCH, _STEPS = 4, 16  # sizes are multiples of 4, or of a 16th of the full size if that is larger
 _TRIED = 8  # images on which a search copy is tested

@@ -5,29 +5,14 @@ from typing import Any
 
 from torch import Tensor
 
-from advdpnp.attacks.packages.library_attack import (
-    LibraryAttack,
-    Others,
-    P,
-    check_steps,
-    find_name,
-    imported_names,
-    with_steps,
-)
+from advdpnp.attacks.packages.library_attack import LibraryAttack, Others, P, check_steps, find_name, with_steps
 from advdpnp.attacks.packages.query_counter import QueryCounter
 from advdpnp.attacks.protocol import ATTACKS
 from advdpnp.attacks.rows import Batch
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.base.compat import import_adv_lib
 from advdpnp.base.errors import AdvdpnpError
-
-NORMS = {
-    "alma": "l2 l1", "apgd": "linf l2 l1", "apgd_targeted": "linf l2 l1", "carlini_wagner_l2": "l2",
-    "carlini_wagner_linf": "linf", "ddn": "l2", "df": "linf l2", "fab": "linf l2 l1", "fga": "l0",
-    "fmn": "linf l2 l1 l0", "pdgd": "l2", "pdpgd": "linf l2 l1 l0", "pgd_linf": "linf", "sdf": "l2", "sigma_zero": "l0",
-    "str_attack": "l2", "tr": "linf l2", "vfga": "l0",
-}  # fmt: skip
-"""Norms of each attack, which adv-lib does not declare. Attacks under no norm (colours) are left out."""
+from advdpnp.base.libraries import ADV_LIB, offered
 
 STEPS = ("steps", "num_steps", "n_iter", "max_iterations", "max_iter", "iter")
 RADII = ("eps", "ε")
@@ -40,7 +25,7 @@ class AdvLibAttack(LibraryAttack):
 
     @property
     def norms(self) -> tuple[str, ...]:
-        return tuple(NORMS[self.attack].split())
+        return tuple(ADV_LIB[self.attack].split())
 
     @property
     def minimum_norm(self) -> bool:
@@ -74,11 +59,6 @@ class AdvLibAttack(LibraryAttack):
         return x_adv, claimed
 
 
-def names() -> list[str]:
-    """Attacks of the installed adv-lib, sorted, without importing it; empty if it is not installed."""
-    return sorted(set(NORMS) & set(imported_names("adv_lib", "attacks/__init__.py")))
-
-
 @ATTACKS.register(
     "adv-lib:{attack}",
     description="any attack of adv-lib by its own name, such as adv-lib:fmn, adv-lib:ddn or adv-lib:sigma_zero-100",
@@ -89,4 +69,4 @@ def adv_lib_attack(threat: ThreatModel, classes: int, attack: str) -> AdvLibAtta
     name, steps = with_steps(attack)
     if name.lower() == "perc_al":
         raise AdvdpnpError("'adv-lib:perc_al' measures colours and keeps to no norm; choose another attack")
-    return AdvLibAttack(threat, classes, find_name("adv-lib", name, names()), steps)
+    return AdvLibAttack(threat, classes, find_name("adv-lib", name, offered().get("adv-lib", [])), steps)

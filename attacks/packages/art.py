@@ -7,33 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from advdpnp.attacks.packages.library_attack import (
-    LibraryAttack,
-    Others,
-    P,
-    check_steps,
-    find_name,
-    imported_names,
-    with_steps,
-)
+from advdpnp.attacks.packages.library_attack import LibraryAttack, Others, P, check_steps, find_name, with_steps
 from advdpnp.attacks.packages.query_counter import QueryCounter
 from advdpnp.attacks.protocol import ATTACKS
 from advdpnp.attacks.rows import Batch
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.base.compat import import_art
-
-NORMS = {
-    "AutoAttack": "linf l2 l1", "AutoConjugateGradient": "linf l2 l1", "AutoProjectedGradientDescent": "linf l2 l1",
-    "BasicIterativeMethod": "linf", "BoundaryAttack": "l2", "CarliniL0Method": "l0", "CarliniL2Method": "l2",
-    "CarliniLInfMethod": "linf", "DeepFool": "l2", "ElasticNet": "l1", "FastGradientMethod": "linf l2 l1",
-    "HopSkipJump": "linf l2", "MomentumIterativeMethod": "linf l2 l1", "NewtonFool": "l2",
-    "PixelAttack": "l0", "ProjectedGradientDescent": "linf l2 l1", "ProjectedGradientDescentPyTorch": "linf l2 l1",
-    "RescalingAutoConjugateGradient": "linf l2 l1", "SaliencyMapMethod": "l0", "SignOPTAttack": "l2", "SimBA": "l2",
-    "SquareAttack": "linf l2", "ThresholdAttack": "linf",
-    "VirtualAdversarialMethod": "l2", "ZooAttack": "l2",
-}  # fmt: skip
-"""Norms of each attack, which ART says in its documentation. Attacks under no norm (patches, lasers), those
-of other frameworks and GeoDA, which fails with NumPy 2, are left out."""
+from advdpnp.base.libraries import ART, offered
 
 
 class ArtAttack(LibraryAttack):
@@ -48,7 +28,7 @@ class ArtAttack(LibraryAttack):
 
     @property
     def norms(self) -> tuple[str, ...]:
-        return tuple(NORMS[self.attack].split())
+        return tuple(ART[self.attack].split())
 
     @property
     def minimum_norm(self) -> bool:
@@ -93,11 +73,6 @@ class ArtAttack(LibraryAttack):
         return torch.from_numpy(x_adv).float(), None
 
 
-def names() -> list[str]:
-    """Attacks of the installed ART, sorted, without importing it; empty if it is not installed."""
-    return sorted(set(NORMS) & set(imported_names("art", "attacks/evasion/__init__.py")))
-
-
 @ATTACKS.register(
     "art:{attack}",
     description="attacks of the Adversarial Robustness Toolbox by their own names, such as art:DeepFool or "
@@ -107,4 +82,4 @@ def names() -> list[str]:
 def art_attack(threat: ThreatModel, classes: int, attack: str) -> ArtAttack:
     import_art()
     name, steps = with_steps(attack)
-    return ArtAttack(threat, classes, find_name("art", name, names()), steps)
+    return ArtAttack(threat, classes, find_name("art", name, offered().get("art", [])), steps)

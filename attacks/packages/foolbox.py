@@ -1,35 +1,20 @@
 """Attacks of foolbox by their names, run unchanged and verified like our own."""
 
 import inspect
-from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from advdpnp.attacks.packages.library_attack import (
-    LibraryAttack,
-    Others,
-    P,
-    check_steps,
-    find_name,
-    imported_names,
-    with_steps,
-)
+from advdpnp.attacks.packages.library_attack import LibraryAttack, Others, P, check_steps, find_name, with_steps
 from advdpnp.attacks.packages.query_counter import QueryCounter
 from advdpnp.attacks.protocol import ATTACKS
 from advdpnp.attacks.rows import Batch
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.base.compat import import_foolbox
 from advdpnp.base.errors import AdvdpnpError
+from advdpnp.base.libraries import FOOLBOX_SUFFIX, FOOLBOX_UNUSABLE, offered
 
-_SUFFIX = "Attack"
-_UNUSABLE = {
-    "BinarizationRefinementAttack": "needs the images of another attack",
-    "DatasetAttack": "returns other images of the data set",
-    "GenAttack": "needs target classes",
-    "SpatialAttack": "shifts and turns images and keeps to no norm",
-}
 _STARTED = (
     "BoundaryAttack", "HopSkipJumpAttack", "L0BrendelBethgeAttack", "L1BrendelBethgeAttack", "L2BrendelBethgeAttack",
     "LinfinityBrendelBethgeAttack", "PointwiseAttack",
@@ -50,7 +35,7 @@ class FoolboxAttack(LibraryAttack):
     @property
     def _kind(self) -> Any:
         attacks = import_foolbox().attacks
-        return getattr(attacks, self.attack, None) or getattr(attacks, self.attack + _SUFFIX)
+        return getattr(attacks, self.attack, None) or getattr(attacks, self.attack + FOOLBOX_SUFFIX)
 
     @property
     def _parameters(self) -> tuple[str, ...]:
@@ -94,7 +79,7 @@ class FoolboxAttack(LibraryAttack):
         if "across_channels" in self._parameters:
             arguments["channel_axis"] = 1
         wrapped = package.PyTorchModel(model, bounds=(self.threat.low, self.threat.high), device=batch.x.device)
-        starts = _nearest_of_other_classes(batch, others()) if self.attack + _SUFFIX in _STARTED else None
+        starts = _nearest_of_other_classes(batch, others()) if self.attack + FOOLBOX_SUFFIX in _STARTED else None
         given = {} if starts is None else {"starting_points": starts}
         eps = None if self.minimum_norm else self.threat.eps
         _, x_adv, success = self._kind(**arguments)(wrapped, batch.x, batch.y, epsilons=eps, **given)
@@ -115,13 +100,6 @@ def _nearest_of_other_classes(batch: Batch, others: Batch) -> Tensor | None:
     return torch.stack(found).to(batch.x.device)
 
 
-@cache
-def names() -> list[str]:
-    """Attacks of the installed foolbox, sorted, without importing it; empty if it is not installed."""
-    found = imported_names("foolbox", "attacks/__init__.py")
-    return sorted({name.removesuffix(_SUFFIX) for name in found if name != _SUFFIX and name not in _UNUSABLE})
-
-
 @ATTACKS.register(
     "foolbox:{attack}",
     description="any attack of foolbox by its own name, such as foolbox:LinfPGD-20, foolbox:L2DeepFool or foolbox:DDN",
@@ -130,8 +108,8 @@ def names() -> list[str]:
 def foolbox_attack(threat: ThreatModel, classes: int, attack: str) -> FoolboxAttack:
     import_foolbox()
     name, steps = with_steps(attack)
-    for unusable, reason in _UNUSABLE.items():
+    for unusable, reason in FOOLBOX_UNUSABLE.items():
         if name.lower().removesuffix("attack") == unusable.lower().removesuffix("attack"):
             raise AdvdpnpError(f"'foolbox:{name}' {reason}; choose another attack")
-    found = find_name("foolbox", name, names(), _SUFFIX)
+    found = find_name("foolbox", name, offered().get("foolbox", []), FOOLBOX_SUFFIX)
     return FoolboxAttack(threat, classes, found, steps)

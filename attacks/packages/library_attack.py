@@ -3,8 +3,6 @@
 An adapter says which norms an attack has, which arguments it gets and how it is called. Everything else is here.
 """
 
-import ast
-import importlib.util
 import math
 import random
 import re
@@ -13,7 +11,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -195,24 +192,3 @@ def find_name(library: str, name: str, names: Iterable[str], suffix: str = "") -
     words = [spelled[word].removesuffix(suffix) for word in re.findall(r"[^\s?]+", close) if word in spelled]
     hint = f"did you mean {' or '.join(dict.fromkeys(words))}?" if words else f"it has {', '.join(known)}"
     raise AdvdpnpError(f"{library} has no attack called '{name}'; {hint}")
-
-
-def imported_names(package: str, file: str) -> list[str]:
-    """Names that one file of an installed package imports or assigns, read without importing the package.
-
-    Args:
-        package: name of a top-level package.
-        file: path inside it ("attacks/__init__.py").
-
-    Returns:
-        Public names in order; empty if the package is not installed.
-    """
-    found = importlib.util.find_spec(package)
-    if found is None or found.origin is None:
-        return []
-    tree = ast.parse((Path(found.origin).parent / file).read_text(encoding="utf-8"))
-    imports = [alias for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names]
-    names = [alias.asname or alias.name for alias in imports]
-    targets = [target for node in tree.body if isinstance(node, ast.Assign) for target in node.targets]
-    names += [target.id for target in targets if isinstance(target, ast.Name)]
-    return [name for name in names if not name.startswith("_")]

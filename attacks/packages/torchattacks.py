@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from advdpnp.attacks.packages.library_attack import LibraryAttack, Others, check_steps, imported_names, with_steps
+from advdpnp.attacks.packages.library_attack import LibraryAttack, Others, check_steps, with_steps
 from advdpnp.attacks.packages.query_counter import QueryCounter
 from advdpnp.attacks.protocol import ATTACKS
 from advdpnp.attacks.rows import Batch
@@ -87,11 +87,6 @@ def _find(name: str) -> Any:
     lower = {each.lower(): each for each in names}
     hint = did_you_mean(lower.get(name.lower(), name), names, otherwise=f"it has {', '.join(names)}")
     raise AdvdpnpError(f"torchattacks has no attack called '{name}'; {hint}")
-
-
-def names() -> list[str]:
-    """Attacks of the installed torchattacks, sorted, without importing it; empty if it is not installed."""
-    return sorted(set(imported_names("torchattacks", "__init__.py")) - {"Attack", "LGV", "MultiAttack"})
 
 
 @ATTACKS.register(

@@ -12,6 +12,9 @@ import pytest
 
 from advdpnp import __version__
 from advdpnp.cli import app, run
+from advdpnp.commands import listing
+from advdpnp.commands.listing import catalogue
+from advdpnp.commands.support.declared import Declared, declared
 
 COMMANDS = [str(command.name) for command in app.registered_commands]
 
@@ -35,15 +38,45 @@ FAST = [
 ]
 
 
-def test_help_is_quick_and_imports_no_torch():
+def _shown_without_torch(*commands):
+    """What the commands print in one process, which imports nothing heavy."""
     code = (
-        "import sys\nfrom advdpnp.cli import run\ncode = run(['--help'])\n"
+        f"import sys\nfrom advdpnp.cli import run\ncode = sum(map(run, {commands!r}))\n"
         "bad = {'torch', 'torchattacks', 'pyautoattack', 'robustbench', 'pandas'} & set(sys.modules)\n"
         "sys.exit(code or (f'imported {bad}' if bad else 0))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert all(command in done.stdout for command in COMMANDS)
+    return done.stdout
+
+
+def test_help_is_quick_and_imports_no_torch():
+    shown = _shown_without_torch(["--help"])
+    assert all(command in shown for command in COMMANDS)
+
+
+def test_lists_are_quick_and_import_no_torch():
+    kinds = [*listing._REGISTRIES, "recipes", "studies"]
+    shown = _shown_without_torch(*(["list", kind] for kind in kinds))
+    for name in ("pgd-{steps}", "gaussian_noise", "cifar10", "adv-dpnp", "resnet18", "mahalanobis", "dpnp-paper"):
+        assert name in shown
+
+
+@pytest.mark.parametrize("kind", listing._REGISTRIES)
+def test_the_source_declares_what_is_registered(kind):
+    module, registry = listing._REGISTRIES[kind]
+    entries = [each for each in getattr(importlib.import_module(module), registry) if _is_ours(each.build)]
+    groups = [each.build().group if kind == "corruptions" else "" for each in entries]
+    found = declared(module.removesuffix(".library"))
+    assert found == [
+        Declared(each.name, each.description, each.reference, group)
+        for each, group in zip(entries, groups, strict=True)
+    ]
+    assert catalogue(kind)[0]  # torch is there, so from the registry
+
+
+def _is_ours(build):
+    return build.__module__.startswith("advdpnp.")
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import advdpnp
 from advdpnp import cli
 from advdpnp.attacks.engine.executor import check_inputs
-from advdpnp.attacks.packages import offered as library_names
+from advdpnp.base import libraries
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.commands import doctor
 from advdpnp.commands.listing import catalogue
@@ -123,7 +123,7 @@ def test_an_attack_that_only_libraries_have_is_found_there(
     net: nn.Module, x: Tensor, y: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     offers = {"torchattacks": ["DeepFool", "PGD"], "foolbox": ["L2DeepFool", "LinfDeepFoolAttack"]}
-    monkeypatch.setattr(library_names, "offered", lambda: offers)  # alike asks it
+    monkeypatch.setattr(libraries, "offered", lambda: offers)  # alike asks it
     theirs = "torchattacks:DeepFool and foolbox:L2DeepFool and foolbox:LinfDeepFoolAttack$"
     with pytest.raises(AdvdpnpError, match=f"called 'deepfool'; libraries have {theirs}"):
         advdpnp.attack(net, x, y, "deepfool")
