@@ -17,7 +17,7 @@ from advdpnp.datasets import Dataset, Split
 from advdpnp.eval.analysis.columns import accuracy_columns
 from advdpnp.eval.analysis.rows import make_rows
 from advdpnp.eval.arrays import Images, Labels, to_pair
-from advdpnp.eval.choice import ChosenAttacks, Eps, criterion_for, with_known_options
+from advdpnp.eval.choice import ChosenAttacks, Eps, criterion_for, default_threat, with_known_options
 from advdpnp.eval.config import EvaluationConfig
 from advdpnp.eval.early import run_until_narrow
 from advdpnp.eval.images import to_folder
@@ -36,7 +36,8 @@ from advdpnp.eval.store.adversarial_images import StoredImages
 from advdpnp.eval.store.key import file_name
 from advdpnp.eval.store.reader import StoredEvaluation
 from advdpnp.models.classifier import InputRange
-from advdpnp.models.loading import Channels, LoadedModel, as_loaded
+from advdpnp.models.loading import LoadedModel, as_loaded
+from advdpnp.models.network import Channels, to_normalisation
 
 
 def evaluate_models(
@@ -60,7 +61,7 @@ def evaluate_models(
 
     Args:
         models, dataset, out, transfer_from, progress, command, components, cluster: see ``run_until_narrow``.
-        options: the fields of ``EvaluationConfig``.
+        options: the fields of ``EvaluationConfig``; without ``norm`` or ``eps`` those of ``default_threat``.
 
     Returns:
         The rows that were asked for, as ``build_leaderboard`` makes them.
@@ -69,7 +70,8 @@ def evaluate_models(
         AdvdpnpError: as ``EvaluationConfig`` and ``run_models``; or, after all else is done, a search that was repeated
             for its images came out otherwise, or results of another model in ``out`` are damaged.
     """
-    config, results = EvaluationConfig.of(**options), ResultsFolder(out)
+    norm, usual = default_threat(models, options.get("norm"))
+    config, results = EvaluationConfig.of(**{"norm": norm, "eps": [usual]} | options), ResultsFolder(out)
     try:
         result = run_until_narrow(
             models, dataset, config, results, transfer_from=transfer_from, progress=progress, command=command,
@@ -164,8 +166,9 @@ def evaluate(
     Args:
         model: module, function or ``LoadedModel``: images to logits; see ``advdpnp.models.classifier.Classifier``.
         x, y: images (n, c, h, w), uint8 or floats in [0, 1], and labels, integers (n,); or a DataLoader and None.
-        eps: radius, a number or "8/255"; several give a row each. Default: of the objects, or ``DEFAULT_EPS[norm]``.
-        norm: "linf" (default), "l2", "l1" or "l0" (changed pixels).
+        eps: radius, a number or "8/255"; several give a row each.
+        norm: "linf", "l2", "l1" or "l0" (changed pixels). Both are by default those of attack objects, else those that
+            a checkpoint was trained with, else Linf and ``DEFAULT_EPS[norm]``.
         attacks: "all" (fgsm, pgd-20, cw, autoattack), "none", "fgsm,pgd-20", or a list of names and attack objects.
         targets: "least-likely", "random", "next" or a class for each image make the attacks targeted; columns say so.
         budget: most forwards and backwards of an image in an attack; columns say so: "cw (at most 50 passes)".
@@ -187,18 +190,31 @@ def evaluate(
         >>> advdpnp.evaluate(net, x, y, eps="8/255").row[["clean", "autoattack"]]  # doctest: +SKIP
     """
     with torch.inference_mode(False), torch.enable_grad():  # images made in inference mode are copied out of it
+        images, labels = _checked_pair(x, y)
+        loaded = as_loaded(model, name, input_range, to_normalisation(mean, std, images.shape[1]))
         return _evaluate(
-            as_loaded(model, name, input_range, mean, std), x, y, ChosenAttacks.of(attacks), radii=eps, norm=norm,
-            device=device, progress=progress, aims=targets, seed=seed, batch_size=batch_size, corruptions=corruptions,
-            corruption_types=corruption_types, precision=precision, engine=engine, sanity=sanity,
-            save_adversarials=save_adversarials, budget=budget, until_half_width=until_half_width,
+            loaded, images, labels, ChosenAttacks.of(attacks), radii=eps, norm=norm, device=device, progress=progress,
+            aims=targets, seed=seed, batch_size=batch_size, corruptions=corruptions, corruption_types=corruption_types,
+            precision=precision, engine=engine, sanity=sanity, save_adversarials=save_adversarials, budget=budget,
+            until_half_width=until_half_width,
         )  # fmt: skip
+
+
+def _checked_pair(x: Any, y: Labels | None) -> tuple[torch.Tensor, torch.Tensor]:
+    images, labels = to_pair(x, y)
+    # Bytes are images whatever they are: their labels are all there is to check.
+    check_inputs(images if images.is_floating_point() else torch.zeros(len(labels), 1, 1, 1), labels)
+    if len(labels) != len(images):
+        raise AdvdpnpError(f"there are {len(images)} images but {len(labels)} labels; give one label per image")
+    if not len(images):
+        raise AdvdpnpError("there are no images to evaluate")
+    return images, labels
 
 
 def _evaluate(
     loaded: LoadedModel,
-    x: Any,
-    y: Labels | None,
+    images: torch.Tensor,
+    labels: torch.Tensor,
     chosen: ChosenAttacks,
     *,
     radii: Any,
@@ -208,15 +224,8 @@ def _evaluate(
     progress: Progress | bool,
     **options: Any,
 ) -> Evaluation:
-    radii, norm = chosen.threat(radii, norm)
+    radii, norm = chosen.threat(radii, norm, loaded)
     options |= {"attacks": chosen.text, "eps": radii, "norm": norm}
-    images, labels = to_pair(x, y)
-    # Bytes are images whatever they are: their labels are all there is to check.
-    check_inputs(images if images.is_floating_point() else torch.zeros(len(labels), 1, 1, 1), labels)
-    if len(labels) != len(images):
-        raise AdvdpnpError(f"there are {len(images)} images but {len(labels)} labels; give one label per image")
-    if not len(images):
-        raise AdvdpnpError("there are no images to evaluate")
     if aims is not None:
         chosen = replace(chosen, criterion=criterion_for(aims, labels))
     classes = int(labels.max()) + 1

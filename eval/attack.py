@@ -78,9 +78,9 @@ def attack(
         x: images (n, c, h, w): uint8, or floats in [0, 1].
         y: labels, integers (n,).
         attack: a name of ``advdpnp list attacks``, or an attack object.
-        eps: radius, a number or "8/255". The default is that of an attack object, or as of ``evaluate``. Of a list,
-            every radius gets a result; a minimum-norm attack then searches once.
-        norm: "linf" (default), "l2", "l1" or "l0" (changed pixels).
+        eps: radius, a number or "8/255". Of a list, every radius gets a result; a minimum-norm attack then searches
+            once.
+        norm: "linf", "l2", "l1" or "l0" (changed pixels). Both are by default as for ``evaluate``.
         targets: makes the attack targeted: a success is an image that is taken for its target. "least-likely",
             "random", "next", or a target class for each image, which must not be its label.
         seed: of everything random in the attack.
@@ -106,7 +106,7 @@ def attack(
         job = _Job.of(net, to_images(x), to_labels(y), seed, batch_size, device, as_precision(precision), progress)
         criterion = None if targets is None else criterion_for(targets, job.batch.y)
         with on_device(job.model, job.device):
-            found = job.run(lambda classes: one_attack(attack, eps, norm, classes, criterion))
+            found = job.run(lambda classes: one_attack(attack, eps, norm, model, classes, criterion))
     return found if isinstance(eps, list | tuple | np.ndarray) else found[0]
 
 
@@ -146,7 +146,7 @@ def perturb(
     """
     if isinstance(eps, list | tuple | np.ndarray):
         raise AdvdpnpError("perturb takes one eps; call it once for each")
-    (chosen,) = one_attack(attack, eps, norm, FEW_CLASSES)
+    (chosen,) = one_attack(attack, eps, norm, model, FEW_CLASSES)
     if not isinstance(chosen, PGD) or chosen.criterion.targets:
         raise AdvdpnpError(
             f"perturb runs fgsm, pgd-N and cw, not '{chosen.name}'; for verified images use advdpnp.attack"

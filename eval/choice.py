@@ -1,7 +1,7 @@
 """The attacks that a Python caller chooses, by names or as objects, and their threat models."""
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import wraps
 from numbers import Real
@@ -16,11 +16,36 @@ from advdpnp.attacks.protocol import aim
 from advdpnp.attacks.threat import DEFAULT_EPS, ThreatModel
 from advdpnp.base.errors import AdvdpnpError, did_you_mean
 from advdpnp.eval.arrays import Labels, check_kinds, to_labels
+from advdpnp.models.loading import LoadedModel
 
 NORM = "linf"
-"""The norm where a caller names none."""
+"""The norm where nobody names one."""
 
 Eps = str | float
+
+
+def default_threat(models: Iterable[object], norm: str | None = None) -> tuple[str, str]:
+    """Norm and radius where the caller, or an attack object, leaves them out.
+
+    They are those that all checkpoints among the models were trained with; without any, or where these differ, Linf and
+    the usual radius of the norm (``DEFAULT_EPS``), which is also that of another norm than the trained one.
+
+    Args:
+        models: what ``load_model`` returned, or models of a caller's own, which say nothing.
+        norm: the norm, if it is known.
+    """
+    checkpoints = [model for model in models if isinstance(model, LoadedModel) and model.header]
+    trained = _agreed(checkpoints, "norm")
+    norm = str(norm).strip().lower() if norm is not None else trained or NORM
+    own = _agreed(checkpoints, "eps") if norm == trained else ""
+    return norm, own or DEFAULT_EPS.get(norm, DEFAULT_EPS[NORM])
+
+
+def _agreed(checkpoints: Iterable[LoadedModel], key: str) -> str:
+    """A value of the training attack that all of them have; "" if there is none."""
+    values = {str(each.recipe.get("attack", {}).get(key, "")) for each in checkpoints}
+    return values.pop() if len(values) == 1 else ""
+
 
 _LIBRARIES = {
     "torchattacks": "torchattacks", "foolbox": "foolbox", "art": "art", "adv_lib": "adv-lib",
@@ -125,12 +150,13 @@ class ChosenAttacks:
             objects[each.name] = each
         return cls(",".join(each if isinstance(each, str) else each.name for each in listed), objects)
 
-    def threat(self, eps: Any, norm: str | None) -> tuple[list[Eps], str]:
+    def threat(self, eps: Any, norm: str | None, model: object) -> tuple[list[Eps], str]:
         """The radii and the norm.
 
         Args:
-            eps: a radius or a list of them; None for that of the objects, or the usual one of the norm.
-            norm: None for that of the objects, or the usual one.
+            eps: a radius or a list of them; None for that of the objects, or of ``default_threat``.
+            norm: None for that of the objects, or of ``default_threat``.
+            model: the model that is attacked.
 
         Raises:
             AdvdpnpError: there is none, one is neither number nor text, or the objects differ.
@@ -139,21 +165,21 @@ class ChosenAttacks:
         if not listed:
             raise AdvdpnpError("there is no eps; give one, for example 8/255")
         threats = [each.threat for each in self.objects.values()]
-        norm = self._shared("norm", NORM, [each.norm for each in threats]) if norm is None else str(norm)
-        usual = DEFAULT_EPS.get(norm.strip().lower(), DEFAULT_EPS[NORM])
-        own = self._shared("eps", usual, [each.text for each in threats]) if eps is None else ""
+        norm = self._shared("norm", [each.norm for each in threats]) if norm is None else norm
+        norm, usual = default_threat([model], norm)
+        own = (self._shared("eps", [each.text for each in threats]) or usual) if eps is None else ""
         radii = [own if eps is None else each for each in listed]
         for each in radii:
             check_kinds(eps=(each, (str, Real)))
         return radii, norm
 
     @staticmethod
-    def _shared(what: str, usual: str, values: Sequence[str]) -> str:
+    def _shared(what: str, values: Sequence[str]) -> str | None:
         if len(set(values)) > 1:
             raise AdvdpnpError(
                 f"the attacks differ in their {what} ({', '.join(sorted(set(values)))}); give one {what}"
             )
-        return values[0] if values else usual
+        return values[0] if values else None
 
     def resolve(
         self, text: str | Sequence[str], threat: ThreatModel, classes: int, engine: str = "own"
@@ -178,13 +204,14 @@ class ChosenAttacks:
         return list(found.items())
 
 
-def one_attack(attack: Any, eps: Any, norm: str | None, classes: int, criterion: Targeted | None = None) -> list[Any]:
+def one_attack(
+    attack: Any, eps: Any, norm: str | None, model: object, classes: int, criterion: Targeted | None = None
+) -> list[Any]:
     """One attack under one or several threat models.
 
     Args:
         attack: a name or an object.
-        eps: a radius or a list of them; None for that of the object, or the usual one.
-        norm: None for that of the object, or the usual one.
+        eps, norm, model: as for ``ChosenAttacks.threat``.
         classes: number of classes of the model.
         criterion: targets to aim at.
 
@@ -195,7 +222,7 @@ def one_attack(attack: Any, eps: Any, norm: str | None, classes: int, criterion:
         raise AdvdpnpError("one attack is run at a time; for several use advdpnp.evaluate")
     chosen = ChosenAttacks.of(attack)
     attacks = []
-    radii, norm = chosen.threat(eps, norm)
+    radii, norm = chosen.threat(eps, norm, model)
     for radius in radii:
         found = chosen.resolve(chosen.text, ThreatModel.parse(norm, radius), classes)
         if len(found) != 1:

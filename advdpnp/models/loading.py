@@ -1,7 +1,7 @@
 """Loads a model by name: a checkpoint, an architecture with weights, a RobustBench model, or a user's factory."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,21 +13,19 @@ from torch.nn.parameter import is_lazy
 from advdpnp.base.errors import AdvdpnpError, describe
 from advdpnp.base.randomness import isolated_rng
 from advdpnp.base.untrusted.text import LONGEST_NAME, printable
-from advdpnp.models import MODELS, Normalise
+from advdpnp.models import MODELS
 from advdpnp.models.checkpoint import weights_hash
-from advdpnp.models.classifier import Classifier, InputRange, as_classifier, dtype_name, to_dtype
+from advdpnp.models.classifier import InputRange, as_classifier, dtype_name, to_dtype
+from advdpnp.models.network import Normalisation
 from advdpnp.models.sources.checkpoints import is_path, is_registered, load_path, load_registered
-from advdpnp.models.sources.factories import is_factory, is_source, load_factory
+from advdpnp.models.sources.factories import is_factory, is_source, load_factory, normalised
 from advdpnp.models.sources.hugging_face import is_hugging_face, load_hugging_face
 from advdpnp.models.sources.programs import is_program, load_program
-from advdpnp.models.sources.request import Found, Normalisation, Request
+from advdpnp.models.sources.request import Found, Request
 from advdpnp.models.sources.robustbench import is_robustbench, load_robustbench
 
 if TYPE_CHECKING:
     from advdpnp.datasets.base import Dataset
-
-Channels = float | Sequence[float]
-"""A number for each channel of an image."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +128,8 @@ def load_model(
     spec = str(spec)
     with isolated_rng():
         found = _loader(spec)(Request(spec, weights, dataset, normalisation, weights_key))
+        if found.header:
+            _refuse_range(found.name, input_range)
         net = to_dtype(as_classifier(found.model).net, dtype)
         classifier = as_classifier(net, input_range).cpu().eval()
         if dataset is not None:
@@ -150,8 +150,7 @@ def as_loaded(
     model: Callable[..., Any],
     name: str | None = None,
     input_range: InputRange | None = None,
-    mean: Channels | None = None,
-    std: Channels | None = None,
+    normalisation: Normalisation | None = None,
 ) -> LoadedModel:
     """A caller's own model as one that was loaded, with its modes, on its device.
 
@@ -159,14 +158,18 @@ def as_loaded(
         model: a module or a function, or what ``load_model`` returned.
         name: in tables; None takes that of a loaded model, or "model".
         input_range: as for ``load_model``.
-        mean, std: of the normalisation that the model was trained with and does not do itself, for each channel.
+        normalisation: that the model was trained with and does not do itself; for a model that was loaded it is an
+            option of ``load_model``.
 
     Raises:
-        AdvdpnpError: it is no model, its weights have no gradients, the range is none, or mean and std are not of use.
+        AdvdpnpError: it is no model, its weights have no gradients, the range is none, or it would normalise twice.
     """
-    net = net_of(model, input_range)
-    if mean is not None or std is not None:
-        net = _normalising(net, mean, std)
+    if normalisation is not None and isinstance(model, LoadedModel):
+        raise AdvdpnpError(
+            f"load_model has settled how '{model.name}' normalises its images; leave out mean and std, or give "
+            "normalisation=(mean, std) to load_model, which knows whether it needs one"
+        )
+    net = net_of(model if normalisation is None else normalised(model, normalisation), input_range)
     if isinstance(model, LoadedModel):
         return replace(model, model=net, weights_hash=weights_hash(net), name=name or model.name)
     parameters = sum(parameter.numel() for parameter in net.parameters())
@@ -175,28 +178,14 @@ def as_loaded(
     return LoadedModel(net, name or "model", weights_hash(net), kind, "", parameters, {})
 
 
-def _normalising(net: nn.Module, mean: Channels | None, std: Channels | None) -> nn.Module:
-    """A normalisation before the net, after its input range."""
-    if mean is None or std is None:
-        raise AdvdpnpError("mean and std belong together; give both")
-    try:
-        values = [torch.as_tensor(each, dtype=torch.float32).flatten().tolist() for each in (mean, std)]
-    except (TypeError, ValueError, RuntimeError):
-        raise AdvdpnpError(f"mean and std are a number for each channel, not {mean!r} and {std!r}") from None
-    if len(values[0]) != len(values[1]) or not all(map(math.isfinite, values[0])) or not all(s > 0 for s in values[1]):
-        raise AdvdpnpError(f"mean and std are a number for each channel, std above 0, not {mean!r} and {std!r}")
-    outer = as_classifier(net)
-    place = next((tensor.device for tensor in (*net.parameters(), *net.buffers())), torch.device("cpu"))
-    first = Normalise(tuple(values[0]), tuple(values[1])).to(place, outer.dtype)
-    return Classifier(nn.Sequential(first, outer.net), outer.input_range).simplest
-
-
 def net_of(model: Callable[..., Any], input_range: InputRange | None = None) -> nn.Module:
     """A caller's own model, or one that was loaded, as a module that maps images in [0, 1] to logits.
 
     Raises:
-        AdvdpnpError: as ``as_loaded``.
+        AdvdpnpError: it is no model, its weights have no gradients, or the range is none or that of a checkpoint.
     """
+    if isinstance(model, LoadedModel) and model.header:
+        _refuse_range(model.name, input_range)
     classifier = as_classifier(model.model if isinstance(model, LoadedModel) else model, input_range)
     tensors = (*classifier.parameters(), *classifier.buffers())
     if any(is_lazy(tensor) for tensor in tensors):
@@ -206,6 +195,11 @@ def net_of(model: Callable[..., Any], input_range: InputRange | None = None) -> 
     if any(tensor.is_inference() for tensor in tensors):
         raise AdvdpnpError("the model was made inside torch.inference_mode, which has no gradients; make it outside")
     return classifier.simplest
+
+
+def _refuse_range(name: str, input_range: InputRange | None) -> None:
+    if input_range is not None:
+        raise AdvdpnpError(f"the checkpoint '{name}' takes images in [0, 1]; leave out the input range")
 
 
 def _loader(spec: str) -> Callable[[Request], Found]:

@@ -1,6 +1,7 @@
 """The classifier that this project trains: normalisation, backbone, projection and head."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, ClassVar, cast
 
@@ -13,6 +14,44 @@ from advdpnp.base.untrusted.files import STRICT, Name, validated
 from advdpnp.models.base import ACTIVATIONS, MODELS
 from advdpnp.models.ed_wta import WINNERS, EDWTAHead
 from advdpnp.models.prototypes import CentreHead, PrototypeHead
+
+Channels = float | Sequence[float]
+"""One number for all channels of an image, or one for each."""
+
+Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
+"""Mean and standard deviation of each channel, for images in [0, 1]."""
+
+
+def to_normalisation(mean: Channels | None, std: Channels | None, channels: int) -> Normalisation | None:
+    """Mean and standard deviation of each channel; None of both is None.
+
+    Raises:
+        AdvdpnpError: one of them is missing, or they are not finite numbers, std above 0, one or one for each channel.
+    """
+    if mean is None and std is None:
+        return None
+    if mean is None or std is None:
+        raise AdvdpnpError("mean and std belong together; give both")
+    try:
+        values = [torch.as_tensor(each, dtype=torch.float32).flatten().tolist() for each in (mean, std)]
+    except (TypeError, ValueError, RuntimeError):
+        raise AdvdpnpError(
+            f"mean and std are numbers, not {mean!r} and {std!r}; give one, or one for each channel"
+        ) from None
+    for name, numbers in zip(("mean", "std"), values, strict=True):
+        if len(numbers) not in (1, channels):
+            raise AdvdpnpError(
+                f"{name} has {len(numbers)} numbers, and the images have {_channels(channels)}; give one number, or "
+                "one for each channel"
+            )
+    if not all(map(math.isfinite, values[0])) or not all(math.isfinite(each) and each > 0 for each in values[1]):
+        raise AdvdpnpError(f"mean {mean} and std {std} are no normalisation; give finite numbers, std above 0")
+    first, second = (tuple(each * channels) if len(each) == 1 else tuple(each) for each in values)
+    return first, second
+
+
+def _channels(count: int) -> str:
+    return "1 channel" if count == 1 else f"{count} channels"
 
 
 class Normalise(nn.Module):
@@ -33,7 +72,7 @@ class Normalise(nn.Module):
             AdvdpnpError: another number of channels, which broadcasting would silently accept.
         """
         if x.shape[1] != len(self.mean):
-            raise AdvdpnpError(f"the model takes images of {len(self.mean)} channels, not {x.shape[1]}; convert them")
+            raise AdvdpnpError(f"the model takes images of {_channels(len(self.mean))}, not {x.shape[1]}; convert them")
         # Expand to a whole image first: with channels_last, broadcasting would process three numbers at a time.
         layout = torch.channels_last if x.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
         mean, std = (v.expand(1, *x.shape[1:]).contiguous(memory_format=layout) for v in (self.mean, self.std))
@@ -232,7 +271,7 @@ def _check(config: ModelConfig) -> None:
     for name, values in (("mean", config.mean), ("std", config.std)):
         if len(values) != config.channels:
             raise AdvdpnpError(
-                f"the normalisation's {name} has {len(values)} values for {config.channels} channels; give one per "
+                f"the normalisation's {name} has {len(values)} values for {_channels(config.channels)}; give one per "
                 "channel"
             )
         if not all(map(math.isfinite, values)):

@@ -120,7 +120,7 @@ NET = ["eval", "--dataset", "digits", "--model", "torch.nn:Identity"]
         (["eval", "--dataset", "digits", "--model", "no.such.module:net"], "no.such.module"),
         ([*NET, "--mean", "0.3", "--std", "0"], "no normalisation; give finite numbers, --std above 0"),
         ([*NET, "--mean", "nan", "--std", "1"], "no normalisation; give finite numbers, --std above 0"),
-        ([*NET, "--mean", "0.3,0.2,0.1", "--std", "1"], "--mean has 3 numbers, and images of digits have 1 channels"),
+        ([*NET, "--mean", "0.3,0.2,0.1", "--std", "1"], "mean has 3 numbers, and the images have 1 channel; give one"),
         (["leaderboard", "missing-folder"], "missing-folder"),
         (["compare", "one"], "missing argument 'B'"),
         (["compare", "one", "other"], "there is no folder results"),

@@ -25,10 +25,11 @@ from advdpnp.attacks.names import with_threat
 from advdpnp.attacks.protocol import aim
 from advdpnp.attacks.search_state import AttackResult
 from advdpnp.base.errors import AdvdpnpError
+from advdpnp.commands.support.models import choose_threat
 from advdpnp.datasets import Dataset, Split
 from advdpnp.eval.api import evaluate_models
 from advdpnp.eval.audit.images import Auditor
-from advdpnp.eval.choice import ChosenAttacks
+from advdpnp.eval.choice import ChosenAttacks, default_threat
 from advdpnp.eval.config import EvaluationConfig
 from advdpnp.eval.run.components import Components
 from advdpnp.eval.run.evaluate import run_models
@@ -36,6 +37,7 @@ from advdpnp.eval.run.progress import Progress
 from advdpnp.eval.run.results import ResultsFolder
 from advdpnp.eval.run.tasks import Nearest
 from advdpnp.eval.store.reader import StoredEvaluation
+from advdpnp.models import Normalise
 from advdpnp.models.checkpoint import weights_hash
 from advdpnp.models.loading import LoadedModel
 
@@ -348,3 +350,49 @@ def test_few_labels_do_not_make_few_classes(x: Tensor) -> None:
     found = advdpnp.evaluate(Net(), x, zero, attacks="apgd-t", eps=0.03, sanity=False)
     assert set(found.verdicts["label"]) == {0}
     assert "apgd-t" in found.row.columns
+
+
+def checkpoint(norm: str = "l2", eps: str = "0.25") -> LoadedModel:
+    """What ``load_model`` returns for a checkpoint that was trained under this threat model."""
+    header = {"recipe": {"attack": {"norm": norm, "eps": eps}}}
+    return LoadedModel(Net(), "trained", weights_hash(Net()), "net", "pgd-at", 144, header)
+
+
+def test_a_checkpoint_is_attacked_as_it_was_trained_unless_the_caller_says_otherwise(x: Tensor, y: Tensor) -> None:
+    def asked(**options: Any) -> str:
+        row = advdpnp.evaluate(checkpoint(), x, y, attacks="fgsm", sanity=False, **options).row.iloc[0]
+        return f"{row['norm']} {row['eps_text']}"
+
+    assert asked() == "l2 0.25"
+    assert asked(eps=1) == "l2 1"
+    assert asked(norm="linf") == "linf 8/255"  # a radius of L2 says nothing about Linf
+    assert advdpnp.attack(checkpoint(), x, y, "fgsm").threat.label == "l2 0.25"
+    moved = advdpnp.perturb(checkpoint(), x, y, "fgsm") - x
+    assert moved.flatten(1).norm(dim=1).max() == pytest.approx(0.25)
+    assert advdpnp.attack(Net(), x, y, "fgsm").threat.label == "linf 8/255"
+    assert advdpnp.attack(checkpoint(), x, y, PGD(SMALL, 3, name="mine")).threat == SMALL
+
+
+def test_the_command_and_python_choose_by_one_rule() -> None:
+    one, other = checkpoint(), checkpoint("l2", "0.5")
+    for models, expected in (
+        ([], ("linf", "8/255")), ([one, Net()], ("l2", "0.25")), ([one, other], ("l2", "0.5")),
+        ([one, checkpoint("linf", "0.1")], ("linf", "8/255")),
+    ):  # fmt: skip
+        assert default_threat(models) == expected
+        assert choose_threat([each for each in models if isinstance(each, LoadedModel)], None, []) == (
+            expected[0], [expected[1]],
+        )  # fmt: skip
+
+
+def test_nothing_is_normalised_twice(x: Tensor, y: Tensor) -> None:
+    with pytest.raises(AdvdpnpError, match=r"load_model has settled how 'trained' normalises its images; leave out"):
+        advdpnp.evaluate(checkpoint(), x, y, attacks="none", mean=0.5, std=0.25)
+    own = nn.Sequential(Normalise((0.5,), (0.25,)), Net())
+    with pytest.raises(AdvdpnpError, match=r"the model normalises its images itself; leave out mean and std$"):
+        advdpnp.evaluate(own, x, y, attacks="none", mean=0.5, std=0.25)
+    with pytest.raises(AdvdpnpError, match=r"'trained' takes images in \[0, 1\]; leave out the input range"):
+        advdpnp.evaluate(checkpoint(), x, y, attacks="none", input_range=(0, 255))
+    colour = torch.rand(4, 3, 6, 6)
+    net = nn.Sequential(nn.AvgPool3d((3, 1, 1)), Net())
+    assert advdpnp.evaluate(net, colour, y[:4], attacks="none", sanity=False, mean=0.5, std=0.25).row["n"].item() == 4

@@ -1,17 +1,16 @@
 """Which models, which data set and which threat model the options of ``eval``, ``detect`` and ``verify`` mean."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from advdpnp.attacks.threat import DEFAULT_EPS, ThreatModel
+from advdpnp.attacks.threat import ThreatModel
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.datasets import Dataset, load_dataset
+from advdpnp.eval.choice import default_threat
 from advdpnp.models.classifier import InputRange, check_input_range
 from advdpnp.models.loading import LoadedModel, load_model
-from advdpnp.models.sources.request import Normalisation
+from advdpnp.models.network import to_normalisation
 
 
 @dataclass(frozen=True)
@@ -63,17 +62,12 @@ def load_models(
 
 
 def choose_threat(models: Sequence[LoadedModel], norm: str | None, eps: Sequence[str]) -> tuple[str, list[str]]:
-    """Norm and radii: as given, otherwise those that all checkpoints were trained with, otherwise the defaults."""
-    own = [model for model in models if model.header]
-    trained_norm = common_attack_value(own, "norm")
-    norm = norm.strip().lower() if norm is not None else trained_norm or "linf"
+    """Norm and radii: as given, otherwise those of ``default_threat``."""
     radii = [text.strip() for item in eps for text in item.split(",") if text.strip()]
     if eps and not radii:
         raise AdvdpnpError("--eps is empty; write it as 0.03 or 8/255, several with commas")
-    if not radii:
-        trained_eps = common_attack_value(own, "eps") if norm == trained_norm else None
-        radii = [trained_eps or DEFAULT_EPS.get(norm, "8/255")]
-    return norm, radii
+    norm, usual = default_threat(models, norm)
+    return norm, radii or [usual]
 
 
 def curve_radii(norm: str, eps: Sequence[str]) -> list[str]:
@@ -108,34 +102,19 @@ def choose_dataset(name: str | None, own: Sequence[LoadedModel], data_root: Path
     return load_dataset(name or named.pop(), data_root=data_root, download=download, train=False)
 
 
-def normalisation_of(mean: str | None, std: str | None, data: Dataset) -> Normalisation | None:
-    """``--mean`` and ``--std`` as one number per channel; a single number applies to all channels."""
-    if mean is None and std is None:
-        return None
-    if mean is None or std is None:
-        raise AdvdpnpError("--mean and --std belong together; give both")
-    values = []
-    for option, text in (("--mean", mean), ("--std", std)):
-        try:
-            numbers = tuple(float(part) for part in text.split(","))
-        except ValueError:
-            raise AdvdpnpError(
-                f"{option} '{text}' is not a list of numbers; write 0.49,0.48,0.45 or one number"
-            ) from None
-        if len(numbers) not in (1, data.channels):
-            raise AdvdpnpError(
-                f"{option} has {len(numbers)} numbers, and images of {data.label} have {data.channels} channels; give "
-                "one number, or one for each channel"
-            )
-        values.append(numbers * data.channels if len(numbers) == 1 else numbers)
-    if not all(map(math.isfinite, values[0])) or not all(math.isfinite(each) and each > 0 for each in values[1]):
-        raise AdvdpnpError(f"--mean {mean} and --std {std} are no normalisation; give finite numbers, --std above 0")
-    return values[0], values[1]
+def _numbers(option: str, text: str | None) -> tuple[float, ...] | None:
+    """The numbers of ``--mean`` or ``--std``."""
+    try:
+        return None if text is None else tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise AdvdpnpError(f"{option} '{text}' is not a list of numbers; write 0.49,0.48,0.45 or one number") from None
 
 
 def foreign_models(models: Sequence[str], options: ModelOptions, data: Dataset) -> list[LoadedModel]:
     """The models of ``--model``."""
-    weights, normalisation = options.weights, normalisation_of(options.mean, options.std, data)
+    weights = options.weights
+    mean, std = _numbers("--mean", options.mean), _numbers("--std", options.std)
+    normalisation = to_normalisation(mean, std, data.channels)
     if weights and len(weights) != len(models):
         raise AdvdpnpError(
             f"there are {len(models)} --model and {len(weights)} --weights; give one per --model, in the same order, "
@@ -175,9 +154,3 @@ def name_models(loaded: Sequence[LoadedModel], names: Sequence[str]) -> list[Loa
                 f"two different models are called '{model.name}'; tell them apart with --name, one per model"
             )
     return named
-
-
-def common_attack_value(own: Sequence[LoadedModel], key: str) -> Any:
-    """A value of the training attack ("norm", "eps"), if all checkpoints agree on it."""
-    values = {str(model.header.get("recipe", {}).get("attack", {}).get(key)) for model in own}
-    return values.pop() if len(values) == 1 and values != {"None"} else None

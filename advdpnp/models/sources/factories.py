@@ -16,7 +16,7 @@ from torch.nn.parameter import is_lazy
 
 from advdpnp.base.errors import AdvdpnpError, describe, did_you_mean
 from advdpnp.models.classifier import as_classifier
-from advdpnp.models.network import Normalise
+from advdpnp.models.network import Normalisation, Normalise
 from advdpnp.models.sources.request import Found, Request
 from advdpnp.models.weights import load_into, read_state_dict
 
@@ -64,9 +64,21 @@ def load_factory(request: Request) -> Found:
     if weights is not None:
         load_into(model, read_state_dict(weights, request.weights_key), weights)
     if request.normalisation is not None:
-        net = as_classifier(model)
-        model = nn.Sequential(Normalise(*request.normalisation).to(net.dtype), net)
+        model = normalised(model, request.normalisation)
     return Found(model, attribute if weights is None else weights.stem, attribute)
+
+
+def normalised(model: Callable[..., Any], normalisation: Normalisation) -> nn.Module:
+    """The model with a normalisation before it.
+
+    Raises:
+        AdvdpnpError: it has one of this package inside, which would normalise twice.
+    """
+    net = as_classifier(model)
+    if any(isinstance(module, Normalise) for module in net.modules()):
+        raise AdvdpnpError("the model normalises its images itself; leave out mean and std")
+    place = next((tensor.device for tensor in (*net.parameters(), *net.buffers())), torch.device("cpu"))
+    return nn.Sequential(Normalise(*normalisation).to(place, net.dtype), net)
 
 
 def _unwrapped(model: Any) -> Any:

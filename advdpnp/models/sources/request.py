@@ -8,12 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from advdpnp.base.errors import AdvdpnpError
+from advdpnp.models.network import Normalisation
 
 if TYPE_CHECKING:
     from advdpnp.datasets.base import Dataset
-
-Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
-"""Mean and standard deviation of each channel, for images in [0, 1]."""
 
 
 @contextmanager
@@ -53,7 +51,7 @@ class Request:
     def refuse_normalisation(self, what: object = None) -> None:
         """Raises an AdvdpnpError if there is a normalisation for a model that has its own."""
         if self.normalisation is not None:
-            raise AdvdpnpError(f"{what or self.spec} normalises its images itself; leave out --mean and --std")
+            raise AdvdpnpError(f"{what or self.spec} normalises its images itself; leave out mean and std")
 
 
 @dataclass(frozen=True)
