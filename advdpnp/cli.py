@@ -5,6 +5,7 @@ Importing this module must stay cheap (``advdpnp --help`` imports no torch).
 
 import errno
 import io
+import itertools
 import os
 import re
 import sys
@@ -79,7 +80,7 @@ def _root(
         typer.Option(
             metavar="FILE.py",
             help="Import this file first: attacks, methods, data sets and models that it registers can then be named; "
-            "before the command; repeatable.",
+            "before or after the command; repeatable.",
         ),
     ] = None,
     version: Annotated[
@@ -117,6 +118,20 @@ def _fail_once(sentence: str) -> int:
     return _fail(sentence) if first_process() else 2
 
 
+def _plugins_first(arguments: list[str]) -> list[str]:
+    """The arguments with every ``--plugin FILE`` before the command, whose options are read after it is imported."""
+    plugins: list[str] = []
+    rest: list[str] = []
+    words = iter(arguments)
+    for word in words:
+        if word == "--":
+            rest.append(word)
+            break
+        pair = [word, *itertools.islice(words, 1)] if word == "--plugin" else [word]
+        (plugins if word.partition("=")[0] == "--plugin" else rest).extend(pair)
+    return [*plugins, *rest, *words]
+
+
 def run(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code: 0, 2 with one sentence on standard error, or 1 of ``verify``.
 
@@ -127,7 +142,7 @@ def run(arguments: list[str] | None = None) -> int:
     _open_streams()
     with interruptible() as asked, _without_display():
         try:
-            result: Any = app(arguments, standalone_mode=False)
+            result: Any = app(_plugins_first(sys.argv[1:] if arguments is None else arguments), standalone_mode=False)
             code = result if isinstance(result, int) else 0
             return _fail_once(_stopped()) if code == _INTERRUPTED else code
         except AlreadyTold:

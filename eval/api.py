@@ -166,21 +166,18 @@ def evaluate(
     Args:
         model: module, function or ``LoadedModel``: images to logits; see ``advdpnp.models.classifier.Classifier``.
         x, y: images (n, c, h, w), uint8 or floats in [0, 1], and labels, integers (n,); or a DataLoader and None.
-        eps: radius, a number or "8/255"; several give a row each.
-        norm: "linf", "l2", "l1" or "l0" (changed pixels). Both are by default those of attack objects, else those that
-            a checkpoint was trained with, else Linf and ``DEFAULT_EPS[norm]``.
+        eps, norm: a number or "8/255", several give a row each; "linf", "l2", "l1" or "l0" (changed pixels). By default
+            those of attack objects, else those that a checkpoint was trained for, else Linf and ``DEFAULT_EPS[norm]``.
         attacks: "all" (fgsm, pgd-20, cw, autoattack), "none", "fgsm,pgd-20", or a list of names and attack objects.
         targets: "least-likely", "random", "next" or a class for each image make the attacks targeted; columns say so.
         budget: most forwards and backwards of an image in an attack; columns say so: "cw (at most 50 passes)".
         until_half_width: take only the first images, until no interval of worst_case is wider to each side, in points.
         seed, batch_size, device: of the attacks; most images in work at once; None is where the model is.
         corruptions, corruption_types: "none" or "auto"; "benchmark" (15), "all" (19), or names: ["fog", "snow"].
-        precision: of the searches: "32", "tf32", "bf16" or "auto"; columns say so: "autoattack (bf16 search)".
-        engine: "own", or "reference" for the same attacks of torchattacks and pyautoattack.
+        precision, engine: of the searches, "32", "tf32", "bf16" or "auto"; "own", or "reference" of the packages.
         input_range, mean, std: what the model expects: (0, 255) for black and white; a normalisation by channel.
-        name: of the row; None takes that of a loaded model, or "model".
+        name, sanity: of the row, by default that of a loaded model; False leaves out what most flags rest on.
         save_adversarials: return the adversarial images; in bytes if ``x`` is and they break the model still.
-        sanity: make the measurements that most flags rest on; without them the row has the flag "unmeasured".
         progress: True shows how far it is; an ``advdpnp.eval.run.progress.Progress`` is told what happens.
 
     Raises:

@@ -133,9 +133,10 @@ class Registry:
         written = spec.lower().replace("+", "-plus")  # papers write "MM-5" and "PMA+"
         # "pgd" is nearer to "pgd-20" than to "pgd-{steps}".
         choices = [name.replace("{steps}", "20").replace("{targets}", "9") for name in self.names()]
-        choices = [written] if self._known(written) else choices
+        if self._known(written):
+            raise AdvdpnpError(f"there is no {self.kind} called '{spec}'; did you mean {written}?")
         hint = did_you_mean(written, choices, otherwise=f"known: {', '.join(self.names())}")
-        raise AdvdpnpError(f"there is no {self.kind} called '{spec}'; {hint}")
+        raise AdvdpnpError(f"there is no {self.kind} called '{spec}'; {hint} (one of your own: --plugin FILE.py)")
 
     def _known(self, spec: str) -> bool:
         """Whether ``spec`` names an entry of ours; what follows a colon is written as other code writes it."""

@@ -45,7 +45,8 @@ def to_normalisation(mean: Channels | None, std: Channels | None, channels: int)
                 "one for each channel"
             )
     if not all(map(math.isfinite, values[0])) or not all(math.isfinite(each) and each > 0 for each in values[1]):
-        raise AdvdpnpError(f"mean {mean} and std {std} are no normalisation; give finite numbers, std above 0")
+        said = [",".join(f"{each:g}" for each in numbers) for numbers in values]
+        raise AdvdpnpError(f"mean {said[0]} and std {said[1]} are no normalisation; give finite numbers, std above 0")
     first, second = (tuple(each * channels) if len(each) == 1 else tuple(each) for each in values)
     return first, second
 

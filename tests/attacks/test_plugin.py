@@ -83,7 +83,7 @@ def test_the_attack_of_the_guide_runs(tmp_path):
 
 def test_a_file_is_a_plugin_without_packaging(tmp_path):
     (tmp_path / "my tries.py").write_text(block("many_tries.py").removeprefix("python\n"), encoding="utf-8")
-    words = [sys.executable, "-m", "advdpnp", "--plugin", "my tries.py", "list", "attacks"]
+    words = [sys.executable, "-m", "advdpnp", "list", "attacks", "--plugin", "my tries.py"]
     path = os.pathsep.join([str(GUIDE.parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])])
     options = {"cwd": tmp_path, "capture_output": True, "text": True, "env": os.environ | {"PYTHONPATH": path}}
     done = subprocess.run(words, **options)

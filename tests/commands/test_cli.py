@@ -118,8 +118,8 @@ NET = ["eval", "--dataset", "digits", "--model", "torch.nn:Identity"]
         (["eval"], "nothing to evaluate"),
         (["eval", "missing-run"], "missing-run"),
         (["eval", "--dataset", "digits", "--model", "no.such.module:net"], "no.such.module"),
-        ([*NET, "--mean", "0.3", "--std", "0"], "no normalisation; give finite numbers, --std above 0"),
-        ([*NET, "--mean", "nan", "--std", "1"], "no normalisation; give finite numbers, --std above 0"),
+        ([*NET, "--mean", "0.3", "--std", "0"], "no normalisation; give finite numbers, std above 0"),
+        ([*NET, "--mean", "nan", "--std", "1"], "no normalisation; give finite numbers, std above 0"),
         ([*NET, "--mean", "0.3,0.2,0.1", "--std", "1"], "mean has 3 numbers, and the images have 1 channel; give one"),
         (["leaderboard", "missing-folder"], "missing-folder"),
         (["compare", "one"], "missing argument 'B'"),
@@ -373,3 +373,20 @@ def test_each_source_is_cited_once_and_ranges_are_short(capsys):
     shown = capsys.readouterr().out
     assert str(2**63 - 1) not in shown
     assert [shown.index(f"─ {name} ─") for name in ("Models", "Data", "Attacks", "Engine", "Output")]
+
+
+@pytest.mark.parametrize("words", [["--plugin", "a.py", "list", "models"], ["list", "models", "--plugin=a.py"]])
+def test_a_plugin_may_be_named_before_and_after_the_command(words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run(words) == 2
+    assert "there is no file" in capsys.readouterr().err
+    (tmp_path / "a.py").write_text("print('imported')")
+    assert run(words) == 0
+    assert capsys.readouterr().out.startswith("imported")
+    assert run(["list", "--", "--plugin"]) == 2  # no option there
+    assert "no list of '--plugin'" in capsys.readouterr().err
+
+
+def test_a_name_that_is_unknown_may_be_one_of_a_plugin(capsys):
+    assert run(["train", "--recipe", "ce", "--set", "method.name=my-own"]) == 2
+    assert capsys.readouterr().err.rstrip().endswith("(one of your own: --plugin FILE.py)")
