@@ -39,7 +39,7 @@ def draw(rows: pd.DataFrame, table: pd.DataFrame, path: Path) -> None:
         for _, row in table[high_up].iterrows():
             axes.text(1.15 * row["passes"], row["difference"], row["attack"], **style)
         near = table[~high_up]  # their names stand side by side below the line
-        places = spread_labels(list(np.log10(near["passes"])), 0.24, 0.2, 4.2)
+        places = spread_labels(list(np.log10(near["passes"])), 0.36, 0.2, 4.2)
         for place, (_, row) in zip(places, near.iterrows(), strict=True):
             leader = {"arrowstyle": "-", "color": QUIET, "linewidth": 0.6, "shrinkB": 4}
             point, name_at = (row["passes"], row["difference"]), (10**place, -2 * space)
