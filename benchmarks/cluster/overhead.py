@@ -41,9 +41,10 @@ class Tree:
             if entry.name.isdigit() and (status := _status(Path(entry.path))):
                 pid, (parent, began, seconds, kind) = int(entry.name), status
                 parents[pid], used[pid, began] = parent, (seconds, kind)
-        for (pid, began), found in used.items():
+        for (pid, began), (seconds, kind) in used.items():
             if self._root in _ancestors(pid, parents):
-                self._used[pid, began] = found
+                _, known = self._used.get((pid, began), (0.0, "Ray s"))
+                self._used[pid, began] = seconds, kind or known
 
     def seconds(self) -> Counter[str]:
         """By kind of process."""
@@ -54,7 +55,9 @@ class Tree:
 
 
 def _status(path: Path) -> tuple[int, str, float, str] | None:
-    """Parent, time of the start, processor seconds, and kind of a process; None if it has ended."""
+    """Parent, time of the start, processor seconds, and kind of a process, which one that has just ended has no more;
+    None if it is gone.
+    """
     try:
         words = (path / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()
         command = (path / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
@@ -62,7 +65,7 @@ def _status(path: Path) -> tuple[int, str, float, str] | None:
         return None
     seconds = (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
     kind = "workers s" if command.startswith("ray::Worker") else "command s" if _OURS in command else "Ray s"
-    return int(words[1]), words[19], seconds, kind if command.strip() else "Ray s"
+    return int(words[1]), words[19], seconds, kind if command.strip() else ""
 
 
 def _ancestors(pid: int, parents: dict[int, int]) -> set[int]:

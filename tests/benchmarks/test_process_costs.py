@@ -39,6 +39,18 @@ def test_the_time_of_a_tree_is_that_of_its_processes(script):
     assert not nobody.seconds()
 
 
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
+def test_a_process_that_has_ended_stays_what_it_was(script, monkeypatch):
+    overhead = script("benchmarks.cluster.overhead")
+    tree, me = overhead.Tree(os.getpid()), (0, "1", 2.0, "workers s")
+    for kind in ("workers s", ""):  # its command is gone before its times are
+        monkeypatch.setattr(
+            overhead, "_status", lambda path, kind=kind: (*me[:3], kind) if path.name == str(os.getpid()) else None
+        )
+        tree.look()
+    assert tree.seconds() == {"workers s": 2.0}
+
+
 def test_the_table_says_what_ray_costs_and_whether_files_are_equal(script, tmp_path, monkeypatch):
     overhead = script("benchmarks.cluster.overhead")
 

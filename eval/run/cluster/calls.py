@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from advdpnp.base.errors import AdvdpnpError, describe, raise_together
-from advdpnp.eval.run.cluster.connection import Cluster, cluster_device, connected
+from advdpnp.eval.run.cluster.connection import Cluster, cluster_device, connected, workers_died
 
 T = TypeVar("T")
 _RETRIES = 3  # of a call whose worker dies
@@ -68,7 +68,4 @@ def _value(ray: Any, reference: Any) -> Any:
     except ray.exceptions.RayTaskError as error:
         raise error.as_instanceof_cause() from error
     except ray.exceptions.RayError as error:
-        return AdvdpnpError(
-            f"{1 + _RETRIES} workers died of the same work ({describe(error)}); if their memory is short, have fewer "
-            "of them (--per-gpu, OMP_NUM_THREADS); see /tmp/ray/session_latest/logs"
-        )
+        return workers_died(1 + _RETRIES, f"of the same work ({describe(error)})")

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -117,6 +118,14 @@ def connected(cluster: Cluster, models: Sequence[LoadedModel], log: Path | None)
             ray.shutdown()
 
 
+def workers_died(count: int, of: str) -> AdvdpnpError:
+    """What to say, and to do, when so many workers have died: "of the same work", "before they were ready"."""
+    return AdvdpnpError(
+        f"{count} workers died {of}; if memory is short, have fewer of them (--per-gpu, OMP_NUM_THREADS); see "
+        "/tmp/ray/session_latest/logs"
+    )
+
+
 def cluster_device(ray: Any, device: str | None) -> torch.device:
     """The device of the workers: GPUs if the cluster has any, unless ``device`` says otherwise.
 
@@ -171,15 +180,21 @@ def _is_own(module: ModuleType) -> bool:
     file = getattr(module, "__file__", None)
     if not file or module.__name__.partition(".")[0] in ("advdpnp", "__main__"):
         return False
-    installed = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
-    return not any(Path(file).resolve().is_relative_to(Path(path).resolve()) for path in installed)
+    return not any(Path(file).resolve().is_relative_to(path) for path in _installed())
+
+
+@cache
+def _installed() -> list[Path]:
+    names = ("stdlib", "platstdlib", "purelib", "platlib")
+    return [Path(sysconfig.get_path(name)).resolve() for name in names]
 
 
 def shipped_modules(models: Sequence[LoadedModel]) -> list[Path]:
     """Files and packages that workers need beside what is installed: the models' own, and those beside these that
     have been imported with them.
     """
-    own = _own_modules(models)
+    if not (own := _own_modules(models)):
+        return []
     folders = {_top_level(module).parent for module in own}
     beside = [module for module in list(sys.modules.values()) if getattr(module, "__file__", None) and _is_own(module)]
     tops = {_top_level(module) for module in beside if not module.__name__.endswith(".py")}

@@ -11,7 +11,7 @@ import numpy as np
 from advdpnp.base.devices import OUT_OF_MEMORY
 from advdpnp.base.errors import AdvdpnpError, ModelError, describe
 from advdpnp.eval.diagnostics import DiagnosticRecord
-from advdpnp.eval.run.cluster.connection import Cluster
+from advdpnp.eval.run.cluster.connection import Cluster, workers_died
 from advdpnp.eval.run.cluster.fleet import Fleet
 from advdpnp.eval.run.cluster.model_course import ModelCourse
 from advdpnp.eval.run.cluster.worker import Answer, Found, Hello, Job, Worker
@@ -24,7 +24,7 @@ from advdpnp.models.loading import LoadedModel
 
 _LOOK_AROUND = 2.0  # seconds between two looks at what machines the cluster has
 _WINDOW = 30.0  # seconds over which the speed is measured
-_DEATHS = 4  # of workers, after which a piece is to blame
+_DEATHS = 4  # of workers, after which a piece is to blame, or the place that they were started at
 
 
 @dataclass(eq=False)
@@ -33,6 +33,7 @@ class _Hand:
 
     Attributes:
         actor: its handle.
+        stillborn: how many workers have died in its place, one after the other, before they were ready.
         hello: what it said when it was ready; None until then.
         model: number of the model that it holds.
         job: what it does; None while it starts, and between two jobs.
@@ -40,6 +41,7 @@ class _Hand:
     """
 
     actor: Any
+    stillborn: int = 0
     hello: Hello | None = None
     model: int | None = None
     job: Job | None = None
@@ -78,7 +80,8 @@ class Driver:
         self._speed: list[tuple[float, int]] = []  # time and samples of each piece
         self._asked: set[str] = set()
         self._failures: list[ModelError] = []
-        self._pieces = self._lost = self._stillborn = self._places = self._given_up = 0
+        self._stillborn: list[int] = []  # of places whose worker died before it was ready: how often
+        self._pieces = self._lost = self._places = self._given_up = 0
         self._looked = -np.inf
 
     def run(self) -> tuple[set[str], list[ModelError]]:
@@ -145,16 +148,13 @@ class Driver:
         places = self._cluster.places(self._ray.cluster_resources(), self._plan.device)
         if places != self._places:
             self._places, self._given_up = places, 0  # a machine has joined or left
-        remote = self._ray.remote(max_restarts=-1, **self._cluster.share(self._plan.device))(Worker)
+            self._stillborn.clear()
+        # Ray would restart a worker for ever that dies as it starts, and not say so: the driver asks for another one.
+        remote = self._ray.remote(max_restarts=0, **self._cluster.share(self._plan.device))(Worker)
         for _ in range(places - self._given_up - len(self._hands)):
-            hand = _Hand(remote.remote(self._ray.get))
+            hand = _Hand(remote.remote(self._ray.get), self._stillborn.pop() if self._stillborn else 0)
             self._hands.append(hand)
-            self._greet(hand)
-
-    def _greet(self, hand: _Hand) -> None:
-        """Wait for a worker that is started, for the first time or again."""
-        hand.hello = hand.model = hand.job = None
-        self._running[hand.actor.hello.options(max_task_retries=-1).remote(self._plan_reference)] = hand
+            self._running[hand.actor.hello.remote(self._plan_reference)] = hand
 
     def _ready(self) -> list[Any]:
         if not self._running:
@@ -196,7 +196,7 @@ class Driver:
             self._bury(hand, job, error)
             return
         if isinstance(answer, Hello):
-            hand.hello, self._stillborn = answer, 0
+            hand.hello = answer
             return
         assert job is not None
         assert hand.hello is not None
@@ -240,41 +240,30 @@ class Driver:
         self._speed = [*(each for each in self._speed if now - each[0] < _WINDOW), (now, samples)]
 
     def _bury(self, hand: _Hand, job: Job | None, error: Exception) -> None:
-        """Give the job of a dead worker to the next one; Ray starts the dead one again, where there is a place."""
-        if job is not None and job.model in self._open:
+        """Give the job of a dead worker to the next one; ``_hire`` asks for another worker in its place."""
+        self._hands.remove(hand)
+        with suppress(Exception):
+            self._ray.kill(hand.actor)  # one that is only out of reach would keep its place
+        if job is None:
+            self._count_stillborn(hand.stillborn + 1, error)
+        elif job.model in self._open:
             course = self._courses[job.model]
             if course.static_batch_size == job.static_batch_size:
                 course.at_work -= 1
                 self._lost += 1
                 deaths = course.give_back(job)
                 if deaths >= _DEATHS:
-                    raise AdvdpnpError(
-                        f"{deaths} workers died of the same images of {course.loaded.name}; if their memory is short, "
-                        "have fewer of them (--per-gpu, OMP_NUM_THREADS); see /tmp/ray/session_latest/logs"
-                    ) from error
-        if job is None and hand.hello is None and self._is_hopeless(hand, error):
-            return
-        if isinstance(error, self._ray.exceptions.ActorDiedError):
-            self._hands.remove(hand)  # _hire asks for another one
-        else:
-            self._greet(hand)
+                    raise workers_died(deaths, f"of the same images of {course.loaded.name}") from error
 
-    def _is_hopeless(self, hand: _Hand, error: Exception) -> bool:
-        """Whether too many workers in a row have died before they were ready; this one's place then stays empty."""
-        self._stillborn += 1
-        if self._stillborn < _DEATHS:
-            return False
-        self._hands.remove(hand)
-        self._given_up, self._stillborn = self._given_up + 1, 0
-        with suppress(Exception):
-            self._ray.kill(hand.actor)
-        if not any(each.hello for each in self._hands):
-            raise AdvdpnpError(
-                f"{_DEATHS} workers died one after the other before they were ready; if memory is short, have fewer of "
-                "them (--per-gpu, OMP_NUM_THREADS); see /tmp/ray/session_latest/logs"
-            ) from error
-        self._progress.say(f"{_DEATHS} workers died before they were ready; the others work on without them")
-        return True
+    def _count_stillborn(self, deaths: int, error: Exception) -> None:
+        """After too many deaths in a row before a worker was ready, its place stays empty until the machines change."""
+        if deaths < _DEATHS:
+            self._stillborn.append(deaths)
+            return
+        self._given_up += 1
+        if not self._hands and not self._stillborn:
+            raise workers_died(deaths, "one after the other before they were ready") from error
+        self._progress.say(f"{deaths} workers died before they were ready; the others work on without them")
 
     def _fleet(self) -> Fleet:
         now = time.monotonic()

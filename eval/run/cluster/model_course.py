@@ -59,7 +59,7 @@ class ModelCourse:
         self._measurements: list[tuple[DiagnosticRecord, ThreatModel | None]] = []
         self._groups: list[Group] = []
         self._units: dict[str, _Unit] = {}
-        self._deaths = 0  # of workers that looked or measured
+        self._deaths = 0  # of workers that looked or measured, in a row
 
     def begin(self) -> None:
         """Open its results; they are locked until ``close`` or ``abandon``."""
@@ -159,7 +159,7 @@ class ModelCourse:
 
     def looked_at(self, look: FirstLook) -> set[str]:
         """Plan what is missing, now that the model is known; returns the hashes of all evaluations."""
-        self._look = look
+        self._look, self._deaths = look, 0
         setting = Setting(self.loaded.model, self._plan, look.static_batch_size, look.randomised, look.choice.precision)
         self._tasks = tasks_of(setting, look.classes, self.loaded.weights_hash)
         run = ModelRun(self.loaded, self._plan, self._store, look, self._tasks, self._warnings)
@@ -195,6 +195,7 @@ class ModelCourse:
 
     def store_measurement(self, record: DiagnosticRecord) -> None:
         """Store what flags rest on."""
+        self._deaths = 0
         self._store.write_diagnostics(record)
 
     def take(self, answer: list[Found], hello: Hello) -> Iterator[str]:

@@ -133,7 +133,8 @@ class Group:
             if fair >= least:
                 bearable = PIECE_SECONDS / self.each if self.each else np.inf
                 return int(min(left, max(least, min(fair, bearable))))
-            pieces = max(min(workers, -(-left // smallest)), math.ceil(left / least))
+            share = math.ceil(workers * self.cost_left / all_left)  # the other groups have the other workers
+            pieces = max(min(share, -(-left // smallest)), math.ceil(left / least))
             self._last_round = [len(part) for part in reversed(np.array_split(self._left, pieces))]
         return min(left, self._last_round.pop())
 

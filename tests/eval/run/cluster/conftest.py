@@ -47,9 +47,6 @@ class Method:
     actor: "Actor"
     name: str
 
-    def options(self, **options: Any) -> "Method":
-        return self
-
     def remote(self, *arguments: Any) -> Call:
         sent = ray.cloudpickle.dumps(arguments)
         return Call(self.actor, lambda: self.actor.call(self.name, pickle.loads(sent)))

@@ -54,7 +54,7 @@ def test_a_call_whose_worker_dies_runs_again_but_not_for_ever(fake):
     fake.strike_call = lambda call: next(deaths, None)
     assert called([5]) == {0: (2, "cpu")}
     fake.strike_call = lambda call: conftest.ActorDiedError()
-    with pytest.raises(AdvdpnpError, match=r"4 workers died of the same work .*if their memory is short"):
+    with pytest.raises(AdvdpnpError, match=r"4 workers died of the same work .*if memory is short"):
         called([5])
 
 

@@ -183,12 +183,43 @@ def test_workers_that_die_before_they_are_ready_end_it_with_a_sentence(fake, tmp
         evaluated(tmp_path, models, data, Cluster())
 
 
+def test_workers_that_die_together_before_they_are_ready_end_nothing(fake, tmp_path, models, data, alone):
+    from tests.eval.run.cluster import conftest
+
+    fake.resources["CPU"] = 6
+    fake.strike_at_start = lambda number: conftest.ActorDiedError() if number < 6 else None  # their machine has left
+    assert_same(evaluated(tmp_path / "cluster", models, data, Cluster(), save_adversarials=True), alone)
+    assert len(fake.actors) == 12
+
+
+def test_losses_do_not_add_up_while_pieces_are_done(fake, tmp_path, models, data, alone):
+    from tests.eval.run.cluster import conftest
+
+    struck: list[Any] = []
+
+    def strike(job):
+        known = sum(job.model == other.model and kind_of(job) == kind_of(other) for other in struck)
+        if known < 2:
+            return struck.append(job) or conftest.ActorDiedError()
+        return None
+
+    fake.strike_at = strike
+    fake.strike_at_start = lambda number: conftest.ActorDiedError() if number % 3 else None
+    assert_same(evaluated(tmp_path / "cluster", models, data, Cluster(), save_adversarials=True), alone)
+    assert len(struck) == 2 * 3 * 2  # of two models
+
+
+def kind_of(job: Any) -> str:
+    return "look" if job.look is None else "measure" if job.measure is not None else "piece"
+
+
 def test_the_place_of_a_worker_that_never_gets_ready_stays_empty(fake, tmp_path, models, data, alone):
     from tests.eval.run.cluster import conftest
 
     fake.resources["CPU"] = 3
-    fake.strike_at_start = lambda number: conftest.ActorDiedError() if number % 3 == 2 else None
+    fake.strike_at_start = lambda number: conftest.ActorDiedError() if number >= 2 else None
     assert_same(evaluated(tmp_path / "cluster", models, data, Cluster(), save_adversarials=True), alone)
+    assert len(fake.actors) == 2 + 4
 
 
 def test_what_others_have_found_is_stored_when_one_fails(fake, tmp_path, models, data):

@@ -84,6 +84,12 @@ def test_a_fast_model_is_cut_into_one_piece_for_each_worker():
     assert cut_up(500, 2, cost=9700, seconds=1e-4, least=320) == [250, 250]
 
 
+def test_a_model_is_cut_for_its_share_of_the_workers():
+    groups = [Group([(str(n), np.arange(500))], 1000, 1.0, 1e-4) for n in range(10)]
+    left = sum(group.cost_left for group in groups)
+    assert len(groups[0].cut(left, 20, 500, 8).samples) == 250  # two of twenty workers
+
+
 def test_where_few_samples_survive_a_piece_has_more_of_them():
     def sizes(surviving: float) -> list[int]:
         group, found = Group([("a", np.arange(4000))], 1000, surviving, 1e-4), []

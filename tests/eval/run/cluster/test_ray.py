@@ -14,8 +14,9 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster as RayCluster
 
+from advdpnp.base.errors import AdvdpnpError
 from advdpnp.eval.config import EvaluationConfig
-from advdpnp.eval.run.cluster import model_course
+from advdpnp.eval.run.cluster import driver, model_course
 from advdpnp.eval.run.cluster.connection import Cluster
 from advdpnp.eval.run.cluster.fleet import Fleet
 from advdpnp.eval.run.cluster.model_course import ModelCourse
@@ -41,7 +42,7 @@ def make():
 COUNTED = """
 import sys
 from advdpnp.cli import run
-from advdpnp.eval.run.cluster import model_course
+from advdpnp.eval.run.cluster import driver, model_course
 from advdpnp.eval.run.cluster.model_course import ModelCourse
 
 take = ModelCourse.take
@@ -177,6 +178,19 @@ def test_workers_are_killed_and_machines_come_and_go(machines, net, data, tmp_pa
     assert len(taken) == len(set(taken)) == 3 * len(data.test)
     assert 1 <= disturbing.last.lost <= 3  # what was at work when it happened
     assert ray.is_initialized()  # only the evaluation has ended
+
+
+def test_workers_that_die_as_they_start_end_it_with_a_sentence(machines, net, data, tmp_path, monkeypatch):
+    class Stillborn:
+        def __init__(self, get: Any) -> None:
+            os._exit(1)
+
+        def hello(self, plan: Any) -> None: ...
+
+    monkeypatch.setattr(driver, "Worker", Stillborn)
+    config = EvaluationConfig.of(attacks="fgsm", eps=["0.05"], device="cpu")
+    with pytest.raises(AdvdpnpError, match="4 workers died one after the other before they were ready"):
+        run_models([as_loaded(net(), "net")], data, config, ResultsFolder(tmp_path), cluster=Cluster("auto"))
 
 
 class Command:

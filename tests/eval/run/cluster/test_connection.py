@@ -1,0 +1,41 @@
+"""What the workers are sent beside what is installed on them."""
+
+import importlib
+import sys
+
+from torch import nn
+
+from advdpnp.eval.run.cluster import connection
+from advdpnp.eval.run.cluster.connection import shipped_modules
+from advdpnp.models.loading import as_loaded
+
+NETS = """
+from torch import nn
+import {layers}
+
+class Net(nn.Module):
+    def forward(self, x):
+        return x.flatten(1)[:, :4]
+"""
+
+
+def test_nothing_is_looked_for_where_all_is_installed(monkeypatch):
+    looked = []
+    is_own = connection._is_own
+    monkeypatch.setattr(connection, "_is_own", lambda module: looked.append(module.__name__) or is_own(module))
+    model = as_loaded(nn.Sequential(nn.Flatten(), nn.Linear(64, 4)).eval(), "net")
+    assert shipped_modules([model]) == []
+    assert len(looked) < 20  # the modules of its layers, not the thousands that are imported
+
+
+def test_a_net_of_the_user_travels_with_what_it_imports_beside_it(tmp_path, monkeypatch):
+    (tmp_path / "travelling_layers.py").write_text("")
+    (tmp_path / "travelling_nets.py").write_text(NETS.format(layers="travelling_layers"))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    try:
+        net = importlib.import_module("travelling_nets").Net().eval()
+        shipped = shipped_modules([as_loaded(net, "net")])
+    finally:
+        for name in ("travelling_nets", "travelling_layers"):
+            sys.modules.pop(name, None)
+    assert [path.name for path in shipped] == ["travelling_layers.py", "travelling_nets.py"]
