@@ -11,13 +11,13 @@ import torch
 
 from advdpnp.attacks.engine.executor import check_inputs
 from advdpnp.attacks.engine.precision import FLOAT32
-from advdpnp.base.errors import AdvdpnpError, ModelError, raise_together
+from advdpnp.base.errors import AdvdpnpError, ModelError, raise_together, with_known_options
 from advdpnp.base.files import atomic_path, write_text
 from advdpnp.datasets import Dataset, Split
 from advdpnp.eval.analysis.columns import accuracy_columns
 from advdpnp.eval.analysis.rows import make_rows
 from advdpnp.eval.arrays import Images, Labels, to_pair
-from advdpnp.eval.choice import ChosenAttacks, Eps, criterion_for, default_threat, with_known_options
+from advdpnp.eval.choice import IN_THE_NAME, ChosenAttacks, Eps, criterion_for, default_threat
 from advdpnp.eval.config import EvaluationConfig
 from advdpnp.eval.early import run_until_narrow
 from advdpnp.eval.images import to_folder
@@ -134,7 +134,7 @@ class Evaluation:
         return paths
 
 
-@with_known_options
+@with_known_options(IN_THE_NAME)
 def evaluate(
     model: Callable[..., Any],
     x: Images | Iterable[Any],

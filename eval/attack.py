@@ -32,11 +32,11 @@ from advdpnp.attacks.rows import Batch
 from advdpnp.attacks.search_state import AttackResult
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.base.devices import OUT_OF_MEMORY, widest_float
-from advdpnp.base.errors import AdvdpnpError, ModelError
+from advdpnp.base.errors import AdvdpnpError, ModelError, with_known_options
 from advdpnp.base.randomness import Draw, isolated_rng, seed_of
 from advdpnp.datasets import to_float
 from advdpnp.eval.arrays import Images, Labels, check_kinds, refuse_meta, to_images, to_labels
-from advdpnp.eval.choice import Eps, criterion_for, one_attack, with_known_options
+from advdpnp.eval.choice import IN_THE_NAME, Eps, criterion_for, one_attack
 from advdpnp.eval.config import check_batch_size
 from advdpnp.eval.images import AdversarialImages
 from advdpnp.eval.run.components import choose_precision, small_batch_size
@@ -51,7 +51,7 @@ _FEW = 8  # images on which the model is tried before the search
 _calls = itertools.count()
 
 
-@with_known_options
+@with_known_options(IN_THE_NAME)
 def attack(
     model: Callable[..., Any],
     x: Images,
@@ -92,7 +92,8 @@ def attack(
         progress: show how far it is, also in a notebook.
 
     Returns:
-        AdversarialImages, on the device of ``x``; of several ``eps`` a list of them, in their order.
+        AdversarialImages, on the device of ``x``, in float32, in which they are verified (float64 for tensors of it);
+        of several ``eps`` a list of them, in their order.
 
     Raises:
         AdvdpnpError: unusable images, labels, targets or logits; an unknown attack, or one without targets.
@@ -107,10 +108,17 @@ def attack(
         criterion = None if targets is None else criterion_for(targets, job.batch.y)
         with on_device(job.model, job.device):
             found = job.run(lambda classes: one_attack(attack, eps, norm, model, classes, criterion))
+    if isinstance(x, Tensor) and x.dtype == torch.float64:
+        found = [_in_float64(each, x) for each in found]
     return found if isinstance(eps, list | tuple | np.ndarray) else found[0]
 
 
-@with_known_options
+def _in_float64(found: AdversarialImages, x: Tensor) -> AdversarialImages:
+    """The same images, with the caller's own values where nothing has moved."""
+    return replace(found, x_adv=torch.where(found.x_adv == found.x, x, found.x_adv.double()), x=x)
+
+
+@with_known_options(IN_THE_NAME)
 def perturb(
     model: nn.Module,
     x: Tensor,
@@ -175,7 +183,8 @@ def _answering(model: nn.Module, y: Tensor) -> Iterator[None]:
 
     def look(module: nn.Module, images: Any, logits: Any) -> None:
         if not isinstance(logits, Tensor) or logits.dim() != 2:
-            raise ModelError("the model must return logits (n, classes); wrap it to return them")
+            kind = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            raise ModelError(f"the model must return a torch.Tensor of logits (n, classes), not {kind}")
         check_classes_of(largest, logits.shape[1])
         if torch.is_grad_enabled() and not logits.requires_grad:
             raise ModelError(_NO_GRADIENT)

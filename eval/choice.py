@@ -1,11 +1,10 @@
 """The attacks that a Python caller chooses, by names or as objects, and their threat models."""
 
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import wraps
 from numbers import Real
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -14,7 +13,7 @@ from advdpnp.attacks.criteria import Targeted
 from advdpnp.attacks.names import attack_names, check_attack, resolve_attacks, with_threat
 from advdpnp.attacks.protocol import aim
 from advdpnp.attacks.threat import DEFAULT_EPS, ThreatModel
-from advdpnp.base.errors import AdvdpnpError, did_you_mean
+from advdpnp.base.errors import AdvdpnpError
 from advdpnp.eval.arrays import Labels, check_kinds, to_labels
 from advdpnp.models.loading import LoadedModel
 
@@ -53,30 +52,10 @@ _LIBRARIES = {
 }  # fmt: skip
 """Packages that attack objects come from, and what their names begin with."""
 
-_IN_THE_NAME = {"steps": "pgd-3", "iters": "pgd-3", "iterations": "pgd-3", "n_iter": "pgd-3"}
-"""Options of other libraries that are a part of an attack's name here."""
-
-P = ParamSpec("P")
-R = TypeVar("R")
-
-
-def with_known_options(function: Callable[P, R]) -> Callable[P, R]:
-    """The function, which refuses options that it does not have in one sentence instead of a TypeError."""
-    names = list(inspect.signature(function).parameters)
-
-    @wraps(function)
-    def call(*arguments: P.args, **options: P.kwargs) -> R:
-        for name in options:
-            if name in names:
-                continue
-            begun = [each for each in names if name.startswith(each)]  # epsilon
-            hint = did_you_mean(name, begun or names, otherwise=f"it has {', '.join(names)}")
-            if name in _IN_THE_NAME:
-                hint = f"write the number into the attack's name, for example {_IN_THE_NAME[name]}"
-            raise AdvdpnpError(f"{function.__name__} has no option '{name}'; {hint}")
-        return function(*arguments, **options)
-
-    return call
+IN_THE_NAME = dict.fromkeys(
+    ("steps", "iters", "iterations", "n_iter"), "write the number into the attack's name, for example pgd-3"
+)
+"""Options of other libraries that are a part of an attack's name here, and what is said of them."""
 
 
 def criterion_for(targets: str | Labels, y: Tensor) -> Targeted:

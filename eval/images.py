@@ -22,14 +22,14 @@ class AdversarialImages:
     """What ``attack`` found, in the order of ``x``. ``x_adv, success = result`` unpacks it.
 
     Attributes:
-        x_adv: adversarial images, float32 (n, c, h, w); the clean image where none was found.
+        x_adv: adversarial images, float32 or float64 (n, c, h, w); the clean image where none was found.
         success: whether ``x_adv`` is a verified success: misclassified, or taken for its target; bool (n,). So a clean
             image that is misclassified is one.
         distance: of the nearest verified adversarial image to the clean one, float64 (n,), on mps float32; inf if there
             is none. A minimum-norm attack may find one outside eps, which is no success.
         prediction: the model's prediction for ``x_adv``, int64 (n,).
         forwards, backwards: model evaluations spent on each image, int64 (n,), verification included.
-        x: clean images, float32 (n, c, h, w).
+        x: clean images, of the same kind.
         attack: its label ("pgd-20 (targeted: next)").
         threat: norm, eps and bounds.
     """

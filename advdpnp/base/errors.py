@@ -1,9 +1,15 @@
 """The errors that users see, and how errors of other code are described."""
 
 import difflib
+import inspect
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import wraps
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class AdvdpnpError(Exception):
@@ -67,6 +73,30 @@ def did_you_mean(word: str, choices: Iterable[str], otherwise: str) -> str:
     """A hint for a misspelt name: "did you mean A or B?" with up to 3 similar choices, or ``otherwise`` without any."""
     close = difflib.get_close_matches(word, list(choices), n=3, cutoff=0.5)
     return f"did you mean {' or '.join(close)}?" if close else otherwise
+
+
+def with_known_options(hints: Mapping[str, str]) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """A decorator: options that the function does not have are refused in one sentence instead of a TypeError.
+
+    Args:
+        hints: what is said of options that other libraries have.
+    """
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        names = list(inspect.signature(function).parameters)
+
+        @wraps(function)
+        def call(*arguments: P.args, **options: P.kwargs) -> R:
+            for name in options:
+                if name not in names:
+                    begun = [each for each in names if name.startswith(each)]  # epsilon
+                    usual = did_you_mean(name, begun or names, otherwise=f"it has {', '.join(names)}")
+                    raise AdvdpnpError(f"{function.__name__} has no option '{name}'; {hints.get(name, usual)}")
+            return function(*arguments, **options)
+
+        return call
+
+    return decorate
 
 
 def first_line(error: BaseException) -> str:

@@ -18,6 +18,8 @@ from advdpnp.base.untrusted.text import printable
 
 LOG_EVERY = 30.0
 """Seconds between two lines where the output is no terminal."""
+WORTH_TELLING = 10.0
+"""Seconds; of less a measurement of a few calls says nothing, and the work is done as soon as the line is read."""
 _NOTEBOOK_EVERY = 1.0
 _NARROW = 60  # columns; below there is no room for a bar
 

@@ -123,9 +123,11 @@ def drawing(path: Path, width: float, height: float, *, most: int | None = None,
             # Without matplotlib's name and version in the file, the same verdicts give the same bytes.
             cut: dict[str, Any] = {"bbox_inches": "tight", "pad_inches": 0.12} if crop else {}
             canvas.print_figure(temporary, format="png", dpi=DPI, metadata={"Software": None}, **cut)
-            for kind, dated in (("pdf", "CreationDate"), ("svg", "Date")) if saves_vectors() else ():
-                with atomic_path(path.with_suffix(f".{kind}")) as other:
-                    canvas.print_figure(other, format=kind, metadata={dated: None}, **cut)
+            for kind, dated in (("pdf", "CreationDate"), ("svg", "Date")):
+                other = path.with_suffix(f".{kind}")
+                if saves_vectors() or other.exists():  # one of an earlier call would show older numbers
+                    with atomic_path(other) as drawn_anew:
+                        canvas.print_figure(drawn_anew, format=kind, metadata={dated: None}, **cut)
             if most is not None and temporary.stat().st_size > most:
                 with Image.open(temporary) as drawn:
                     few = drawn.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)

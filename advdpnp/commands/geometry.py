@@ -60,10 +60,14 @@ def geometry(
     from advdpnp.models.prototypes import class_vectors
 
     chosen = choose_device(device)
-    loaded = load_model(str(checkpoint))
+    own = checkpoint.suffix == ".py" or (":" in str(checkpoint) and not checkpoint.exists())
+    loaded = None if own else load_model(str(checkpoint))
+    if loaded is None or not isinstance(loaded.model, Network):
+        raise AdvdpnpError(
+            f"geometry measures checkpoints of this program, whose features it knows, and {checkpoint} is none; give a "
+            "run folder or a .safetensors file"
+        )
     network, header = loaded.model, loaded.header
-    if not isinstance(network, Network):
-        raise AdvdpnpError(f"{checkpoint} is no checkpoint of this program; give a run folder or a .safetensors file")
     name = dataset or str(header.get("dataset", ""))
     if not name:
         raise AdvdpnpError(f"{checkpoint} does not tell what it was trained on; choose the images with --dataset")

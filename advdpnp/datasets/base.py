@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from advdpnp.base.errors import AdvdpnpError
+from advdpnp.base.errors import AdvdpnpError, with_known_options
 from advdpnp.base.randomness import Draw, seed_of
 from advdpnp.base.registry import Registry
 from advdpnp.base.untrusted.text import LONGEST_NAME, printable
@@ -232,6 +232,13 @@ def default_data_root() -> Path:
     return Path(os.environ.get(DATA_ROOT_VARIABLE) or "data").expanduser()
 
 
+_ELSEWHERE = {
+    "transform": "images stay in [0, 1]; normalisation is a layer of the model, and resizing is image_size=",
+    "split": "the data set has .train, .validation and .test",
+}  # options of torchvision
+
+
+@with_known_options(_ELSEWHERE)
 def load_dataset(
     spec: str | Path,
     *,

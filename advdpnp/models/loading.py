@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from advdpnp.base.errors import AdvdpnpError, describe
+from advdpnp.base.errors import AdvdpnpError, describe, with_known_options
 from advdpnp.base.randomness import isolated_rng
 from advdpnp.base.untrusted.text import LONGEST_NAME, printable
 from advdpnp.models import MODELS
@@ -85,6 +85,7 @@ class LoadedModel:
         return seed if isinstance(seed, int) else None
 
 
+@with_known_options(dict.fromkeys(("mean", "std"), "write normalisation=((0.5, 0.5, 0.5), (0.2, 0.2, 0.2))"))
 def load_model(
     spec: str | Path,
     *,

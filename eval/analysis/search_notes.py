@@ -34,7 +34,11 @@ def _stages_known(row: Row, attack: str) -> bool:
 def _stages(row: Row, attack: str, info: AttackInfo) -> str:
     broken = row.misclassified_under(attack) & ~row.clean_wrong
     stage = row.verdict_rows(attack)["stage"].to_numpy()
-    names = ["-".join(filter(None, (each.family, each.loss if each.family == "apgd" else ""))) for each in info.stages]
+    definition = row.attacks[attack].info["identity"]["attack"]
+    told = definition.get("stages", ()) if isinstance(definition, Mapping) else ()
+    names = [str(each.get("name", each.get("attack")) if isinstance(each, Mapping) else each) for each in told]
+    if len(names) != len(info.stages):  # an attack that declares its stages
+        names = [f"stage {number + 1}" for number in range(len(info.stages))]
     counts = {name: int((broken & (stage == number)).sum()) for number, name in enumerate(names)}
     return after_stages(row.n, int(row.clean_wrong.sum()), counts)
 

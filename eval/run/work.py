@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from advdpnp.base.live import clock_time
+from advdpnp.base.live import WORTH_TELLING, clock_time
 from advdpnp.eval.store.key import CORRUPTION
 
 
@@ -76,6 +76,8 @@ def _time_of(plan: ModelPlan) -> str:
         return ""
     others = sum(work.samples for work in plan.work if not work.threat)
     longest = sum(work.samples * (work.cost or 0) for work in plan.work if work.threat) * plan.right
+    if (others + longest) * plan.seconds < WORTH_TELLING:
+        return ""
     most, half = (clock_time((others + part) * plan.seconds) for part in (longest, longest / 2))
     return f"; about {most} if no image breaks, {half} if half do"
 

@@ -387,6 +387,12 @@ def test_a_plugin_may_be_named_before_and_after_the_command(words, tmp_path, mon
     assert "no list of '--plugin'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("given", ["mynet.py", "mynet.py:make"])
+def test_geometry_takes_no_net_of_ones_own(given, capsys):
+    assert run(["geometry", given]) == 2
+    assert f"whose features it knows, and {given} is none; give a run folder" in capsys.readouterr().err
+
+
 def test_a_name_that_is_unknown_may_be_one_of_a_plugin(capsys):
     assert run(["train", "--recipe", "ce", "--set", "method.name=my-own"]) == 2
     assert capsys.readouterr().err.rstrip().endswith("(one of your own: --plugin FILE.py)")

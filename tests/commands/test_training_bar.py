@@ -67,6 +67,13 @@ def test_the_first_known_step_tells_the_whole_time_once(shown: io.StringIO) -> N
     assert "3 epochs take about 2 h 0 min, 1,234 images/s" in shown.getvalue()
 
 
+def test_a_run_of_some_seconds_has_no_estimate(shown: io.StringIO) -> None:
+    with training_bar("run") as report:
+        for step in range(3):
+            report(progress(step, left=9.0))
+    assert "about" not in shown.getvalue()
+
+
 def test_without_a_terminal_a_line_a_minute_shows_that_it_works(
     shown: io.StringIO, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -614,3 +614,16 @@ def test_images_to_train_on_only_need_no_test_images(names, tmp_path):
     assert made.image_size == (8, 8)
     with pytest.raises(AdvdpnpError, match="no array 'x_test'"):
         load_dataset(spec, validation=0)
+
+
+@pytest.mark.parametrize(
+    ("option", "hint"),
+    [
+        ("root", "did you mean data_root"),
+        ("transform", "a layer of the model"),
+        ("split", "has .train, .validation"),
+    ],
+)
+def test_options_of_torchvision_are_answered_in_one_sentence(option, hint):
+    with pytest.raises(AdvdpnpError, match=f"load_dataset has no option '{option}'; .*{hint}"):
+        load_dataset("digits", **{option: "x"})

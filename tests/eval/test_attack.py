@@ -351,3 +351,22 @@ def test_perturb_works_inside_autocast_and_in_a_training_step(net: Net, x: Tenso
     for attack in ("square", "cw-l2", Targeted("next")):
         with pytest.raises(AdvdpnpError, match=r"perturb runs fgsm, pgd-N and cw|does not support|attacks are a text"):
             advdpnp.perturb(module, x, y, attack, eps=0.1)  # type: ignore[arg-type]
+
+
+def test_images_come_back_in_the_precision_they_were_given_in(net: Any, x: Tensor, y: Tensor) -> None:
+    exact = x.double() + 1e-9 * (x < 0.5)  # no float32 holds these
+    found = advdpnp.attack(net, exact, y, "pgd-3", eps=0.05)
+    assert (found.x_adv.dtype, found.x.dtype) == (torch.float64, torch.float64)
+    assert torch.equal(found.x_adv[~found.success], exact[~found.success])
+    assert torch.equal(found.success, advdpnp.attack(net, x, y, "pgd-3", eps=0.05).success)
+    assert advdpnp.attack(net, x.half(), y, "pgd-3", eps=0.05).x_adv.dtype == torch.float32  # as it was verified
+    assert advdpnp.perturb(net, exact, y, "pgd-3", eps=0.05).dtype == torch.float64
+
+
+def test_a_model_that_returns_an_array_is_told_so(x: Tensor, y: Tensor) -> None:
+    def arrays(images: Tensor) -> Any:
+        return images.detach().flatten(1)[:, :4].numpy()
+
+    for call in (advdpnp.attack, advdpnp.perturb):
+        with pytest.raises(AdvdpnpError, match=r"ndarray|torch.Tensor of logits"):
+            call(arrays, x, y, "fgsm", eps=0.05)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from advdpnp.base.live import WORTH_TELLING
 from advdpnp.commands.support import console
 
 if TYPE_CHECKING:
@@ -77,7 +78,8 @@ class _View:
             self._estimated = True
             epochs = state.epochs - state.epoch
             words = "1 epoch takes" if epochs == 1 else f"{epochs} epochs take"
-            self._say(f"{self._name}  {words} about {left}, {state.images_per_second:,.0f} images/s")
+            if state.seconds_left >= WORTH_TELLING:
+                self._say(f"{self._name}  {words} about {left}, {state.images_per_second:,.0f} images/s")
         if before is not None and state.epoch > before.epoch:
             self._say(f"{self._name}  {_epoch_line(state.metrics, state)}")
         elif not console.err.is_terminal and time.monotonic() - self._spoken > _QUIET:

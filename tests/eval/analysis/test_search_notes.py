@@ -32,7 +32,7 @@ def test_an_ensemble_tells_the_accuracy_after_each_stage(
     (note,) = notes(out)
     left = [float(part.split(" %")[0].split()[-1]) for part in note.split(", ") if " %" in part]
     assert [part.split("after ")[1].rstrip(".") for part in note.split(", ") if "after" in part] == [
-        "apgd-ce", "apgd-dlr-targeted", "fab", "square",
+        "apgd-ce", "apgd-t", "fab-t", "square",
     ]  # fmt: skip
     assert left == [65.0, 40.0, 15.0, 0.0]
     assert run(["leaderboard", str(out), "--out", str(tmp_path / "table")]) == 0

@@ -89,6 +89,11 @@ def test_figures_are_vectors_too_where_they_are_wanted(store_model: Store, tmp_p
     assert [content[:5] for content in first] == [b"%PDF-", b"<?xml"] * len(paths)
     draw_rows(rows, tmp_path, vectors=True)
     assert [path.read_bytes() for path in files] == first
+    drawn = [path for path in files if not path.name.startswith("examples")]  # sheets are kept where images are
+    for path in drawn:
+        path.write_bytes(b"of other numbers")
+    draw_rows(rows, tmp_path)
+    assert [path.read_bytes() for path in files] == first
 
 
 def test_a_method_has_one_colour_wherever_it_is_drawn() -> None:
