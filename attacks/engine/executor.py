@@ -259,14 +259,9 @@ class Executor:
     def _checked(self, logits: object, x: Tensor, verifying: bool, values: bool) -> Tensor:
         rows = len(x)
         if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != rows or logits.shape[1] < 2:
-            if not isinstance(logits, Tensor):
-                raise ModelError(
-                    f"the model returns a {type(logits).__name__}, not a torch.Tensor of logits (n, classes), which "
-                    "gradients need; make it return one"
-                )
+            shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             raise ModelError(
-                f"the model must return logits (n, classes), got {tuple(logits.shape)} for {rows} images; wrap it to "
-                "return logits"
+                f"the model must return logits (n, classes), a torch.Tensor, got {shape} for {rows} images; wrap it"
             )
         if not logits.is_floating_point():
             raise ModelError(f"the model returns {logits.dtype} values; wrap it to return float logits")

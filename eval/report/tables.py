@@ -46,10 +46,15 @@ class Table:
 
     def rank(self, line: pd.Series) -> int | None:
         """Place by worst case among the lines that are compared; equal ones share it. None for the others."""
-        if "worst_case" not in self.accuracies or line.name in self.marks.incomparable or pd.isna(line["worst_case"]):
-            return None
+        place = self._places.get(line.name)
+        return None if place is None or pd.isna(place) else int(place)
+
+    @cached_property
+    def _places(self) -> pd.Series:
+        if "worst_case" not in self.accuracies:
+            return pd.Series(dtype=float)
         compared = self.part.drop(index=list(self.marks.incomparable))["worst_case"]
-        return 1 + int((compared > line["worst_case"]).sum())
+        return compared.rank(method="min", ascending=False)
 
     @property
     def chance_note(self) -> str:

@@ -368,5 +368,7 @@ def test_a_model_that_returns_an_array_is_told_so(x: Tensor, y: Tensor) -> None:
         return images.detach().flatten(1)[:, :4].numpy()
 
     for call in (advdpnp.attack, advdpnp.perturb):
-        with pytest.raises(AdvdpnpError, match=r"ndarray|torch.Tensor of logits"):
+        with pytest.raises(
+            AdvdpnpError, match=r"a torch\.Tensor, got ndarray|a torch\.Tensor of logits \(n, classes\), not ndarray"
+        ):
             call(arrays, x, y, "fgsm", eps=0.05)
