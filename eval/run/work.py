@@ -65,7 +65,7 @@ def plan_in_words(plan: ModelPlan) -> list[str]:
     lines = [f"{plan.model}: {plan.parameters:,} parameters, on {plan.device}"] if plan.device else []
     lines.append(f"{plan.model}: {most:,} image{'s' * (most > 1)} under {'; '.join(units)}")
     attacks = [work for work in todo if work.threat]
-    if attacks:
+    if any(work.cost is not None for work in attacks):
         unknown = "" if all(work.cost is not None for work in attacks) else ", and attacks that do not say their cost"
         lines.append(f"{plan.model}: at most {plan.most:,} forwards and backwards{unknown}{_time_of(plan)}")
     return lines

@@ -172,8 +172,8 @@ class _Newer(Exception):
 def _parse(text: bytes) -> Index:
     """The index that a JSON text describes, its lists of runs and metadata put into the evaluations.
 
-    A leaderboard asks for the index of each of its hundreds of models several times, so it is kept: each costs milliseconds.
-    Nobody changes what is in it.
+    A leaderboard asks for the index of each of its hundreds of models several times, so it is kept; nobody changes what
+    is in it.
     """
     content = parse_json(text)
     if not isinstance(content, dict):

@@ -368,7 +368,5 @@ def test_a_model_that_returns_an_array_is_told_so(x: Tensor, y: Tensor) -> None:
         return images.detach().flatten(1)[:, :4].numpy()
 
     for call in (advdpnp.attack, advdpnp.perturb):
-        with pytest.raises(
-            AdvdpnpError, match=r"a torch\.Tensor, got ndarray|a torch\.Tensor of logits \(n, classes\), not ndarray"
-        ):
+        with pytest.raises(AdvdpnpError, match=r"a torch\.Tensor.*(got|not) ndarray"):
             call(arrays, x, y, "fgsm", eps=0.05)

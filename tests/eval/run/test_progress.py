@@ -55,8 +55,9 @@ def test_the_plan_says_what_will_be_done_how_much_it_is_and_how_long_it_takes() 
     ]
     short = plan_in_words(ModelPlan("net", WORK, 0.9, 0.00002))
     assert short[1] == "net: at most 401,680 forwards and backwards"  # some seconds
-    unknown = plan_in_words(ModelPlan("net", (Work("mine, l2 1", "l2 1", 5, None),), 0.9, 0.001))
-    assert "attacks that do not say their cost" in unknown[1]
+    mine = Work("mine, l2 1", "l2 1", 5, None)
+    assert "attacks that do not say their cost" in plan_in_words(ModelPlan("net", (*WORK, mine), 0.9, 0.001))[1]
+    assert plan_in_words(ModelPlan("net", (mine,), 0.9, 0.001)) == ["net: 5 images under mine, l2 1"]
     stored = ModelPlan("net", (Work("clean", "", 0, 1),), 0.9, 0.001)
     assert plan_in_words(stored) == ["net: everything that was asked for is stored already"]
 
