@@ -4,6 +4,10 @@ The names below are loaded on first use, so that ``import advdpnp`` and ``advdpn
 """
 
 import importlib
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -40,7 +44,25 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _PLACES:
         raise AttributeError(f"module 'advdpnp' has no attribute '{name}'")
-    return getattr(importlib.import_module(_PLACES[name]), name)
+    with _without_display():
+        return getattr(importlib.import_module(_PLACES[name]), name)
+
+
+@contextmanager
+def _without_display() -> Iterator[None]:
+    """Figures need no window: matplotlib is imported without ``MPLBACKEND``, as it refuses one that is not there.
+
+    Where it can be had, the caller's own figures have it afterwards.
+    """
+    before, asked = "matplotlib" in sys.modules, os.environ.pop("MPLBACKEND", None)
+    try:
+        yield
+    finally:
+        if asked is not None:
+            os.environ["MPLBACKEND"] = asked
+            if not before and "matplotlib" in sys.modules:
+                with suppress(ValueError):
+                    sys.modules["matplotlib"].rcParams["backend"] = asked
 
 
 def __dir__() -> list[str]:

@@ -11,15 +11,14 @@ import re
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer.exceptions import Abort, Exit, TyperException
 
-from advdpnp import __version__
+from advdpnp import __version__, _without_display
 from advdpnp.base.errors import AdvdpnpError, AlreadyTold
 from advdpnp.base.interrupts import interruptible
 from advdpnp.base.untrusted.text import printable
@@ -158,19 +157,6 @@ def run(arguments: list[str] | None = None) -> int:
         except Exception as error:
             # A library may turn the interruption into an error of its own.
             return _fail_once(_stopped()) if asked() else _explain(error)
-
-
-@contextmanager
-def _without_display() -> Iterator[None]:
-    """Figures are drawn without a display: a MPLBACKEND that is not there would end a command."""
-    asked = os.environ.get("MPLBACKEND")
-    os.environ["MPLBACKEND"] = "agg"
-    try:
-        yield
-    finally:
-        del os.environ["MPLBACKEND"]
-        if asked is not None:
-            os.environ["MPLBACKEND"] = asked
 
 
 def _open_streams() -> None:

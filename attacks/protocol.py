@@ -189,12 +189,14 @@ class RunOptions:
         device: device of the model.
         done: records of an interrupted run with the same arguments. The run resumes after them. It does not yield
             their results again, except those of misclassified clean images.
+        unasked: a copy of the model from before its first call, which judges the images too; None: there is none.
     """
 
     seed: int
     batch_size: int
     device: torch.device | str = "cpu"
     done: Sequence[StageRecord] = ()
+    unasked: nn.Module | None = None
 
 
 @runtime_checkable

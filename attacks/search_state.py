@@ -33,6 +33,9 @@ class AttackResult(Rows):
         refused: images that the search claimed and verification rejected, int64 (n,). Either the model classifies
             them correctly, or the search ended on an image outside the threat model.
         x_adv: the adversarial image, float32 (n, c, h, w); the clean image without success.
+        parted: whether a copy of the model that was asked nothing before took an image for a success that the model did
+            not, or the other way round, bool (n,); either makes a success. None stands for nowhere. The forward of the
+            copy is not counted.
     """
 
     sample: Tensor
@@ -49,6 +52,11 @@ class AttackResult(Rows):
     stage: Tensor
     refused: Tensor
     x_adv: Tensor
+    parted: Tensor = None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        if self.parted is None:
+            object.__setattr__(self, "parted", torch.zeros_like(self.success))
 
     @classmethod
     def of_clean(
@@ -116,7 +124,7 @@ class SearchState(Rows):
         best_norm: distance of ``best``, float64 (n,); inf if there is none.
         inside: whether ``best`` is within the threat model, bool (n,).
         prediction: predicted class of ``best``, int64 (n,).
-        margin, borderline, refused: as in ``AttackResult``.
+        margin, borderline, refused, parted: as in ``AttackResult``.
         near: whether a query within the threat model came within ``tolerance`` of a success, bool (n,).
         tolerance: margin that a search in low precision cannot tell from a success, float32 (n,); unused in float32.
     """
@@ -143,6 +151,7 @@ class SearchState(Rows):
     margin: Tensor
     borderline: Tensor
     refused: Tensor
+    parted: Tensor
     near: Tensor
     tolerance: Tensor
 

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import BaseModel, TypeAdapter
 
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.base.files import atomic_path, write_text
-from advdpnp.base.untrusted.files import LARGEST_JSON, parse_json, read_bounded
+from advdpnp.base.untrusted.files import LARGEST_JSON, STRICT, Count, Sha256, Text, parse_json, read_bounded, validated
 from advdpnp.corruption.apply import corrupt
 from advdpnp.corruption.official import MARKER
 from advdpnp.corruption.registry import SEVERITIES, find_corruption
@@ -75,6 +76,19 @@ def export_corruptions(
     return [*written, out / "labels.npy"]
 
 
+class _Marker(BaseModel):
+    model_config = STRICT
+
+    data: Text
+    images: Sha256
+    seed: Count
+    version: Count
+    frost: Text
+
+
+_MARKER = TypeAdapter(_Marker)
+
+
 def check_export(test: Split, label: str, out: Path, *, seed: int) -> dict[str, Any]:
     """Check that existing files of a folder come from the same images and seed, because one marker describes them all.
 
@@ -96,11 +110,11 @@ def check_export(test: Split, label: str, out: Path, *, seed: int) -> dict[str, 
     if not any(out.glob("*.npy")):
         return about
     try:
-        marker = parse_json(read_bounded(out / MARKER, LARGEST_JSON))
+        marker = validated(_MARKER, parse_json(read_bounded(out / MARKER, LARGEST_JSON))).model_dump()
         differ = [key for key, value in about.items() if marker[key] != value]
     except FileNotFoundError:
         raise AdvdpnpError(f"{out} contains files that advdpnp did not write; choose another folder") from None
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError):
         raise AdvdpnpError(
             f"{out / MARKER} does not describe the files in its folder; delete the folder or choose another"
         ) from None

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from advdpnp.attacks.algorithms.pgd import PGD, perturb
 from advdpnp.attacks.engine.executor import evaluation_mode
 from advdpnp.attacks.engine.replicas import ModelReplicas, replicate
-from advdpnp.attacks.engine.verification import Judgement, judge, repeats
+from advdpnp.attacks.engine.verification import judge, judge_twice, repeats
 from advdpnp.attacks.rows import Batch
 from advdpnp.attacks.search_state import AttackResult
 from advdpnp.attacks.threat import ThreatModel
@@ -73,8 +73,9 @@ class Transfer:
 
     def try_on(self, replicas: ModelReplicas, samples: Batch, x_adv: Tensor) -> AttackResult:
         """Evaluate the model of ``replicas`` on the crafted images ``x_adv``, (n, c, h, w), of ``samples``."""
-        clean = _judged(replicas, samples)
-        judged = _judged(replicas, Batch(x_adv, samples.y, samples.sample))
+        clean = replicas.map(lambda executor, rows: judge(executor, rows.x, rows.y), samples)
+        crafted = Batch(x_adv, samples.y, samples.sample)
+        judged = replicas.map(lambda executor, rows: judge_twice(executor, rows.x, rows.y), crafted)
         result = AttackResult.of_clean(
             samples,
             prediction=clean.prediction,
@@ -92,8 +93,5 @@ class Transfer:
             margin=torch.where(clean_mistake, clean.margin, judged.margin),
             borderline=torch.where(clean_mistake, clean.borderline, judged.borderline),
             x_adv=torch.where(misclassified[:, None, None, None], x_adv, samples.x),
+            parted=judged.parted,
         ).to("cpu")
-
-
-def _judged(replicas: ModelReplicas, samples: Batch) -> Judgement:
-    return replicas.map(lambda executor, rows: judge(executor, rows.x, rows.y), samples)

@@ -165,6 +165,7 @@ class Executor:
         if static_batch_size < 1:
             raise AdvdpnpError(f"the static batch size must be at least 1, got {static_batch_size}")
         self.model, self.seed = model, seed
+        self.unasked: nn.Module | None = None  # a copy from before the model's first call, see ``judge_twice``
         self.static_batch_size, self.device = static_batch_size, torch.device(device)
         self.searched = model if searched is None else searched
         self.precision = precision
@@ -173,7 +174,7 @@ class Executor:
         )  # hooks are code of the host
         self.batch_sizes = {static_batch_size}  # allowed sizes of a call; more are added if they give the same results
         self.classes: int | None = None
-        self._calls = 0
+        self.calls = 0
         self._before: Tensor | None = None  # the last answer as the model gave it
         self._reuses = False
 
@@ -236,13 +237,13 @@ class Executor:
         )
 
     def _forward(self, model: nn.Module, x: Tensor, verifying: bool = True, checked: bool = True) -> Tensor:
-        self._calls += 1
+        self.calls += 1
         # Clone the images: some models normalise in place, which would change the images under evaluation.
         with _blaming_model("its forward pass"):
             if self.seed is None:
                 logits = model(x.clone())
             else:
-                with seeded_rng(seed_of(self.seed, "model", self._calls)):
+                with seeded_rng(seed_of(self.seed, "model", self.calls)):
                     logits = model(x.clone())
         return self._own(self._checked(logits, x, verifying, checked))
 

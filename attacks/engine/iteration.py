@@ -13,7 +13,7 @@ from advdpnp.attacks.criteria import MISCLASSIFIED, criterion_of
 from advdpnp.attacks.engine import attack_calls
 from advdpnp.attacks.engine.executor import Executor
 from advdpnp.attacks.engine.precision import near_within
-from advdpnp.attacks.engine.verification import answer, decide, judge, price_of_a_step, repeats
+from advdpnp.attacks.engine.verification import answer, decide, judge_twice, price_of_a_step, repeats
 from advdpnp.attacks.losses import answered, margin
 from advdpnp.attacks.protocol import Attack, PeriodicGradient
 from advdpnp.attacks.rows import Batch, Rows, any_row, where_rows
@@ -106,6 +106,7 @@ class Iteration:
             margin=clean.margin,
             borderline=clean.borderline,
             refused=zero,
+            parted=torch.zeros_like(found),
             near=torch.zeros_like(found) if self.low else found,
             tolerance=tolerance,
         )
@@ -230,7 +231,7 @@ class Iteration:
 
     def judge(self, executor: Executor, rows: SearchState) -> SearchState:
         """Verify a chunk. A successful candidate within the limits becomes ``best`` if it is nearer."""
-        judged = judge(executor, rows.candidate, rows.goal, self.criterion)
+        judged = judge_twice(executor, rows.candidate, rows.goal, self.criterion)
         distance = self._distance(rows.x, rows.candidate)
         found = self.criterion.met(judged.prediction, rows.goal)
         success = found & (distance < rows.best_norm)
@@ -255,6 +256,7 @@ class Iteration:
             margin=torch.where(reported, judged.margin, rows.margin),
             borderline=torch.where(reported, judged.borderline, rows.borderline),
             refused=rows.refused + (claimed | outside),
+            parted=rows.parted | judged.parted,
         )
         return self.finish(rows)
 
@@ -291,6 +293,7 @@ class Iteration:
             backwards=rows.backwards,
             zero_gradient=rows.zero_gradient,
             refused=rows.refused,
+            parted=rows.parted,
             x_adv=torch.where(success[:, None, None, None], rows.best, rows.x),
         ).to("cpu")
         return replace(found, norm=found.norm.double())

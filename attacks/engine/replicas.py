@@ -111,6 +111,7 @@ def replicate(
     count: int | None = None,
     copied: bool = True,
     computed: int = 0,
+    unasked: nn.Module | None = None,
 ) -> Iterator[ModelReplicas]:
     """Create the replicas of a model that is in evaluation mode and on ``device``.
 
@@ -122,6 +123,7 @@ def replicate(
         count: number of replicas. By default, the number of torch threads on a CPU and one on other devices.
         copied: whether attacks may query a search copy of the model (see ``make_search_copy``).
         computed: rows that count as already computed, so that trials may start (see ``BatchSizeTrial``).
+        unasked: see ``search``.
     """
     keep_freed_memory()
     on_cpu = torch.device(device).type == "cpu"
@@ -134,6 +136,7 @@ def replicate(
             if copied and seed is None and example is not None:
                 searched, arithmetic = model_to_search(each, example[:_TRIED].to(device), precision)
             executors.append(Executor(each, static_batch_size, device, seed, searched, arithmetic))
+            executors[-1].unasked = unasked
         smaller = seed is None and on_cpu and example is not None and len(example)
         trial = BatchSizeTrial(executors[0], example, computed) if smaller and example is not None else None
         if len(executors) == 1:

@@ -46,6 +46,7 @@ def search(
     randomised: bool = False,
     precision: str = FLOAT32,
     budget: int | None = None,
+    unasked: nn.Module | None = None,
     on_copy_differs: Callable[[], None] = lambda: None,
     on_status: Callable[[SearchStatus], None] | None = None,
 ) -> Iterator[AttackResult]:
@@ -63,24 +64,23 @@ def search(
         precision: "32", "tf32" or "bf16" for the model that attacks query (minimum-norm attacks: always "32"). Rows
             that survive but came near are searched again in float32, in an ensemble by its decisive stage.
         budget: most forwards and backwards of an image, in all stages together; what they do not break is not broken.
+        unasked: a copy of the model from before its first call, which decides too (see ``judge_twice``).
         on_copy_differs: called if the search copy disagrees with the model on the first queries and is not used.
         on_status: called about once a second with how far the search is. It changes no result.
 
     Raises:
         AdvdpnpError: an unsupported norm, invalid images, labels or logits, or a budget that leaves no search.
     """
-    _check(attack)
-    check_budget(budget, randomised, search_precision(attack, precision) != FLOAT32)
-    check_inputs(x, y)
+    _check(attack, Batch(x, y, sample), budget, randomised, precision)
     noise = seed_of(seed, "noise", attack.name) if randomised else None
     samples = Batch(x.detach().float().contiguous(), y.long(), sample.long())
     count, example = _processes(len(x), device) if noise is None else 1, samples.x[:static_batch_size]
     alone, width = 1 if count > 1 else None, max_active and -(-max_active // count)
-    open_replicas = partial(replicate, model, static_batch_size, device, example=example, seed=noise, count=alone)
+    opened = partial(replicate, model, static_batch_size, device, example=example, seed=noise, unasked=unasked)
     with evaluation_mode(model), ExitStack() as stack:
 
         def schedulers(copied: bool) -> list[Scheduler]:
-            replicas = cache(lambda kind: stack.enter_context(open_replicas(precision=kind, copied=copied)))
+            replicas = cache(lambda kind: stack.enter_context(opened(precision=kind, copied=copied, count=alone)))
             parts = _parts(attack, search_precision(attack, precision))
             return [Scheduler(each, replicas(kind), seed, width, budget, low=kind != FLOAT32) for each, kind in parts]
 
@@ -116,10 +116,12 @@ def check_budget(budget: int | None, randomised: bool = False, low: bool = False
         raise AdvdpnpError(f"a budget of {budget} passes for each image leaves no search; give {least} or more")
 
 
-def _check(attack: Any) -> None:
+def _check(attack: Any, samples: Batch, budget: int | None, randomised: bool, precision: str) -> None:
     if isinstance(attack, PackageAttack):
         raise AdvdpnpError(f"search runs attacks of ask and tell; run '{attack.name}' by advdpnp.attack or its own run")
     check_norm(attack)
+    check_budget(budget, randomised, search_precision(attack, precision) != FLOAT32)
+    check_inputs(samples.x, samples.y)
 
 
 def _parts(attack: Attack | AttackEnsemble, precision: str) -> list[tuple[Attack, str]]:

@@ -1,14 +1,16 @@
 """Verification: the only code that decides whether a model misclassifies an image."""
 
-from dataclasses import dataclass
+import copy
+from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from advdpnp.attacks.criteria import MISCLASSIFIED, Criterion
 from advdpnp.attacks.engine.executor import Executor, finite, lost
 from advdpnp.attacks.losses import margin
 from advdpnp.attacks.rows import Rows
+from advdpnp.base.errors import ModelError
 
 REPEATS = 20
 """Forward passes per image of a randomised model; the majority decides."""
@@ -26,12 +28,14 @@ class Judgement(Rows):
         borderline: whether the margin is within 1e-5 of the largest logit, so that the prediction may differ on another
             machine, bool (n,).
         logits: mean over the repeats, float32 (n, classes); zero where they are not finite.
+        parted: where the two of ``judge_twice`` part by more than rounding, bool (n,).
     """
 
     prediction: Tensor
     margin: Tensor
     borderline: Tensor
     logits: Tensor
+    parted: Tensor
 
 
 def judge(executor: Executor, x: Tensor, y: Tensor, criterion: Criterion = MISCLASSIFIED) -> Judgement:
@@ -46,6 +50,48 @@ def judge(executor: Executor, x: Tensor, y: Tensor, criterion: Criterion = MISCL
         AdvdpnpError: invalid logits, or a label that is not a class of the model.
     """
     return decide(answer(executor, x, y), y, criterion)
+
+
+def judge_twice(executor: Executor, x: Tensor, y: Tensor, criterion: Criterion = MISCLASSIFIED) -> Judgement:
+    """As ``judge``, and by a copy of the model that was asked nothing before: what either takes for a success is one.
+
+    So a model gains nothing by remembering what it was asked during a search. The copy is made of ``executor.unasked``.
+    """
+    fresh = _fresh(executor)
+    judged = judge(executor, x, y, criterion)
+    if fresh is None:
+        return judged
+    try:
+        other = judge(fresh, x, y, criterion)
+    except ModelError:
+        return judged
+    found, also = (criterion.met(each.prediction, y) for each in (judged, other))
+    parted = (found != also) & ~judged.borderline & ~other.borderline
+    return replace(other.where(also & ~found, judged), parted=parted)
+
+
+def _fresh(executor: Executor) -> Executor | None:
+    """An executor of a model that was asked nothing before, with the noise of this one's next calls."""
+    model = None if executor.unasked is None else unasked_copy(executor.unasked)
+    if model is None:
+        return None
+    try:
+        model.eval()
+    except Exception:  # its own code
+        return None
+    for module in model.modules():
+        module.training = False
+    fresh = Executor(model, executor.static_batch_size, executor.device, executor.seed)
+    fresh.calls, fresh.batch_sizes = executor.calls, executor.batch_sizes
+    return fresh
+
+
+def unasked_copy(model: nn.Module) -> nn.Module | None:
+    """A copy of a model that nobody has asked anything yet; None if it cannot be copied."""
+    try:
+        return copy.deepcopy(model)
+    except (Exception, SystemExit):  # of copy.deepcopy, or of the model's own code
+        return None
 
 
 def answer(executor: Executor, x: Tensor, y: Tensor) -> Tensor:
@@ -69,7 +115,8 @@ def decide(runs: Tensor, y: Tensor, criterion: Criterion = MISCLASSIFIED) -> Jud
     logits = runs.mean(0)
     distance = -criterion.ascent(margin(logits, y))
     borderline = distance.abs() <= 1e-5 * logits.abs().amax(1)
-    return Judgement(torch.where(kept, y, rival), distance.float(), borderline, finite(logits.float()))
+    prediction, parted = torch.where(kept, y, rival), torch.zeros_like(borderline)
+    return Judgement(prediction, distance.float(), borderline, finite(logits.float()), parted)
 
 
 def repeats(executor: Executor) -> int:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from advdpnp.attacks.engine.executor import Executor, check_inputs, is_randomised
-from advdpnp.attacks.engine.verification import judge, repeats
+from advdpnp.attacks.engine.verification import Judgement, judge, judge_twice, repeats
 from advdpnp.attacks.packages.query_counter import QueryCounter
 from advdpnp.attacks.protocol import RunOptions, StageRecord
 from advdpnp.attacks.rows import Batch
@@ -49,17 +49,20 @@ class VerifiedRun:
         self.sample = samples.sample.long().cpu()
         randomised = len(samples) > 0 and is_randomised(model, self.x[:size].to(device))
         self.executor = Executor(model, size, device, seed_of(options.seed, "noise") if randomised else None)
-        clean = [self._judge(part) for part in torch.arange(len(samples)).split(size)]
-        self.clean_prediction, self.clean_margin, self.clean_borderline = map(torch.cat, zip(*clean, strict=True))
+        self.executor.unasked = options.unasked
+        clean = [judge(self.executor, *self._there(part)).to("cpu") for part in torch.arange(len(samples)).split(size)]
+        together = Judgement.concatenate(clean)
+        self.clean_prediction, self.clean_margin, self.clean_borderline = (
+            together.prediction, together.margin, together.borderline
+        )  # fmt: skip
         self.right = self.clean_prediction == self.y
         self.forwards = torch.zeros_like(self.y) + repeats(self.executor)
         self.backwards = torch.zeros_like(self.y)
         self.zero_gradient = torch.zeros_like(self.right)
 
-    def _judge(self, index: Tensor, x_adv: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        device = self.executor.device
-        judged = judge(self.executor, (self.x[index] if x_adv is None else x_adv).to(device), self.y[index].to(device))
-        return judged.prediction.cpu(), judged.margin.cpu(), judged.borderline.cpu()
+    def _there(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Clean images and labels on the model's device."""
+        return self.x[index].to(self.executor.device), self.y[index].to(self.executor.device)
 
     def resume(self, record: StageRecord) -> None:
         """Restore the costs of an interrupted run."""
@@ -119,8 +122,10 @@ class VerifiedRun:
         clipped = x_adv.clamp(self.threat.low, self.threat.high)
         x_adv = torch.where((x_adv - clipped).abs() <= _ROUNDING, clipped, x_adv)
         self.forwards[index] += repeats(self.executor)
-        prediction, margin, borderline = self._judge(index, x_adv.nan_to_num())
-        clean, misclassified = self.clean(index), prediction != self.y[index]
+        device = self.executor.device
+        judged = judge_twice(self.executor, x_adv.nan_to_num().to(device), self.y[index].to(device)).to("cpu")
+        clean = self.clean(index)
+        misclassified = judged.prediction != self.y[index]
         distance = self.threat.distance(clean.x_adv, x_adv)
         success = misclassified & self.threat.contains(clean.x_adv, x_adv, distance)
         flat = x_adv.flatten(1)
@@ -128,11 +133,12 @@ class VerifiedRun:
         claimed = misclassified if claimed is None else claimed.cpu()
         return replace(
             clean,
-            adversarial_prediction=torch.where(success, prediction, clean.clean_prediction),
+            adversarial_prediction=torch.where(success, judged.prediction, clean.clean_prediction),
             success=success,
             norm=distance.masked_fill(~valid, torch.inf),
-            margin=margin,
-            borderline=borderline,
+            margin=judged.margin,
+            borderline=judged.borderline,
             refused=(claimed & ~(valid if minimum_norm else success)).long(),
             x_adv=torch.where(success[:, None, None, None], x_adv, clean.x_adv),
+            parted=judged.parted,
         )

@@ -16,13 +16,12 @@ from torch import Tensor, nn
 from advdpnp.attacks.criteria import MISCLASSIFIED, Criterion, Targeted
 from advdpnp.attacks.engine.executor import Executor, evaluation_mode, is_batch_dependent, is_randomised
 from advdpnp.attacks.engine.replicas import replicate
-from advdpnp.attacks.engine.verification import judge
+from advdpnp.attacks.engine.verification import judge_twice, unasked_copy
 from advdpnp.attacks.rows import Batch
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.base.randomness import Draw, seed_of
 from advdpnp.datasets import Dataset, to_float
-from advdpnp.eval.diagnostics import unasked_copy
 from advdpnp.eval.store.adversarial_images import StoredImages
 from advdpnp.eval.store.key import is_targeted
 from advdpnp.eval.store.reader import StoredEvaluation
@@ -102,7 +101,7 @@ class Auditor:
 
     Attributes:
         classes: number of logits.
-        unasked: a copy of the model from before its first call, if there is one.
+        unasked: a copy of the model from before its first call, which judges too, if there is one.
         caution: why the model's answers cannot be repeated ("random", "dependent on the batch"), or "".
     """
 
@@ -291,8 +290,10 @@ class Auditor:
             order = torch.argsort(Draw.of(seed_of("verify", number), order).bits(()), stable=True)
         noise = seed_of("verify", "noise", number) if self._randomised else None
         batch = Batch(x[order], goal[order], order).to(self.device)
-        with evaluation_mode(self.model), replicate(self.model, static_batch_size, self.device, seed=noise) as replicas:
-            judged = replicas.map(lambda executor, rows: judge(executor, rows.x, rows.y, criterion), batch).to("cpu")
+        opened = replicate(self.model, static_batch_size, self.device, seed=noise, unasked=self.unasked)
+        with evaluation_mode(self.model), opened as replicas:
+            found = replicas.map(lambda executor, rows: judge_twice(executor, rows.x, rows.y, criterion), batch)
+        judged = found.to("cpu")
         tied = judged.margin.abs() <= NEAR * judged.logits.abs().amax(1)
         back = torch.argsort(order)
         return judged.prediction[back], tied[back], judged.margin[back]

@@ -41,15 +41,7 @@ def measured_again(auditor: Auditor, records: Sequence[DiagnosticRecord], static
         samples = np.arange(record.samples)
         x, y = (each.to(auditor.device) for each in (auditor.images(samples), auditor.split.some_labels(samples)))
         threat = ThreatModel.parse(record.norm, record.eps_text) if record.norm else None
-        found = measure(
-            auditor.model,
-            x,
-            y,
-            static_batch_size=static_batch_size,
-            seed=record.seed,
-            threat=threat,
-            unasked=auditor.unasked,
-        )
+        found = measure(auditor.model, x, y, static_batch_size=static_batch_size, seed=record.seed, threat=threat)
         about = f" under {record.norm} {record.eps_text}" if record.norm else ""
         others = {"outputs"}  # which earlier releases measured otherwise
         if _searched(found) != _searched(record.numbers):

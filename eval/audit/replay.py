@@ -122,7 +122,7 @@ class Replayer:
             auditor.model, attack, auditor.images(samples), auditor.split.some_labels(samples),
             torch.from_numpy(samples), seed=unit.seed or 0, static_batch_size=static_batch_size_of(unit),
             device=auditor.device, randomised=bool(identity.get("randomised")), precision=precision,
-            budget=identity.get("budget"),
+            budget=identity.get("budget"), unasked=auditor.unasked,
         )  # fmt: skip
         parts = [pd.DataFrame({name: getattr(each, name).numpy() for name in FOUND.names}) for each in results]
         return pd.concat(parts).sort_values("sample", ignore_index=True)

@@ -6,7 +6,6 @@ verdicts; ``measure`` makes one of them. What they mean is said in ``advdpnp.eva
 
 from advdpnp.eval.diagnostics.gradients import measure_gradients
 from advdpnp.eval.diagnostics.measure import measure
-from advdpnp.eval.diagnostics.memory import unasked_copy
 from advdpnp.eval.diagnostics.outputs import measure_outputs, training_modules
 from advdpnp.eval.diagnostics.probe import ModelProbe
 from advdpnp.eval.store.diagnostics_record import SANITY_SAMPLES, DiagnosticRecord, diagnostics_of
@@ -23,6 +22,5 @@ __all__ = [
     "measure_gradients",
     "measure_outputs",
     "training_modules",
-    "unasked_copy",
     "write_diagnostics",
 ]

@@ -245,6 +245,8 @@ def _facts(row: Row) -> Iterator[Flag]:
     for attack, unit in row.attacks.items():
         if any(run.get("copy_differs") for run in unit.info.get("runs", [])):
             yield Flag("copy-differs", f"{attack} ran on the model itself")
+        if parted := sum(run.get("parted", 0) for run in unit.info.get("runs", [])):
+            yield Flag("stateful", f"{attack}: {parted} images, judged by a copy that was never asked")
     predicted = {"clean": row.clean.frame.loc[row.samples]["clean_prediction"]}
     predicted |= {attack: row.verdict_rows(attack)["adversarial_prediction"] for attack in row.attacks}
     unanswered = {name: int((classes < 0).sum()) for name, classes in predicted.items()}

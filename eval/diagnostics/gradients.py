@@ -13,7 +13,7 @@ from advdpnp.attacks.norms import ascent_step, project, random_start
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.base.devices import widest_float
 from advdpnp.base.randomness import Draw, seed_of
-from advdpnp.eval.diagnostics.memory import measure_memory, measure_parting
+from advdpnp.eval.diagnostics.memory import measure_memory
 from advdpnp.eval.diagnostics.outputs import digits
 from advdpnp.eval.diagnostics.probe import ModelProbe
 
@@ -40,7 +40,7 @@ def measure_gradients(subject: ModelProbe, threat: ThreatModel) -> dict[str, Any
       ``WINDOW`` of ``STEPS`` iterations; None for fewer than 10 of them.
     - ``rounded``: of the images that an iterate breaks, the share where it no longer does so once it is rounded to 8
       bits; None for fewer than 10. Changes of less than half a level on average are left out: rounding undoes them.
-    - ``stateful``: see ``measure_memory``, or, if more, ``measure_parting`` of the last images of PGD.
+    - ``stateful``: see ``measure_memory``.
     - ``right``: noise within eps, FGSM (raw), PGD (every iterate counts), and PGD at Linf ``LARGE`` on all images but
       those that are broken within a smaller eps already.
     """
@@ -56,7 +56,7 @@ def measure_gradients(subject: ModelProbe, threat: ThreatModel) -> dict[str, Any
         "nan_gradient": _share(trail.nan, asked),
         "rising": _rising(trail),
         "rounded": _rounded(subject, trail),
-        "stateful": max(measure_memory(subject, threat), measure_parting(subject, trail.first[asked])),
+        "stateful": measure_memory(subject, threat),
         "right": {
             "noise": digits(subject.right(random_start(subject.x, threat, draw, 1))),
             "fgsm": digits(subject.right(_fgsm(subject, threat))),

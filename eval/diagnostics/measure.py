@@ -20,7 +20,6 @@ def measure(
     static_batch_size: int,
     seed: int,
     threat: ThreatModel | None,
-    unasked: nn.Module | None = None,
 ) -> dict[str, Any]:
     """The numbers that flags rest on; ``{"failed": why}`` of a model that cannot be measured.
 
@@ -30,11 +29,10 @@ def measure(
         y: labels, (n,).
         static_batch_size: rows of every model call.
         threat: whose gradients are measured; None measures the outputs.
-        unasked: a copy of the model from before its first call, if there is one.
     """
     modules = training_modules(model) if threat is None else []
     with evaluation_mode(model):
-        probe = ModelProbe(model, x, y, static_batch_size, seed, unasked)
+        probe = ModelProbe(model, x, y, static_batch_size, seed)
         try:
             if threat is not None:
                 return measure_gradients(probe, threat)

@@ -3,7 +3,7 @@
 import copy
 from dataclasses import replace
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from advdpnp.attacks.engine.executor import evaluation_mode, finite
 from advdpnp.attacks.norms import ascent_step, project
@@ -12,30 +12,6 @@ from advdpnp.base.errors import ModelError
 from advdpnp.eval.diagnostics.probe import ModelProbe
 
 _IMAGES = 32
-
-
-def unasked_copy(model: nn.Module) -> nn.Module | None:
-    """A copy of a model that nobody has asked anything yet; None if it cannot be copied."""
-    try:
-        return copy.deepcopy(model)
-    except (Exception, SystemExit):  # of copy.deepcopy, or of the model's own code
-        return None
-
-
-def measure_parting(subject: ModelProbe, candidates: Tensor) -> float:
-    """The share of images (n, c, h, w) that an unasked copy of the model classifies otherwise than the model does now.
-
-    The images are the last ones of an attack on images that the model has answered for before.
-    """
-    if subject.unasked is None or not len(candidates):
-        return 0.0
-    try:
-        unasked = replace(subject, model=copy.deepcopy(subject.unasked))
-        with evaluation_mode(unasked.model):
-            before = unasked.logits(candidates).argmax(1)
-    except (TypeError, RuntimeError, ModelError):
-        return 0.0
-    return float((before != subject.logits(candidates).argmax(1)).double().mean().cpu())
 
 
 def measure_memory(subject: ModelProbe, threat: ThreatModel) -> float:

@@ -23,7 +23,6 @@ class ModelProbe:
         y: labels, int64 (n,), on the same device.
         static_batch_size: most rows of a model call.
         seed: of everything random, the noise of a randomised model among it.
-        unasked: a copy of the model from before its first call, if there is one.
     """
 
     model: nn.Module
@@ -31,7 +30,6 @@ class ModelProbe:
     y: Tensor
     static_batch_size: int
     seed: int
-    unasked: nn.Module | None = None
 
     def logits(self, x: Tensor) -> Tensor:
         """Logits (n, classes) of images, which may lie outside [0, 1]; the same noise in every call.

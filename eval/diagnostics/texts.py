@@ -79,8 +79,9 @@ FLAGS = {
         "evaluate with running statistics",
     ),
     "stateful": Meaning(
-        "the model answers otherwise once it was asked about a nearby image: it remembers what it has seen",
-        "remove what its forward stores, or evaluate what a fresh copy of it answers to each image",
+        "the model answers otherwise than a copy of it that was asked nothing before: it remembers what it has seen. "
+        "What fools either counts",
+        "remove what its forward stores",
     ),
     "train-mode": Meaning(
         "parts of the model stay in training mode after eval() is called",

@@ -1,7 +1,7 @@
 """One model under one plan: clean images, then the attacks from cheap to expensive, then corruptions."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,12 +10,12 @@ import numpy as np
 import torch
 
 from advdpnp.attacks.engine.precision import Choice
+from advdpnp.attacks.engine.verification import unasked_copy
 from advdpnp.attacks.ensemble import AttackEnsemble
 from advdpnp.attacks.info import info_of
 from advdpnp.attacks.search_state import AttackResult
 from advdpnp.base.devices import OUT_OF_MEMORY
 from advdpnp.base.errors import AdvdpnpError, ModelError
-from advdpnp.eval.diagnostics import unasked_copy
 from advdpnp.eval.run.components import choose_precision
 from advdpnp.eval.run.device import device_name, on_device
 from advdpnp.eval.run.plan import Plan
@@ -34,7 +34,6 @@ _FEWEST_GRADIENTS = 4  # rounding can turn the gradient of one image
 _OTHER_GRADIENTS = 0.5
 """Of two shares of gradients that are exactly zero, or of two directions of gradients, which have standard size, in
 the median: independent ones differ by 1.1."""
-
 
 _logger = logging.getLogger("advdpnp")
 
@@ -101,7 +100,7 @@ def _run(
     models_left: int,
 ) -> set[str]:
     plan.progress.doing(loaded.name, "a first look")
-    unasked = unasked_copy(as_classifier(loaded.model)) if plan.config.sanity else None
+    unasked = unasked_copy(as_classifier(loaded.model))
     look, model = first_look(loaded, plan, static_batch_size)
     subject = Subject(model, loaded.weights_hash, plan, look, unasked)
     if plan.config.precision == "auto":
@@ -165,6 +164,7 @@ class OpenUnit:
         if not len(findings):
             return
         columns = columns_of(findings)
+        self.writer.count_parted(int(findings.parted.sum()))
         if self.keeping:
             self.writer.keep(columns, findings.x_adv.numpy())
         if self.task.key.threat is None:
@@ -209,6 +209,8 @@ class ModelRun:
             searched = store.searches(plan.dataset.test.content_hash)
             if any(map(self._points_elsewhere, searched)) or any(self._vanishes_elsewhere(task.key) for task in tasks):
                 self._search_again(len(searched))
+            elif not loaded.header:  # its code is the user's
+                self._name_untold(searched, {task.key.hash for task in tasks})
 
     def work(self, tasks: list[Task], models_left: int = 0) -> ModelPlan:
         """What is going to be done."""
@@ -282,6 +284,13 @@ class ModelRun:
             "same: its code has changed. Its %d evaluations under attack are deleted; what is asked for is searched "
             "again", self.name, count,
         )  # fmt: skip
+
+    def _name_untold(self, searched: Sequence[EvaluationRecord], asked: set[str]) -> None:
+        """Name stored verdicts that do not say where gradients pointed, as those of an earlier release."""
+        untold = [each for each in searched if each.hash in asked and "gradients" not in each.runs[-1]]
+        if labels := ", ".join(each.identity["label"] for each in untold):
+            said = "%s: verdicts of %s are of an earlier release, which did not note where gradients pointed: if its "
+            _logger.warning(f"{said}code has changed since, evaluate it into a new folder (--out)", self.name, labels)
 
     def _points_elsewhere(self, searched: EvaluationRecord) -> bool:
         """Whether the gradients of images that a search has seen point elsewhere now."""

@@ -153,8 +153,9 @@ class Subject:
     def __init__(
         self, model: nn.Module, weights_hash: str, plan: Plan, look: FirstLook, unasked: nn.Module | None = None
     ) -> None:
-        self._plan, self._hash, self._classes, self._unasked = plan, weights_hash, look.classes, unasked
-        self.setting = Setting(model, plan, look.static_batch_size, look.randomised, look.choice.precision)
+        self._plan, self._hash, self._classes = plan, weights_hash, look.classes
+        precision = look.choice.precision
+        self.setting = Setting(model, plan, look.static_batch_size, look.randomised, precision, unasked)
 
     def new_tasks(self, precision: str | None = None) -> list[Task]:
         """What the plan asks of it, in order; ``precision`` replaces that of the setting."""
@@ -170,9 +171,7 @@ class Subject:
             size = self.setting.static_batch_size
             if size == plan.components.first_batch_size(plan.device):  # memory was not short
                 size = max(size, len(samples))  # small calls take longer
-            numbers = measure(
-                model, x, y, static_batch_size=size, seed=wanted.seed, threat=threat, unasked=self._unasked
-            )
+            numbers = measure(model, x, y, static_batch_size=size, seed=wanted.seed, threat=threat)
         return replace(wanted, numbers=numbers)
 
     def packer(self, unit: EvaluationKey) -> Pack:

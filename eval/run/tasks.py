@@ -51,6 +51,7 @@ class Setting:
         static_batch_size: rows of every model call.
         randomised: whether its logits of the same images differ from call to call.
         precision: of our searches: "32", "tf32" or "bf16". Verdicts are always the model's own.
+        unasked: a copy of the model from before its first call, which judges adversarial images too, if there is one.
     """
 
     model: nn.Module
@@ -58,6 +59,7 @@ class Setting:
     static_batch_size: int
     randomised: bool
     precision: str = FLOAT32
+    unasked: nn.Module | None = None
 
     def key(self, label: str, threat: ThreatModel | None, definition: Mapping[str, Any]) -> EvaluationKey:
         """The key of an evaluation of this model."""
@@ -79,7 +81,9 @@ class Setting:
         noise = self.noise(label)
         with (
             evaluation_mode(self.model),
-            replicate(self.model, self.static_batch_size, self.plan.device, seed=noise) as replicas,
+            replicate(
+                self.model, self.static_batch_size, self.plan.device, seed=noise, unasked=self.unasked
+            ) as replicas,
         ):
             yield replicas
 
@@ -189,7 +193,8 @@ class SearchTask:
                 self.setting.model, self.attack, batch.x, batch.y, torch.from_numpy(block),
                 seed=self.seed, static_batch_size=self.setting.static_batch_size, max_active=plan.config.batch_size,
                 device=plan.device, randomised=self.setting.randomised, precision=self.precision,
-                budget=plan.config.budget, on_copy_differs=on_copy_differs, on_status=plan.progress.search,
+                budget=plan.config.budget, unasked=self.setting.unasked, on_copy_differs=on_copy_differs,
+                on_status=plan.progress.search,
             )  # fmt: skip
 
 
@@ -211,7 +216,7 @@ class PackageTask:
     def find(self, samples: np.ndarray, writer: VerdictCollector) -> Iterator[AttackResult]:
         plan = self.setting.plan
         done = [StageRecord(**{k: torch.from_numpy(v) for k, v in record.items()}) for record in writer.records()]
-        options = RunOptions(plan.config.seed, self.batch_size, plan.device, done)
+        options = RunOptions(plan.config.seed, self.batch_size, plan.device, done, self.setting.unasked)
         last: AttackResult | None = None
         for item in self.attack.run(self.setting.model, self.setting.batch(plan.samples), options):
             if isinstance(item, StageRecord):

@@ -27,6 +27,7 @@ from torch import Tensor
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.base.files import atomic_path
 from advdpnp.base.untrusted.files import check_file
+from advdpnp.base.untrusted.parquet import check_pages
 from advdpnp.datasets import to_float
 from advdpnp.eval.store.schema import MOST_ROWS
 
@@ -49,7 +50,8 @@ IMAGES = pa.schema(
 _ROW_GROUP = 2**25  # bytes
 LARGEST_IMAGES = 2**40
 """Bytes of a file of images."""
-_LARGEST_GROUP, _LARGEST_BATCH = 2**31, 2**30  # bytes of a row group once unpacked, and of the rows in memory
+_LARGEST_GROUP, _LARGEST_COLUMN, _LARGEST_BATCH = 2**31, 2**28, 2**30
+# Bytes of a row group and of one of its columns once unpacked, and of the rows in memory.
 _DIGEST = 8
 _ROWS = 512  # that are in memory at once
 _SORTED = 4 * _ROWS  # that are sorted at once; for more, the files are read again
@@ -337,6 +339,7 @@ def _open(path: Path) -> Iterator[pq.ParquetFile]:
                 held.row_group(group).total_byte_size > _LARGEST_GROUP for group in range(held.num_row_groups)
             ):
                 raise ValueError("it holds more than any evaluation")
+            check_pages(stream, held, tuple(kinds), _LARGEST_COLUMN)
             if len(kinds) < len(held.schema.to_arrow_schema()):
                 raise ValueError("it has a column twice")
             if not set(IMAGES.names) - {"clean"} <= set(file.schema_arrow.names):

@@ -67,9 +67,9 @@ class EvaluationRecord:
         identity: what decides the verdicts (``EvaluationKey.identity``): hashed, never changed.
         eps_text: the radius as it was first written; "" without a threat model.
         rows: its number of verdicts.
-        runs: which runs found them: versions, device, command, date, seconds, samples, and of searches
-            where the first gradients pointed; where their devices differ, also which samples each has judged
-            ("0-63,70").
+        runs: which runs found them: versions, device, command, date, seconds, samples, and of searches where the first
+            gradients pointed and how many samples are ``AttackResult.parted``; where their devices differ, also which
+            samples each has judged ("0-63,70").
         metadata: all else that is known of it: dataset, seed, randomised, batch_dependent, attack_info.
         images: its number of adversarial images.
         image_shape: (c, h, w); () where unknown.

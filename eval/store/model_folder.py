@@ -271,14 +271,19 @@ def _judged_otherwise(pieces: Sequence[EvaluationData]) -> np.ndarray:
     return np.unique(sample[differs])
 
 
+_ADDED_UP = ("seconds", "samples", "judged", "parted")
+
+
 def _merge_runs(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The parts of one run become one entry: equal but for what adds up. Devices that are all equal judged all."""
     merged: dict[str, dict[str, Any]] = {}
     for run in runs:
-        key = json.dumps({k: v for k, v in run.items() if k not in ("seconds", "samples", "judged")}, sort_keys=True)
+        key = json.dumps({k: v for k, v in run.items() if k not in _ADDED_UP}, sort_keys=True)
         if key in merged:
             merged[key]["seconds"] = round(merged[key]["seconds"] + run["seconds"], 3)
             merged[key]["samples"] += run["samples"]
+            parted = merged[key].get("parted", 0) + run.get("parted", 0)
+            merged[key] |= {"parted": parted} if parted else {}
             merged[key]["judged"] = f"{merged[key].get('judged', '')},{run.get('judged', '')}"
         else:
             merged[key] = dict(run)

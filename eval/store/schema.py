@@ -18,12 +18,15 @@ from advdpnp.attacks.threat import NORMS
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.base.files import atomic_path
 from advdpnp.base.untrusted.files import STRICT, Count, Name, Text, describe_fault, open_arrays, parse_json, problem
+from advdpnp.base.untrusted.parquet import check_pages
 from advdpnp.eval.store.key import CLEAN, CORRUPTION, check_label
 
 METADATA_KEY = b"advdpnp"
 
 MOST_ROWS = 10_000_000
 """Rows of a file: 50,000 images of ImageNet under 200 attacks, or in two seeds of 95 corruptions."""
+
+_COLUMN_BYTES, _ROW_BYTES = 2**22, 64  # that a column unpacks to at most: its words, and 8 bytes a row
 
 FOUND = pa.schema(
     [
@@ -87,6 +90,7 @@ class _Run(_Part):
     command: Annotated[str, Field(max_length=100_000)] = ""
     date: Text = ""
     copy_differs: bool = False
+    parted: Count = 0
     timed: dict[Name, Annotated[float, Field(ge=0)]] = {}
     attacks: list[Name] = []
     gradients: dict[Name, float] = {}  # where they point, by sample
@@ -250,7 +254,7 @@ def read_parquet(source: BinaryIO, path: Path, schema: pa.Schema) -> pa.Table:
     """
     try:
         with pq.ParquetFile(source) as file:
-            held, rows = file.schema_arrow, file.metadata.num_rows
+            held, footer, rows = file.schema_arrow, file.metadata, file.metadata.num_rows
         names = [name for name in schema.names if name not in _OPTIONAL or name in held.names]
         if not set(names) <= set(held.names):
             raise stranger(path)
@@ -261,6 +265,7 @@ def read_parquet(source: BinaryIO, path: Path, schema: pa.Schema) -> pa.Table:
                 raise changed(path, f"its column {name} has {held.field(name).type} values")
         if rows > MOST_ROWS:
             raise changed(path, f"it has {rows:,} rows, more than {MOST_ROWS:,}")
+        check_pages(source, footer, names, _COLUMN_BYTES + _ROW_BYTES * rows)
         words = [name for name in names if pa.types.is_string(_kind(schema.field(name).type))]
         with pq.ParquetFile(source, page_checksum_verification=True, read_dictionary=words) as file:
             table = file.read(columns=names)

@@ -86,6 +86,7 @@ class VerdictCollector(ABC):
         self._first: list[int] = []  # the lowest samples so far
         self._examples: list[pa.Table] = []
         self._image_shape: tuple[int, ...] = ()
+        self._parted = 0
         self._clock = self._last_flush = time.monotonic()
 
     def wants_images(self, samples: np.ndarray) -> np.ndarray:
@@ -145,6 +146,10 @@ class VerdictCollector(ABC):
         """Add facts to the run that later parts are stored with."""
         self._facts |= facts
 
+    def count_parted(self, count: int) -> None:
+        """Say how many of the samples that ``add`` is given next are ``AttackResult.parted``."""
+        self._parted += count
+
     def flush(self, seconds: float | None = None) -> None:
         """Hand on what is pending.
 
@@ -160,6 +165,7 @@ class VerdictCollector(ABC):
         took = now - self._clock if seconds is None else seconds
         table = pa.concat_tables(self._pending)
         run = {key: self._facts[key] for key in _OF_A_RUN if key in self._facts}
+        run |= {"parted": self._parted} if self._parted else {}
         record = EvaluationRecord(
             hash=self._unit.hash,
             identity=self._unit.identity,
@@ -173,6 +179,7 @@ class VerdictCollector(ABC):
         self._write(table, record, images or None)
         # Only now: after an error all of it is pending still.
         self._pending, self._kept, self._packed, self._examples = [], [], [], []
+        self._parted = 0
         self._clock = self._last_flush = now
 
     @abstractmethod

@@ -1,5 +1,9 @@
 """What figures share: labels that do not lie on each other."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -29,3 +33,15 @@ def test_boxes_that_do_not_touch_stay_and_a_pair_moves_by_half_each():
     np.testing.assert_array_equal(spread_boxes(apart, sizes), apart)
     near = np.array([[0.0, 0.0], [1.0, 6.0]])
     np.testing.assert_allclose(spread_boxes(near, sizes[:2]), [[0, -2], [1, 8]], atol=1e-5)
+
+
+@pytest.mark.parametrize(("asked", "taken"), [("nonsense", "None"), ("svg", "svg")])
+def test_a_window_that_is_not_there_stops_no_program(asked: str, taken: str) -> None:
+    code = (
+        "import os, advdpnp; advdpnp.evaluate; import matplotlib as m; "
+        "print(os.environ['MPLBACKEND'], m.get_backend(auto_select=False))"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "MPLBACKEND": asked}, capture_output=True, text=True
+    )
+    assert (said.returncode, said.stdout.split()) == (0, [asked, taken]), said.stderr

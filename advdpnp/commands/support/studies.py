@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from pydantic import TypeAdapter
+from pydantic import BaseModel, ConfigDict, TypeAdapter
 from tabulate import tabulate
 
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.base.files import write_text
-from advdpnp.base.untrusted.files import LARGEST_JSON, Name, parse_json, read_bounded
+from advdpnp.base.untrusted.files import LARGEST_JSON, STRICT, Name, Text, parse_json, read_bounded, validated
 from advdpnp.base.versions import command_line
 from advdpnp.commands.support.console import out as console
 from advdpnp.commands.support.training import training_bar
@@ -37,8 +37,17 @@ from advdpnp.training.study import (
 from advdpnp.training.trainer import Hardware, train
 
 _JUDGED = "judged.json"
-_MEASURED = TypeAdapter(dict[Name, float])
 _LAST_METRICS = ("min_separation", "zero_gradient", "seconds")
+
+
+class _Judged(BaseModel):
+    model_config = STRICT | ConfigDict(allow_inf_nan=True)  # a net without prototypes has no separation
+
+    definition: Text
+    measured: dict[Name, float]
+
+
+_SCHEMA = TypeAdapter(_Judged)
 
 
 def study_command(
@@ -99,15 +108,14 @@ def _judged(run: Path, definition: str) -> dict[str, float] | None:
     if not path.exists():
         return None
     try:
-        content = parse_json(read_bounded(path, LARGEST_JSON))
-        same, measured = content["definition"] == definition, _MEASURED.validate_python(content["measured"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        judged = validated(_SCHEMA, parse_json(read_bounded(path, LARGEST_JSON)))
+    except (OSError, ValueError) as error:
         raise AdvdpnpError(f"{path} is damaged; delete it, and the same command judges the net again") from error
-    if not same:
+    if judged.definition != definition:
         raise AdvdpnpError(
             f"{run} was trained or judged otherwise than the study now says; delete it or choose another --runs"
         )
-    return measured
+    return judged.measured
 
 
 def _on_cluster(

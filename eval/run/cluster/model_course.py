@@ -207,6 +207,7 @@ class ModelCourse:
             if found.packed is not None:
                 writer.keep_packed(found.packed, tuple(self._plan.dataset.test.images.shape[1:]))
             unit.seconds += found.seconds
+            writer.count_parted(found.parted)
             if len(columns["sample"]):
                 writer.add(columns, found.places, found.x, found.x_adv, seconds=unit.seconds)
                 unit.seconds = 0.0

@@ -11,12 +11,13 @@ import pyarrow as pa
 import torch
 
 from advdpnp.attacks.engine.executor import evaluation_mode
+from advdpnp.attacks.engine.verification import unasked_copy
 from advdpnp.attacks.search_state import AttackResult
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.base.devices import OUT_OF_MEMORY
 from advdpnp.base.errors import AdvdpnpError, ModelError, describe
 from advdpnp.base.versions import software_versions
-from advdpnp.eval.diagnostics import DiagnosticRecord, unasked_copy
+from advdpnp.eval.diagnostics import DiagnosticRecord
 from advdpnp.eval.run.cluster.pieces import Piece
 from advdpnp.eval.run.device import device_name, on_device, user_code
 from advdpnp.eval.run.model_run import columns_of
@@ -66,6 +67,7 @@ class Found:
         packed: adversarial images to store, as ``to_table`` makes them; None where none are kept.
         facts: notes of the search.
         seconds: that it took.
+        parted: how many samples are ``AttackResult.parted``.
         records: checkpoints of a package's search, each written after these verdicts.
         complete: whether the search has ended; if not, the same samples less these are the worker's next job.
     """
@@ -78,6 +80,7 @@ class Found:
     packed: pa.Table | None
     facts: dict[str, Any]
     seconds: float
+    parted: int = 0
     records: Sequence[dict[str, np.ndarray]] = ()
     complete: bool = True
 
@@ -165,7 +168,7 @@ class Worker:
             loaded = self._load(model_reference)
             self._stack.enter_context(on_device(loaded.model, self._plan.device))
             look, model = job.look, as_classifier(loaded.model)
-            unasked = unasked_copy(model) if self._plan.config.sanity else None
+            unasked = unasked_copy(model)
             if look is None:
                 look, simplest = first_look(loaded, self._plan, job.static_batch_size)
             else:
@@ -256,4 +259,5 @@ class Worker:
             packed=subject.packer(unit)(*to_keep) if keeping and len(to_keep[0]) else None,
             facts={},
             seconds=0.0,
+            parted=sum(int(part.parted.sum()) for part in parts),
         )

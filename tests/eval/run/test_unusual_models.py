@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 
 import pytest
 import torch
@@ -274,6 +275,20 @@ def test_a_net_whose_gradient_was_mended_is_searched_again(tmp_path, data, net, 
     fresh = evaluate_models([as_loaded(mended, "net")], data, out=tmp_path / "b", **options)
     assert masked["fgsm"].tolist() == again["fgsm"].tolist() != found["fgsm"].tolist() == fresh["fgsm"].tolist()
     assert found["flags"].tolist() == fresh["flags"].tolist()
+
+
+def test_verdicts_that_do_not_tell_their_gradients_are_named(tmp_path, data, net, edit_index, caplog):
+    options = {"attacks": "cw", "eps": ["0.05"], "sanity": False, "out": tmp_path}
+    before = evaluate_models([as_loaded(Turned(*net()), "net")], data, **options)
+    (index,) = tmp_path.rglob("units.json")
+    edit_index(index, lambda content: [run.pop("gradients", None) for run in content["runs"]])  # an earlier release
+    after = evaluate_models([as_loaded(net(), "net")], data, **options)
+    assert "net: verdicts of cw are of an earlier release" in caplog.text
+    assert before["cw"].tolist() == after["cw"].tolist()
+    caplog.clear()
+    own = replace(as_loaded(net(), "net"), header={"format": 1})  # of this project's code
+    evaluate_models([own], data, **options)
+    assert not caplog.records
 
 
 def test_attacks_that_are_not_asked_for_again_do_not_keep_verdicts_of_other_gradients(tmp_path, data, net):

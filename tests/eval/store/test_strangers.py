@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from advdpnp.base.errors import AdvdpnpError
+from advdpnp.base.untrusted import parquet
 from advdpnp.base.untrusted.columns import RESERVED
+from advdpnp.base.untrusted.parquet import check_pages
 from advdpnp.cli import run
+from advdpnp.commands.support import studies
+from advdpnp.corruption.export import check_export
+from advdpnp.corruption.official import MARKER
+from advdpnp.datasets import Split
 from advdpnp.eval.analysis.columns import _MEANINGS
 from advdpnp.eval.report.leaderboard import build_leaderboard
 from advdpnp.eval.store import schema
@@ -133,6 +140,41 @@ def test_an_index_of_any_content_is_read_or_one_sentence(
         path.write_text(whole)
 
 
+@settings(max_examples=150, deadline=None, database=None, derandomize=True)
+@given(st.data())
+def test_the_marker_of_corrupted_images_of_any_content_is_read_or_one_sentence(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    folder = tmp_path_factory.getbasetemp() / "marker"
+    folder.mkdir(exist_ok=True)
+    (folder / "fog.npy").touch()
+    test = Split(torch.zeros(2, 3, 4, 4, dtype=torch.uint8), torch.zeros(2, dtype=torch.int64))
+    (folder / MARKER).unlink(missing_ok=True)
+    assert "did not write" in sentence(lambda: check_export(test, "digits", folder, seed=0))
+    about = check_export(test, "digits", folder.with_name("none"), seed=0)
+    (folder / MARKER).write_text(json.dumps(about))
+    assert check_export(test, "digits", folder, seed=0) == about
+    changed = put(about, data.draw(st.sampled_from(list(places(about)))), data.draw(JSON | st.just(...)))
+    (folder / MARKER).write_text(json.dumps(changed))
+    said = sentence(lambda: check_export(test, "digits", folder, seed=0))
+    assert changed == about or (str(folder) in said and len(said) < 1000 and said.isprintable()), said
+
+
+@settings(max_examples=150, deadline=None, database=None, derandomize=True)
+@given(st.data())
+def test_what_a_study_has_measured_of_any_content_is_read_or_one_sentence(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    run = tmp_path_factory.getbasetemp()
+    whole = {"definition": "1a2b3c4d", "measured": {"clean": 90.0, "pgd-20": 40.0, "min_separation": float("nan")}}
+    changed = put(whole, data.draw(st.sampled_from(list(places(whole)))), data.draw(JSON | st.just(...)))
+    (run / studies._JUDGED).write_text(json.dumps(changed))
+    found: dict[str, Any] = {}
+    said = sentence(lambda: found.update(studies._judged(run, "1a2b3c4d") or {}))
+    assert not said or (str(run) in said and len(said) < 1000 and said.isprintable()), said
+    assert said or all(type(each) is float and name.isprintable() for name, each in found.items())
+
+
 def column(kind: pa.DataType, length: int) -> st.SearchStrategy[pa.Array]:
     """A column of this type with odd values."""
     odd: list[Any] = [None, 0, 1, -1, -2, 2**62 if kind == pa.int64() else 2**30]
@@ -242,6 +284,59 @@ def test_images_that_are_larger_than_any_are_refused_before_they_are_in_memory(
     finally:
         path.write_bytes(kept[0])
         index.write_text(kept[1])
+
+
+@pytest.mark.parametrize(("file", "title"), [("attacks", "unit"), ("adversarials", "image")])
+def test_a_page_that_unpacks_to_more_than_any_is_refused_before_it_is_in_memory(
+    results: Path, edit_index: Callable[..., None], file: str, title: str
+) -> None:
+    path, index = results / f"{file}.parquet", results / INDEX
+    kept = path.read_bytes(), index.read_text()
+    table = pq.ParquetFile(path).read()
+    place, kind = table.column_names.index(title), pa.string() if title == "unit" else pa.binary()
+    values = table[title].cast(kind).to_pylist()
+    long = [b"x" * (2**28 + 1)] if title == "image" else [(values[0] or "") + "x" * 2**24]
+    bomb = table.set_column(place, title, pa.array([*long, *values[1:]], kind))
+    try:
+        pq.write_table(bomb, path, compression="zstd", use_dictionary=False, write_statistics=False)
+        assert path.stat().st_size < 2**19
+        edit_index(index, lambda content: content["files"][file].update(sha256=sha256_of(path)))
+        pa.default_memory_pool().release_unused()
+        del bomb, long
+        before = pa.total_allocated_bytes()
+        said = sentence(lambda: [unit.examples() for unit in find_results([results.parent])])
+        assert f"{file}.parquet" in said
+        assert pa.total_allocated_bytes() - before < 2**20
+    finally:
+        path.write_bytes(kept[0])
+        index.write_text(kept[1])
+
+
+def test_a_page_is_as_large_as_its_header_says_and_not_as_the_footer_does(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    table = pa.table({"a": pa.array(range(20), pa.int64()), "b": ["x" * 300] * 20})
+    pq.write_table(table, path, compression=None, use_dictionary=["b"], write_page_checksum=True)
+    content = path.read_bytes()
+    footer = pq.read_metadata(path)
+    column = footer.row_group(0).column(0)
+    assert column.total_uncompressed_size < 300
+    with open(path, "rb") as stream:
+        check_pages(stream, footer, ["a", "b"], 2**12)
+    start = column.data_page_offset
+    assert content[start : start + 3] == b"\x15\x00\x15"  # the first field is 0, then comes the second: two bytes
+    path.write_bytes(content[: start + 3] + b"\xfe\x7f" + content[start + 5 :])  # that say 8,191
+    with open(path, "rb") as stream:
+        check_pages(stream, footer, ["b"], 2**12)
+        with pytest.raises(ValueError, match="its column a unpacks to more than 4,096 bytes"):
+            check_pages(stream, footer, ["a"], 2**12)
+
+
+@settings(max_examples=200, deadline=None, database=None, derandomize=True)
+@given(st.binary(max_size=40))
+def test_a_page_header_of_any_bytes_is_read_or_refused(start: bytes) -> None:
+    header = parquet._Header(start)
+    with suppress(ValueError):
+        assert all(isinstance(size, int) for size in header.sizes())
 
 
 def test_a_pipe_in_the_place_of_a_file_does_not_hang(results: Path) -> None:
