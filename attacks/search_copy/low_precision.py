@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from advdpnp.attacks.search_copy.make import agree, is_observed
-from advdpnp.attacks.search_copy.strided_gradient import ImageConvolution
+from advdpnp.attacks.search_copy.strided_gradient import StridedConvolution
 
 LOW = torch.bfloat16
 
@@ -62,7 +62,7 @@ def lower(model: nn.Module, example: Tensor) -> nn.Module:
     for layer in layers[:-1]:
         layer.to(LOW, memory_format=torch.channels_last if isinstance(layer, nn.Conv2d) else torch.preserve_format)  # type: ignore[call-overload]
     for module in model.modules():
-        if isinstance(module, ImageConvolution):
+        if isinstance(module, StridedConvolution):
             module.kernel = module.kernel.to(module.convolution.weight.dtype)
     kinds = dict.fromkeys(layers[:-1], LOW) | {layers[-1]: torch.float32}
     hooks = {layer: layer.register_forward_pre_hook(_Cast(dtype)) for layer, dtype in kinds.items()}

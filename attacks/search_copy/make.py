@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from advdpnp.attacks.search_copy.batchnorm_folding import fold_normalisation
-from advdpnp.attacks.search_copy.strided_gradient import ImageConvolution, is_image_convolution
+from advdpnp.attacks.search_copy.strided_gradient import StridedConvolution, has_slow_gradient
 
 _TOLERANCE = 1e-4  # relative to the largest logit
 _GRADIENT_TOLERANCE = 0.02  # relative to the norm of an image's gradient; rounding stays below it unless a ReLU flips
@@ -22,7 +22,7 @@ def make_search_copy(model: nn.Module, example: Tensor) -> nn.Module:
     """A copy of ``model`` for attacks, or ``model`` itself if no copy can be made.
 
     Batch normalisation is folded into the layers before it. On a CPU, image gradients are computed faster (see
-    ``ImageConvolution``), and networks with batch normalisation or max-pooling use channels_last, which is faster for
+    ``StridedConvolution``), and networks with batch normalisation or max-pooling use channels_last, which is faster for
     them.
 
     Args:
@@ -89,7 +89,7 @@ def _copy(model: nn.Module, example: Tensor, folded: bool) -> nn.Module | None:
         if folded:
             fold_normalisation(other, example)
         if example.device.type == "cpu":
-            other = _with_image_convolutions(other)
+            other = _with_strided_convolutions(other)
             if channels_last:
                 other = other.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     except (Exception, SystemExit):  # a model's own code may fail in any way
@@ -97,11 +97,11 @@ def _copy(model: nn.Module, example: Tensor, folded: bool) -> nn.Module | None:
     return other if is_same_function(other, model, example) else None
 
 
-def _with_image_convolutions(model: nn.Module) -> nn.Module:
+def _with_strided_convolutions(model: nn.Module) -> nn.Module:
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
-            if is_image_convolution(child):
-                setattr(parent, name, ImageConvolution(child))  # type: ignore[arg-type]
+            if has_slow_gradient(child):
+                setattr(parent, name, StridedConvolution(child))  # type: ignore[arg-type]
     return model
 
 

@@ -10,7 +10,7 @@ from torch.func import functional_call
 from torch.nn.utils import parametrizations
 
 from advdpnp.attacks.search_copy.make import make_search_copy
-from advdpnp.attacks.search_copy.strided_gradient import ImageConvolution, is_image_convolution
+from advdpnp.attacks.search_copy.strided_gradient import StridedConvolution, has_slow_gradient
 
 CASES = [
     (channels, kernel, stride, padding, size)
@@ -28,7 +28,7 @@ def test_gradients_of_strided_convolutions_equal_those_of_autograd(channels, ker
     y = plain(x)
     gradient = torch.rand_like(y)
     (expected,) = torch.autograd.grad(y, x, gradient)
-    other = ImageConvolution(plain)
+    other = StridedConvolution(plain)
     (found,) = torch.autograd.grad(other(x), x, gradient)
     assert torch.equal(other(x), y)
     torch.testing.assert_close(found, expected)
@@ -38,8 +38,19 @@ def test_kernels_and_paddings_need_not_be_square():
     plain = nn.Conv2d(3, 4, (3, 5), 2, (1, 0)).requires_grad_(False)
     x = torch.rand(2, 3, 14, 9, requires_grad=True)
     (expected,) = torch.autograd.grad(plain(x).square().sum(), x)
-    (found,) = torch.autograd.grad(ImageConvolution(plain)(x).square().sum(), x)
+    (found,) = torch.autograd.grad(StridedConvolution(plain)(x).square().sum(), x)
     torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_gradients_of_inner_layers_equal_those_of_autograd_in_their_memory_format(layout):
+    plain = nn.Conv2d(16, 8, 4, 2, 1).requires_grad_(False).to(memory_format=layout)
+    assert has_slow_gradient(plain)
+    x = torch.rand(2, 16, 12, 10).contiguous(memory_format=layout).requires_grad_()
+    (expected,) = torch.autograd.grad(plain(x).square().sum(), x)
+    (found,) = torch.autograd.grad(StridedConvolution(plain)(x).square().sum(), x)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    assert found.is_contiguous(memory_format=layout)
 
 
 @pytest.mark.parametrize(
@@ -56,15 +67,15 @@ def test_kernels_and_paddings_need_not_be_square():
     ],
 )
 def test_other_layers_stay_as_they_are(layer):
-    assert not is_image_convolution(layer)
+    assert not has_slow_gradient(layer)
 
 
 def test_the_copy_has_the_same_outputs_and_does_not_change_the_model(net, images):
     net.requires_grad_(False)
     before = copy.deepcopy(net.state_dict())
     prepared = make_search_copy(net, images)
-    assert any(isinstance(module, ImageConvolution) for module in prepared.modules())
-    assert not any(isinstance(module, ImageConvolution) for module in net.modules())
+    assert any(isinstance(module, StridedConvolution) for module in prepared.modules())
+    assert not any(isinstance(module, StridedConvolution) for module in net.modules())
     assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
     assert net[0].weight.is_contiguous()
     x = images.requires_grad_()
