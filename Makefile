@@ -21,7 +21,7 @@ test: $(INSTALLED)
 
 # All tables, figures and pages of results/, from the verdicts there; git keeps the tables and a picture or two of each run.
 results: $(INSTALLED)
-	for folder in cifar10 cifar10-public cifar10-resnet18-w16 cifar10-tiny-resnet cifar10-transfer ed-wta; do $(BIN)/advdpnp leaderboard results/$$folder || exit; done
+	for folder in cifar10 cifar10-public cifar10-resnet18-w16 cifar10-resnet18-w16-10000 cifar10-tiny-resnet cifar10-transfer ed-wta; do $(BIN)/advdpnp leaderboard results/$$folder || exit; done
 	$(BIN)/advdpnp leaderboard results/cifar10 results/cifar10-public results/cifar10-tiny-resnet --out results/all --compare robustbench
 	$(BIN)/python -m benchmarks.claims
 	$(BIN)/python -m benchmarks.price
