@@ -103,6 +103,7 @@ class Capture:
         self._graphs: Graphs | None = None
         self._plain = Counter[Hashable]()
         self._recordings: dict[Hashable, _Recording[Any]] = {}
+        self._buffers: dict[Hashable, list[Tensor]] = {}
 
     def run(self, step: Callable[[R, bool], R], owner: Hashable, rows: R, gradients: Sequence[bool]) -> R:
         """Iterate.
@@ -121,6 +122,7 @@ class Capture:
                 except Exception as error:  # whatever the driver, the net or the attack raises: the plain path decides
                     self._allowed, self._graphs = False, None
                     self._recordings.clear()
+                    self._buffers.clear()
                     _say(first_line(error))
             self._plain[key] += len(gradients)
         for with_gradient in gradients:
@@ -131,8 +133,25 @@ class Capture:
         if self._graphs is None:
             self._graphs = GRAPHS[self._device.type](self._device)
         if key not in self._recordings:
-            self._recordings[key] = _Recording(self._graphs, step, rows)
+            self._recordings[key] = _Recording(self._graphs, step, self._memory_of(rows))
         return self._recordings[key]
+
+    def _memory_of(self, rows: R) -> R:
+        """A buffer for each tensor, even where several are one.
+
+        Recordings share them: one is loaded before it runs, and emptied before another does.
+        """
+        taken = Counter[Hashable]()
+
+        def buffer(tensor: Tensor) -> Tensor:
+            kind = (tensor.shape, tensor.stride(), tensor.dtype)
+            alike = self._buffers.setdefault(kind, [])
+            taken[kind] += 1
+            if len(alike) < taken[kind]:
+                alike.append(torch.empty_like(tensor))
+            return alike[taken[kind] - 1]
+
+        return rows.map(buffer)
 
 
 @cache
@@ -144,9 +163,8 @@ def _say(reason: str) -> None:
 class _Recording(Generic[R]):
     """The buffers of rows of the same shapes, and the graphs that work on them."""
 
-    def __init__(self, graphs: Graphs, step: Callable[[R, bool], R], rows: R) -> None:
-        self._make, self._step = graphs, step
-        self._rows = rows.map(torch.clone)  # a buffer for each tensor, even where several are one
+    def __init__(self, graphs: Graphs, step: Callable[[R, bool], R], buffers: R) -> None:
+        self._make, self._step, self._rows = graphs, step, buffers
         self._replays: dict[bool, Callable[[], None]] = {}
 
     def run(self, rows: R, gradients: Sequence[bool]) -> R:

@@ -100,3 +100,24 @@ def test_a_value_may_move_from_one_buffer_to_another(replayed):
         assert (float(after.x), float(after.y)) == ((2.0, 1.0) if count % 2 else (1.0, 2.0))
     assert (float(rows.x), float(rows.y)) == (1.0, 2.0)
     assert replayed.made == 1
+
+
+def test_recordings_of_the_same_shapes_share_their_memory(replayed, monkeypatch):
+    made = []
+    monkeypatch.setattr(torch, "empty_like", lambda tensor: made.append(tensor) or tensor.clone())
+    images, numbers = torch.arange(60.0).view(5, 3, 2, 2), torch.arange(5)
+    rows = Batch(images, numbers, numbers)  # two tensors that are one
+    captured = capture.Capture(torch.device("cpu"), allowed=True)
+    for _ in range(3):
+        for factor in (2, 3):
+            found = captured.run(
+                lambda each, _, factor=factor: replace(each, x=each.x * factor, y=each.y + factor),
+                factor,
+                rows,
+                [False] * 2,
+            )
+            assert torch.equal(found.x, images * factor**2)
+            assert torch.equal(found.y, numbers + 2 * factor)
+            assert torch.equal(found.sample, numbers)
+    assert replayed.made == 2
+    assert len(made) == 3
