@@ -13,7 +13,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from advdpnp.base.errors import AdvdpnpError, did_you_mean
+from advdpnp.base.errors import AdvdpnpError, did_you_mean, with_known_options
 from advdpnp.base.untrusted.files import LARGEST_YAML, describe_fault, parse_yaml, read_bounded
 from advdpnp.base.untrusted.text import LONGEST_NAME, printable, shown
 
@@ -202,6 +202,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return content
 
 
+@with_known_options({})
 def resolve_recipe(
     recipe: str, dataset: str, overrides: Mapping[str, Any] | None = None, settings: list[str] | None = None
 ) -> Recipe:

@@ -18,7 +18,7 @@ import torch
 from lightning_fabric import Fabric
 
 from advdpnp.base.devices import keep_freed_memory
-from advdpnp.base.errors import AdvdpnpError, first_line
+from advdpnp.base.errors import AdvdpnpError, first_line, with_known_options
 from advdpnp.base.files import folder_lock, write_text
 from advdpnp.base.interrupts import deferred_interrupts
 from advdpnp.base.randomness import isolated_rng
@@ -110,6 +110,11 @@ class Progress:
     about: str = ""
 
 
+@with_known_options(
+    dict.fromkeys(
+        ("epochs", "seed", "eps", "lr"), 'it is a value of the recipe: resolve_recipe(..., settings=["epochs=5"])'
+    )
+)
 def train(
     recipe: Recipe,
     dataset: Dataset,

@@ -57,7 +57,17 @@ class FolderAudit:
     def holds(self) -> bool:
         """Whether everything is there and shown to be right."""
         searched = not any(replay.suspect for replay in self.replays)
-        return not (self.contradicted or self.missing) and searched and all(audit.holds for audit in self.audits)
+        return not (self.contradicted or self.missing or self.unshown) and searched
+
+    @property
+    def unshown(self) -> list[UnitAudit]:
+        """Evaluations whose broken samples are shown by no image, and were not all searched again as stored."""
+        again = {replay.unit.hash: replay.settled for replay in self.replays}
+        return [
+            audit
+            for audit in self.audits
+            if not (audit.shown or set(audit.unit.needs_image.tolist()) <= set(again.get(audit.unit.hash, [])))
+        ]
 
     def to_json(self) -> dict[str, Any]:
         """Every finding, as JSON values."""

@@ -59,6 +59,11 @@ class Replay:
     suspect: bool = False
 
     @property
+    def settled(self) -> list[int]:
+        """Samples that were searched again and came out as stored."""
+        return [n for n in self.samples.tolist() if n not in self.faults and n not in self.unsettled]
+
+    @property
     def noticed(self) -> tuple[int, float]:
         """The fewest false claims that would have been missed with a chance below 5 %, and this chance."""
         for false in range(1, self.claimed + 1):

@@ -71,6 +71,12 @@ def test_an_unknown_option_is_named_with_what_is_meant(
         call(net, x, y, epsilon=0.1)
 
 
+@pytest.mark.parametrize("name", [name for name in advdpnp.__all__ if name.islower() and name[0] != "_"])
+def test_no_function_answers_an_unknown_option_with_a_type_error(name: str) -> None:
+    with pytest.raises(AdvdpnpError, match=f"{name} has no option 'foo'; it has "):
+        getattr(advdpnp, name)(foo=1)
+
+
 @pytest.mark.parametrize("call", CALLS)
 def test_labels_beyond_the_classes_are_one_sentence(call: Callable[..., Any], net: nn.Module, x: Any, y: Any) -> None:
     y[3] = 7

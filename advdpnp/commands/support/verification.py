@@ -72,12 +72,16 @@ def verify_command(
     elif damaged or any(each.contradicted for each in found):
         out.print("NOT all of it holds", style="red")
     else:
-        lacks = "adversarial images were not stored"
+        labels = ", ".join(dict.fromkeys(audit.unit.label for each in found for audit in each.unshown))
+        lacks = (
+            f"broken samples of {labels} have no stored image and were not searched again (--replay all does; "
+            "eval --save-adversarials stores images)"
+        )
         if any(each.missing for each in found):
-            lacks = "results are missing"
+            lacks = "some results are missing"
         elif any(replay.suspect for each in found for replay in each.replays):
-            lacks = "evaluations could not be searched again"
-        out.print(f"Incomplete: some {lacks}; no check failed", style="red")
+            lacks = "some evaluations could not be searched again"
+        out.print(f"Incomplete: {lacks}; no check failed", style="red")
     if report is not None:
         models = [each.to_json() for each in found]
         write_text(report, json.dumps({"holds": holds, "damaged": damaged, "models": models}, indent=1) + "\n")
