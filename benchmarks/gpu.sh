@@ -11,17 +11,18 @@ out=$(realpath -m "${1:-results/gpu}")
 cd "$(dirname "$0")/.." || exit 1
 python=${PYTHON:-python}
 if [[ -n ${REHEARSE:-} ]]; then
-    device=cpu net=tiny-resnet eps=(--eps 0.3) few=8 many=16 corruption=(--images 16 --theirs 8)
+    # One thread: beside other programs, threads that wait for each other turn seconds into minutes.
+    device=cpu threads=(--threads 1) net=tiny-resnet eps=(--eps 0.3) few=8 many=16 corruption=(--images 16 --theirs 8)
     training=(--architecture small-cnn --batch 16 --steps 1 --repeats 1 --no-compile)
 else
     "$python" -c 'import sys, torch; sys.exit(0 if torch.cuda.is_available() else "torch sees no GPU; try REHEARSE=1")' || exit 2
-    device=cuda net=resnet18 eps=() few=256 many=10000 corruption=(--images 10000 --theirs 200)
+    device=cuda threads=() net=resnet18 eps=() few=256 many=10000 corruption=(--images 10000 --theirs 200)
     training=(--architecture resnet18 --batch 256 --steps 5 --repeats 3)
 fi
 failed=0
 part() {
     echo "== $1"
-    timeout "${LIMIT:-480}" "$python" -m "${@:2}" && return
+    timeout "${LIMIT:-480}" "$python" -m "${@:2}" "${threads[@]}" && return
     echo "$1: failed, or took more than ${LIMIT:-480} seconds" >&2
     failed=1
 }

@@ -109,6 +109,8 @@ def test_the_script_for_a_gpu_can_be_rehearsed_on_the_processor(tmp_path):
         assert table["robust"].between(0, table["images"]).all()
     assert set(pd.read_csv(tmp_path / "training.csv")["part"]) == {"step"}
     assert (pd.read_csv(tmp_path / "corruptions.csv")["seconds"] > 0).all()
+    for part in ("autoattack", "pgd-20", "training", "corruptions"):  # with more, busy cores make it take minutes
+        assert " 1 threads used" in (tmp_path / f"{part}.md").read_text(encoding="utf-8")
 
 
 def test_the_script_for_a_gpu_says_that_there_is_none(tmp_path, monkeypatch):
