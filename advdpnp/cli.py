@@ -101,7 +101,8 @@ _INTERRUPTED = 130  # what typer makes of Ctrl-C
 
 def _fail(sentence: str) -> int:
     with suppress(OSError):  # the terminal may have gone, or the disk with the log be full
-        print(f"advdpnp: {printable(sentence)}", file=sys.stderr)
+        short = re.sub(r"\S{1000,}", lambda word: f"{word[0][:100]}…", sentence)  # what was typed, by mistake
+        print(f"advdpnp: {printable(short)}", file=sys.stderr)
     return 2
 
 

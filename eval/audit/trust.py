@@ -67,7 +67,9 @@ def _not_checked(found: Sequence[FolderAudit], again: Again | None, seals: Seque
         left = {each.unit.label for model in found for each in model.replays if each.why_not}
         if left:
             yield f"searches of {', '.join(sorted(left))}"
-        yield "the samples that were not drawn"
+        searched = [each for model in found for each in model.replays if not each.why_not]
+        if any(len(each.samples) < len(each.unit.samples) for each in searched):
+            yield "the samples that were not drawn"
     if not all(model.alike for model in found):
         yield "costs and draws of the searches, for no clean margins are here what is stored to the last bit"
     if not seals:

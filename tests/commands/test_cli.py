@@ -203,6 +203,11 @@ def test_two_models_of_one_name_are_refused(npz, tmp_path, capsys, monkeypatch):
     assert run([*words, "--name", "a", "--name", "b"]) == 0
 
 
+def test_a_word_without_an_end_is_cut_in_the_sentence_about_it(capsys):
+    assert run(["list", "a" * 100_000]) == 2
+    assert len(capsys.readouterr().err) < 1000
+
+
 def test_a_full_disk_is_one_sentence(npz, tmp_path, capsys, monkeypatch):
     import advdpnp.base.files
 
