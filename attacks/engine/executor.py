@@ -148,6 +148,7 @@ class Executor:
         searched: model that attacks query: a faster copy of ``model`` (see ``make_search_copy``), or ``model`` if
             None. ``model`` verifies successes.
         precision: precision of the arithmetic around calls of ``searched``, which may be in another one itself.
+        unasked: a copy of the model from before its first call, see ``judge_twice``.
 
     Raises:
         AdvdpnpError: ``static_batch_size`` is below 1.
@@ -161,17 +162,16 @@ class Executor:
         seed: int | None = None,
         searched: nn.Module | None = None,
         precision: str = FLOAT32,
+        unasked: nn.Module | None = None,
     ) -> None:
         if static_batch_size < 1:
             raise AdvdpnpError(f"the static batch size must be at least 1, got {static_batch_size}")
-        self.model, self.seed = model, seed
-        self.unasked: nn.Module | None = None  # a copy from before the model's first call, see ``judge_twice``
+        self.model, self.seed, self.unasked = model, seed, unasked
         self.static_batch_size, self.device = static_batch_size, torch.device(device)
         self.searched = model if searched is None else searched
         self.precision = precision
-        self.capture = Capture(
-            self.device, allowed=seed is None and not is_observed(model)
-        )  # hooks are code of the host
+        # Hooks are code of the host.
+        self.capture = Capture(self.device, allowed=seed is None and not is_observed(model))
         self.batch_sizes = {static_batch_size}  # allowed sizes of a call; more are added if they give the same results
         self.classes: int | None = None
         self.calls = 0

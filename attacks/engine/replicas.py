@@ -135,8 +135,7 @@ def replicate(
             searched, arithmetic = each, precision
             if copied and seed is None and example is not None:
                 searched, arithmetic = model_to_search(each, example[:_TRIED].to(device), precision)
-            executors.append(Executor(each, static_batch_size, device, seed, searched, arithmetic))
-            executors[-1].unasked = unasked
+            executors.append(Executor(each, static_batch_size, device, seed, searched, arithmetic, unasked))
         smaller = seed is None and on_cpu and example is not None and len(example)
         trial = BatchSizeTrial(executors[0], example, computed) if smaller and example is not None else None
         if len(executors) == 1:

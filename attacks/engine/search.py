@@ -71,7 +71,7 @@ def search(
     Raises:
         AdvdpnpError: an unsupported norm, invalid images, labels or logits, or a budget that leaves no search.
     """
-    _check(attack, Batch(x, y, sample), budget, randomised, precision)
+    _check(attack, x, y, budget, randomised, precision)
     noise = seed_of(seed, "noise", attack.name) if randomised else None
     samples = Batch(x.detach().float().contiguous(), y.long(), sample.long())
     count, example = _processes(len(x), device) if noise is None else 1, samples.x[:static_batch_size]
@@ -116,12 +116,12 @@ def check_budget(budget: int | None, randomised: bool = False, low: bool = False
         raise AdvdpnpError(f"a budget of {budget} passes for each image leaves no search; give {least} or more")
 
 
-def _check(attack: Any, samples: Batch, budget: int | None, randomised: bool, precision: str) -> None:
+def _check(attack: Any, x: Tensor, y: Tensor, budget: int | None, randomised: bool, precision: str) -> None:
     if isinstance(attack, PackageAttack):
         raise AdvdpnpError(f"search runs attacks of ask and tell; run '{attack.name}' by advdpnp.attack or its own run")
     check_norm(attack)
     check_budget(budget, randomised, search_precision(attack, precision) != FLOAT32)
-    check_inputs(samples.x, samples.y)
+    check_inputs(x, y)
 
 
 def _parts(attack: Attack | AttackEnsemble, precision: str) -> list[tuple[Attack, str]]:

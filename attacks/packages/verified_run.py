@@ -1,5 +1,6 @@
 """Bookkeeping of a package's run: clean predictions, costs, and verification of its successes."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -48,10 +49,10 @@ class VerifiedRun:
         self.x, self.y = samples.x.detach().float().cpu().contiguous(), samples.y.long().cpu()
         self.sample = samples.sample.long().cpu()
         randomised = len(samples) > 0 and is_randomised(model, self.x[:size].to(device))
-        self.executor = Executor(model, size, device, seed_of(options.seed, "noise") if randomised else None)
-        self.executor.unasked = options.unasked
-        clean = [judge(self.executor, *self._there(part)).to("cpu") for part in torch.arange(len(samples)).split(size)]
-        together = Judgement.concatenate(clean)
+        noise = seed_of(options.seed, "noise") if randomised else None
+        self.executor = Executor(model, size, device, noise, unasked=options.unasked)
+        parts = torch.arange(len(samples)).split(size)
+        together = Judgement.concatenate([self._judged(judge, part, self.x[part]) for part in parts])
         self.clean_prediction, self.clean_margin, self.clean_borderline = (
             together.prediction, together.margin, together.borderline
         )  # fmt: skip
@@ -60,9 +61,9 @@ class VerifiedRun:
         self.backwards = torch.zeros_like(self.y)
         self.zero_gradient = torch.zeros_like(self.right)
 
-    def _there(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Clean images and labels on the model's device."""
-        return self.x[index].to(self.executor.device), self.y[index].to(self.executor.device)
+    def _judged(self, judging: Callable[..., Judgement], index: Tensor, x: Tensor) -> Judgement:
+        there = self.executor.device
+        return judging(self.executor, x.to(there), self.y[index].to(there)).to("cpu")
 
     def resume(self, record: StageRecord) -> None:
         """Restore the costs of an interrupted run."""
@@ -122,8 +123,7 @@ class VerifiedRun:
         clipped = x_adv.clamp(self.threat.low, self.threat.high)
         x_adv = torch.where((x_adv - clipped).abs() <= _ROUNDING, clipped, x_adv)
         self.forwards[index] += repeats(self.executor)
-        device = self.executor.device
-        judged = judge_twice(self.executor, x_adv.nan_to_num().to(device), self.y[index].to(device)).to("cpu")
+        judged = self._judged(judge_twice, index, x_adv.nan_to_num())
         clean = self.clean(index)
         misclassified = judged.prediction != self.y[index]
         distance = self.threat.distance(clean.x_adv, x_adv)

@@ -38,9 +38,13 @@ def source_file(module: str) -> Path:
     return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
 
 
+@cache
+def _tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def _entries(path: Path) -> Iterator[Declared]:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    for node in tree.body:
+    for node in _tree(path).body:
         for call in getattr(node, "decorator_list", []):
             options = {each.arg: each.value for each in getattr(call, "keywords", [])}
             if "description" in options:  # ATTACKS.register("fgsm", description=...)
@@ -53,7 +57,7 @@ def _entries(path: Path) -> Iterator[Declared]:
 def constants(path: Path) -> Mapping[str, Any]:
     """Literals that a module assigns to names, and those that it imports from other modules of ours."""
     found: dict[str, Any] = {}
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+    for node in _tree(path).body:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
             with suppress(ValueError):
                 found[node.targets[0].id] = ast.literal_eval(node.value)
