@@ -10,18 +10,25 @@ from advdpnp.eval.run.cluster.connection import Cluster
 from advdpnp.eval.run.cluster.pieces import PIECE_SECONDS, Group, fewest
 
 
-def cut_up(rows: int, workers: int, *, cost: float = 100.0, seconds: float = 1e-5, least: int = 32) -> list[int]:
+def pieces_of(
+    rows: int, workers: int, *, cost: float = 100.0, seconds: float = 1e-5, least: int = 32
+) -> list[np.ndarray]:
     group = Group([("a", np.arange(rows))], cost, 1.0, seconds)
-    sizes = []
+    pieces = []
     while group.rows_left:
-        sizes.append(len(group.cut(group.cost_left, workers, least, 8).samples))
-    return sizes
+        pieces.append(group.cut(group.cost_left, workers, least, 8).samples)
+    return pieces
+
+
+def cut_up(rows: int, workers: int, **facts: float) -> list[int]:
+    return [len(piece) for piece in pieces_of(rows, workers, **facts)]
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 3000), st.integers(1, 200), st.integers(8, 128))
 def test_every_sample_is_in_one_piece(rows, workers, least):
-    assert sum(cut_up(rows, workers, least=least)) == rows
+    together = np.concatenate(pieces_of(rows, workers, least=least))
+    assert np.array_equal(np.sort(together), np.arange(rows))
 
 
 def test_pieces_shrink_towards_the_end():
@@ -35,6 +42,12 @@ def test_pieces_shrink_towards_the_end():
 def test_few_samples_are_shared_evenly():
     assert cut_up(48, 2, least=64) == [24, 24]
     assert cut_up(10, 4, least=64) == [5, 5]  # no fewer than the smallest batch
+
+
+def test_the_last_pieces_have_samples_of_every_class_where_a_data_set_is_sorted():
+    of_class = np.arange(60) // 20
+    for piece in pieces_of(60, 4, least=64):
+        assert np.unique(of_class[piece]).tolist() == [0, 1, 2]
 
 
 def test_a_piece_takes_no_longer_than_a_failure_may_cost():

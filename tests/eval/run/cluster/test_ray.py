@@ -40,7 +40,7 @@ def make():
     return nn.Sequential(nn.Flatten(), Scaled(), nn.Linear(1024, 10))
 """
 COUNTED = """
-import sys
+import os, signal, sys
 from advdpnp.cli import run
 from advdpnp.eval.run.cluster import driver, model_course
 from advdpnp.eval.run.cluster.model_course import ModelCourse
@@ -48,12 +48,17 @@ from advdpnp.eval.run.cluster.model_course import ModelCourse
 take = ModelCourse.take
 
 def counted(self, answer, hello):
-    with open("taken.txt", "a") as file:  # before they are stored, which is when this process may be killed
-        file.writelines(f"{found.unit} {sample}\\n" for found in answer for sample in found.columns["sample"])
     yield from take(self, answer, hello)
+    with open("taken.txt", "a") as file:
+        file.writelines(f"{found.unit} {sample}\\n" for found in answer for sample in found.columns["sample"])
+    if "DIE" in os.environ:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if os.path.exists("interrupt"):
+        os.remove("interrupt")
+        os.killpg(0, signal.SIGINT)  # as Ctrl-C does
 
 ModelCourse.take = counted
-model_course.fewest = lambda *arguments: 8.0  # many pieces
+model_course.fewest = lambda *arguments: 1.0  # many pieces
 sys.exit(run(sys.argv[1:]))
 """
 LAYERS = """
@@ -196,27 +201,26 @@ def test_workers_that_die_as_they_start_end_it_with_a_sentence(machines, net, da
 class Command:
     """``advdpnp eval`` with a net of two files beside it, in a process group of its own."""
 
-    def __init__(self, folder: Path, out: str, *more: str) -> None:
+    def __init__(self, folder: Path, out: str, *more: str, **environment: str) -> None:
         words = [
             "eval", "--dataset", "digits", "--attacks", "fgsm,autoattack", "--limit", "200", "--device", "cpu",
             "--no-sanity", "--save-adversarials", "--model", "their_nets.py:make", "--out", out, *more,
         ]  # fmt: skip
         self.process = subprocess.Popen(
-            [sys.executable, "counted.py", *words], cwd=folder, env=os.environ | {"OMP_NUM_THREADS": "2"},
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+            [sys.executable, "counted.py", *words], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            env=os.environ | {"OMP_NUM_THREADS": "2"} | environment, text=True, start_new_session=True,
         )  # fmt: skip
-        self.parts = folder / out
 
-    def workers(self) -> list[int]:
-        return named(children(self.process.pid), "ray::Worker.do")
+    def kill_a_worker(self) -> None:
+        """In the middle of a piece."""
 
-    def wait_for_parts(self, more_than: int = 0) -> int:
-        """Wait until AutoAttack has stored more parts; returns their number."""
-        wait_until(lambda: self._stored() > more_than or self.process.poll() is not None)
-        return self._stored()
+        def kill() -> bool:
+            busy = named(children(self.process.pid), "ray::Worker.do")
+            if busy:
+                os.kill(busy[0], signal.SIGKILL)
+            return bool(busy)
 
-    def _stored(self) -> int:
-        return len(list(self.parts.rglob("autoattack*/*.parquet")))
+        wait_until(kill)
 
     def end(self) -> tuple[int, str]:
         said, _ = self.process.communicate(timeout=600)
@@ -229,20 +233,20 @@ def test_a_command_continues_after_every_kind_of_death_and_searches_nothing_twic
     on_ray = tmp_path, "cluster", "--cluster", "local"
 
     stopped = Command(*on_ray)
-    stored = stopped.wait_for_parts()
-    os.kill(stopped.workers()[0], signal.SIGKILL)  # in the middle of a piece, which runs again
-    stored = stopped.wait_for_parts(stored)
-    os.killpg(stopped.process.pid, signal.SIGINT)  # as Ctrl-C does
+    taken = tmp_path / "taken.txt"
+    wait_until(lambda: taken.exists() and taken.read_text(encoding="utf-8").count("\n") > 2 * 200)  # by AutoAttack
+    stopped.kill_a_worker()  # its piece runs again
+    (tmp_path / "interrupt").touch()  # after the next piece, when all that is stored is counted
     code, said = stopped.end()
     assert code == 2, said
     assert "Traceback" not in said
     assert said.strip().splitlines()[-1].startswith("advdpnp: stopped; finished work is kept")
 
-    killed = Command(*on_ray)
-    killed.wait_for_parts(stored)
+    killed = Command(*on_ray, DIE="yes")  # as soon as it has stored something
+    wait_until(lambda: named(children(killed.process.pid), "ray::Worker"))
     below = children(killed.process.pid)
-    killed.process.kill()
-    killed.process.wait()
+    code, said = killed.end()
+    assert code == -signal.SIGKILL, said
     wait_until(lambda: not named(below, "ray::Worker"), 60)
 
     code, said = Command(*on_ray).end()
@@ -250,8 +254,8 @@ def test_a_command_continues_after_every_kind_of_death_and_searches_nothing_twic
     assert "authentication" not in said
     assert "core_worker" not in said
     assert (tmp_path / "cluster" / "ray.log").exists()
-    taken = (tmp_path / "taken.txt").read_text(encoding="utf-8").split("\n")
-    assert len(taken) == len(set(taken)) == 3 * 200 + 1  # clean, fgsm and AutoAttack, and an empty line
+    counted = taken.read_text(encoding="utf-8").split("\n")
+    assert len(counted) == len(set(counted)) == 3 * 200 + 1  # clean, fgsm and AutoAttack, and an empty line
 
     code, said = Command(tmp_path, "alone").end()
     assert code == 0, said
