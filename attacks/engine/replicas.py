@@ -9,11 +9,13 @@ for fewer rows only if a trial has shown that they give the same bits.
 """
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import TypeVar
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +27,7 @@ from advdpnp.base.devices import keep_freed_memory
 
 _SMALLEST_BATCH, _STEPS = 4, 16  # sizes are multiples of 4, or of a 16th of the full size if that is larger
 _TRIED = 8  # images on which a search copy is tested
-_CALLS, _SHARE = 3, 0.1  # model calls per trial, and largest share of trials in all computed rows
+_CALLS = 3  # model calls per trial
 
 R = TypeVar("R", bound=Rows)
 S = TypeVar("S", bound=Rows)
@@ -81,7 +83,7 @@ class ModelReplicas:
     def map_chunks(self, function: Callable[[Executor, R], S], chunks: list[R], calls: int = 1) -> list[S]:
         """Apply a function, which calls the model so many times, to chunks that are already padded."""
         if self._trial is not None:
-            self._trial.computed += calls * sum(map(len, chunks))
+            self._trial.count(calls * sum(map(len, chunks)))
         results: list[S] = []
         for i in range(0, len(chunks), len(self._executors)):
             results += self._parallel(function, chunks[i : i + len(self._executors)])
@@ -110,7 +112,7 @@ def replicate(
     precision: str = FLOAT32,
     count: int | None = None,
     copied: bool = True,
-    computed: int = 0,
+    wasted: int = 0,
     unasked: nn.Module | None = None,
 ) -> Iterator[ModelReplicas]:
     """Create the replicas of a model that is in evaluation mode and on ``device``.
@@ -122,7 +124,7 @@ def replicate(
         precision: precision of the model that attacks query.
         count: number of replicas. By default, the number of torch threads on a CPU and one on other devices.
         copied: whether attacks may query a search copy of the model (see ``make_search_copy``).
-        computed: rows that count as already computed, so that trials may start (see ``BatchSizeTrial``).
+        wasted: rows that count as computed in vain, so that trials may start (see ``BatchSizeTrial``).
         unasked: see ``search``.
     """
     keep_freed_memory()
@@ -137,7 +139,7 @@ def replicate(
                 searched, arithmetic = model_to_search(each, example[:_TRIED].to(device), precision)
             executors.append(Executor(each, static_batch_size, device, seed, searched, arithmetic, unasked))
         smaller = seed is None and on_cpu and example is not None and len(example)
-        trial = BatchSizeTrial(executors[0], example, computed) if smaller and example is not None else None
+        trial = BatchSizeTrial(executors[0], example, wasted) if smaller and example is not None else None
         if len(executors) == 1:
             yield ModelReplicas(executors, None, trial)
             return
@@ -153,37 +155,66 @@ def _copies(model: nn.Module, count: int) -> list[nn.Module]:
         return []
 
 
+@dataclass
+class _Known:
+    """What trials of a model have shown.
+
+    Attributes:
+        equal: whether a size gives the same bits as the full one.
+        wasted: rows computed because a smaller size was not known.
+        spent: rows computed in trials.
+    """
+
+    equal: dict[int, bool] = field(default_factory=dict)
+    wasted: float = 0.0
+    spent: int = 0
+
+
+_KNOWN: WeakKeyDictionary[nn.Module, dict[Hashable, _Known]] = WeakKeyDictionary()
+"""Of all searches of this process: many are short, such as those of a worker, or of a user's loop."""
+
+
 class BatchSizeTrial:
     """Tests which smaller batch sizes give the same bits as the full size on example images.
 
-    Trials may cost at most a tenth of the rows computed so far. Untested sizes are not used.
-
-    Attributes:
-        computed: rows that models have computed so far.
+    Trials may cost no more than what has been wasted because a size was not known. Untested sizes are not used.
     """
 
-    def __init__(self, executor: Executor, example: Tensor, computed: int = 0) -> None:
-        self._executor = executor
-        self._images = example[torch.arange(executor.static_batch_size).clamp(max=len(example) - 1)].contiguous()
-        self._step = max(_SMALLEST_BATCH, executor.static_batch_size // _STEPS)
-        self._equal: dict[int, bool] = {}
-        self._spent = 0
-        self.computed = computed
+    def __init__(self, executor: Executor, example: Tensor, wasted: int = 0) -> None:
+        self._executor, full = executor, executor.static_batch_size
+        self._images = example[torch.arange(full).clamp(max=len(example) - 1)].contiguous()
+        self._step = max(_SMALLEST_BATCH, full // _STEPS)
+        self._saving = 0.0  # share of the rows that an untested size might save now
+        copied = executor.searched is not executor.model
+        key = full, self._images.shape, executor.precision, copied
+        try:
+            self._known = _KNOWN.setdefault(executor.model, {}).setdefault(key, _Known())
+        except TypeError:  # the model's class has __eq__ and no __hash__
+            self._known = _Known()
+        self._known.wasted += wasted
+
+    def count(self, rows: int) -> None:
+        """Note that models have computed so many rows, in batches of the size that was given last."""
+        self._known.wasted += rows * self._saving
 
     def smallest(self, rows: int) -> int:
         """The smallest usable size for ``rows`` rows."""
         full, least = self._executor.static_batch_size, -(-max(rows, 1) // self._step) * self._step
-        return next((size for size in range(least, full, self._step) if self._same(size)), full)
+        found = next((size for size in range(least, full, self._step) if self._same(size)), full)
+        untested = (size for size in range(least, found, self._step) if size not in self._known.equal)
+        self._saving = 1 - next(untested, found) / found
+        return found
 
     def _same(self, size: int) -> bool:
-        if size not in self._equal:
-            cost = _CALLS * (size if self._equal else size + self._executor.static_batch_size)
-            if self._spent + cost > _SHARE * self.computed:
+        known = self._known
+        if size not in known.equal:
+            cost = _CALLS * (size if "_expected" in vars(self) else size + self._executor.static_batch_size)
+            if known.spent + cost > known.wasted:
                 return False
-            self._spent += cost
+            known.spent += cost
             outputs = _outputs(self._executor, self._images[:size])
-            self._equal[size] = all(torch.equal(a, b[:size]) for a, b in zip(outputs, self._expected, strict=True))
-        return self._equal[size]
+            known.equal[size] = all(torch.equal(a, b[:size]) for a, b in zip(outputs, self._expected, strict=True))
+        return known.equal[size]
 
     @cached_property
     def _expected(self) -> list[Tensor]:

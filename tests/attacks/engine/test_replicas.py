@@ -1,5 +1,7 @@
 """Chunks side by side, and rows that leave seldom: neither shows in the results."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -165,8 +167,8 @@ def test_smaller_batches_are_used_only_if_they_give_the_same_bits(net, images, e
     ):
         model.eval().requires_grad_(False)
         with replicate(model, 16, "cpu", example=exact_images[:9]) as replicas:
-            assert replicas.chunk_size(1) == 16  # nothing has been computed yet, so no trial is allowed
-        with replicate(model, 16, "cpu", example=exact_images[:9], computed=10_000) as replicas:
+            assert replicas.chunk_size(1) == 16  # nothing has been wasted yet, so no trial is allowed
+        with replicate(model, 16, "cpu", example=exact_images[:9], wasted=10_000) as replicas:
             assert [replicas.chunk_size(rows) for rows in (1, 4, 5, 12, 13, 90)] == sizes
             assert replicas.padded_size(17) == 32
             assert replicas.first.batch_sizes == {16, *sizes}
@@ -177,8 +179,26 @@ def test_smaller_batches_are_used_only_if_they_give_the_same_bits(net, images, e
     assert bool(found.success.any())
 
 
+def test_a_size_is_tried_once_it_has_wasted_what_a_trial_costs_and_is_known_to_later_searches(exact_images, labels):
+    model, sizes = Exact().eval().requires_grad_(False), []
+
+    def ask(executor, rows):
+        sizes.append(len(rows))
+        executor.logits(rows.x)
+        return rows
+
+    row = Batch(exact_images[:1], labels[:1], torch.arange(1))
+    with replicate(model, 16, "cpu", example=exact_images[:16], count=1) as replicas:
+        for _ in range(8):
+            replicas.map(ask, row)
+    assert sizes == [16] * 5 + [4] * 3  # a trial is three calls of 16 and of 4 rows, and 12 rows are wasted each time
+    for again, size in ((model, 4), (copy.deepcopy(model), 16)):
+        with replicate(again, 16, "cpu", example=exact_images[:16], count=1) as replicas:
+            assert replicas.chunk_size(1) == size
+
+
 def test_rows_are_split_over_all_replicas(exact_images):
     model = Exact().requires_grad_(False)
-    with replicate(model, 16, "cpu", example=exact_images[:16], count=2, computed=10_000) as replicas:
+    with replicate(model, 16, "cpu", example=exact_images[:16], count=2, wasted=10_000) as replicas:
         assert [replicas.chunk_size(rows) for rows in (1, 8, 9, 16, 17, 32, 90)] == [4, 4, 8, 8, 12, 16, 16]
         assert replicas.width == 32
