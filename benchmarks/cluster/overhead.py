@@ -1,6 +1,7 @@
 """What Ray costs on one machine: the processor time of an evaluation with it and without, and whether files are equal.
 
     python -m benchmarks.cluster.overhead results/checkpoints/cifar10-pgd-at-s0.safetensors --limit 500
+    python -m benchmarks.cluster.overhead -- --model my_nets:make --weights net.pt --dataset cifar10
 
 Every command is a process of its own, with an empty results folder. The processor time is that of all processes that it
 started, read from /proc twice a second; what a process used after the last look is missing.
@@ -100,14 +101,14 @@ def data_files(out: Path) -> dict[str, bytes]:
 
 
 def main(
-    checkpoint: Annotated[Path, typer.Argument(help="What is evaluated.")],
+    net: Annotated[list[str], typer.Argument(help="What is evaluated, as for advdpnp eval; after -- with options.")],
     attacks: Annotated[str, typer.Option(help="As for advdpnp eval.")] = "autoattack",
     limit: Annotated[int, typer.Option(min=1)] = 500,
     workers: Annotated[str, typer.Option(help="Numbers with commas.")] = "2",
     out: Annotated[Path | None, typer.Option(help="Folder, or CSV, for the table.")] = None,
 ) -> None:
     """Evaluate without a cluster and with so many workers; print the table."""
-    words = [str(checkpoint), "--attacks", attacks, "--limit", str(limit), "--device", "cpu", "--save-adversarials"]
+    words = [*net, "--attacks", attacks, "--limit", str(limit), "--device", "cpu", "--save-adversarials"]
     cores, rows = os.cpu_count() or 1, list[dict[str, Any]]()
     with tempfile.TemporaryDirectory() as folder:
         alone = Path(folder) / "alone"
@@ -128,9 +129,7 @@ def main(
                 }
             )
             print(rows[-1], file=sys.stderr, flush=True)
-    last = (
-        f"{checkpoint.stem}, {limit} images; all else that the machine does lengthens the time of Ray's own processes"
-    )
+    last = f"{' '.join(net)}, {limit} images; all else that the machine does lengthens the time of Ray's own processes"
     cpu = torch.device("cpu")
     timing.publish(
         "cluster.overhead",

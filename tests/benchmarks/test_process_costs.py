@@ -1,4 +1,4 @@
-"""Scripts that measure what processes cost: Ray's on one machine, and those of an attack."""
+"""Scripts that measure what processes cost, Ray's on one machine and those of an attack, and compiled steps."""
 
 import importlib
 import os
@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 from typer.testing import CliRunner
 
 import advdpnp
@@ -65,6 +66,23 @@ def test_the_table_says_what_ray_costs_and_whether_files_are_equal(script, tmp_p
     table = pd.read_csv(tmp_path / "table.csv")
     assert table["more %"].tolist()[1:] == pytest.approx([10, 10])
     assert table["same files"].tolist()[1:] == ["yes", "NO"]
+
+
+def test_steps_of_attacks_are_timed_plain_and_compiled_on_the_rows_that_they_get(script, tmp_path, monkeypatch):
+    steps, given = script("benchmarks.operations.compiled_steps"), []
+
+    def compiled(tell):
+        return lambda *arguments: given.append(len(arguments[1])) or tell(*arguments)
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    monkeypatch.setattr(steps, "_CALLS", 2)
+    assert advdpnp_command(["train", "--recipe", "ce", "--dataset", "digits", "--epochs", "1", "--device", "cpu",
+                            "--out", str(tmp_path), "--name", "net"]) == 0  # fmt: skip
+    called(steps.main, str(tmp_path / "net"), "--out", str(tmp_path / "t.csv"))
+    table = pd.read_csv(tmp_path / "t.csv")
+    assert table["attack"].tolist() == ["square", "apgd-ce", "pgd-20"]
+    assert set(given) == set(table["rows"])
+    assert (table[["net us", "plain us", "compiled us"]] > 0).all(axis=None)
 
 
 @pytest.mark.slow
