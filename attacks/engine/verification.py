@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from advdpnp.attacks.criteria import MISCLASSIFIED, Criterion
-from advdpnp.attacks.engine.executor import Executor, evaluation_mode, finite, lost
+from advdpnp.attacks.engine.executor import Executor, finite, lost
 from advdpnp.attacks.losses import margin
 from advdpnp.attacks.rows import Rows
 from advdpnp.base.errors import ModelError
@@ -62,8 +62,7 @@ def judge_twice(executor: Executor, x: Tensor, y: Tensor, criterion: Criterion =
     if fresh is None:
         return judged
     try:
-        with evaluation_mode(fresh.model):
-            other = judge(fresh, x, y, criterion)
+        other = judge(fresh, x, y, criterion)
     except ModelError:
         return judged
     found, also = (criterion.met(each.prediction, y) for each in (judged, other))
@@ -76,6 +75,13 @@ def _fresh(executor: Executor) -> Executor | None:
     model = None if executor.unasked is None else unasked_copy(executor.unasked)
     if model is None:
         return None
+    try:
+        model.eval()
+    except Exception:  # its own code
+        return None
+    # Not evaluation_mode: weights of a copied TorchScript program are no leaves, so they cannot be frozen.
+    for module in model.modules():
+        module.training = False
     fresh = Executor(model, executor.static_batch_size, executor.device, executor.seed)
     fresh.calls, fresh.batch_sizes = executor.calls, executor.batch_sizes
     return fresh
