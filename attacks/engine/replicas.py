@@ -186,7 +186,8 @@ class BatchSizeTrial:
         self._step = max(_SMALLEST_BATCH, full // _STEPS)
         self._saving = 0.0  # share of the rows that an untested size might save now
         copied = executor.searched is not executor.model
-        key = full, self._images.shape, executor.precision, copied
+        weights = tuple(weight.shape for weight in executor.model.parameters())  # a caller may change layers
+        key = full, self._images.shape, executor.precision, copied, weights
         try:
             self._known = _KNOWN.setdefault(executor.model, {}).setdefault(key, _Known())
         except TypeError:  # the model's class has __eq__ and no __hash__

@@ -192,9 +192,14 @@ def test_a_size_is_tried_once_it_has_wasted_what_a_trial_costs_and_is_known_to_l
         for _ in range(8):
             replicas.map(ask, row)
     assert sizes == [16] * 5 + [4] * 3  # a trial is three calls of 16 and of 4 rows, and 12 rows are wasted each time
-    for again, size in ((model, 4), (copy.deepcopy(model), 16)):
-        with replicate(again, 16, "cpu", example=exact_images[:16], count=1) as replicas:
-            assert replicas.chunk_size(1) == size
+
+    def size_at_once(model):
+        with replicate(model, 16, "cpu", example=exact_images[:16], count=1) as replicas:
+            return replicas.chunk_size(1)
+
+    assert (size_at_once(model), size_at_once(copy.deepcopy(model))) == (4, 16)
+    model.net[3] = nn.Linear(512, 10, bias=False)
+    assert size_at_once(model) == 16
 
 
 def test_rows_are_split_over_all_replicas(exact_images):
