@@ -186,8 +186,12 @@ class BatchSizeTrial:
         self._step = max(_SMALLEST_BATCH, full // _STEPS)
         self._saving = 0.0  # share of the rows that an untested size might save now
         copied = executor.searched is not executor.model
-        weights = tuple(weight.shape for weight in executor.model.parameters())  # a caller may change layers
-        key = full, self._images.shape, executor.precision, copied, weights
+        # A caller may change layers and weights; a copy in low precision has other types.
+        held = tuple(
+            (each.shape, each.dtype, each._version) for each in executor.model.state_dict(keep_vars=True).values()
+        )
+        types = tuple(each.dtype for each in executor.searched.parameters())
+        key = full, self._images.shape, executor.precision, copied, repr(executor.model), held, types
         try:
             self._known = _KNOWN.setdefault(executor.model, {}).setdefault(key, _Known())
         except TypeError:  # the model's class has __eq__ and no __hash__
