@@ -9,13 +9,11 @@ for fewer rows only if a trial has shown that they give the same bits.
 """
 
 import copy
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import TypeVar
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +25,7 @@ from advdpnp.base.devices import keep_freed_memory
 
 _SMALLEST_BATCH, _STEPS = 4, 16  # sizes are multiples of 4, or of a 16th of the full size if that is larger
 _TRIED = 8  # images on which a search copy is tested
-_CALLS = 3  # model calls per trial
+_CALLS, _SHARE = 3, 0.1  # model calls per trial, and share of the waste that trials may cost once one has failed
 
 R = TypeVar("R", bound=Rows)
 S = TypeVar("S", bound=Rows)
@@ -155,71 +153,43 @@ def _copies(model: nn.Module, count: int) -> list[nn.Module]:
         return []
 
 
-@dataclass
-class _Known:
-    """What trials of a model have shown.
-
-    Attributes:
-        equal: whether a size gives the same bits as the full one.
-        wasted: rows computed because a smaller size was not known.
-        spent: rows computed in trials.
-    """
-
-    equal: dict[int, bool] = field(default_factory=dict)
-    wasted: float = 0.0
-    spent: int = 0
-
-
-_KNOWN: WeakKeyDictionary[nn.Module, dict[Hashable, _Known]] = WeakKeyDictionary()
-"""Of all searches of this process: many are short, such as those of a worker, or of a user's loop."""
-
-
 class BatchSizeTrial:
     """Tests which smaller batch sizes give the same bits as the full size on example images.
 
-    Trials may cost no more than what has been wasted because a size was not known. Untested sizes are not used.
+    Trials may cost no more than what has been wasted because a size was not known, and a tenth of it after a size that
+    gave other bits. Untested sizes are not used.
     """
 
     def __init__(self, executor: Executor, example: Tensor, wasted: int = 0) -> None:
-        self._executor, full = executor, executor.static_batch_size
-        self._images = example[torch.arange(full).clamp(max=len(example) - 1)].contiguous()
-        self._step = max(_SMALLEST_BATCH, full // _STEPS)
+        self._executor = executor
+        self._images = example[torch.arange(executor.static_batch_size).clamp(max=len(example) - 1)].contiguous()
+        self._step = max(_SMALLEST_BATCH, executor.static_batch_size // _STEPS)
+        self._equal: dict[int, bool] = {}
+        self._spent, self._wasted = 0, float(wasted)
         self._saving = 0.0  # share of the rows that an untested size might save now
-        copied = executor.searched is not executor.model
-        # A caller may change layers and weights; a copy in low precision has other types.
-        held = tuple(
-            (each.shape, each.dtype, each._version) for each in executor.model.state_dict(keep_vars=True).values()
-        )
-        types = tuple(each.dtype for each in executor.searched.parameters())
-        key = full, self._images.shape, executor.precision, copied, repr(executor.model), held, types
-        try:
-            self._known = _KNOWN.setdefault(executor.model, {}).setdefault(key, _Known())
-        except TypeError:  # the model's class has __eq__ and no __hash__
-            self._known = _Known()
-        self._known.wasted += wasted
 
     def count(self, rows: int) -> None:
         """Note that models have computed so many rows, in batches of the size that was given last."""
-        self._known.wasted += rows * self._saving
+        self._wasted += rows * self._saving
 
     def smallest(self, rows: int) -> int:
         """The smallest usable size for ``rows`` rows."""
         full, least = self._executor.static_batch_size, -(-max(rows, 1) // self._step) * self._step
         found = next((size for size in range(least, full, self._step) if self._same(size)), full)
-        untested = (size for size in range(least, found, self._step) if size not in self._known.equal)
+        untested = (size for size in range(least, found, self._step) if size not in self._equal)
         self._saving = 1 - next(untested, found) / found
         return found
 
     def _same(self, size: int) -> bool:
-        known = self._known
-        if size not in known.equal:
-            cost = _CALLS * (size if "_expected" in vars(self) else size + self._executor.static_batch_size)
-            if known.spent + cost > known.wasted:
+        if size not in self._equal:
+            cost = _CALLS * (size if self._equal else size + self._executor.static_batch_size)
+            share = _SHARE if False in self._equal.values() else 1.0
+            if self._spent + cost > share * self._wasted:
                 return False
-            known.spent += cost
+            self._spent += cost
             outputs = _outputs(self._executor, self._images[:size])
-            known.equal[size] = all(torch.equal(a, b[:size]) for a, b in zip(outputs, self._expected, strict=True))
-        return known.equal[size]
+            self._equal[size] = all(torch.equal(a, b[:size]) for a, b in zip(outputs, self._expected, strict=True))
+        return self._equal[size]
 
     @cached_property
     def _expected(self) -> list[Tensor]:

@@ -135,7 +135,7 @@ class Group:
                 return int(min(left, max(least, min(fair, bearable))))
             share = math.ceil(workers * self.cost_left / all_left)  # the other groups have the other workers
             pieces = max(min(share, -(-left // smallest)), math.ceil(left / least))
-            # Neighbours in a data set are often of one class, which is as hard to attack as one other is easy.
+            # Neighbours in a data set are often of one class, and some classes are harder to attack than others.
             parts = [self._left[number::pieces] for number in range(pieces)]
             self._left, self._last_round = np.concatenate(parts), [len(part) for part in reversed(parts)]
         return min(left, self._last_round.pop())

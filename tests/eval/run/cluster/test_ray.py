@@ -218,9 +218,12 @@ class Command:
             busy = named(children(self.process.pid), "ray::Worker.do")
             if busy:
                 os.kill(busy[0], signal.SIGKILL)
-            return bool(busy)
+            return bool(busy) or self.ended()
 
         wait_until(kill)
+
+    def ended(self) -> bool:
+        return self.process.poll() is not None
 
     def end(self) -> tuple[int, str]:
         said, _ = self.process.communicate(timeout=600)
@@ -234,7 +237,11 @@ def test_a_command_continues_after_every_kind_of_death_and_searches_nothing_twic
 
     stopped = Command(*on_ray)
     taken = tmp_path / "taken.txt"
-    wait_until(lambda: taken.exists() and taken.read_text(encoding="utf-8").count("\n") > 2 * 200)  # by AutoAttack
+
+    def by_autoattack() -> bool:
+        return taken.exists() and taken.read_text(encoding="utf-8").count("\n") > 2 * 200
+
+    wait_until(lambda: by_autoattack() or stopped.ended())
     stopped.kill_a_worker()  # its piece runs again
     (tmp_path / "interrupt").touch()  # after the next piece, when all that is stored is counted
     code, said = stopped.end()
@@ -243,11 +250,11 @@ def test_a_command_continues_after_every_kind_of_death_and_searches_nothing_twic
     assert said.strip().splitlines()[-1].startswith("advdpnp: stopped; finished work is kept")
 
     killed = Command(*on_ray, DIE="yes")  # as soon as it has stored something
-    wait_until(lambda: named(children(killed.process.pid), "ray::Worker"))
-    below = children(killed.process.pid)
+    below = set[int]()
+    wait_until(lambda: below.update(children(killed.process.pid)) or killed.ended())
     code, said = killed.end()
     assert code == -signal.SIGKILL, said
-    wait_until(lambda: not named(below, "ray::Worker"), 60)
+    wait_until(lambda: not named(list(below), "ray::Worker"), 60)
 
     code, said = Command(*on_ray).end()
     assert code == 0, said
