@@ -134,7 +134,8 @@ class Group:
                 bearable = PIECE_SECONDS / self.each if self.each else np.inf
                 return int(min(left, max(least, min(fair, bearable))))
             share = math.ceil(workers * self.cost_left / all_left)  # the other groups have the other workers
-            pieces = max(min(share, -(-left // smallest)), math.ceil(left / least))
+            rounds = round(left / least / share)  # whole ones, so that no worker waits for the others
+            pieces = rounds * share or min(share, -(-left // smallest))
             # Neighbours in a data set are often of one class, and some classes are harder to attack than others.
             parts = [self._left[number::pieces] for number in range(pieces)]
             self._left, self._last_round = np.concatenate(parts), [len(part) for part in reversed(parts)]

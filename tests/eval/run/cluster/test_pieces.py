@@ -44,6 +44,15 @@ def test_few_samples_are_shared_evenly():
     assert cut_up(10, 4, least=64) == [5, 5]  # no fewer than the smallest batch
 
 
+@pytest.mark.parametrize("workers", [2, 3, 7])
+def test_every_worker_has_as_many_of_the_last_pieces(workers):
+    for rows in range(10 * workers, 100 * workers, workers):
+        sizes = cut_up(rows, workers, least=30)
+        last = [size for size in sizes if size <= sizes[-1] + 1]
+        assert len(last) % workers == 0
+        assert len(last) <= 2 * workers
+
+
 def test_the_last_pieces_have_samples_of_every_class_where_a_data_set_is_sorted():
     of_class = np.arange(60) // 20
     for piece in pieces_of(60, 4, least=64):
