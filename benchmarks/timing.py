@@ -203,7 +203,7 @@ def publish(
 ) -> None:
     """Print the tables of the script ``benchmarks.NAME`` with the circumstances, and save them in ``out``."""
     facts = circumstances(command_of(f"benchmarks.{name}"), threads, device)
-    Report(name.replace("_", "-"), title, facts, table, last).publish(out)
+    Report(name.replace("_", "-").replace(".", "-"), title, facts, table, last).publish(out)
 
 
 def as_markdown(table: pd.DataFrame) -> str:

@@ -2,10 +2,12 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -268,6 +270,54 @@ def test_a_command_continues_after_every_kind_of_death_and_searches_nothing_twic
     assert code == 0, said
     assert_same(tmp_path / "cluster", tmp_path / "alone")
     assert data_files(tmp_path / "cluster") == data_files(tmp_path / "alone")
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[str]:
+    """The address, from outside, of a cluster of one machine with two cores."""
+    with socket.socket() as one, socket.socket() as other:
+        one.bind(("127.0.0.1", 0))
+        other.bind(("127.0.0.1", 0))
+        port, client = one.getsockname()[1], other.getsockname()[1]
+    words = [
+        "start", "--head", "--block", "--num-cpus", "2", "--include-dashboard", "false", "--disable-usage-stats",
+        "--object-store-memory", str(STORE), "--port", str(port), "--ray-client-server-port", str(client),
+    ]  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ray.scripts.scripts", *words], cwd=tmp_path, stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL, env=os.environ | {"RAY_AUTH_MODE": "disabled"}, start_new_session=True,
+    )  # fmt: skip
+
+    def answers() -> bool:
+        assert process.poll() is None, "Ray has ended"
+        with suppress(OSError):
+            socket.create_connection(("127.0.0.1", client), timeout=1.0).close()
+            return True
+        return False
+
+    wait_until(answers)
+    try:
+        yield f"ray://127.0.0.1:{client}"
+    finally:
+        below = children(process.pid)
+        process.terminate()  # which ends what it has started
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(30)
+        for pid in [process.pid, *below]:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        process.wait()
+
+
+def test_a_command_outside_of_a_cluster_uses_it_and_leaves_it(server, tmp_path):
+    for name, text in (("their_nets", NETS), ("their_layers", LAYERS), ("counted", COUNTED)):
+        (tmp_path / f"{name}.py").write_text(text, encoding="utf-8")
+    for out in ("first", "second"):
+        code, said = Command(tmp_path, out, "--cluster", server, RAY_AUTH_MODE="disabled").end()
+        assert code == 0, said
+    assert Command(tmp_path, "alone").end()[0] == 0
+    for out in ("first", "second"):
+        assert data_files(tmp_path / out) == data_files(tmp_path / "alone")
 
 
 def data_files(out: Path) -> dict[str, bytes]:
