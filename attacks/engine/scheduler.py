@@ -15,7 +15,7 @@ from advdpnp.attacks.engine.executor import Executor
 from advdpnp.attacks.engine.iteration import Chunk, Iteration
 from advdpnp.attacks.engine.replicas import ModelReplicas
 from advdpnp.attacks.protocol import Attack, PeriodicGradient, Preparing
-from advdpnp.attacks.rows import Batch, count, non_empty
+from advdpnp.attacks.rows import Batch, any_row, count, non_empty
 from advdpnp.attacks.search_copy.low_precision import resembles
 from advdpnp.attacks.search_copy.make import is_same_function
 from advdpnp.attacks.search_state import AttackResult, SearchState
@@ -156,7 +156,7 @@ class Scheduler:
 
     def _retire(self) -> None:
         """Take out rows that have stopped. They stay in their chunk as padding until the next repacking."""
-        if not self.active:
+        if not self.active or not any(map(self._worth_a_look, self.active)):
             return
         self.active = [self.iteration.measure(chunk) for chunk in self.active]
         read = torch.cat([self.iteration.flags(chunk) for chunk in self.active]).tolist()
@@ -176,6 +176,14 @@ class Scheduler:
             if left:
                 kept.append((self._without(chunk, left, done) if len(left) < n else chunk, left))
         self.active, self.places = [chunk for chunk, _ in kept], [left for _, left in kept]
+
+    def _worth_a_look(self, chunk: Chunk) -> bool:
+        """Whether flags of a chunk have to be read: on a CPU, which looks after every iteration, mostly not."""
+        if chunk.active.device.type != "cpu":
+            return True
+        return any_row(chunk.active & chunk.stopped(self.attack)) or (
+            self.first_gradients and any_row(chunk.rows.backwards > 0)
+        )
 
     def _without(self, chunk: Chunk, left: list[int], done: list[bool]) -> Chunk:
         """Only the rows in ``left`` are active. Copies replace the others as soon as the search of one is done."""
