@@ -23,7 +23,9 @@ from advdpnp.attacks.engine.precision import FLOAT32, model_to_search
 from advdpnp.attacks.rows import Rows
 from advdpnp.base.devices import keep_freed_memory
 
-_SMALLEST_BATCH, _STEPS = 4, 16  # sizes are multiples of 4, or of a 16th of the full size if that is larger
+SMALLEST_BATCH = 4
+"""Rows that a CPU computes at least; batches are multiples of it."""
+
 _TRIED = 8  # images on which a search copy is tested
 _CALLS, _SHARE = 3, 0.1  # model calls per trial, and share of the waste that trials may cost once one has failed
 
@@ -163,7 +165,6 @@ class BatchSizeTrial:
     def __init__(self, executor: Executor, example: Tensor, wasted: int = 0) -> None:
         self._executor = executor
         self._images = example[torch.arange(executor.static_batch_size).clamp(max=len(example) - 1)].contiguous()
-        self._step = max(_SMALLEST_BATCH, executor.static_batch_size // _STEPS)
         self._equal: dict[int, bool] = {}
         self._spent, self._wasted = 0, float(wasted)
         self._saving = 0.0  # share of the rows that an untested size might save now
@@ -174,9 +175,9 @@ class BatchSizeTrial:
 
     def smallest(self, rows: int) -> int:
         """The smallest usable size for ``rows`` rows."""
-        full, least = self._executor.static_batch_size, -(-max(rows, 1) // self._step) * self._step
-        found = next((size for size in range(least, full, self._step) if self._same(size)), full)
-        untested = (size for size in range(least, found, self._step) if size not in self._equal)
+        full, least = self._executor.static_batch_size, -(-max(rows, 1) // SMALLEST_BATCH) * SMALLEST_BATCH
+        found = next((size for size in range(least, full, SMALLEST_BATCH) if self._same(size)), full)
+        untested = (size for size in range(least, found, SMALLEST_BATCH) if size not in self._equal)
         self._saving = 1 - next(untested, found) / found
         return found
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from advdpnp.attacks.engine.executor import check_inputs, evaluation_mode
 from advdpnp.attacks.engine.precision import FLOAT32, search_precision
 from advdpnp.attacks.engine.processes import can_fork, run_in_processes
-from advdpnp.attacks.engine.replicas import replicate
+from advdpnp.attacks.engine.replicas import SMALLEST_BATCH, replicate
 from advdpnp.attacks.engine.scheduler import Scheduler
 from advdpnp.attacks.engine.status import Heartbeat, SearchStatus, tell_status
 from advdpnp.attacks.engine.verification import REPEATS, price_of_a_step, repeats
@@ -28,7 +28,6 @@ from advdpnp.attacks.search_state import AttackResult
 from advdpnp.base.errors import AdvdpnpError
 from advdpnp.base.randomness import seed_of
 
-_LEAST_SHARE = 8  # fewest samples per process
 _COMPARED = 8  # samples whose first queries are used to compare the search copy with the model
 
 
@@ -136,7 +135,7 @@ def _processes(rows: int, device: torch.device | str) -> int:
     """Number of processes: at most one per torch thread on a CPU, and one on other devices."""
     if torch.device(device).type != "cpu" or not can_fork():
         return 1
-    return max(1, min(torch.get_num_threads(), rows // _LEAST_SHARE))
+    return max(1, min(torch.get_num_threads(), rows // SMALLEST_BATCH))
 
 
 def _overlapped(

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from advdpnp.attacks.engine.replicas import SMALLEST_BATCH
 from advdpnp.attacks.threat import ThreatModel
 from advdpnp.eval.diagnostics import DiagnosticRecord
-from advdpnp.eval.run.cluster.pieces import SIXTEENTH, Group, fewest
+from advdpnp.eval.run.cluster.pieces import Group, fewest
 from advdpnp.eval.run.cluster.worker import Found, Hello, Job
 from advdpnp.eval.run.model_run import ModelRun, OpenUnit
 from advdpnp.eval.run.plan import Plan
@@ -128,8 +129,7 @@ class ModelCourse:
         group = next(group for group in self._groups if group.rows_left)
         on_cpu = self._plan.device.type == "cpu"
         least = fewest(self.static_batch_size, self._look.seconds, on_cpu)
-        smallest = self.static_batch_size // SIXTEENTH if on_cpu else self.static_batch_size
-        piece = group.cut(all_left, workers, least, max(1, smallest))
+        piece = group.cut(all_left, workers, least, SMALLEST_BATCH if on_cpu else self.static_batch_size)
         writers = {unit: self._units[unit].open.writer for unit, _ in piece.units if group.whole}
         return replace(job, piece=piece, records={unit: writer.records() for unit, writer in writers.items()})
 

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from advdpnp.attacks.engine.replicas import SMALLEST_BATCH
+
 PIECE_SECONDS = 120.0
 """What a piece takes at most, if the model's batch allows: the work that is lost with a worker."""
 
 _STEP = 0.004  # seconds of a step of an attack beside the model
 _WORTH = 8  # times as long as that a call of the model should take
-SIXTEENTH = 16
-"""A CPU computes this part of a full batch at least (see ``BatchSizeTrial``)."""
 _UNKNOWN = 1000  # evaluations of a sample where an attack does not say
 _TRUSTED = 32  # samples after which the measured cost counts as much as the declared one
 
@@ -49,7 +49,7 @@ def fewest(static_batch_size: int, seconds: float, on_cpu: bool) -> float:
     """
     if not on_cpu:
         return static_batch_size
-    return max(1, static_batch_size // SIXTEENTH, _WORTH * _STEP / seconds if seconds else np.inf)
+    return max(SMALLEST_BATCH, _WORTH * _STEP / seconds if seconds else np.inf)
 
 
 class Group:

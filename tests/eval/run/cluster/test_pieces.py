@@ -96,7 +96,7 @@ def test_a_piece_that_is_given_back_is_the_next_one():
 
 
 def test_small_pieces_are_worth_it_for_slow_models_alone():
-    assert fewest(128, 0.01, on_cpu=True) == 8
+    assert fewest(128, 0.01, on_cpu=True) == 4
     assert fewest(128, 1e-5, on_cpu=True) == 3200
     assert fewest(256, 0.01, on_cpu=False) == 256
 
