@@ -122,15 +122,11 @@ class Evaluation:
         folder = to_folder(folder)
         images = {folder / f"adversarials-{file_name(name)}.npz": each for name, each in self.adversarials.items()}
         paths = [folder / "leaderboard.csv", folder / "verdicts.csv", *images]
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            write_text(paths[0], leaderboard_to_csv(self.row))
-            write_text(paths[1], self.verdicts.to_csv(index=False, lineterminator="\n"))
-            for path, found in images.items():
-                with atomic_path(path) as temporary, temporary.open("wb") as file:
-                    np.savez_compressed(file, sample=found.sample, x_adv=found.x_adv.numpy(), intact=found.intact)
-        except OSError as error:
-            raise AdvdpnpError(f"{folder} cannot be written: {error.strerror or error}") from error
+        write_text(paths[0], leaderboard_to_csv(self.row))
+        write_text(paths[1], self.verdicts.to_csv(index=False, lineterminator="\n"))
+        for path, found in images.items():
+            with atomic_path(path) as temporary, temporary.open("wb") as file:
+                np.savez_compressed(file, sample=found.sample, x_adv=found.x_adv.numpy(), intact=found.intact)
         return paths
 
 

@@ -67,12 +67,8 @@ class AdversarialImages:
         for start in range(0, len(self), _COLUMNS * _LINES):
             part = slice(start, start + _COLUMNS * _LINES)
             paths.append(folder / f"images-{start:06}.png")
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-                with atomic_path(paths[-1]) as temporary:
-                    Image.fromarray(_sheet(self.x[part].cpu(), self.x_adv[part].cpu())).save(temporary, "PNG")
-            except OSError as error:
-                raise AdvdpnpError(f"{paths[-1]} cannot be written: {error.strerror or error}") from error
+            with atomic_path(paths[-1]) as temporary:
+                Image.fromarray(_sheet(self.x[part].cpu(), self.x_adv[part].cpu())).save(temporary, "PNG")
         return paths
 
 

@@ -17,6 +17,19 @@ _NEARLY_NOTHING = 64 * 1024  # bytes; with less free space than this, the disk f
 
 
 @contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Say of an OSError in the block that ``path`` cannot be written.
+
+    Raises:
+        AdvdpnpError: there was one.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise _explain(error, path) from error
+
+
+@contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path in the folder of ``path``; a block that ends without an error renames it to ``path``.
 
@@ -25,12 +38,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
     Raises:
         AdvdpnpError: the folder cannot be written or the disk is full.
     """
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
         os.close(handle)
-    except OSError as error:
-        raise _explain(error, path) from error
     temporary = Path(name)
     try:
         yield temporary

@@ -289,7 +289,7 @@ def test_sheets_show_clean_adversarial_and_difference(net: Net, x: Tensor, y: Te
     np.testing.assert_array_equal(adversarial, (found.x_adv[5, 0] * 255).round().numpy())
     assert (difference.min() < 120) == bool(found.success[5])  # full red or blue, else all white
     (tmp_path / "taken").write_text("")
-    with pytest.raises(AdvdpnpError, match="cannot be written"):
+    with pytest.raises(AdvdpnpError, match="cannot write"):
         found.save(tmp_path / "taken")
 
 

@@ -181,7 +181,7 @@ def test_an_evaluation_says_what_it_is_and_is_saved(net: nn.Module, x: Tensor, y
         with pytest.raises(AdvdpnpError, match="save needs the name of a folder, not None"):
             result.save(None)
     (tmp_path / "file").write_text("")
-    with pytest.raises(AdvdpnpError, match="cannot be written"):
+    with pytest.raises(AdvdpnpError, match="cannot write"):
         found.save(tmp_path / "file")
 
 

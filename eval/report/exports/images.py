@@ -67,7 +67,6 @@ def write_pngs(images: dict[str, np.ndarray], folder: Path) -> int:
     """
     if images["x_adv"].shape[1] not in (1, 3):
         raise AdvdpnpError(f"PNG holds 1 or 3 channels, these images have {images['x_adv'].shape[1]}; choose npz")
-    folder.mkdir(parents=True, exist_ok=True)
     changed = 0
     for name, image in _named(images):
         scaled = image * np.float32(255)

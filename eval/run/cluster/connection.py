@@ -4,6 +4,7 @@ import logging
 import os
 import re
 import signal
+import socket
 import sys
 import sysconfig
 import threading
@@ -18,10 +19,12 @@ from typing import Any
 import torch
 
 from advdpnp.base.errors import AdvdpnpError, describe
+from advdpnp.base.files import writing
 from advdpnp.models.loading import LoadedModel
 
 _ADDRESS = re.compile(r"local|auto|(ray://)?[^/:\s]+:\d+")
 _STORE_BYTES = 2**30  # of the object store of a Ray that is started here: models and images, each once
+_ANSWERS = 10.0  # seconds until a cluster must answer
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -90,10 +93,10 @@ def connected(cluster: Cluster, models: Sequence[LoadedModel], log: Path | None)
         log: file for what Ray has to say; None drops it.
 
     Raises:
-        AdvdpnpError: Ray is not installed or not reachable.
+        AdvdpnpError: Ray is not installed or not reachable, or the file cannot be written.
     """
     ray = import_ray()
-    with _logging_to(log), _pickled_by_value(ray, models):
+    with _logging_to(log), _without_messages(), _pickled_by_value(ray, models):
         if ray.is_initialized():  # by the program that calls us
             yield ray
             return
@@ -106,6 +109,7 @@ def connected(cluster: Cluster, models: Sequence[LoadedModel], log: Path | None)
             options["runtime_env"] = {"py_modules": [str(path) for path in shipped]}
         with _handlers_restored():
             try:
+                _require_answer(cluster.address)
                 ray.init(log_to_driver=False, logging_level=logging.INFO, **options)
             except Exception as error:
                 raise AdvdpnpError(
@@ -146,8 +150,9 @@ def _logging_to(log: Path | None) -> Iterator[None]:
     before, propagate = list(logger.handlers), logger.propagate
     handler: logging.Handler = logging.NullHandler()
     if log is not None:
-        log.parent.mkdir(parents=True, exist_ok=True)
-        handler = logging.FileHandler(log, encoding="utf-8", delay=True)
+        with writing(log):
+            log.parent.mkdir(parents=True, exist_ok=True)
+            handler = logging.FileHandler(log, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logger.handlers, logger.propagate = [handler], False
     try:
@@ -155,6 +160,40 @@ def _logging_to(log: Path | None) -> Iterator[None]:
     finally:
         logger.handlers, logger.propagate = before, propagate
         handler.close()
+
+
+@contextmanager
+def _without_messages() -> Iterator[None]:
+    """Log what Ray has to say of a worker that died, which it prints whatever ``log_to_driver`` is."""
+    module = sys.modules.get("ray._private.worker")
+    printed = getattr(module, "print_to_stdstream", None)
+    if printed is None:  # in another version of Ray
+        yield
+        return
+
+    def log(data: Mapping[str, Any], *_: Any, **__: Any) -> None:
+        logging.getLogger("ray").warning("%s", "\n".join(map(str, data.get("lines", ()))))
+
+    setattr(module, printed.__name__, log)
+    try:
+        yield
+    finally:
+        setattr(module, printed.__name__, printed)
+
+
+def _require_answer(address: str) -> None:
+    """Ray would wait for minutes at an address where nothing listens, such as that of a cluster which has ended.
+
+    Raises:
+        OSError: nothing listens.
+    """
+    if address == "local" or address.startswith("ray://"):  # of a client it says so itself
+        return
+    from ray._private import services
+
+    host, _, port = (services.canonicalize_bootstrap_address(address) or "").rpartition(":")
+    if port:
+        socket.create_connection((host.strip("[]"), int(port)), _ANSWERS).close()
 
 
 @contextmanager

@@ -132,8 +132,11 @@ class Group:
             fair = all_left / (2 * max(1, workers)) / max(self.cost, 1e-9)
             if fair >= least:
                 bearable = PIECE_SECONDS / self.each if self.each else np.inf
-                return int(min(left, max(least, min(fair, bearable))))
-            share = math.ceil(workers * self.cost_left / all_left)  # the other groups have the other workers
+                rows = int(min(left, max(least, min(fair, bearable))))
+                if rows == left or left - rows >= least:
+                    return rows
+            # The other groups have the other workers. One in a million is rounding.
+            share = max(1, math.ceil(workers * self.cost_left / all_left - 1e-6))
             rounds = round(left / least / share)  # whole ones, so that no worker waits for the others
             pieces = rounds * share or min(share, -(-left // smallest))
             # Neighbours in a data set are often of one class, and some classes are harder to attack than others.

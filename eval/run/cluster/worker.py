@@ -189,7 +189,7 @@ class Worker:
         try:
             loaded: LoadedModel = self._get(reference[0])
         except Exception as error:
-            said = describe(error.__cause__ or error)
+            said = describe(error.__cause__ or error).removeprefix("RaySystemError: System error: ")
             raise ModelError(
                 f"a worker cannot load it ({said}); install what it needs on every machine of the cluster"
             ) from None

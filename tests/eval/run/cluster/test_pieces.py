@@ -53,6 +53,25 @@ def test_every_worker_has_as_many_of_the_last_pieces(workers):
         assert len(last) <= 2 * workers
 
 
+def test_no_piece_is_what_other_pieces_have_left_over():
+    group, other = (Group([(name, np.arange(1000))], 100, 1.0, 1e-5) for name in "ab")
+    pieces = []
+    while group.rows_left:
+        pieces.append(len(group.cut(group.cost_left + other.cost_left, 2, 320, 8).samples))
+    assert min(pieces) >= 250
+    group = Group([("a", np.arange(500))], 100, 1.0, 1e-2)
+    sizes = []
+    while group.rows_left:
+        sizes.append(len(group.cut(np.inf, 4, 90, 8).samples))  # models wait that nobody has begun
+    assert min(sizes) >= 70
+
+
+@pytest.mark.parametrize("workers", [3, 5, 6, 7])
+def test_rounding_adds_no_worker(workers):
+    for cost in np.random.default_rng(0).uniform(1, 1e4, 300):
+        assert len(cut_up(10 * workers, workers, cost=cost, least=40)) == workers
+
+
 def test_the_last_pieces_have_samples_of_every_class_where_a_data_set_is_sorted():
     of_class = np.arange(60) // 20
     for piece in pieces_of(60, 4, least=64):
