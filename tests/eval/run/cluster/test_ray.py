@@ -286,7 +286,8 @@ def server(tmp_path: Path) -> Iterator[str]:
     ]  # fmt: skip
     process = subprocess.Popen(
         [sys.executable, "-m", "ray.scripts.scripts", *words], cwd=tmp_path, stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL, env=os.environ | {"RAY_AUTH_MODE": "disabled"}, start_new_session=True,
+        stderr=subprocess.DEVNULL, env=os.environ | {"RAY_AUTH_MODE": "disabled", "RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S": "180"},
+        start_new_session=True,
     )  # fmt: skip
 
     def answers() -> bool:
