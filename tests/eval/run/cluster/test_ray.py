@@ -284,10 +284,10 @@ def server(tmp_path: Path) -> Iterator[str]:
         "start", "--head", "--block", "--num-cpus", "2", "--include-dashboard", "false", "--disable-usage-stats",
         "--object-store-memory", str(STORE), "--port", str(port), "--ray-client-server-port", str(client),
     ]  # fmt: skip
+    patient = {"RAY_AUTH_MODE": "disabled", "RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S": "180"}
     process = subprocess.Popen(
-        [sys.executable, "-m", "ray.scripts.scripts", *words], cwd=tmp_path, stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL, env=os.environ | {"RAY_AUTH_MODE": "disabled", "RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S": "180"},
-        start_new_session=True,
+        [sys.executable, "-m", "ray.scripts.scripts", *words], cwd=tmp_path, env=os.environ | patient,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
 
     def answers() -> bool:
