@@ -51,6 +51,18 @@ def keeping_modes(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
+def switch_to_eval(model: nn.Module) -> None:
+    """Put all modules in eval mode; some models override ``train`` and keep some modules in training mode.
+
+    Raises:
+        ModelFailure: its ``eval()`` fails.
+    """
+    with _blaming_model("its eval()"):
+        model.eval()
+    for module in model.modules():
+        module.training = False
+
+
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
     """All modules in eval mode, no gradients for parameters, exact arithmetic. Restores modes, flags and buffers.
@@ -64,10 +76,7 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
         buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
         try:
             with keeping_modes(model):
-                with _blaming_model("its eval()"):
-                    model.eval()
-                for module in model.modules():
-                    module.training = False  # some models override train() and keep some modules in training mode
+                switch_to_eval(model)
                 for weight, _ in weights:
                     weight.requires_grad_(False)
                 with exact_arithmetic():

@@ -132,7 +132,7 @@ def _parts(attack: Attack | AttackEnsemble, precision: str) -> list[tuple[Attack
 
 
 def _processes(rows: int, device: torch.device | str) -> int:
-    """Number of processes: at most one per torch thread on a CPU, and one on other devices."""
+    """Number of processes: on a CPU at most one per torch thread, each with the rows of a batch; one elsewhere."""
     if torch.device(device).type != "cpu" or not can_fork():
         return 1
     return max(1, min(torch.get_num_threads(), rows // SMALLEST_BATCH))

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from advdpnp.attacks.criteria import MISCLASSIFIED, Criterion
-from advdpnp.attacks.engine.executor import Executor, finite, lost
+from advdpnp.attacks.engine.executor import Executor, finite, lost, switch_to_eval
 from advdpnp.attacks.losses import margin
 from advdpnp.attacks.rows import Rows
 from advdpnp.base.errors import ModelError
@@ -76,12 +76,9 @@ def _fresh(executor: Executor) -> Executor | None:
     if model is None:
         return None
     try:
-        model.eval()
+        switch_to_eval(model)  # not evaluation_mode: weights of a copied TorchScript program cannot be frozen
     except Exception:  # its own code
         return None
-    # Not evaluation_mode: weights of a copied TorchScript program are no leaves, so they cannot be frozen.
-    for module in model.modules():
-        module.training = False
     fresh = Executor(model, executor.static_batch_size, executor.device, executor.seed)
     fresh.calls, fresh.batch_sizes = executor.calls, executor.batch_sizes
     return fresh

@@ -165,8 +165,8 @@ def _logging_to(log: Path | None) -> Iterator[None]:
 @contextmanager
 def _without_messages() -> Iterator[None]:
     """Log what Ray has to say of a worker that died, which it prints whatever ``log_to_driver`` is."""
-    module = sys.modules.get("ray._private.worker")
-    printed = getattr(module, "print_to_stdstream", None)
+    worker: Any = sys.modules.get("ray._private.worker")
+    printed = getattr(worker, "print_to_stdstream", None)
     if printed is None:  # in another version of Ray
         yield
         return
@@ -174,11 +174,11 @@ def _without_messages() -> Iterator[None]:
     def log(data: Mapping[str, Any], *_: Any, **__: Any) -> None:
         logging.getLogger("ray").warning("%s", "\n".join(map(str, data.get("lines", ()))))
 
-    setattr(module, printed.__name__, log)
+    worker.print_to_stdstream = log
     try:
         yield
     finally:
-        setattr(module, printed.__name__, printed)
+        worker.print_to_stdstream = printed
 
 
 def _require_answer(address: str) -> None:
@@ -191,7 +191,8 @@ def _require_answer(address: str) -> None:
         return
     from ray._private import services
 
-    host, _, port = (services.canonicalize_bootstrap_address(address) or "").rpartition(":")
+    find = getattr(services, "canonicalize_bootstrap_address", lambda _: None)  # other versions of Ray may lack it
+    host, _, port = (find(address) or "").rpartition(":")
     if port:
         socket.create_connection((host.strip("[]"), int(port)), _ANSWERS).close()
 

@@ -232,9 +232,15 @@ class Command:
         return self.process.returncode, said
 
 
-def test_a_command_continues_after_every_kind_of_death_and_searches_nothing_twice(tmp_path):
+@pytest.fixture
+def own_code(tmp_path: Path) -> None:
+    """A net in two files, and the command that counts."""
     for name, text in (("their_nets", NETS), ("their_layers", LAYERS), ("counted", COUNTED)):
         (tmp_path / f"{name}.py").write_text(text, encoding="utf-8")
+
+
+@pytest.mark.usefixtures("own_code")
+def test_a_command_continues_after_every_kind_of_death_and_searches_nothing_twice(tmp_path):
     on_ray = tmp_path, "cluster", "--cluster", "local"
 
     stopped = Command(*on_ray)
@@ -311,9 +317,8 @@ def server(tmp_path: Path) -> Iterator[str]:
         process.wait()
 
 
+@pytest.mark.usefixtures("own_code")
 def test_a_command_outside_of_a_cluster_uses_it_and_leaves_it(server, tmp_path):
-    for name, text in (("their_nets", NETS), ("their_layers", LAYERS), ("counted", COUNTED)):
-        (tmp_path / f"{name}.py").write_text(text, encoding="utf-8")
     for out in ("first", "second"):
         code, said = Command(tmp_path, out, "--cluster", server, RAY_AUTH_MODE="disabled").end()
         assert code == 0, said
