@@ -20,8 +20,9 @@ import typer
 from torch import Tensor, nn
 
 from advdpnp.attacks import ATTACKS, AttackResult, ThreatModel, search
-from advdpnp.attacks.engine.executor import evaluation_mode, single_threaded
+from advdpnp.attacks.engine.executor import evaluation_mode
 from advdpnp.attacks.engine.precision import FLOAT32, check_precision, fastest_precision
+from advdpnp.base.devices import single_threaded
 from advdpnp.base.statistics import mcnemar
 from advdpnp.datasets import load_dataset, to_float
 from advdpnp.eval.run.components import STATIC_BATCH_SIZES

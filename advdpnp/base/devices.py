@@ -1,6 +1,8 @@
-"""What kinds of devices can and cannot do, and how this process uses the memory of the machine."""
+"""What kinds of devices can and cannot do, and how this process uses the cores and the memory of the machine."""
 
 import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 
 import torch
@@ -22,6 +24,19 @@ def has_float64(device: torch.device) -> bool:
 def widest_float(device: torch.device) -> torch.dtype:
     """float64 where the device has it, else float32."""
     return torch.float64 if has_float64(device) else torch.float32
+
+
+@contextmanager
+def single_threaded(enabled: bool = True) -> Iterator[None]:
+    """Use one core in this thread if ``enabled``. The rounding of sums depends on the number of cores."""
+    before = torch.get_num_threads()
+    if enabled:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        if enabled:
+            torch.set_num_threads(before)
 
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # malloc.h

@@ -89,19 +89,6 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
                     buffer.copy_(before)
 
 
-@contextmanager
-def single_threaded(enabled: bool = True) -> Iterator[None]:
-    """Use one core in this thread if ``enabled``. The rounding of sums depends on the number of cores."""
-    before = torch.get_num_threads()
-    if enabled:
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        if enabled:
-            torch.set_num_threads(before)
-
-
 def check_inputs(x: Tensor, y: Tensor) -> None:
     """Check that x is a batch of images in [0, 1], (n, c, h, w), and y its labels, (n,).
 

@@ -18,10 +18,10 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from advdpnp.attacks.engine.executor import Executor, single_threaded
+from advdpnp.attacks.engine.executor import Executor
 from advdpnp.attacks.engine.precision import FLOAT32, model_to_search
 from advdpnp.attacks.rows import Rows
-from advdpnp.base.devices import keep_freed_memory
+from advdpnp.base.devices import keep_freed_memory, single_threaded
 
 SMALLEST_BATCH = 4
 """Rows that a CPU computes at least; batches are multiples of it."""

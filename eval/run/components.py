@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from advdpnp.attacks import resolve_attacks
-from advdpnp.attacks.engine.executor import evaluation_mode, single_threaded
+from advdpnp.attacks.engine.executor import evaluation_mode
 from advdpnp.attacks.engine.precision import FLOAT32, Choice, candidates, check_precision, fastest_precision
 from advdpnp.attacks.engine.search import search
+from advdpnp.base.devices import single_threaded
 from advdpnp.corruption import corruption_cells
 
 STATIC_BATCH_SIZES = {"cpu": 128, "cuda": 256}

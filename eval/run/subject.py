@@ -16,12 +16,12 @@ from advdpnp.attacks.engine.executor import (
     evaluation_mode,
     finite,
     is_batch_dependent,
-    single_threaded,
 )
 from advdpnp.attacks.engine.precision import FLOAT32, Choice
 from advdpnp.attacks.info import by_cost, describe
 from advdpnp.attacks.losses import cross_entropy, margin
 from advdpnp.attacks.threat import ThreatModel
+from advdpnp.base.devices import single_threaded
 from advdpnp.base.randomness import isolated_rng
 from advdpnp.eval.diagnostics import (
     SANITY_SAMPLES,
